@@ -1,0 +1,32 @@
+# Everything from a bare Python >= 3.10: `make quickstart` and `make test` make .venv on first use.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QUICKSTART_DIR ?= output/quickstart
+# Overrides of the quickstart's schedule, e.g. QUICKSTART_ARGS="--iterations 100"
+QUICKSTART_ARGS ?=
+
+.PHONY: install test quickstart lint clean
+
+$(BIN)/.installed: setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+install: $(BIN)/.installed
+
+quickstart: $(BIN)/.installed
+	$(BIN)/python tools/quickstart.py --output $(QUICKSTART_DIR) $(QUICKSTART_ARGS)
+
+test: $(BIN)/.installed
+	$(BIN)/python -m pytest tests
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) output build *.egg-info

@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Train or evaluate USG-Par.
+
+python tools/train_net.py --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
+python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+python tools/train_net.py --config-file ... --resume SOLVER.IMS_PER_BATCH 16 SOLVER.BASE_LR 1e-4
+"""
+
+from __future__ import annotations
+
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+
+# isort: split
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from usg_psg.config import build_cfg
+from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
+
+
+def setup(args) -> CfgNode:
+    """The config of a run, frozen, with logging set up."""
+    cfg = build_cfg(args.config_file, args.opts)
+    for name in ("usg_psg", "mask2former_ops"):
+        setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    adapt_to_machine(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args) -> dict | None:
+    """Train, or evaluate with --eval-only."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )

@@ -1,0 +1,193 @@
+"""Every configuration key that this project adds to Detectron2's.
+
+Nothing in this file imports a model or data module, and no low-level module imports this file: constructors take
+plain arguments and only their `from_config` reads the config (Detectron2's `@configurable`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+
+def add_usg_config(cfg: CfgNode) -> None:
+    """Add the keys of USG-Par to a Detectron2 config, with SPEC's values as defaults.
+
+    "SPEC n" names the section of the specification that a value comes from; the others are this project's.
+    """
+    _add_input(cfg)
+    _add_clip(cfg)
+    _add_model(cfg)
+    _add_loss(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.USG = CfgNode()
+    # "lsj": scale jitter, then crop or pad to a square; "shortest_edge": Detectron2's usual resize.
+    cfg.INPUT.USG.AUGMENTATION = "lsj"
+    cfg.INPUT.USG.IMAGE_SIZE = 640  # side of the square, pixels
+    cfg.INPUT.USG.MIN_SCALE = 0.5  # of the size that fits the image into the square
+    cfg.INPUT.USG.MAX_SCALE = 1.5
+    cfg.INPUT.MIN_SIZE_TEST = 640
+    cfg.INPUT.MAX_SIZE_TEST = 1066
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+
+def _add_clip(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "USGPar"
+    cfg.MODEL.BACKBONE.NAME = "OpenCLIPConvNeXt"
+    cfg.MODEL.CLIP = CfgNode()
+    cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # SPEC 3; any OpenCLIP model with a timm ConvNeXt image tower
+    # An OpenCLIP tag, the path of a weight file, or "" for random weights (with a warning).
+    cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
+    cfg.MODEL.CLIP.FREEZE = True  # SPEC 3; frozen weights are neither trained nor saved
+    # Arithmetic of a frozen backbone on a GPU: "bfloat16", "float16", or "float32".
+    cfg.MODEL.CLIP.FROZEN_DTYPE = "bfloat16"
+    # Pixel statistics of OpenAI's and OpenCLIP's preprocessing, times 255; RGB order.
+    cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
+    cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    cfg.MODEL.CLIP.OBJECT_TEMPLATES = [
+        "a photo of a {}.",
+        "This is a photo of a {}",
+        "There is a {} in the scene",
+    ]
+    cfg.MODEL.CLIP.PREDICATE_TEMPLATES = [
+        "a photo of something {} something.",
+        "one thing is {} another thing",
+    ]
+    # Folder of the text embedding cache; "" means $USG_PSG_CACHE, else ~/.cache/usg_psg.
+    cfg.MODEL.CLIP.TEXT_CACHE = ""
+
+
+def _logit_scale(mode: str, scale: float, prior: float) -> CfgNode:
+    node = CfgNode()
+    # "learnable": logits = scale * cosine + bias, both trained; "fixed": logits = cosine (the bare formula of SPEC).
+    node.LOGIT_SCALE = mode
+    node.SCALE_INIT = scale  # CLIP starts at 1/0.07
+    node.PRIOR_PROB = prior  # the bias starts where a cosine of zero has this probability
+    return node
+
+
+def _add_model(cfg: CfgNode) -> None:
+    usg = cfg.MODEL.USG = CfgNode()
+    usg.HIDDEN_DIM = 256  # SPEC 3: d
+
+    usg.PIXEL_DECODER = CfgNode()
+    usg.PIXEL_DECODER.NAME = "MSDeformAttnPixelDecoder"
+    usg.PIXEL_DECODER.NUM_LAYERS = 6
+    usg.PIXEL_DECODER.NUM_HEADS = 8
+    usg.PIXEL_DECODER.NUM_POINTS = 4
+    usg.PIXEL_DECODER.FFN_DIM = 1024
+    usg.PIXEL_DECODER.DROPOUT = 0.0
+
+    usg.MASK_DECODER = CfgNode()
+    usg.MASK_DECODER.NAME = "MaskDecoder"
+    usg.MASK_DECODER.NUM_QUERIES = 100  # SPEC 4: Q
+    usg.MASK_DECODER.NUM_LAYERS = 6  # SPEC 4
+    usg.MASK_DECODER.NUM_HEADS = 8
+    usg.MASK_DECODER.FFN_DIM = 2048
+    usg.MASK_DECODER.LAYER_ORDER = "self_first"  # SPEC 4; "cross_first" is Mask2Former's
+    usg.MASK_DECODER.DEEP_SUPERVISION = True
+
+    usg.CLASS_HEAD = _logit_scale("learnable", 1 / 0.07, 0.01)
+    usg.CLASS_HEAD.NUM_LAYERS = 3  # of the MLP from d to the text width
+
+    usg.RELATION_HEAD = CfgNode()
+    usg.RELATION_HEAD.NAME = "RelationHead"
+    # "concat": MLP(q_i | q_j), SPEC 10; "embedded": MLP(q_i + e_subject | q_j + e_object), as the released code.
+    usg.RELATION_HEAD.QUERY_FORM = "concat"
+    usg.RELATION_HEAD.NUM_LAYERS = 6  # SPEC 11
+    usg.RELATION_HEAD.NUM_HEADS = 8
+    usg.RELATION_HEAD.FFN_DIM = 2048
+    # Pixel decoder levels that the layers attend to in turn (0: stride 32, 1: stride 16, 2: stride 8).
+    usg.RELATION_HEAD.FEATURE_LEVELS = [0, 1, 2]
+    usg.RELATION_HEAD.PREDICATE = _logit_scale("learnable", 1 / 0.07, 0.01)
+    usg.RELATION_HEAD.PREDICATE.NUM_LAYERS = 3
+    usg.RELATION_HEAD.RPC = _logit_scale("learnable", 1 / 0.07, 0.01)
+    usg.RELATION_HEAD.RPC.NUM_LAYERS = 2  # SPEC 8
+    usg.RELATION_HEAD.RPC.NUM_HEADS = 8
+    usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # SPEC 8: K
+
+
+def _add_loss(cfg: CfgNode) -> None:
+    loss = cfg.MODEL.USG.LOSS = CfgNode()
+    loss.CLASS_WEIGHT = 1.0  # SPEC 7
+    loss.MASK_WEIGHT = 5.0
+    loss.DICE_WEIGHT = 5.0
+    loss.PAIR_WEIGHT = 1.0  # SPEC 12
+    loss.PREDICATE_WEIGHT = 1.0
+    loss.OBJECT_WEIGHT = 1.0  # SPEC 13
+    loss.RELATION_WEIGHT = 1.0
+    loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries
+    loss.PAIR_POS_WEIGHT = 5.0  # SPEC 9
+    # Put annotated pairs that the proposals missed among the K pairs while training.
+    loss.ADD_MISSED_PAIRS = False
+    loss.NUM_POINTS = 12544  # mask losses and matching are computed on this many sampled points
+    loss.OVERSAMPLE_RATIO = 3.0
+    loss.IMPORTANCE_RATIO = 0.75
+
+    matcher = cfg.MODEL.USG.MATCHER = CfgNode()
+    matcher.CLASS_COST = 1.0  # SPEC 6
+    matcher.MASK_COST = 5.0
+    matcher.DICE_COST = 5.0
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # SPEC 14
+    cfg.SOLVER.BASE_LR = 1e-3
+    cfg.SOLVER.WEIGHT_DECAY = 1e-2
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # learned embeddings, logit scales and biases
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the learning rate, for a backbone that is trained
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.WARMUP_ITERS = 1000
+    cfg.SOLVER.WARMUP_FACTOR = 0.001
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # or "float16"; without a GPU, training runs in float32
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    # Detectron2's own types clip each parameter; "full_model" clips the norm of all gradients together.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+
+
+def _add_test(cfg: CfgNode) -> None:
+    cfg.TEST.TASK = "sgdet"  # or "predcls": masks and labels are given, relations are predicted
+    cfg.TEST.USG = CfgNode()
+    cfg.TEST.USG.OBJECT_THRESHOLD = 0.3  # score from which a query may own pixels of the panoptic map
+    cfg.TEST.USG.OVERLAP_THRESHOLD = 0.8  # part of its own mask that a segment must keep there
+    cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
+
+
+def get_config_file(name: str) -> str:
+    """Path of a shipped recipe, for example `psg/usg_par_convnext_large.yaml`, also outside the repository.
+
+    Raises:
+        ValueError: if there is no such recipe; the message lists those that exist.
+    """
+    here = Path(__file__).resolve().parent
+    roots = [here / "configs", here.parent / "configs"]
+    for root in roots:
+        if (root / name).is_file():
+            return str(root / name)
+    known = sorted({str(f.relative_to(root)) for root in roots for f in root.rglob("*.yaml")})
+    raise ValueError(f"no recipe {name!r}; there are {', '.join(known)}")
+
+
+def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
+    """Defaults, then a recipe, then `KEY VALUE` overrides; not frozen.
+
+    Args:
+        config_file: path of a YAML file, or the name of a shipped recipe; "" for the defaults.
+        opts: alternating keys and values, as on the command line.
+    """
+    cfg = get_cfg()
+    add_usg_config(cfg)
+    if config_file:
+        cfg.merge_from_file(config_file if Path(config_file).is_file() else get_config_file(config_file))
+    cfg.merge_from_list(opts or [])
+    return cfg

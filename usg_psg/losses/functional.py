@@ -1,0 +1,67 @@
+"""The losses' formulas: tensors in, tensors out; no matching, no weights, no averaging over GPUs.
+
+Letters: M masks, N points of a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mask_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each mask, averaged over its points.
+
+    Args:
+        logits: (M, N).
+        targets: (M, N) in {0, 1}.
+
+    Returns:
+        (M,).
+    """
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of each mask, p = sigmoid(logits).
+
+    The ones keep the value defined for empty masks. Shapes as in `mask_bce_loss`.
+
+    Source: V-Net (Milletari et al. 2016) with the first powers and the smoothing that DETR uses.
+    """
+    prob = logits.sigmoid()
+    return 1 - (2 * (prob * targets).sum(dim=1) + 1) / (prob.sum(dim=1) + targets.sum(dim=1) + 1)
+
+
+def sigmoid_class_loss(logits: Tensor, targets: Tensor, query_weight: Tensor | None = None) -> Tensor:
+    """Sum of the binary cross-entropies of all queries and classes.
+
+    Args:
+        logits: (..., C).
+        targets: (..., C) in {0, 1}; an all-zero row means "no class".
+        query_weight: (...) weight of each row, or None for ones.
+
+    Returns:
+        Scalar.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
+    return (loss if query_weight is None else loss * query_weight).sum()
+
+
+def weighted_pair_loss(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
+    """Sum over ordered pairs of distinct queries of the binary cross-entropy, positives counted pos_weight times.
+
+    Args:
+        logits: (B, Q, Q).
+        targets: (B, Q, Q) in {0, 1}; the diagonal is ignored.
+        pos_weight: SPEC section 9.
+
+    Returns:
+        Scalar.
+    """
+    loss = F.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=logits.new_tensor(pos_weight), reduction="none"
+    )
+    diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    return loss.masked_fill(diagonal, 0.0).sum()

@@ -1,0 +1,138 @@
+"""Hungarian matching of queries to annotated objects (SPEC section 6).
+
+Letters: L prediction layers, B images, Q queries, C classes, d channels, T objects of the batch, N points,
+M most objects of one image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from ..structures import SceneGraphTargets
+from .points import sample_labels, sample_maps
+
+UNMATCHED = -1
+
+
+def matching_cost(
+    class_prob: Tensor,
+    mask_logits: Tensor,
+    gt_classes: Tensor,
+    gt_masks: Tensor,
+    class_weight: float = 1.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+) -> Tensor:
+    """Cost of matching every query with every object of its image.
+
+    The class cost is minus the probability of the object's class; the mask costs are those of
+    `losses.functional`, averaged over the points.
+
+    Args:
+        class_prob: (B, Q, C).
+        mask_logits: (B, Q, N) at sampled points.
+        gt_classes: (B, M) int64, any valid class where padded.
+        gt_masks: (B, M, N) float in {0, 1} at the same points.
+
+    Returns:
+        (B, Q, M) float32, always finite: a value that is not a number counts as a very bad match, so that the
+        assignment succeeds and the loss itself shows the fault.
+    """
+    num_points = mask_logits.shape[-1]
+    class_cost = -class_prob.gather(2, gt_classes[:, None].expand(-1, class_prob.shape[1], -1))
+    # mean(softplus(x) - x t) without a (B, Q, M, N) tensor
+    overlap_logits = mask_logits @ gt_masks.transpose(1, 2)
+    mask_cost = (F.softplus(mask_logits).sum(-1, keepdim=True) - overlap_logits) / num_points
+    prob = mask_logits.sigmoid()
+    overlap = prob @ gt_masks.transpose(1, 2)
+    dice_cost = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + gt_masks.sum(-1)[:, None] + 1)
+    cost = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
+    return cost.float().nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
+
+
+def assign(cost: np.ndarray, counts: list[int]) -> np.ndarray:
+    """Cheapest one-to-one assignment of each layer and image.
+
+    Args:
+        cost: (L, B, Q, M).
+        counts: objects of each image, at most M.
+
+    Returns:
+        (L, T) int64 query of each object, UNMATCHED for objects beyond Q.
+    """
+    matched = np.full((len(cost), sum(counts)), UNMATCHED, dtype=np.int64)
+    for layer, layer_cost in enumerate(cost):
+        offset = 0
+        for image_cost, count in zip(layer_cost, counts, strict=True):
+            queries, objects = linear_sum_assignment(image_cost[:, :count])
+            matched[layer, offset + objects] = queries
+            offset += count
+    return matched
+
+
+class HungarianMatcher(nn.Module):
+    """Matches all layers and images of a batch with a single copy from device to host.
+
+    Args:
+        class_weight, mask_weight, dice_weight: of the three costs.
+        num_points: N, sampled once per image and shared by its queries and objects.
+    """
+
+    def __init__(
+        self,
+        class_weight: float = 1.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        num_points: int = 12544,
+    ):
+        super().__init__()
+        self.weights = (class_weight, mask_weight, dice_weight)
+        self.num_points = num_points
+
+    @torch.no_grad()
+    def forward(
+        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
+    ) -> Tensor:
+        """Match.
+
+        Args:
+            class_logits: (L, B, Q, C).
+            mask_embeddings: (L, B, Q, d).
+            mask_features: (B, d, h, w).
+            targets: of the batch.
+
+        Returns:
+            (L, T) int64 query of each object, UNMATCHED (-1) where an image has more objects than queries.
+        """
+        device = class_logits.device
+        counts = targets.counts
+        batch, most = len(counts), max(counts, default=0)
+        if most == 0:
+            return torch.empty((len(class_logits), 0), dtype=torch.int64, device=device)
+        points = torch.rand(batch, self.num_points, 2, device=device)
+        features = sample_maps(mask_features.float(), points)
+        labels = sample_labels(targets.masks, points[targets.image_index])
+        starts = torch.tensor(np.cumsum([0, *counts[:-1]]), device=device)
+        slot = torch.arange(len(labels), device=device) - starts[targets.image_index]
+        gt_masks = labels.new_zeros((batch, most, self.num_points), dtype=torch.float32)
+        gt_masks[targets.image_index, slot] = labels.float()
+        gt_classes = targets.classes.new_zeros((batch, most))
+        gt_classes[targets.image_index, slot] = targets.classes
+        # One layer at a time: the (B, Q, N) logits of all layers together would be the step's largest tensor.
+        cost = torch.stack(
+            [
+                matching_cost(
+                    layer_class.float().sigmoid(),
+                    layer_embedding.float() @ features,
+                    gt_classes,
+                    gt_masks,
+                    *self.weights,
+                )
+                for layer_class, layer_embedding in zip(class_logits, mask_embeddings, strict=True)
+            ]
+        )
+        return torch.from_numpy(assign(cost.cpu().numpy(), counts)).to(device, non_blocking=True)

@@ -1,0 +1,124 @@
+"""Object losses of every prediction layer (SPEC section 7).
+
+Letters: L prediction layers, B images, Q queries, C classes, d channels, T objects of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import SceneGraphTargets
+from .functional import dice_loss, mask_bce_loss, sigmoid_class_loss
+from .normalizer import average_count
+from .points import sample_labels, sample_maps, uncertain_points
+
+
+class ObjectCriterion(nn.Module):
+    """Unweighted `loss_class`, `loss_mask`, `loss_dice` of the last layer and, with suffix `_i`, of layer i.
+
+    All are sums over the batch divided by the number of annotated objects (averaged over GPUs). Masks are compared at
+    sampled points: of the predicted masks only those of matched queries are ever computed.
+
+    Args:
+        no_object_weight: weight of the class loss of unmatched queries, whose target is all zeros.
+        num_points, oversample_ratio, importance_ratio: as in `uncertain_points`.
+    """
+
+    def __init__(
+        self,
+        no_object_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_ratio: float = 0.75,
+    ):
+        super().__init__()
+        self.no_object_weight = no_object_weight
+        self.sampling = (num_points, oversample_ratio, importance_ratio)
+
+    def forward(
+        self,
+        class_logits: Tensor,
+        mask_embeddings: Tensor,
+        mask_features: Tensor,
+        targets: SceneGraphTargets,
+        matched_query: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses.
+
+        Args:
+            class_logits: (L, B, Q, C).
+            mask_embeddings: (L, B, Q, d).
+            mask_features: (B, d, h, w).
+            targets: of the batch.
+            matched_query: (L, T) from the matcher.
+        """
+        num_objects = average_count(len(targets.classes), class_logits.device)
+        per_layer = {"loss_class": self._class_losses(class_logits, targets, matched_query)}
+        per_layer.update(self._mask_losses(mask_embeddings, mask_features, targets, matched_query))
+        losses = {}
+        for name, values in per_layer.items():
+            *auxiliary, last = (values / num_objects).unbind()
+            losses[name] = last
+            losses.update({f"{name}_{layer}": value for layer, value in enumerate(auxiliary)})
+        return losses
+
+    def _class_losses(self, class_logits: Tensor, targets: SceneGraphTargets, matched_query: Tensor) -> Tensor:
+        """(L,) sums."""
+        layer, flat_object = (matched_query >= 0).nonzero(as_tuple=True)
+        query = matched_query[layer, flat_object]
+        image = targets.image_index[flat_object]
+        labels = torch.zeros_like(class_logits)
+        labels[layer, image, query, targets.classes[flat_object]] = 1.0
+        weight = class_logits.new_full(class_logits.shape[:-1], self.no_object_weight)
+        weight[layer, image, query] = 1.0
+        return torch.stack([sigmoid_class_loss(*each) for each in zip(class_logits, labels, weight, strict=True)])
+
+    def _mask_losses(
+        self,
+        mask_embeddings: Tensor,
+        mask_features: Tensor,
+        targets: SceneGraphTargets,
+        matched_query: Tensor,
+    ) -> dict[str, Tensor]:
+        """(L,) sums each."""
+        num_layers, num_objects = matched_query.shape
+        valid = (matched_query >= 0).flatten()
+        logits = matched_mask_logits(mask_embeddings, mask_features, targets, matched_query.clamp(min=0)).flatten(0, 1)
+        points = uncertain_points(logits.detach(), *self.sampling)
+        point_logits = sample_maps(logits[:, None], points)[:, 0]
+        with torch.no_grad():
+            # An object's points differ from layer to layer: bring them side by side, one row per object.
+            by_object = points.unflatten(0, (num_layers, num_objects)).transpose(0, 1).flatten(1, 2)
+            labels = sample_labels(targets.masks, by_object).unflatten(1, (num_layers, -1))
+            labels = labels.transpose(0, 1).flatten(0, 1).to(point_logits.dtype)
+        bce = mask_bce_loss(point_logits, labels) * valid
+        dice = dice_loss(point_logits, labels) * valid
+        return {
+            "loss_mask": bce.view(num_layers, num_objects).sum(1),
+            "loss_dice": dice.view(num_layers, num_objects).sum(1),
+        }
+
+
+def matched_mask_logits(
+    mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets, matched_query: Tensor
+) -> Tensor:
+    """Mask logits of the matched queries only.
+
+    Args:
+        mask_embeddings: (L, B, Q, d).
+        mask_features: (B, d, h, w).
+        targets: of the batch.
+        matched_query: (L, T) query indices, all valid.
+
+    Returns:
+        (L, T, h, w) float32.
+    """
+    layers = torch.arange(len(mask_embeddings), device=mask_embeddings.device)[:, None]
+    embeddings = mask_embeddings[layers, targets.image_index, matched_query]  # (L, T, d)
+    size = mask_features.shape[-2:]
+    parts = [
+        part @ features.flatten(1)
+        for part, features in zip(embeddings.split(targets.counts, dim=1), mask_features, strict=True)
+    ]
+    return torch.cat(parts, dim=1).float().unflatten(2, size)

@@ -1,0 +1,61 @@
+"""Sampling of mask logits and annotated masks at points.
+
+Points are (x, y) in [0, 1] of the padded batch, (0, 0) the outer corner of the top-left pixel.
+Letters: M masks, N points.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of (B, c, h, w) maps at (B, N, 2) points: (B, c, N)."""
+    grid = (2 * points - 1)[:, None].to(maps.dtype)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+
+
+def sample_labels(masks: Tensor, points: Tensor) -> Tensor:
+    """Labels of the pixels that the points fall into.
+
+    Args:
+        masks: (M, H, W) bool.
+        points: (M, N, 2).
+
+    Returns:
+        (M, N) bool.
+    """
+    height, width = masks.shape[-2:]
+    x = (points[..., 0] * width).long().clamp_(0, width - 1)
+    y = (points[..., 1] * height).long().clamp_(0, height - 1)
+    return masks.flatten(1).gather(1, y * width + x)
+
+
+@torch.no_grad()
+def uncertain_points(logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
+    """Points where masks are least decided, filled up with uniform ones.
+
+    Args:
+        logits: (M, h, w) mask logits.
+        num_points: N.
+        oversample_ratio: candidates per point, >= 1.
+        importance_ratio: part of the N points that are the least decided candidates, in [0, 1].
+
+    Returns:
+        (M, N, 2).
+
+    Source: PointRend (Kirillov et al. 2020), section 3.1, training.
+    """
+    num_masks = len(logits)
+    num_candidates = int(num_points * oversample_ratio)
+    num_uncertain = int(num_points * importance_ratio)
+    if num_uncertain == 0 or num_masks == 0:
+        return torch.rand(num_masks, num_points, 2, device=logits.device)
+    candidates = torch.rand(num_masks, num_candidates, 2, device=logits.device)
+    certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False).indices
+    uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    uniform = torch.rand(num_masks, num_points - num_uncertain, 2, device=logits.device)
+    return torch.cat([uncertain, uniform], dim=1)

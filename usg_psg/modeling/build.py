@@ -1,0 +1,35 @@
+"""Registries of the parts that Detectron2 has none for, and the functions that build from them."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.utils.registry import Registry
+from torch import nn
+
+MASK_DECODER_REGISTRY = Registry("MASK_DECODER")
+MASK_DECODER_REGISTRY.__doc__ = """
+Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg).
+"""
+
+RELATION_HEAD_REGISTRY = Registry("RELATION_HEAD")
+RELATION_HEAD_REGISTRY.__doc__ = """
+Modules with `propose(queries, boost)` and `decode(queries, proposals, pixel_features, predicate_text)` as
+`RelationHead` documents them, built from (cfg, text_dim).
+"""
+
+
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """The registered pixel decoder that MODEL.USG.PIXEL_DECODER.NAME names, from the backbone's output shapes."""
+    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.USG.PIXEL_DECODER.NAME)(cfg, input_shape)
+
+
+def build_mask_decoder(cfg: CfgNode) -> nn.Module:
+    """The registered mask decoder that MODEL.USG.MASK_DECODER.NAME names."""
+    return MASK_DECODER_REGISTRY.get(cfg.MODEL.USG.MASK_DECODER.NAME)(cfg)
+
+
+def build_relation_head(cfg: CfgNode, text_dim: int) -> nn.Module:
+    """The registered relation head that MODEL.USG.RELATION_HEAD.NAME names, for text embeddings of width text_dim."""
+    return RELATION_HEAD_REGISTRY.get(cfg.MODEL.USG.RELATION_HEAD.NAME)(cfg, text_dim)

@@ -1,0 +1,169 @@
+"""Blocks that several parts of the model share.
+
+Letters: B batch, N queries of an attention, S keys of an attention, d channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; the last one is linear."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+        super().__init__()
+        sizes = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention on PyTorch's fused kernels.
+
+    Parameters are laid out as in `torch.nn.MultiheadAttention` (stacked q, k, v projections), so that published
+    weights fit; unlike it, a mask is shared by the heads instead of being repeated for each.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, N, d).
+            key, value: (B, S, d).
+            keep: (B, N, S) bool, True where a query may look; every row needs at least one True.
+
+        Returns:
+            (B, N, d).
+        """
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        )
+        mask = None if keep is None else keep[:, None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class AttentionBlock(nn.Module):
+    """Attention, residual, LayerNorm; positions are added to queries and keys, not to values."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        self.attention = MultiheadAttention(embed_dim, num_heads)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        x_pos: Tensor | None = None,
+        memory_pos: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, d) attending to memory (B, S, d), or to itself when memory is None."""
+        query = x if x_pos is None else x + x_pos
+        if memory is None:
+            key, value = query, x
+        else:
+            key, value = (memory if memory_pos is None else memory + memory_pos), memory
+        return self.norm(x + self.attention(query, key, value, keep))
+
+
+class FeedForwardBlock(nn.Module):
+    """Two linear layers with ReLU, residual, LayerNorm."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int):
+        super().__init__()
+        self.linear1 = nn.Linear(embed_dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+def sine_position(
+    height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Sines and cosines of the pixel centres' coordinates, scaled to (0, 2 pi].
+
+    Args:
+        height, width: size of the map.
+        dim: number of channels, a multiple of 4; the first half encodes y, the second x.
+
+    Returns:
+        (dim, height, width).
+
+    Source: DETR, appendix A.4, with the coordinates normalised.
+    """
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4, got {dim}")
+    quarter = dim // 4
+    frequency = 10000.0 ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
+
+    def encode(size: int) -> Tensor:
+        position = torch.arange(1, size + 1, device=device, dtype=torch.float32) / size * (2 * math.pi)
+        angle = frequency[:, None] * position  # (quarter, size)
+        return torch.stack([angle.sin(), angle.cos()], dim=1).flatten(0, 1)
+
+    y = encode(height)[:, :, None].expand(-1, -1, width)
+    x = encode(width)[:, None, :].expand(-1, height, -1)
+    return torch.cat([y, x]).to(dtype)
+
+
+class CosineLogits(nn.Module):
+    """Turns cosines into logits: `scale * cosine + bias`, or the bare cosine.
+
+    SPEC sections 5, 8 and 11 use the cosine itself as the logit, which confines every probability to
+    [0.27, 0.73]; the learnable form starts at CLIP's temperature and at a small prior probability.
+
+    Args:
+        mode: "learnable" or "fixed" (scale 1, no bias).
+        scale_init: initial scale, > 0.
+        prior_prob: probability of a cosine of zero at the start, in (0, 1).
+    """
+
+    MAX_SCALE = 100.0  # CLIP's bound, which keeps half-precision logits finite
+
+    def __init__(self, mode: str = "learnable", scale_init: float = 1 / 0.07, prior_prob: float = 0.01):
+        super().__init__()
+        if mode not in ("learnable", "fixed"):
+            raise ValueError(f"LOGIT_SCALE must be 'learnable' or 'fixed', got {mode!r}")
+        if not (scale_init > 0 and 0 < prior_prob < 1):
+            raise ValueError(f"need scale_init > 0 and prior_prob in (0, 1), got {scale_init} and {prior_prob}")
+        self.learnable = mode == "learnable"
+        if self.learnable:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(scale_init)))
+            self.bias = nn.Parameter(torch.tensor(math.log(prior_prob / (1 - prior_prob))))
+
+    def forward(self, cosine: Tensor) -> Tensor:
+        """Logits of the same shape."""
+        if not self.learnable:
+            return cosine
+        return cosine * self.log_scale.exp().clamp(max=self.MAX_SCALE) + self.bias

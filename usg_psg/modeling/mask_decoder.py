@@ -1,0 +1,131 @@
+"""The shared mask decoder: queries attend to each other and to the pixels of their own mask (SPEC section 4).
+
+Letters: B images, Q queries, d channels, L prediction layers (decoder layers plus one), S pixels of a level.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ..structures import MaskDecoderOutput, PixelDecoderOutput
+from .build import MASK_DECODER_REGISTRY
+from .layers import MLP, AttentionBlock, FeedForwardBlock, sine_position
+
+
+class MaskDecoderLayer(nn.Module):
+    """Self-attention and masked cross-attention in either order, then a feed-forward network."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int, cross_first: bool):
+        super().__init__()
+        self.cross_first = cross_first
+        self.self_attention = AttentionBlock(hidden_dim, num_heads)
+        self.cross_attention = AttentionBlock(hidden_dim, num_heads)
+        self.ffn = FeedForwardBlock(hidden_dim, ffn_dim)
+
+    def forward(self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor, keep: Tensor) -> Tensor:
+        """Queries (B, Q, d) attend to memory (B, S, d) where keep (B, Q, S) is True."""
+        if self.cross_first:
+            x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
+            x = self.self_attention(x, x_pos=x_pos)
+        else:
+            x = self.self_attention(x, x_pos=x_pos)
+            x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
+        return self.ffn(x)
+
+
+@MASK_DECODER_REGISTRY.register()
+class MaskDecoder(nn.Module):
+    """Masked-attention transformer decoder, with the structure of Mask2Former's.
+
+    Each layer attends to one level of the pixel decoder, in turn from coarse to fine, and only inside the mask that
+    the layer before it predicts. A mask is linear in the mask features, so it is computed at the level's own
+    resolution from features that are resized once per level; no full-size mask exists until something asks for it.
+
+    Args:
+        hidden_dim: d.
+        num_queries: Q.
+        num_layers: of the decoder; predictions are made before the first and after each.
+        num_heads, ffn_dim: of the layers.
+        num_levels: maps in `multi_scale_features`.
+        layer_order: "self_first" (SPEC section 4) or "cross_first" (Mask2Former).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        hidden_dim: int = 256,
+        num_queries: int = 100,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        num_levels: int = 3,
+        layer_order: str = "self_first",
+    ):
+        super().__init__()
+        if layer_order not in ("self_first", "cross_first"):
+            raise ValueError(f"LAYER_ORDER must be 'self_first' or 'cross_first', got {layer_order!r}")
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(num_levels, hidden_dim)
+        self.layers = nn.ModuleList(
+            MaskDecoderLayer(hidden_dim, num_heads, ffn_dim, layer_order == "cross_first") for _ in range(num_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, 3)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        node = cfg.MODEL.USG.MASK_DECODER
+        return {
+            "hidden_dim": cfg.MODEL.USG.HIDDEN_DIM,
+            "num_queries": node.NUM_QUERIES,
+            "num_layers": node.NUM_LAYERS,
+            "num_heads": node.NUM_HEADS,
+            "ffn_dim": node.FFN_DIM,
+            "layer_order": node.LAYER_ORDER,
+        }
+
+    @property
+    def num_queries(self) -> int:
+        return self.query_feat.num_embeddings
+
+    def forward(self, pixel_features: PixelDecoderOutput) -> MaskDecoderOutput:
+        """Decode a batch."""
+        batch = len(pixel_features.mask_features)
+        memories, positions, mask_features = self._prepare_levels(pixel_features)
+        x = self.query_feat.weight.expand(batch, -1, -1)
+        x_pos = self.query_embed.weight.expand(batch, -1, -1)
+        queries, embeddings = [self.decoder_norm(x)], []
+        embeddings.append(self.mask_embed(queries[-1]))
+        for index, layer in enumerate(self.layers):
+            level = index % len(memories)
+            keep = self._attention_mask(embeddings[-1], mask_features[level])
+            x = layer(x, x_pos, memories[level], positions[level], keep)
+            queries.append(self.decoder_norm(x))
+            embeddings.append(self.mask_embed(queries[-1]))
+        return MaskDecoderOutput(torch.stack(queries), torch.stack(embeddings))
+
+    def _prepare_levels(self, pixel_features: PixelDecoderOutput) -> tuple[list, list, list]:
+        """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""
+        memories, positions, mask_features = [], [], []
+        for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
+            size = feature.shape[-2:]
+            memories.append(feature.flatten(2).transpose(1, 2) + embed)
+            position = sine_position(*size, feature.shape[1], feature.device).to(feature.dtype)
+            positions.append(position.flatten(1).t()[None])
+            resized = F.interpolate(
+                pixel_features.mask_features.detach(), size=size, mode="bilinear", align_corners=False
+            )
+            mask_features.append(resized.flatten(2))
+        return memories, positions, mask_features
+
+    @staticmethod
+    @torch.no_grad()
+    def _attention_mask(mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
+        """(B, Q, S) bool, True inside the predicted mask; a query whose mask is empty looks everywhere."""
+        inside = mask_embeddings @ mask_features >= 0  # a logit of 0 is a probability of one half
+        return inside | ~inside.any(dim=-1, keepdim=True)

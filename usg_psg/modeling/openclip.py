@@ -1,0 +1,74 @@
+"""OpenCLIP models by name: weights by tag, by path, or random. The only file of the model that reads weights."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+# Random text towers must agree between the process that trains and the one that evaluates.
+RANDOM_WEIGHTS_SEED = 0
+
+
+@lru_cache(maxsize=1)
+def register_project_models() -> None:
+    """Make this project's small model configurations known to OpenCLIP (`usg_convnext_tiny` and others)."""
+    open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
+
+
+def load_openclip(name: str, pretrained: str = "") -> nn.Module:
+    """Build an OpenCLIP model on the CPU, in float32 and eval mode.
+
+    Args:
+        name: OpenCLIP model name, for example "convnext_large_d_320".
+        pretrained: OpenCLIP tag (downloaded by OpenCLIP into its cache on first use), path of a weight file, or ""
+            for random weights, which are the same in every process.
+
+    Raises:
+        ValueError: if the name or the tag is unknown, or the file does not exist.
+        RuntimeError: if the weights cannot be had or do not fit the model; the message names both.
+    """
+    register_project_models()
+    if name not in open_clip.list_models():
+        raise ValueError(f"MODEL.CLIP.NAME {name!r} is not an OpenCLIP model; see open_clip.list_models()")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a weight file nor a tag of {name} "
+            f"(tags: {', '.join(tags) or 'none'}); use '' for random weights"
+        )
+    if not pretrained:
+        logger.warning("OpenCLIP %s gets random weights (MODEL.CLIP.PRETRAINED is empty)", name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        try:
+            model = open_clip.create_model(name, pretrained=pretrained or None)
+        except Exception as error:
+            if not pretrained:
+                raise
+            raise RuntimeError(
+                f"OpenCLIP {name} could not be loaded with weights {pretrained!r}: {error}. Without a network, "
+                "give the path of a downloaded weight file as MODEL.CLIP.PRETRAINED."
+            ) from error
+    return model.eval()
+
+
+def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:
+    """What identifies the weights of an OpenCLIP model, for caches and checkpoints, without reading them all.
+
+    A weight file counts by its name and size, not by its folder or date, so that a copy on another machine is the same.
+    Random weights depend on the library's initialisation, so they carry its version.
+    """
+    identity = {"model": name, "weights": pretrained}
+    if not pretrained:
+        identity["weights"] = f"random, seed {RANDOM_WEIGHTS_SEED}, open_clip {open_clip.__version__}"
+    elif Path(pretrained).is_file():
+        path = Path(pretrained)
+        identity["weights"] = f"{path.name}, {path.stat().st_size} bytes"
+    return identity

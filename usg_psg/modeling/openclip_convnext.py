@@ -1,0 +1,106 @@
+"""The image tower of an OpenCLIP ConvNeXt as a Detectron2 backbone."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from .openclip import load_openclip, weights_identity
+
+
+@BACKBONE_REGISTRY.register()
+class OpenCLIPConvNeXt(Backbone):
+    """Stem and four stages of a timm ConvNeXt, the trunk of OpenCLIP's image tower (SPEC section 3).
+
+    Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, arithmetic in
+    `frozen_dtype`. Such weights are left out of checkpoints (`usg_psg/engine/checkpoint.py`).
+
+    Args:
+        trunk: a timm ConvNeXt with `stem` and four `stages`; its head is dropped.
+        freeze: keep the weights as they are.
+        frozen_dtype: "bfloat16", "float16" or "float32".
+        weights_identity: name of model and weights, recorded in checkpoints that leave frozen weights out.
+    """
+
+    FEATURES = ("res2", "res3", "res4", "res5")
+
+    @configurable
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        freeze: bool = True,
+        frozen_dtype: str = "bfloat16",
+        weights_identity: dict[str, str] | None = None,
+    ):
+        super().__init__()
+        if not (hasattr(trunk, "stem") and len(getattr(trunk, "stages", ())) == 4):
+            raise ValueError(f"need a timm ConvNeXt with a stem and four stages, got {type(trunk).__name__}")
+        if frozen_dtype not in ("bfloat16", "float16", "float32"):
+            raise ValueError(f"MODEL.CLIP.FROZEN_DTYPE must be bfloat16, float16 or float32, got {frozen_dtype!r}")
+        self.trunk = nn.ModuleDict({"stem": trunk.stem, "stages": trunk.stages})
+        self.trunk.to(memory_format=torch.channels_last)
+        self.freeze = freeze
+        self.weights_identity = weights_identity or {}
+        self.frozen_dtype = getattr(torch, frozen_dtype)
+        channels = [info["num_chs"] for info in trunk.feature_info]
+        strides = [info["reduction"] for info in trunk.feature_info]
+        self._shapes = {
+            name: ShapeSpec(channels=c, stride=s) for name, c, s in zip(self.FEATURES, channels, strides, strict=True)
+        }
+        if freeze:
+            self.trunk.requires_grad_(False)
+            self.trunk.eval()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        clip = load_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        trunk = getattr(clip.visual, "trunk", None)
+        if trunk is None:
+            raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} has no timm image tower")
+        return {
+            "trunk": trunk,
+            "freeze": cfg.MODEL.CLIP.FREEZE,
+            "frozen_dtype": cfg.MODEL.CLIP.FROZEN_DTYPE,
+            "weights_identity": weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+        }
+
+    def train(self, mode: bool = True) -> OpenCLIPConvNeXt:
+        super().train(mode)
+        if self.freeze:
+            self.trunk.eval()
+        return self
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Features of normalised RGB images.
+
+        Args:
+            image: (B, 3, H, W), H and W multiples of 32.
+
+        Returns:
+            "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32.
+        """
+        with ExitStack() as stack:
+            if self.freeze:
+                stack.enter_context(torch.no_grad())
+                # Reduced precision even where the rest of the model runs in float32.
+                if image.is_cuda and self.frozen_dtype != torch.float32:
+                    stack.enter_context(torch.autocast("cuda", dtype=self.frozen_dtype))
+            x = self.trunk["stem"](image.contiguous(memory_format=torch.channels_last))
+            features = {}
+            for name, stage in zip(self.FEATURES, self.trunk["stages"], strict=True):
+                x = stage(x)
+                features[name] = x
+        return features

@@ -1,0 +1,164 @@
+"""Pairs to relation queries to predicates (SPEC sections 8, 10 and 11).
+
+Letters: B images, Q queries, d channels, K selected pairs, P predicates, T text width, S pixels of a level.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ..structures import PairProposals, PixelDecoderOutput
+from .build import RELATION_HEAD_REGISTRY
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, sine_position
+from .open_vocab_head import OpenVocabularyHead
+from .rpc import RelationProposalConstructor
+
+
+class RelationQueries(nn.Module):
+    """Relation queries r_ij = MLP(q_i | q_j) (SPEC section 10).
+
+    Args:
+        hidden_dim: d.
+        form: "concat", or "embedded", which adds a learned subject and object embedding first, as the released code.
+    """
+
+    def __init__(self, hidden_dim: int, form: str = "concat"):
+        super().__init__()
+        if form not in ("concat", "embedded"):
+            raise ValueError(f"QUERY_FORM must be 'concat' or 'embedded', got {form!r}")
+        self.role_embed = nn.Embedding(2, hidden_dim) if form == "embedded" else None
+        self.mlp = MLP(2 * hidden_dim, hidden_dim, hidden_dim, 2)
+
+    def forward(self, queries: Tensor, subject_index: Tensor, object_index: Tensor) -> Tensor:
+        """(B, Q, d) and two (B, K) to (B, K, d)."""
+        rows = torch.arange(len(queries), device=queries.device)[:, None]
+        subjects, objects = queries[rows, subject_index], queries[rows, object_index]
+        if self.role_embed is not None:
+            subjects, objects = subjects + self.role_embed.weight[0], objects + self.role_embed.weight[1]
+        return self.mlp(torch.cat([subjects, objects], dim=-1))
+
+
+class RelationDecoderLayer(nn.Module):
+    """Self-attention of relation queries, cross-attention to pixels, feed-forward network."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, ffn_dim: int):
+        super().__init__()
+        self.self_attention = AttentionBlock(hidden_dim, num_heads)
+        self.cross_attention = AttentionBlock(hidden_dim, num_heads)
+        self.ffn = FeedForwardBlock(hidden_dim, ffn_dim)
+
+    def forward(self, x: Tensor, memory: Tensor, memory_pos: Tensor) -> Tensor:
+        """(B, K, d) attending to (B, S, d)."""
+        x = self.self_attention(x)
+        return self.ffn(self.cross_attention(x, memory, memory_pos=memory_pos))
+
+
+class RelationDecoder(nn.Module):
+    """Transformer decoder of relation queries over the pixel decoder's levels (SPEC section 11).
+
+    Args:
+        hidden_dim: d.
+        num_layers, num_heads, ffn_dim: of the layers.
+        feature_levels: indices into `multi_scale_features` that the layers attend to in turn.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        feature_levels: tuple[int, ...] = (0, 1, 2),
+    ):
+        super().__init__()
+        if not feature_levels or not set(feature_levels) <= {0, 1, 2}:
+            raise ValueError(f"FEATURE_LEVELS must be a non-empty choice of 0, 1, 2, got {feature_levels}")
+        # Levels that no layer reaches would never receive a gradient.
+        self.feature_levels = tuple(feature_levels)[: max(num_layers, 1)]
+        self.level_embed = nn.Embedding(len(self.feature_levels), hidden_dim)
+        self.layers = nn.ModuleList(RelationDecoderLayer(hidden_dim, num_heads, ffn_dim) for _ in range(num_layers))
+
+    def forward(self, relation_queries: Tensor, pixel_features: PixelDecoderOutput) -> Tensor:
+        """(B, K, d) to (B, K, d)."""
+        memories, positions = [], []
+        for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True):
+            feature = pixel_features.multi_scale_features[level]
+            memories.append(feature.flatten(2).transpose(1, 2) + embed)
+            position = sine_position(*feature.shape[-2:], feature.shape[1], feature.device).to(feature.dtype)
+            positions.append(position.flatten(1).t()[None])
+        x = relation_queries
+        for index, layer in enumerate(self.layers):
+            level = index % len(memories)
+            x = layer(x, memories[level], positions[level])
+        return x
+
+
+@RELATION_HEAD_REGISTRY.register()
+class RelationHead(nn.Module):
+    """Proposals, relation queries, relation decoder and predicate classifier.
+
+    Args:
+        rpc: the relation proposal constructor.
+        relation_queries: builds a query per pair.
+        relation_decoder: refines them with pixel features.
+        predicate_head: scores them against predicate text embeddings.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        rpc: RelationProposalConstructor,
+        relation_queries: RelationQueries,
+        relation_decoder: RelationDecoder,
+        predicate_head: OpenVocabularyHead,
+    ):
+        super().__init__()
+        self.rpc = rpc
+        self.relation_queries = relation_queries
+        self.relation_decoder = relation_decoder
+        self.predicate_head = predicate_head
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, text_dim: int) -> dict:
+        hidden_dim = cfg.MODEL.USG.HIDDEN_DIM
+        node = cfg.MODEL.USG.RELATION_HEAD
+        num_queries = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES
+        if not 0 < node.RPC.NUM_PAIRS <= num_queries * (num_queries - 1):
+            raise ValueError(
+                f"MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS must be between 1 and {num_queries * (num_queries - 1)} "
+                f"for {num_queries} queries, got {node.RPC.NUM_PAIRS}"
+            )
+
+        def logit_scale(part: CfgNode) -> CosineLogits:
+            return CosineLogits(part.LOGIT_SCALE, part.SCALE_INIT, part.PRIOR_PROB)
+
+        return {
+            "rpc": RelationProposalConstructor(
+                hidden_dim, node.RPC.NUM_LAYERS, node.RPC.NUM_HEADS, node.RPC.NUM_PAIRS, logit_scale(node.RPC)
+            ),
+            "relation_queries": RelationQueries(hidden_dim, node.QUERY_FORM),
+            "relation_decoder": RelationDecoder(
+                hidden_dim, node.NUM_LAYERS, node.NUM_HEADS, node.FFN_DIM, tuple(node.FEATURE_LEVELS)
+            ),
+            "predicate_head": OpenVocabularyHead(
+                hidden_dim, text_dim, node.PREDICATE.NUM_LAYERS, logit_scale(node.PREDICATE)
+            ),
+        }
+
+    def propose(self, queries: Tensor, boost: Tensor | None = None) -> PairProposals:
+        """Pair scores and the K best pairs of (B, Q, d) queries; `boost` as in `select_pairs`."""
+        return self.rpc(queries, boost)
+
+    def decode(
+        self,
+        queries: Tensor,
+        proposals: PairProposals,
+        pixel_features: PixelDecoderOutput,
+        predicate_text: Tensor,
+    ) -> Tensor:
+        """Predicate logits (B, K, P) of the selected pairs, for predicate_text (P, T)."""
+        relations = self.relation_queries(queries, proposals.subject_index, proposals.object_index)
+        return self.predicate_head(self.relation_decoder(relations, pixel_features), predicate_text)

@@ -1,0 +1,114 @@
+"""Relation proposal constructor: which ordered pairs of queries are related (SPEC section 8).
+
+Letters: B images, Q queries, d channels, K selected pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..structures import PairProposals
+from .layers import MLP, CosineLogits, MultiheadAttention
+
+
+def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pick the pairs with the highest logits, never a query with itself.
+
+    Args:
+        pair_logits: (B, Q, Q); rows are subjects, columns objects.
+        num_pairs: K, at most Q * (Q - 1).
+        boost: (B, Q, Q) bool, pairs that come before all others (off the diagonal).
+
+    Returns:
+        subject_index, object_index: each (B, K) int64 query indices, best pair first.
+
+    Raises:
+        ValueError: if pair_logits is not square in its last two axes, or K is too large.
+    """
+    num_queries = pair_logits.shape[-1]
+    if pair_logits.shape[-2] != num_queries:
+        raise ValueError(f"pair_logits must be (B, Q, Q), got {tuple(pair_logits.shape)}")
+    if not 0 < num_pairs <= num_queries * (num_queries - 1):
+        raise ValueError(
+            f"num_pairs must be between 1 and Q * (Q - 1) = {num_queries * (num_queries - 1)}, got {num_pairs}"
+        )
+    ranking = pair_logits.detach().float()
+    if boost is not None:
+        ranking = ranking.masked_fill(boost, torch.inf)
+    diagonal = torch.eye(num_queries, dtype=torch.bool, device=ranking.device)
+    ranking = ranking.masked_fill(diagonal, -torch.inf)
+    chosen = ranking.flatten(1).topk(num_pairs, dim=1).indices
+    return chosen // num_queries, chosen % num_queries
+
+
+class RelationAwareLayer(nn.Module):
+    """One two-way step: subjects look at objects, then objects at the new subjects.
+
+    S = S + CrossAttn(S, O); O = O + CrossAttn(O, S), each attention on LayerNorm-ed inputs, which keeps the sums of
+    the formula free of a normalisation of their own.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int):
+        super().__init__()
+        self.subject_norm = nn.LayerNorm(hidden_dim)
+        self.object_norm = nn.LayerNorm(hidden_dim)
+        self.new_subject_norm = nn.LayerNorm(hidden_dim)
+        self.subject_to_object = MultiheadAttention(hidden_dim, num_heads)
+        self.object_to_subject = MultiheadAttention(hidden_dim, num_heads)
+
+    def forward(self, subjects: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, d) each."""
+        looked_at = self.object_norm(objects)
+        subjects = subjects + self.subject_to_object(self.subject_norm(subjects), looked_at, looked_at)
+        looked_at = self.new_subject_norm(subjects)
+        objects = objects + self.object_to_subject(self.object_norm(objects), looked_at, looked_at)
+        return subjects, objects
+
+
+class RelationProposalConstructor(nn.Module):
+    """Projects queries to subjects and objects, lets them exchange, and scores every ordered pair.
+
+    Args:
+        hidden_dim: d.
+        num_layers: of two-way cross-attention.
+        num_heads: of each attention.
+        num_pairs: K.
+        logit_scale: turns the pair cosine into the pair logit.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 256,
+        num_layers: int = 2,
+        num_heads: int = 8,
+        num_pairs: int = 200,
+        logit_scale: CosineLogits | None = None,
+    ):
+        super().__init__()
+        self.num_pairs = num_pairs
+        self.subject_mlp = MLP(hidden_dim, hidden_dim, hidden_dim, 2)
+        self.object_mlp = MLP(hidden_dim, hidden_dim, hidden_dim, 2)
+        self.layers = nn.ModuleList(RelationAwareLayer(hidden_dim, num_heads) for _ in range(num_layers))
+        self.logit_scale = logit_scale or CosineLogits()
+
+    def pair_logits(self, queries: Tensor) -> Tensor:
+        """(B, Q, d) to (B, Q, Q) float32 logits of "i is the subject and j the object of some relation"."""
+        subjects, objects = self.subject_mlp(queries), self.object_mlp(queries)
+        for layer in self.layers:
+            subjects, objects = layer(subjects, objects)
+        subjects = F.normalize(subjects.float(), dim=-1)
+        objects = F.normalize(objects.float(), dim=-1)
+        return self.logit_scale(subjects @ objects.transpose(1, 2))
+
+    def forward(self, queries: Tensor, boost: Tensor | None = None) -> PairProposals:
+        """Score all pairs and select K.
+
+        Args:
+            queries: (B, Q, d).
+            boost: (B, Q, Q) bool, annotated pairs to select whatever their score (training option), or None.
+        """
+        logits = self.pair_logits(queries)
+        subject_index, object_index = select_pairs(logits, self.num_pairs, boost)
+        return PairProposals(logits, subject_index, object_index)

@@ -1,0 +1,143 @@
+"""Names to normalised text embeddings, computed once and cached on disk (SPEC section 5).
+
+Letters: N names, T text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .openclip import load_openclip, weights_identity
+
+logger = logging.getLogger(__name__)
+
+
+def spoken_name(name: str) -> str:
+    """What a category name means to a reader: COCO's "wall-other-merged" is "wall", "floor-wood" is "floor wood"."""
+    for suffix in ("-merged", "-other"):
+        name = name.replace(suffix, "")
+    return name.replace("-", " ").replace("_", " ").strip()
+
+
+def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise ValueError for names or prompt templates that cannot be encoded."""
+    if not names:
+        raise ValueError("a vocabulary needs at least one name, got none")
+    bad = [name for name in names if not isinstance(name, str) or not name.strip()]
+    if bad:
+        raise ValueError(f"vocabulary names must be non-empty strings, got {bad[:3]!r}")
+    if not templates or any("{}" not in template for template in templates):
+        raise ValueError(f"every prompt template needs one '{{}}', got {list(templates)!r}")
+
+
+@torch.no_grad()
+def encode_names(
+    clip: nn.Module, tokenizer, names: Sequence[str], templates: Sequence[str], batch_size: int = 256
+) -> Tensor:
+    """Mean of the normalised embeddings of a name in every template, normalised again.
+
+    Args:
+        clip: an OpenCLIP model with a text tower.
+        tokenizer: its tokenizer.
+        names: N names; commas separate synonyms, which are averaged as templates are.
+        templates: prompts with a "{}".
+        batch_size: texts encoded at once.
+
+    Returns:
+        (N, T) float32 on the CPU, unit length.
+    """
+    check_vocabulary(names, templates)
+    texts, owner = [], []
+    for index, name in enumerate(names):
+        for word in name.split(","):
+            for template in templates:
+                texts.append(template.format(spoken_name(word)))
+                owner.append(index)
+    device = next(clip.parameters()).device
+    parts = [
+        clip.encode_text(tokenizer(texts[i : i + batch_size]).to(device), normalize=True).float().cpu()
+        for i in range(0, len(texts), batch_size)
+    ]
+    embeddings = torch.cat(parts)
+    total = torch.zeros(len(names), embeddings.shape[1]).index_add_(0, torch.tensor(owner), embeddings)
+    return F.normalize(total, dim=-1)
+
+
+def text_embeddings(
+    names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    model: str,
+    pretrained: str = "",
+    cache_dir: str | Path = "",
+) -> Tensor:
+    """Embeddings of names, from the cache or from the text tower, which is freed afterwards.
+
+    Args:
+        names: N names.
+        templates: prompts with a "{}".
+        model, pretrained: as in `load_openclip`.
+        cache_dir: folder of the cache; "" means $USG_PSG_CACHE, else ~/.cache/usg_psg. An unreadable entry is
+            computed again; a folder that cannot be written costs a warning.
+
+    Returns:
+        (N, T) float32, unit length.
+    """
+    check_vocabulary(names, templates)
+    key = json.dumps(
+        {**weights_identity(model, pretrained), "templates": list(templates), "names": list(names)},
+        sort_keys=True,
+    )
+    folder = Path(cache_dir or os.environ.get("USG_PSG_CACHE") or Path.home() / ".cache" / "usg_psg")
+    path = folder / f"text_{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    cached = _read_cache(path, key, len(names))
+    if cached is not None:
+        return cached
+    clip = load_openclip(model, pretrained)
+    embeddings = encode_names(clip, open_clip.get_tokenizer(model), names, templates)
+    _write_cache(path, key, embeddings)
+    return embeddings
+
+
+def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                raise ValueError("it belongs to another vocabulary")
+            embeddings = file.get_tensor("embeddings")
+        if embeddings.ndim != 2 or len(embeddings) != num_names or not torch.isfinite(embeddings).all():
+            raise ValueError(f"it holds {tuple(embeddings.shape)} values, expected {num_names} finite rows")
+    except (SafetensorError, ValueError, OSError) as error:
+        logger.warning("text cache %s is unusable and will be computed again: %s", path, error)
+        return None
+    return embeddings
+
+
+def _write_cache(path: Path, key: str, embeddings: Tensor) -> None:
+    """Write to a temporary file, then rename, so that two processes can do it at once."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            file.write(save({"embeddings": embeddings.contiguous()}, metadata={"key": key}))
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("text cache %s could not be written: %s", path, error)
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)

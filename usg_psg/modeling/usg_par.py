@@ -1,0 +1,329 @@
+"""USGPar: the image-only model, from images to losses or to scene graphs (SPEC section 2).
+
+Letters: B images, Q queries, C object classes, P predicates, T text width, K selected pairs, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from ..data.register_psg import get_psg_metadata
+from ..inference import merge_panoptic, rank_relations, triplet_scores
+from ..losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
+from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
+from .build import build_mask_decoder, build_pixel_decoder, build_relation_head
+from .layers import CosineLogits
+from .open_vocab_head import OpenVocabularyHead
+from .text_embeddings import text_embeddings
+
+LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
+
+
+@META_ARCH_REGISTRY.register()
+class USGPar(nn.Module):
+    """Universal scene graph parser for single images (USG-Par, CVPR 2025, image branch).
+
+    Args:
+        backbone: gives "res2" to "res5".
+        pixel_decoder: features to `PixelDecoderOutput`.
+        mask_decoder: to `MaskDecoderOutput`.
+        class_head: query features to class logits.
+        relation_head: proposals and predicate logits.
+        matcher, object_criterion, relation_criterion, loss_weights: training.
+        object_text: (C, T) unit-length embeddings of the object names.
+        predicate_text: (P, T) of the predicate names.
+        is_thing: C flags.
+        pixel_mean, pixel_std: of the three channels, in the range of the input.
+        deep_supervision: losses on every prediction layer, not only on the last.
+        add_missed_pairs: put annotated pairs that the proposals missed among the K pairs while training.
+        object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
+        relations_per_image: see `rank_relations`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        pixel_decoder: nn.Module,
+        mask_decoder: nn.Module,
+        class_head: OpenVocabularyHead,
+        relation_head: nn.Module,
+        matcher: HungarianMatcher,
+        object_criterion: ObjectCriterion,
+        relation_criterion: RelationCriterion,
+        loss_weights: LossWeights,
+        object_text: Tensor,
+        predicate_text: Tensor,
+        is_thing: Sequence[bool],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        deep_supervision: bool = True,
+        add_missed_pairs: bool = False,
+        object_threshold: float = 0.3,
+        overlap_threshold: float = 0.8,
+        relations_per_image: int = 100,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.pixel_decoder = pixel_decoder
+        self.mask_decoder = mask_decoder
+        self.class_head = class_head
+        self.relation_head = relation_head
+        self.matcher = matcher
+        self.object_criterion = object_criterion
+        self.relation_criterion = relation_criterion
+        self.loss_weights = loss_weights
+        self.deep_supervision = deep_supervision
+        self.add_missed_pairs = add_missed_pairs
+        self.object_threshold = object_threshold
+        self.overlap_threshold = overlap_threshold
+        self.relations_per_image = relations_per_image
+        # Not saved: the vocabulary belongs to the data set in use, not to the weights.
+        for name in ("object_text", "predicate_text", "is_thing"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.set_vocabulary(object_text, predicate_text, is_thing)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        usg, loss = cfg.MODEL.USG, cfg.MODEL.USG.LOSS
+        backbone = build_backbone(cfg)
+        vocabulary = vocabulary_embeddings(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+        text_dim = vocabulary["object_text"].shape[1]
+        sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
+        head = usg.CLASS_HEAD
+        return {
+            "backbone": backbone,
+            "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
+            "mask_decoder": build_mask_decoder(cfg),
+            "class_head": OpenVocabularyHead(
+                usg.HIDDEN_DIM,
+                text_dim,
+                head.NUM_LAYERS,
+                CosineLogits(head.LOGIT_SCALE, head.SCALE_INIT, head.PRIOR_PROB),
+            ),
+            "relation_head": build_relation_head(cfg, text_dim),
+            "matcher": HungarianMatcher(
+                usg.MATCHER.CLASS_COST, usg.MATCHER.MASK_COST, usg.MATCHER.DICE_COST, loss.NUM_POINTS
+            ),
+            "object_criterion": ObjectCriterion(loss.NO_OBJECT_WEIGHT, *sampling),
+            "relation_criterion": RelationCriterion(loss.PAIR_POS_WEIGHT),
+            "loss_weights": LossWeights.from_config(cfg),
+            **vocabulary,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "deep_supervision": usg.MASK_DECODER.DEEP_SUPERVISION,
+            "add_missed_pairs": loss.ADD_MISSED_PAIRS,
+            "object_threshold": cfg.TEST.USG.OBJECT_THRESHOLD,
+            "overlap_threshold": cfg.TEST.USG.OVERLAP_THRESHOLD,
+            "relations_per_image": cfg.TEST.USG.RELATIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def set_vocabulary(self, object_text: Tensor, predicate_text: Tensor, is_thing: Sequence[bool]) -> None:
+        """Classify into other names from now on, without retraining.
+
+        Args:
+            object_text: (C, T) unit-length text embeddings.
+            predicate_text: (P, T).
+            is_thing: C flags; segments of one stuff class are merged in the panoptic map.
+
+        Raises:
+            ValueError: if the lengths or widths do not agree.
+        """
+        if len(is_thing) != len(object_text) or object_text.shape[1:] != predicate_text.shape[1:]:
+            raise ValueError(
+                f"object_text {tuple(object_text.shape)}, predicate_text {tuple(predicate_text.shape)} and "
+                f"{len(is_thing)} is_thing flags do not belong together"
+            )
+        device = self.pixel_mean.device
+        self.object_text = object_text.to(device)
+        self.predicate_text = predicate_text.to(device)
+        self.is_thing = torch.as_tensor(is_thing, dtype=torch.bool, device=device)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, scene graphs otherwise.
+
+        Args:
+            batched_inputs: one dict per image. "image": (3, H, W), RGB, 0 to 255. In training also "instances" with
+                gt_classes (N,) and gt_masks (N, H, W), and "relations" (R, 3) int64 (subject, object, predicate). In
+                inference optionally "height", "width" of the original image, which masks are resized to.
+
+        Returns:
+            In training, weighted losses by name. Otherwise a dict per image:
+                "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and segment_ids (N,),
+                    the segment of the panoptic map that the object became, 0 for none;
+                "panoptic_seg": map (H, W) int32 and its segments_info;
+                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders them; subject
+                    and object index the instances;
+                "pairs": subject, object, score of the K proposals, best first.
+        """
+        images = self._preprocess(batched_inputs)
+        pixel_features = self.pixel_decoder(self.backbone(images.tensor))
+        decoded = self.mask_decoder(pixel_features)
+        if self.training:
+            targets = SceneGraphTargets.from_instances(
+                [x["instances"] for x in batched_inputs],
+                [x["relations"] for x in batched_inputs],
+                tuple(images.tensor.shape[-2:]),
+                self.device,
+            )
+            return self._losses(pixel_features, decoded, targets)
+        return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
+
+    def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [(x.float() - self.pixel_mean) / self.pixel_std for x in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def _losses(
+        self, pixel_features: PixelDecoderOutput, decoded: MaskDecoderOutput, targets: SceneGraphTargets
+    ) -> dict[str, Tensor]:
+        first = 0 if self.deep_supervision else -1
+        queries, mask_embeddings = decoded.queries[first:], decoded.mask_embeddings[first:]
+        class_logits = self.class_head(queries, self.object_text)
+        mask_features = pixel_features.mask_features
+        matched = self.matcher(class_logits, mask_embeddings, mask_features, targets)
+        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched)
+
+        labels = predicate_targets(matched[-1], targets, queries.shape[2], len(self.predicate_text))
+        related = labels.any(dim=-1)
+        proposals = self.relation_head.propose(queries[-1], related if self.add_missed_pairs else None)
+        predicate_logits = self.relation_head.decode(queries[-1], proposals, pixel_features, self.predicate_text)
+        losses.update(self.relation_criterion(proposals, predicate_logits, labels))
+        self._log_sanity(matched[-1], proposals, related)
+        return self.loss_weights.apply(losses)
+
+    @torch.no_grad()
+    def _log_sanity(self, matched: Tensor, proposals: PairProposals, related: Tensor) -> None:
+        """SPEC section 18: matched queries against objects, annotated pairs among the proposals."""
+        if not has_event_storage():
+            return
+        storage = get_event_storage()
+        if storage.iter % LOG_PERIOD:
+            return
+        storage.put_scalar("sanity/gt_objects", len(matched))
+        storage.put_scalar("sanity/matched_queries", int((matched >= 0).sum()))
+        num_pairs = int(related.sum())
+        if num_pairs:
+            # Ranks without the boost that training may give to annotated pairs.
+            k = proposals.subject_index.shape[1]
+            off_diagonal = ~torch.eye(related.shape[-1], dtype=torch.bool, device=related.device)
+            ranking = proposals.pair_logits.masked_fill(~off_diagonal, -torch.inf).flatten(1)
+            chosen = ranking.topk(k, dim=1).indices
+            found = int(related.flatten(1).gather(1, chosen).sum())
+            storage.put_scalar("sanity/pair_recall_in_top_k", 100.0 * found / num_pairs)
+
+    def _scene_graphs(
+        self,
+        batched_inputs: list[dict],
+        images: ImageList,
+        pixel_features: PixelDecoderOutput,
+        decoded: MaskDecoderOutput,
+    ) -> list[dict]:
+        queries = decoded.queries[-1]
+        scores, classes = self.class_head(queries, self.object_text).sigmoid().max(dim=-1)
+        proposals = self.relation_head.propose(queries)
+        pair_score = proposals.selected_logits().sigmoid()
+        predicate_logits = self.relation_head.decode(queries, proposals, pixel_features, self.predicate_text)
+        predicate_score = predicate_logits.sigmoid()
+        results = []
+        for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            mask_logits = (decoded.mask_embeddings[-1, i] @ pixel_features.mask_features[i].flatten(1)).float()
+            mask_prob = resize_masks(
+                mask_logits.unflatten(1, pixel_features.mask_features.shape[-2:]),
+                padded_size=tuple(images.tensor.shape[-2:]),
+                image_size=size,
+                output_size=(inputs.get("height", size[0]), inputs.get("width", size[1])),
+            ).sigmoid_()
+            objects, kept = self._objects(mask_prob, scores[i], classes[i])
+            pairs = (proposals.subject_index[i], proposals.object_index[i])
+            relations = self._relations(kept, scores[i], pairs, pair_score[i], predicate_score[i])
+            results.append({**objects, **relations})
+        return results
+
+    def _objects(self, mask_prob: Tensor, scores: Tensor, classes: Tensor) -> tuple[dict, Tensor]:
+        """Instances and panoptic map, and (Q,) bool of the queries that became instances: those with any pixel."""
+        panoptic, segments_info, segment_ids = merge_panoptic(
+            mask_prob, scores, classes, self.is_thing, self.object_threshold, self.overlap_threshold
+        )
+        masks = mask_prob >= 0.5
+        kept = masks.flatten(1).any(dim=1)
+        instances = Instances(tuple(masks.shape[-2:]))
+        instances.pred_masks = masks[kept]
+        instances.pred_classes = classes[kept]
+        instances.scores = scores[kept].float()
+        instances.segment_ids = segment_ids[kept]
+        return {"instances": instances, "panoptic_seg": (panoptic, segments_info)}, kept
+
+    def _relations(
+        self,
+        kept: Tensor,
+        scores: Tensor,
+        pairs: tuple[Tensor, Tensor],
+        pair_score: Tensor,
+        predicate_score: Tensor,
+    ) -> dict:
+        """Relations and proposals between the kept queries, as indices into the instances."""
+        new_index = kept.cumsum(0) - 1
+        subject, object_ = pairs
+        valid = kept[subject] & kept[object_]
+        subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
+        triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
+        row, predicate, score = rank_relations(triplets.float(), self.relations_per_image)
+        subject, object_ = new_index[subject], new_index[object_]
+        return {
+            "relations": {
+                "subject": subject[row],
+                "object": object_[row],
+                "predicate": predicate,
+                "score": score,
+            },
+            "pairs": {"subject": subject, "object": object_, "score": pair_score},
+        }
+
+
+def resize_masks(
+    logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
+) -> Tensor:
+    """Mask logits of the padded batch to one original image.
+
+    Args:
+        logits: (Q, h, w) covering the padded image.
+        padded_size, image_size: (H, W) of the padded and of the unpadded network input.
+        output_size: (H, W) of the original image.
+
+    Returns:
+        (Q, H, W) of output_size.
+    """
+    full = F.interpolate(logits[None], size=padded_size, mode="bilinear", align_corners=False)
+    full = full[..., : image_size[0], : image_size[1]]
+    if tuple(full.shape[-2:]) != tuple(output_size):
+        full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
+    return full[0]
+
+
+def vocabulary_embeddings(cfg: CfgNode, dataset_name: str) -> dict:
+    """Arguments of `USGPar.set_vocabulary` for the names of a registered data set."""
+    metadata = get_psg_metadata(dataset_name)
+    clip = cfg.MODEL.CLIP
+    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    names = [*metadata.thing_classes, *metadata.stuff_classes]
+    return {
+        "object_text": text_embeddings(names, clip.OBJECT_TEMPLATES, **where),
+        "predicate_text": text_embeddings(metadata.predicate_classes, clip.PREDICATE_TEMPLATES, **where),
+        "is_thing": [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes),
+    }
