@@ -12,9 +12,12 @@ from torch import Tensor
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of (B, c, h, w) maps at (B, N, 2) points: (B, c, N)."""
+    """Bilinear values of (B, c, h, w) maps at (B, N, 2) points: (B, c, N).
+
+    The half pixel at the border repeats the border: padding with zeros would make it look undecided.
+    """
     grid = (2 * points - 1)[:, None].to(maps.dtype)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
 
 def sample_labels(masks: Tensor, points: Tensor) -> Tensor:

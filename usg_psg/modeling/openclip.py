@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +22,17 @@ RANDOM_WEIGHTS_SEED = 0
 def register_project_models() -> None:
     """Make this project's small model configurations known to OpenCLIP (`usg_convnext_tiny` and others)."""
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
+
+
+@contextmanager
+def _root_logger_left_alone() -> Iterator[None]:
+    """OpenCLIP logs through the root logger, which gives it a handler that would then print every message twice."""
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def load_openclip(name: str, pretrained: str = "") -> nn.Module:
@@ -45,7 +58,7 @@ def load_openclip(name: str, pretrained: str = "") -> nn.Module:
         )
     if not pretrained:
         logger.warning("OpenCLIP %s gets random weights (MODEL.CLIP.PRETRAINED is empty)", name)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _root_logger_left_alone():
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
             model = open_clip.create_model(name, pretrained=pretrained or None)

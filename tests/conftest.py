@@ -1,0 +1,35 @@
+"""Selects the engine before any test imports Detectron2; shared small models and data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import usg_psg  # noqa: F401  selects the engine
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def text_cache(tmp_path_factory):
+    """Text embeddings are computed once a run, never taken from the user's own cache."""
+    folder = tmp_path_factory.mktemp("text_cache")
+    os.environ["USG_PSG_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def psg_mini() -> Path:
+    """Root of five real photographs in PSG format, which are not part of the project."""
+    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "psg_mini"
+    if not root.is_dir():
+        pytest.skip("the sample of real photographs is not here")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

@@ -1,0 +1,157 @@
+"""The parts by themselves: selection of pairs, cosine logits, decoders, positions, backbone."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
+from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, sine_position
+from usg_psg.modeling.openclip import load_openclip
+from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
+from usg_psg.modeling.rpc import select_pairs
+from usg_psg.structures import PixelDecoderOutput
+
+
+def pixel_features(batch=2, dim=16, size=(32, 48)):
+    levels = [torch.randn(batch, dim, size[0] // s, size[1] // s) for s in (8, 4, 2)]
+    return PixelDecoderOutput(torch.randn(batch, dim, *size), levels)
+
+
+def test_selection_never_takes_a_query_with_itself_and_keeps_the_best():
+    logits = torch.randn(4, 7, 7)
+    logits[:, torch.arange(7), torch.arange(7)] = 100.0
+    subject, object_ = select_pairs(logits, 15)
+    assert (subject != object_).all()
+    off_diagonal = logits.masked_fill(torch.eye(7, dtype=torch.bool), -torch.inf).flatten(1)
+    expected = off_diagonal.sort(dim=1, descending=True).values[:, :15]
+    torch.testing.assert_close(logits[torch.arange(4)[:, None], subject, object_], expected)
+
+
+def test_selection_of_all_pairs_takes_each_once():
+    subject, object_ = select_pairs(torch.randn(1, 5, 5), 20)
+    assert set(zip(subject[0].tolist(), object_[0].tolist(), strict=True)) == {
+        (i, j) for i in range(5) for j in range(5) if i != j
+    }
+
+
+def test_selection_puts_boosted_pairs_first():
+    boost = torch.zeros(1, 5, 5, dtype=torch.bool)
+    boost[0, 3, 1] = boost[0, 0, 4] = True
+    subject, object_ = select_pairs(torch.randn(1, 5, 5), 3, boost)
+    assert {(3, 1), (0, 4)} <= set(zip(subject[0].tolist(), object_[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("num_pairs", [0, 21])
+def test_selection_refuses_impossible_numbers(num_pairs):
+    with pytest.raises(ValueError, match="num_pairs"):
+        select_pairs(torch.randn(1, 5, 5), num_pairs)
+
+
+def test_pair_confidence_is_the_cosine_of_projected_queries():
+    rpc = RelationProposalConstructor(16, num_layers=0, num_heads=4, num_pairs=5, logit_scale=CosineLogits("fixed"))
+    queries = torch.randn(2, 6, 16)
+    expected = torch.cosine_similarity(rpc.subject_mlp(queries)[:, :, None], rpc.object_mlp(queries)[:, None], dim=-1)
+    torch.testing.assert_close(rpc.pair_logits(queries), expected)
+
+
+def test_proposals_report_the_logits_they_were_selected_by():
+    proposals = RelationProposalConstructor(16, 2, 4, 9)(torch.randn(2, 6, 16))
+    assert (proposals.selected_logits().diff(dim=1) <= 0).all()
+
+
+def test_cosine_logits():
+    cosine = torch.tensor([-1.0, 0.0, 0.5])
+    torch.testing.assert_close(CosineLogits("fixed")(cosine), cosine)
+    learnable = CosineLogits("learnable", scale_init=10.0, prior_prob=0.01)
+    torch.testing.assert_close(learnable(cosine).sigmoid()[1], torch.tensor(0.01))
+    torch.testing.assert_close(learnable(cosine), 10 * cosine + math.log(0.01 / 0.99))
+    learnable.log_scale.data.fill_(50.0)
+    assert learnable(cosine).isfinite().all()
+    with pytest.raises(ValueError, match="LOGIT_SCALE"):
+        CosineLogits("none")
+
+
+def test_class_logits_depend_on_directions_only():
+    head = OpenVocabularyHead(8, 12)
+    text = torch.nn.functional.normalize(torch.randn(5, 12), dim=-1)
+    features = torch.randn(2, 3, 8)
+    logits = head(features, text)
+    assert logits.shape == (2, 3, 5)
+    assert (logits.sub(head.logit_scale.bias).abs() <= head.logit_scale.log_scale.exp() + 1e-4).all()
+    with pytest.raises(ValueError, match="width"):
+        head(features, torch.randn(5, 13))
+
+
+def test_attention_is_that_of_pytorch():
+    """Same parameters, same numbers as torch.nn.MultiheadAttention, with and without a mask."""
+    ours, theirs = MultiheadAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    query, memory = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
+    torch.testing.assert_close(ours(query, memory, memory), theirs(query, memory, memory)[0], atol=1e-5, rtol=1e-4)
+    keep = torch.rand(2, 5, 9) > 0.5
+    keep[..., 0] = True
+    expected = theirs(query, memory, memory, attn_mask=~keep.repeat_interleave(4, dim=0))[0]
+    torch.testing.assert_close(ours(query, memory, memory, keep), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer_order", ["self_first", "cross_first"])
+def test_mask_decoder_predicts_before_and_after_every_layer(layer_order):
+    decoder = MaskDecoder(hidden_dim=16, num_queries=5, num_layers=4, num_heads=4, ffn_dim=8, layer_order=layer_order)
+    output = decoder(pixel_features())
+    assert output.queries.shape == output.mask_embeddings.shape == (5, 2, 5, 16)
+    assert not torch.equal(output.queries[0], output.queries[1])
+
+
+def test_attention_mask_is_the_resized_mask_and_never_empty():
+    """Resizing features and then predicting equals predicting and then resizing, and an empty mask means everywhere."""
+    features, embeddings = torch.randn(1, 8, 16, 16), torch.randn(1, 3, 8)
+    resized = torch.nn.functional.interpolate(features, size=(4, 4), mode="bilinear").flatten(2)
+    masks = torch.einsum("bqd,bdhw->bqhw", embeddings, features)
+    expected = torch.nn.functional.interpolate(masks, size=(4, 4), mode="bilinear").flatten(2).sigmoid() >= 0.5
+    keep = MaskDecoder._attention_mask(embeddings, resized)
+    assert expected.any(-1).all() and torch.equal(keep, expected)
+    nothing = MaskDecoder._attention_mask(torch.ones(1, 2, 8), -torch.ones(1, 8, 4))
+    assert nothing.all()
+
+
+def test_relation_queries_use_subject_and_object_in_order():
+    for form in ("concat", "embedded"):
+        build = RelationQueries(8, form)
+        queries = torch.randn(1, 4, 8)
+        there = build(queries, torch.tensor([[0]]), torch.tensor([[1]]))
+        back = build(queries, torch.tensor([[1]]), torch.tensor([[0]]))
+        assert not torch.allclose(there, back)
+    with pytest.raises(ValueError, match="QUERY_FORM"):
+        RelationQueries(8, "sum")
+
+
+def test_relation_decoder_levels():
+    features = pixel_features()
+    relations = torch.randn(2, 7, 16)
+    assert RelationDecoder(16, 3, 4, 8, (2,))(relations, features).shape == (2, 7, 16)
+    assert torch.equal(RelationDecoder(16, 0, 4, 8)(relations, features), relations)
+    with pytest.raises(ValueError, match="FEATURE_LEVELS"):
+        RelationDecoder(16, 3, 4, 8, (3,))
+
+
+def test_positions_tell_every_place_apart():
+    code = sine_position(5, 7, 16, torch.device("cpu")).flatten(1).t()
+    distance = torch.cdist(code, code) + 10 * torch.eye(35)
+    assert distance.min() > 0.05
+    with pytest.raises(ValueError, match="multiple of 4"):
+        sine_position(2, 2, 6, torch.device("cpu"))
+
+
+def test_backbone_strides_and_channels():
+    backbone = OpenCLIPConvNeXt(load_openclip("usg_convnext_zepto").visual.trunk, freeze=True)
+    features = backbone(torch.randn(1, 3, 64, 96))
+    for name, shape in backbone.output_shape().items():
+        assert features[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+    assert not any(f.requires_grad for f in features.values())
+
+
+def test_backbone_refuses_what_is_not_a_convnext():
+    with pytest.raises(ValueError, match="ConvNeXt"):
+        OpenCLIPConvNeXt(nn.Linear(2, 2))

@@ -1,0 +1,115 @@
+"""Text embeddings: cache hit, miss, damage; names; OpenCLIP loading by tag, path and nothing."""
+
+import logging
+
+import open_clip
+import pytest
+import torch
+
+from usg_psg.modeling import text_embeddings as module
+from usg_psg.modeling.openclip import load_openclip, weights_identity
+from usg_psg.modeling.text_embeddings import encode_names, spoken_name, text_embeddings
+
+NAME = "usg_convnext_zepto"
+NAMES = ["person", "wall-other-merged", "in front of"]
+
+
+def embed(tmp_path, names=NAMES, templates=("{}",), **kwargs):
+    return text_embeddings(names, templates, model=NAME, cache_dir=tmp_path, **kwargs)
+
+
+@pytest.fixture
+def count_loads(monkeypatch):
+    loads = []
+    monkeypatch.setattr(module, "load_openclip", lambda *a: loads.append(a) or load_openclip(*a))
+    return loads
+
+
+def test_cache_miss_then_hit(tmp_path, count_loads):
+    first = embed(tmp_path)
+    assert len(count_loads) == 1
+    torch.testing.assert_close(embed(tmp_path), first, rtol=0, atol=0)
+    assert len(count_loads) == 1, "the second call must not load the text tower"
+    embed(tmp_path, names=NAMES[::-1])
+    embed(tmp_path, templates=("a {}",))
+    assert len(count_loads) == 3, "other names or templates are other entries"
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
+def test_damaged_cache_is_computed_again(tmp_path, count_loads, caplog, content):
+    first = embed(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-8] if content is None else content)
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(embed(tmp_path), first)
+    assert str(path) in caplog.text and len(count_loads) == 2
+    embed(tmp_path)
+    assert len(count_loads) == 2, "the damaged entry was replaced"
+
+
+def test_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert embed(blocked / "sub").shape[0] == 3
+    assert "could not be written" in caplog.text
+
+
+def test_embeddings_are_normalised_means_over_templates_and_synonyms():
+    clip, tokenizer = load_openclip(NAME), open_clip.get_tokenizer(NAME)
+    both = encode_names(clip, tokenizer, ["dog,cat"], ["{}", "a {}"])
+    parts = torch.cat([encode_names(clip, tokenizer, [n], [t]) for n in ("dog", "cat") for t in ("{}", "a {}")])
+    torch.testing.assert_close(both[0], torch.nn.functional.normalize(parts.sum(0), dim=0))
+    torch.testing.assert_close(both.norm(dim=1), torch.ones(1))
+    torch.testing.assert_close(
+        encode_names(clip, tokenizer, NAMES, ["{}"], batch_size=2),
+        encode_names(clip, tokenizer, NAMES, ["{}"]),
+        atol=1e-6,
+        rtol=1e-5,
+    )
+
+
+def test_names_as_they_are_spoken():
+    assert spoken_name("wall-other-merged") == "wall"
+    assert spoken_name("floor-wood") == "floor wood"
+    assert spoken_name("in front of") == "in front of"
+
+
+@pytest.mark.parametrize("names, templates", [([], ["{}"]), (["a", " "], ["{}"]), (["a"], ["a photo"]), (["a"], [])])
+def test_unusable_vocabulary_is_refused(tmp_path, names, templates):
+    with pytest.raises(ValueError):
+        embed(tmp_path, names=names, templates=templates)
+
+
+def test_random_weights_are_the_same_in_every_process_and_leave_the_seed_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = load_openclip(NAME)
+    assert torch.equal(torch.rand(1), expected)
+    torch.manual_seed(6)
+    second = load_openclip(NAME)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_from_a_path(tmp_path):
+    saved = load_openclip(NAME)
+    with torch.no_grad():
+        saved.token_embedding.weight.add_(1.0)
+    path = tmp_path / "weights.pt"
+    torch.save(saved.state_dict(), path)
+    loaded = load_openclip(NAME, str(path))
+    assert torch.equal(loaded.token_embedding.weight, saved.token_embedding.weight)
+    assert weights_identity(NAME, str(path)) != weights_identity(NAME)
+
+
+def test_unknown_names_tags_and_files(tmp_path):
+    with pytest.raises(ValueError, match="MODEL.CLIP.NAME 'no_model'"):
+        load_openclip("no_model")
+    with pytest.raises(ValueError, match="laion2b_s29b_b131k_ft_soup"):
+        load_openclip("convnext_large_d_320", "no_tag")
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(RuntimeError, match="broken.pt"):
+        load_openclip(NAME, str(broken))

@@ -1,0 +1,141 @@
+"""The assembled model: gradients, edges, inference output, vocabulary."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from usg_psg.modeling.usg_par import resize_masks
+
+from ..tiny import LOSSES, tiny_input, tiny_model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layer_order": "cross_first", "query_form": "embedded", "add_missed_pairs": True},
+        {"deep_supervision": False},
+    ],
+    ids=["spec", "released", "last layer only"],
+)
+def test_every_trainable_parameter_gets_a_gradient(options):
+    model = tiny_model(**options).train()
+    losses = model([tiny_input(3), tiny_input(2, 96, 64)])
+    sum(losses.values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not without
+
+
+def test_losses_of_every_layer_are_reported_by_name():
+    model = tiny_model().train()
+    losses = model([tiny_input(3)])
+    layers = ["", "_0", "_1", "_2"]  # three layers and the prediction before the first; the last has no suffix
+    expected = {f"{n}{s}" for n in LOSSES[:3] for s in ["", "_0", "_1", "_2"]} | set(LOSSES[3:])
+    assert set(losses) == expected and len(layers) == 4
+    assert all(torch.isfinite(v) for v in losses.values())
+    alone = tiny_model(deep_supervision=False).train()([tiny_input(3)])
+    assert set(alone) == set(LOSSES)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 3), (1, 2), (20,)], ids=str)
+def test_images_without_objects_or_relations_or_with_too_many_objects(counts):
+    """Parameters must still be part of the graph: DistributedDataParallel waits for every one of them."""
+    model = tiny_model().train()
+    losses = model([tiny_input(n, relations=()) for n in counts])
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_frozen_backbone_stays_as_it_is():
+    model = tiny_model(freeze=True).train()
+    assert not any(m.training for m in model.backbone.trunk.modules())
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    sum(model([tiny_input(3)]).values()).backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+@torch.no_grad()
+def test_inference_output():
+    model = tiny_model().eval()
+    inputs = [tiny_input(1), tiny_input(1, 48, 40)]
+    inputs[0].update(height=131, width=177)
+    for result, (height, width) in zip(model(inputs), [(131, 177), (48, 40)], strict=True):
+        instances, relations, pairs = result["instances"], result["relations"], result["pairs"]
+        count = len(instances)
+        assert instances.pred_masks.shape == (count, height, width) and instances.pred_masks.dtype == torch.bool
+        assert instances.pred_masks.flatten(1).any(1).all()
+        panoptic, segments = result["panoptic_seg"]
+        assert panoptic.shape == (height, width) and panoptic.dtype == torch.int32
+        assert set(panoptic.unique().tolist()) <= {0} | {s["id"] for s in segments}
+        assert (relations["subject"] != relations["object"]).all()
+        assert (relations["score"].diff() <= 0).all()
+        assert max(relations["subject"].max(), relations["object"].max()) < count
+        assert (pairs["score"].diff() <= 0).all()
+        assert len(set(zip(pairs["subject"].tolist(), pairs["object"].tolist(), strict=True))) == len(pairs["score"])
+
+
+@torch.no_grad()
+def test_relation_score_is_the_product_of_the_four_scores():
+    model = tiny_model().eval()
+    inputs = [tiny_input(1)]
+    result = model(inputs)[0]
+    images = model._preprocess(inputs)
+    features = model.pixel_decoder(model.backbone(images.tensor))
+    queries = model.mask_decoder(features).queries[-1]
+    object_score = model.class_head(queries, model.object_text).sigmoid().amax(-1)[0]
+    proposals = model.relation_head.propose(queries)
+    predicate = model.relation_head.decode(queries, proposals, features, model.predicate_text).sigmoid()[0]
+    pair = proposals.selected_logits().sigmoid()[0]
+    products = (object_score[proposals.subject_index[0]] * object_score[proposals.object_index[0]] * pair)[
+        :, None
+    ] * predicate
+    assert len(result["instances"]) == len(object_score), "all random masks have pixels, so no index moves"
+    best = products.flatten().sort(descending=True).values[: len(result["relations"]["score"])]
+    torch.testing.assert_close(result["relations"]["score"][:50], best[:50])
+
+
+@torch.no_grad()
+def test_a_batch_gives_what_its_images_give_alone():
+    model = tiny_model().eval()
+    inputs = [tiny_input(1, 64, 64), tiny_input(1, 64, 64)]
+    together = model(inputs)
+    for single, batched in zip([model([x])[0] for x in inputs], together, strict=True):
+        torch.testing.assert_close(single["instances"].scores, batched["instances"].scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(single["relations"]["score"], batched["relations"]["score"], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_vocabulary_can_be_swapped():
+    """The same words get the same scores wherever they stand in the vocabulary."""
+    model = tiny_model().eval()
+    inputs = [tiny_input(1)]
+    before = model(inputs)[0]
+    objects, predicates, is_thing = model.object_text, model.predicate_text, model.is_thing
+    order = torch.tensor([2, 0, 1])
+    model.set_vocabulary(objects[order], predicates.flip(0), is_thing[order].tolist())
+    after = model(inputs)[0]
+    torch.testing.assert_close(order[after["instances"].pred_classes], before["instances"].pred_classes)
+    torch.testing.assert_close(after["relations"]["score"], before["relations"]["score"])
+    torch.testing.assert_close(len(predicates) - 1 - after["relations"]["predicate"], before["relations"]["predicate"])
+    model.set_vocabulary(objects[:1], predicates[:2], [True])
+    assert (model(inputs)[0]["instances"].pred_classes == 0).all()
+    with pytest.raises(ValueError, match="is_thing"):
+        model.set_vocabulary(objects, predicates, [True])
+
+
+def test_vocabulary_is_not_part_of_the_weights():
+    assert not [k for k in tiny_model().state_dict() if "text" in k or "thing" in k]
+
+
+def test_masks_keep_their_place_through_padding_and_resizing():
+    """A mask that covers exactly the left half of the image covers it at any output size."""
+    logits = torch.full((1, 16, 24), -10.0)  # stride 4 of a 64 x 96 batch; the image is 60 x 80
+    logits[:, :, :10] = 10.0  # x < 40 of 80
+    for height, width in [(60, 80), (120, 160), (30, 40)]:
+        mask = resize_masks(logits, (64, 96), (60, 80), (height, width))[0] > 0
+        expected = torch.zeros(height, width, dtype=torch.bool)
+        expected[:, : width // 2] = True
+        assert (mask != expected).float().mean() < 0.02
+        assert F.l1_loss(mask.float().mean(), torch.tensor(0.5)) < 0.02
