@@ -6,6 +6,8 @@ plain arguments and only their `from_config` reads the config (Detectron2's `@co
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -184,10 +186,34 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     Args:
         config_file: path of a YAML file, or the name of a shipped recipe; "" for the defaults.
         opts: alternating keys and values, as on the command line.
+
+    Raises:
+        ValueError: for a recipe that does not exist, or an unknown key, with the nearest known ones.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
     if config_file:
         cfg.merge_from_file(config_file if Path(config_file).is_file() else get_config_file(config_file))
-    cfg.merge_from_list(opts or [])
+    opts = list(opts or [])
+    _check_overrides(cfg, opts)
+    cfg.merge_from_list(opts)
     return cfg
+
+
+def _check_overrides(cfg: CfgNode, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise ValueError(f"overrides are KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
+    known = list(_leaf_keys(cfg))
+    for key in opts[::2]:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ValueError(f"unknown configuration key {key!r}{hint}")
+
+
+def _leaf_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key

@@ -26,8 +26,8 @@ def frozen_identity(model: nn.Module) -> dict[str, str] | None:
 class USGCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with three differences.
 
-    Weights of a frozen backbone are left out (they are the published ones, and the largest part of the file); their name
-    and tag are recorded and compared on loading. Files appear under their name only when complete: written beside it,
+    Weights of a frozen backbone are left out (they are the published ones, and most of the file); their name and tag
+    are recorded and compared on loading. Files appear under their name only when complete: written beside it,
     flushed to the disk, renamed. Loading never runs code from the file (`weights_only`).
 
     Args:
@@ -77,7 +77,8 @@ class USGCheckpointer(DetectionCheckpointer):
         if recorded is not None:
             if present != recorded:
                 raise ValueError(
-                    f"the checkpoint was trained on the frozen backbone {recorded}, this model has {present or 'a trained one'}; "
+                    f"the checkpoint was trained on the frozen backbone {recorded}, "
+                    f"this model has {present or 'a trained one'}; "
                     "set MODEL.CLIP.NAME, MODEL.CLIP.PRETRAINED and MODEL.CLIP.FREEZE accordingly"
                 )
             own = self.model.state_dict()

@@ -66,30 +66,21 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
-        """Evaluate on every data set of DATASETS.TEST, each in its own vocabulary, which the last one leaves in place.
+        """Evaluate on DATASETS.TEST in the vocabulary of those data sets; the model gets its own back afterwards.
 
-        The model's vocabulary is put back afterwards, so that training goes on undisturbed.
+        Raises:
+            ValueError: if the data sets of DATASETS.TEST do not share one vocabulary.
         """
-        core = model.module if hasattr(model, "module") else model
-        before = (core.object_text, core.predicate_text, core.is_thing)
-        names = [vocabulary_names(name) for name in cfg.DATASETS.TEST]
-        trained = vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
-        if all(each == trained for each in names):
-            return super().test(cfg, model, evaluators)
-        results = {}
+        core = getattr(model, "module", model)
+        own = (core.object_text, core.predicate_text, core.is_thing)
+        if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
+            raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
+        if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
+            core.set_vocabulary(**vocabulary_embeddings(cfg, cfg.DATASETS.TEST[0]))
         try:
-            for index, dataset_name in enumerate(cfg.DATASETS.TEST):
-                core.set_vocabulary(**vocabulary_embeddings(cfg, dataset_name))
-                part = cfg.clone()
-                part.defrost()
-                part.DATASETS.TEST = (dataset_name,)
-                part.freeze()
-                own = None if evaluators is None else [evaluators[index]]
-                result = super().test(part, model, own)
-                results[dataset_name] = result
+            return super().test(cfg, model, evaluators)
         finally:
-            core.set_vocabulary(*before)
-        return results if len(results) > 1 else next(iter(results.values()))
+            core.set_vocabulary(*own)
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, on this project's checkpointer."""

@@ -164,11 +164,11 @@ class USGPar(nn.Module):
 
         Returns:
             In training, weighted losses by name. Otherwise a dict per image:
-                "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and segment_ids (N,),
-                    the segment of the panoptic map that the object became, 0 for none;
+                "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and
+                    segment_ids (N,), the segment of the panoptic map that the object became, 0 for none;
                 "panoptic_seg": map (H, W) int32 and its segments_info;
-                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders them; subject
-                    and object index the instances;
+                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders
+                    them; subject and object index the instances;
                 "pairs": subject, object, score of the K proposals, best first.
         """
         images = self._preprocess(batched_inputs)

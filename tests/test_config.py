@@ -1,0 +1,59 @@
+"""Recipes load, round-trip and say what they should."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import CfgNode
+
+from usg_psg.config import build_cfg, get_config_file
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_round_trip(recipe, tmp_path):
+    cfg = build_cfg(get_config_file(recipe))
+    path = tmp_path / "dumped.yaml"
+    path.write_text(cfg.dump())
+    again = build_cfg(str(path))
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+    assert isinstance(again, CfgNode)
+
+
+def test_overrides_come_last():
+    cfg = build_cfg(
+        "psg/usg_par_convnext_large.yaml", ["SOLVER.BASE_LR", "1e-4", "MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "7"]
+    )
+    assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS == 7
+
+
+def test_the_recipe_of_the_specification():
+    """SPEC sections 3 to 14, number by number."""
+    cfg = build_cfg("psg/usg_par_convnext_large.yaml")
+    usg, loss, solver = cfg.MODEL.USG, cfg.MODEL.USG.LOSS, cfg.SOLVER
+    assert cfg.MODEL.CLIP.NAME == "convnext_large_d_320" and cfg.MODEL.CLIP.FREEZE
+    assert (usg.HIDDEN_DIM, usg.MASK_DECODER.NUM_QUERIES, usg.MASK_DECODER.NUM_LAYERS) == (256, 100, 6)
+    assert usg.MASK_DECODER.LAYER_ORDER == "self_first"
+    assert (usg.MATCHER.CLASS_COST, usg.MATCHER.MASK_COST, usg.MATCHER.DICE_COST) == (1, 5, 5)
+    assert (loss.CLASS_WEIGHT, loss.MASK_WEIGHT, loss.DICE_WEIGHT, loss.PAIR_POS_WEIGHT) == (1, 5, 5, 5)
+    assert (loss.OBJECT_WEIGHT, loss.RELATION_WEIGHT, loss.PAIR_WEIGHT, loss.PREDICATE_WEIGHT) == (1, 1, 1, 1)
+    assert (usg.RELATION_HEAD.RPC.NUM_LAYERS, usg.RELATION_HEAD.RPC.NUM_PAIRS) == (2, 200)
+    assert (usg.RELATION_HEAD.NUM_LAYERS, usg.RELATION_HEAD.QUERY_FORM) == (6, "concat")
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY) == ("ADAMW", 1e-3, 1e-2)
+    assert (solver.WARMUP_ITERS, solver.LR_SCHEDULER_NAME) == (1000, "WarmupCosineLR")
+    assert solver.AMP.ENABLED and solver.CLIP_GRADIENTS.ENABLED
+    assert (solver.CLIP_GRADIENTS.CLIP_TYPE, solver.CLIP_GRADIENTS.CLIP_VALUE) == ("full_model", 1.0)
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ValueError, match="usg_par_convnext_large.yaml"):
+        build_cfg("psg/no_such.yaml")
+
+
+def test_unknown_key_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ValueError, match="RPC.NUM_PAIR'; did you mean MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS"):
+        build_cfg("", ["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIR", "1"])
+    with pytest.raises(ValueError, match="KEY VALUE"):
+        build_cfg("", ["SOLVER.MAX_ITER"])

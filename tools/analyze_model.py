@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""Parameters and FLOPs of each part of a model, as a Markdown table.
+
+    python tools/analyze_model.py --config-file configs/psg/usg_par_convnext_large.yaml --size 640 640 \\
+        MODEL.CLIP.PRETRAINED ""
+
+FLOPs are fvcore's: one multiply-add counts once; normalisations and activations do not count.
+"""
+
+from __future__ import annotations
+
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+
+# isort: split
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from usg_psg.config import build_cfg
+from usg_psg.engine import adapt_to_machine
+
+
+class Part(nn.Module):
+    """A step of the model as a module of its own, with tensors in and out, as tracing needs it."""
+
+    def __init__(self, call: Callable[[], Any], module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self, unused: torch.Tensor) -> torch.Tensor:
+        result = self.call()
+        while not isinstance(result, torch.Tensor):
+            result = next(iter(result.values() if isinstance(result, dict) else vars(result).values()))
+        return result
+
+
+def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Multiply-adds of scaled dot-product attention: queries times keys, weights times values."""
+    query, key, value = (x.type().sizes() for x in inputs[:3])
+    batch_heads = query[0] * query[1]
+    return batch_heads * query[2] * key[2] * (query[3] + value[3])
+
+
+def flops(call: Callable[[], Any], module: nn.Module) -> float:
+    """Multiply-adds of one call."""
+    analysis = FlopCountAnalysis(Part(call, module), torch.zeros(1))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    return float(analysis.total())
+
+
+def table(model: nn.Module, height: int, width: int) -> list[tuple[str, int, int, float]]:
+    """Rows (part, trained parameters, frozen parameters, multiply-adds) of one image."""
+    image = torch.zeros(1, 3, height, width, device=model.device)
+    features = model.backbone(image)
+    pixels = model.pixel_decoder(features)
+    queries = model.mask_decoder(pixels).queries[-1]
+    proposals = model.relation_head.propose(queries)
+    calls = {
+        "backbone": (model.backbone, lambda: model.backbone(image)),
+        "pixel_decoder": (model.pixel_decoder, lambda: model.pixel_decoder(features)),
+        "mask_decoder": (model.mask_decoder, lambda: model.mask_decoder(pixels)),
+        "class_head": (model.class_head, lambda: model.class_head(queries, model.object_text)),
+        "relation_head.rpc": (model.relation_head.rpc, lambda: model.relation_head.propose(queries).pair_logits),
+        "relation_head, rest": (
+            model.relation_head,
+            lambda: model.relation_head.decode(queries, proposals, pixels, model.predicate_text),
+        ),
+    }
+    rows = []
+    for name, (module, call) in calls.items():
+        own = list(module.parameters())
+        if name == "relation_head, rest":
+            shared = {id(p) for p in model.relation_head.rpc.parameters()}
+            own = [p for p in own if id(p) not in shared]
+        trained = sum(p.numel() for p in own if p.requires_grad)
+        frozen = sum(p.numel() for p in own if not p.requires_grad)
+        rows.append((name, trained, frozen, flops(call, module)))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    arguments = parser.parse_args()
+    cfg = build_cfg(arguments.config_file, arguments.opts)
+    cfg.MODEL.DEVICE = "cpu"
+    adapt_to_machine(cfg)
+    cfg.freeze()
+    with torch.no_grad():
+        model = build_model(cfg).eval()
+        rows = table(model, *arguments.size)
+    print(f"| part | trained (M) | frozen (M) | GFLOPs at {arguments.size[0]}x{arguments.size[1]} |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, trained, frozen, count in [
+        *rows,
+        ("total", *(sum(column) for column in list(zip(*rows, strict=True))[1:])),
+    ]:
+        print(f"| {name} | {trained / 1e6:.2f} | {frozen / 1e6:.2f} | {count / 1e9:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

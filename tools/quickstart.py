@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""From nothing to scene graphs: generate scenes, train a small model, evaluate it, draw four held-out scenes.
+
+Every step is an ordinary command of this repository, printed before it runs, so that it can be repeated with other
+settings. `make quickstart` calls this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
+SHOWN = ("R@20", "R@50", "R@100", "mR@50")
+
+
+def run(title: str, command: list[str], env: dict[str, str]) -> None:
+    """Run one step; its own output goes to the screen."""
+    print(f"\n=== {title}\n$ {shlex.join(command)}", flush=True)
+    start = time.monotonic()
+    status = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, env=env).returncode
+    if status:
+        sys.exit(f"quickstart stopped: this step failed with exit code {status}")
+    print(f"--- {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
+    parser.add_argument("--iterations", type=int, help="training steps (default: the recipe's)")
+    parser.add_argument("--num-train", type=int, default=1200, help="generated training scenes")
+    parser.add_argument("--num-val", type=int, default=100, help="generated held-out scenes")
+    arguments = parser.parse_args()
+
+    output = (ROOT / arguments.output).resolve()
+    data = output / "datasets"
+    shapes = data / "psg_shapes"
+    env = {**os.environ, "DETECTRON2_DATASETS": str(data)}
+    begin = time.monotonic()
+    generate = ["python", "tools/make_synthetic_psg.py", "--output", str(shapes), "--preset", "easy", "--overwrite"]
+    sizes = ["--num-train", str(arguments.num_train), "--num-val", str(arguments.num_val), "--size", "160", "208"]
+    run("generate scenes in PSG format", [*generate, *sizes], env)
+
+    train = ["python", "tools/train_net.py", "--config-file", CONFIG, "OUTPUT_DIR", str(output)]
+    if arguments.iterations:
+        train += ["SOLVER.MAX_ITER", str(arguments.iterations)]
+    run("train, then evaluate on held-out scenes", train, env)
+
+    held_out = json.loads((shapes / "psg" / "psg.json").read_text())
+    test_ids = set(held_out["test_image_ids"])
+    files = [x["file_name"] for x in held_out["data"] if x["image_id"] in test_ids][:4]
+    pictures = output / "scene_graphs"
+    demo = ["python", "tools/demo.py", "--config-file", CONFIG, "--input"]
+    demo += [str(shapes / "coco" / name) for name in files]
+    demo += ["--output", str(pictures), "--opts", "MODEL.WEIGHTS", str(output / "model_final.pth")]
+    run("draw scene graphs of four held-out scenes", demo, env)
+
+    results = json.loads((output / "inference" / "sgdet_results.json").read_text())["sgdet"]
+    print(f"\n=== finished in {(time.monotonic() - begin) / 60:.1f} minutes")
+    print("held-out scenes: " + "   ".join(f"{name} {results[f'single/{name}']:.1f}" for name in SHOWN))
+    print(f"pictures and a page to explore: {pictures}/index.html")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nquickstart stopped by the user")
