@@ -1,0 +1,37 @@
+"""PSG data: reader, registration, mapper, plain dataset and generated scenes."""
+
+from .panoptic import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
+from .psg_categories import (
+    PSG_PREDICATE_CLASSES,
+    PSG_STUFF_CLASSES,
+    PSG_THING_CLASSES,
+    PSG_VOCABULARY,
+    PSGVocabulary,
+)
+from .psg_dataset import PSGDataset
+from .psg_json import load_psg_json, read_psg_json
+from .psg_mapper import PSGDatasetMapper, reindex_relations
+from .register_psg import get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
+
+register_builtin_psg()
+
+__all__ = [
+    "PSG_PREDICATE_CLASSES",
+    "PSG_STUFF_CLASSES",
+    "PSG_THING_CLASSES",
+    "PSG_VOCABULARY",
+    "PSGDataset",
+    "PSGDatasetMapper",
+    "PSGVocabulary",
+    "decode_panoptic_png",
+    "encode_panoptic",
+    "get_psg_metadata",
+    "load_psg_json",
+    "read_image",
+    "read_psg_json",
+    "register_builtin_psg",
+    "register_psg",
+    "reindex_relations",
+    "segment_index_map",
+    "unregister_psg",
+]

@@ -1,0 +1,229 @@
+"""psg.json to Detectron2 dataset dicts, by split; no image is opened.
+
+Reads OpenPSG's psg.json and the competition's psg_train_val.json and psg_val_test.json, which have the same keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from .psg_categories import PSGVocabulary
+from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "trainval", "test")
+POLICIES = ("error", "skip")
+MAX_VAL_IMAGES = 1000
+VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the full 1,000
+
+
+@dataclass(frozen=True)
+class PSGFile:
+    """Content of a PSG file, unchecked but for its outermost level.
+
+    Attributes:
+        path: the file.
+        records: the entries of `data`, as in the file.
+        image_ids: id of each record as a string; "#<position>" where a record has none.
+        test_image_ids: ids of the test images as strings.
+        vocabulary: names of categories and predicates.
+    """
+
+    path: str
+    records: list
+    image_ids: list[str]
+    test_image_ids: frozenset[str]
+    vocabulary: PSGVocabulary
+
+
+def read_psg_json(json_file: str | Path) -> PSGFile:
+    """Open a PSG file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON, is cut off, or lacks one of PSG's outermost keys.
+    """
+    path = str(json_file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no PSG file {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a complete JSON file ({error})") from error
+    _require_list(path, content, "data", None)
+    names = {
+        key: tuple(_require_list(path, content, key, str))
+        for key in ("thing_classes", "stuff_classes", "predicate_classes")
+    }
+    test_ids = _require_list(path, content, "test_image_ids", None)
+    return PSGFile(
+        path=path,
+        records=content["data"],
+        image_ids=[_image_id(record, position) for position, record in enumerate(content["data"])],
+        test_image_ids=frozenset(str(x) for x in test_ids),
+        vocabulary=PSGVocabulary(**names),
+    )
+
+
+def _require_list(path: str, content: object, key: str, item_type: type | None) -> list:
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(f"{path}: not a PSG file, the key {key!r} is missing")
+    value = content[key]
+    if not isinstance(value, list):
+        raise ValueError(f"{path}, {key}: expected a list, got {type(value).__name__}")
+    if item_type is str and not all(isinstance(x, str) for x in value):
+        raise ValueError(f"{path}, {key}: expected a list of names")
+    return value
+
+
+def _image_id(record: object, position: int) -> str:
+    if isinstance(record, dict) and isinstance(record.get("image_id"), str | int):
+        return str(record["image_id"])
+    return f"#{position}"
+
+
+def select_split(image_ids: list[str], test_image_ids: frozenset[str], split: str) -> list[int]:
+    """Positions of a split's images, in the file's order.
+
+    test: the images listed in test_image_ids. trainval: all others. val: those of trainval whose sha1 of the image_id
+    comes first, min(1000, n // 40) of n images, so that a small file keeps its images for training. train: the rest
+    of trainval.
+
+    Raises:
+        ValueError: if the split is unknown.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if split == "test":
+        return [i for i, image_id in enumerate(image_ids) if image_id in test_image_ids]
+    trainval = [i for i, image_id in enumerate(image_ids) if image_id not in test_image_ids]
+    if split == "trainval":
+        return trainval
+    names = sorted({image_ids[i] for i in trainval}, key=lambda x: (hashlib.sha1(x.encode()).hexdigest(), x))
+    held_out = set(names[: min(MAX_VAL_IMAGES, len(names) // VAL_FRACTION)])
+    return [i for i in trainval if (image_ids[i] in held_out) == (split == "val")]
+
+
+def load_psg_json(
+    json_file: str | Path,
+    image_root: str | Path,
+    split: str,
+    *,
+    vocabulary: PSGVocabulary | None = None,
+    policy: str = "error",
+) -> list[dict]:
+    """Dataset dicts of one split.
+
+    Args:
+        json_file: psg.json or a file of the same form.
+        image_root: folder that file_name and pan_seg_file_name are relative to.
+        split: "train", "val", "trainval" or "test", see `select_split`.
+        vocabulary: names that the file must have; None accepts the file's own.
+        policy: what an invalid image causes. "error": ValueError at the first fault. "skip": the image is left out,
+            and the number of images by kind of fault is logged as a warning.
+
+    Returns:
+        One dict per image, in the file's order: file_name and pan_seg_file_name (absolute paths), image_id (str),
+        height, width, segments_info (all of the file's, crowd included, in its order: id, category_id, isthing,
+        iscrowd, area, bbox as x0, y0, x1, y1 in pixels, bbox_mode) and relations, rows [subject, object, predicate]
+        of positions in segments_info and a predicate, 0-based. Exact duplicates stay; rows that relate a segment to
+        itself carry no meaning, codebases differ in keeping them, and here they are left out with a counted warning.
+
+    Raises:
+        FileNotFoundError: if json_file does not exist.
+        ValueError: at a fault, naming file, image_id and field; if the names differ; if the split is empty.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    content = read_psg_json(json_file)
+    if vocabulary is not None:
+        check_vocabulary(content, vocabulary)
+    chosen = select_split(content.image_ids, content.test_image_ids, split)
+    root = Path(image_root).resolve()
+    bad, counts, num_self = set(), Counter(), 0
+    for position, fault in _split_faults(content, chosen, split):
+        if not fault.fatal:
+            num_self += 1
+        elif policy == "error":
+            raise ValueError(fault.describe(content.path))
+        else:
+            counts[fault.kind] += 1
+            bad.add(position)
+            logger.debug("left out: %s", fault.describe(content.path))
+    if num_self:
+        logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
+    if bad:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+        num_images = len(bad - {None})
+        logger.warning("%s, split %s: %d invalid images left out (%s)", content.path, split, num_images, kinds)
+    dicts = [_dataset_dict(content.records[i], content.image_ids[i], root) for i in chosen if i not in bad]
+    if not dicts:
+        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
+    return dicts
+
+
+def check_vocabulary(content: PSGFile, expected: PSGVocabulary) -> None:
+    """Compare a file's names with those that its data set is registered with.
+
+    Raises:
+        ValueError: at the first difference, with both names.
+    """
+    for key in ("thing_classes", "stuff_classes", "predicate_classes"):
+        registered, own = getattr(expected, key), getattr(content.vocabulary, key)
+        if registered == own:
+            continue
+        for i, (a, b) in enumerate(zip(registered, own, strict=False)):
+            if a != b:
+                raise ValueError(f"{content.path}, {key}[{i}]: registered as {a!r}, the file says {b!r}")
+        raise ValueError(f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}")
+
+
+def _split_faults(content: PSGFile, chosen: list[int], split: str) -> Iterator[tuple[int | None, Fault]]:
+    """Faults of the chosen records with their positions; None where no record is to blame."""
+    first: dict[str, int] = {}
+    for i in chosen:
+        image_id = content.image_ids[i]
+        for fault in record_faults(content.records[i], image_id, content.vocabulary):
+            yield i, fault
+        if first.setdefault(image_id, i) != i:
+            for fault in duplicate_image_faults([image_id, image_id]):
+                yield i, fault
+    if split == "test":
+        for fault in unknown_test_image_faults(content.test_image_ids, content.image_ids):
+            yield None, fault
+
+
+def _dataset_dict(record: dict, image_id: str, root: Path) -> dict:
+    segments = []
+    for segment, annotation in zip(record["segments_info"], record["annotations"], strict=True):
+        box = BoxMode.convert(annotation["bbox"], BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS)
+        segments.append(
+            {
+                "id": segment["id"],
+                "category_id": segment["category_id"],
+                "isthing": bool(segment["isthing"]),
+                "iscrowd": bool(segment["iscrowd"]),
+                "area": int(segment["area"]),
+                "bbox": [float(v) for v in box],
+                "bbox_mode": BoxMode.XYXY_ABS,
+            }
+        )
+    return {
+        "file_name": str(root / record["file_name"]),
+        "pan_seg_file_name": str(root / record["pan_seg_file_name"]),
+        "image_id": image_id,
+        "height": record["height"],
+        "width": record["width"],
+        "segments_info": segments,
+        "relations": [list(r) for r in record["relations"] if r[0] != r[1]],
+    }

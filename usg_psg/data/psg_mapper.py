@@ -1,0 +1,188 @@
+"""Dataset dict to network input: image, panoptic PNG and relations under one geometric transform.
+
+Letters: N segments, R relations of one image, H W pixels after the transform.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+
+from .panoptic import read_image, read_segment_index_map
+
+logger = logging.getLogger(__name__)
+
+
+def reindex_relations(relations: np.ndarray | list, keep: np.ndarray) -> np.ndarray:
+    """Relations between the segments that are left.
+
+    Args:
+        relations: (R, 3) rows (subject, object, predicate), 0-based positions among N segments.
+        keep: (N,) bool, True for a segment that stays.
+
+    Returns:
+        (R', 3) int64 in the same order, positions among the kept segments; a relation that loses an end is gone.
+    """
+    relations = np.asarray(relations, dtype=np.int64).reshape(-1, 3)
+    keep = np.asarray(keep, dtype=bool)
+    new_position = np.cumsum(keep) - 1
+    alive = keep[relations[:, 0]] & keep[relations[:, 1]]
+    relations = relations[alive].copy()
+    relations[:, :2] = new_position[relations[:, :2]]
+    return relations
+
+
+def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> np.ndarray:
+    """Apply an image's transforms to its map of positions, nearest neighbour, void (0) where they pad.
+
+    Detectron2 resizes 8-bit maps on the same sampling grid as images, wider types on another one; so a map of more
+    than 255 segments goes through as two of eight bits.
+
+    Args:
+        transforms: what the image's augmentations returned.
+        index_map: (h, w) uint16.
+
+    Returns:
+        (H, W) int32.
+    """
+    result = transforms.apply_segmentation((index_map & 255).astype(np.uint8)).astype(np.int32)
+    if index_map.max(initial=0) > 255:
+        high = transforms.apply_segmentation((index_map >> 8).astype(np.uint8))
+        result += high.astype(np.int32) * 256
+    return result
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """The augmentations of a config.
+
+    Training: a flip as INPUT.RANDOM_FLIP says, then INPUT.USG.AUGMENTATION: "lsj" resizes to a random scale
+    (MIN_SCALE..MAX_SCALE of what fits into the square) and crops or pads to IMAGE_SIZE x IMAGE_SIZE;
+    "shortest_edge" resizes by MIN_SIZE_TRAIN and MAX_SIZE_TRAIN. Test: MIN_SIZE_TEST and MAX_SIZE_TEST.
+
+    Raises:
+        ValueError: if a setting has no such choice.
+    """
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip not in ("none", "horizontal", "vertical"):
+        raise ValueError(f"INPUT.RANDOM_FLIP: expected none, horizontal or vertical, got {flip!r}")
+    augmentations = []
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    usg = cfg.INPUT.USG
+    if usg.AUGMENTATION == "lsj":
+        side = usg.IMAGE_SIZE
+        augmentations.append(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side))
+        augmentations.append(T.FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
+    elif usg.AUGMENTATION == "shortest_edge":
+        sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        augmentations.append(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style))
+    else:
+        raise ValueError(f"INPUT.USG.AUGMENTATION: expected lsj or shortest_edge, got {usg.AUGMENTATION!r}")
+    return augmentations
+
+
+class PSGDatasetMapper:
+    """Turns one dataset dict into one input of USGPar.
+
+    Crowd segments stay, because relations point at positions in the segment list. A segment that loses its last
+    pixel is taken out, together with its relations; the others are renumbered.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str = "RGB",
+        with_annotations: bool | None = None,
+        bad_sample: str = "error",
+    ):
+        """
+        Args:
+            is_train: for training; annotations are read by default.
+            augmentations: applied in order, to image and segments alike.
+            image_format: "RGB" or "BGR", the order of the channels.
+            with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
+            bad_sample: what an unreadable or inconsistent image causes, "error" or "skip": the mapper then returns
+                None, in whose place Detectron2's training loader draws another image, and logs a warning.
+        """
+        if bad_sample not in ("error", "skip"):
+            raise ValueError(f"bad_sample: expected 'error' or 'skip', got {bad_sample!r}")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.with_annotations = is_train if with_annotations is None else with_annotations
+        self.bad_sample = bad_sample
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """Read and transform one image.
+
+        Args:
+            dataset_dict: as `load_psg_json` makes them; not changed. Without annotations only file_name is needed,
+                and image_id, height and width are used where present.
+
+        Returns:
+            A copy with image (3, H, W) uint8 and, with annotations, instances (Instances of image size (H, W) with
+            gt_classes (N,) int64 and gt_masks (N, H, W) bool), relations (R, 3) int64, positions in instances, and
+            segments_info of the same N segments. Without annotations, height and width are the original image's.
+
+        Raises:
+            FileNotFoundError, ValueError: if image or panoptic PNG are missing, unreadable, or disagree with the
+                file; the message names file and image_id.
+        """
+        try:
+            return self._map(dataset_dict)
+        except (FileNotFoundError, ValueError) as error:
+            if self.bad_sample == "error":
+                raise
+            logger.warning("image left out: %s", error)
+            return None
+
+    def _map(self, dataset_dict: dict) -> dict:
+        result = copy.deepcopy(dataset_dict)
+        size = (result["height"], result["width"]) if "height" in result else None
+        image_id = result.get("image_id", "")
+        image = read_image(result["file_name"], self.image_format, size=size, image_id=image_id)
+        result["height"], result["width"] = image.shape[:2]
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if not self.with_annotations:
+            result.pop("segments_info", None)
+            result.pop("relations", None)
+            return result
+        index_map = transform_index_map(transforms, read_segment_index_map(result))
+        num_segments = len(result["segments_info"])
+        keep = np.bincount(index_map.ravel(), minlength=num_segments + 1)[1:] > 0
+        result["segments_info"] = [s for s, kept in zip(result["segments_info"], keep, strict=True) if kept]
+        result["instances"] = self._instances(index_map, keep, result["segments_info"])
+        result["relations"] = torch.from_numpy(reindex_relations(result["relations"], keep))
+        return result
+
+    @staticmethod
+    def _instances(index_map: np.ndarray, keep: np.ndarray, segments_info: list[dict]) -> Instances:
+        """Classes and masks of the kept segments; index_map counts all of them from 1."""
+        numbers = np.flatnonzero(keep) + 1
+        masks = index_map[None] == numbers[:, None, None]
+        instances = Instances(index_map.shape)
+        classes = [s["category_id"] for s in segments_info]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        instances.gt_masks = torch.from_numpy(masks)
+        return instances

@@ -1,0 +1,185 @@
+"""PSG data sets in Detectron2's catalogs.
+
+`DETECTRON2_DATASETS` (default "datasets") is the folder of the built-in ones. It is read whenever one of them is
+loaded or its metadata asked for, not only on import, so setting it afterwards works too:
+
+    $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   pictures
+    $DETECTRON2_DATASETS/psg/psg.json                                                   psg_{train,val,trainval,test}
+    $DETECTRON2_DATASETS/psg_shapes/{coco,psg}                                          psg_shapes_{train,val}
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+from .psg_categories import PSG_VOCABULARY, PSGVocabulary
+from .psg_json import SPLITS, load_psg_json, read_psg_json
+
+PathLike = str | Path
+IGNORE_LABEL = 255
+LABEL_DIVISOR = 1000
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a registered data set lies; the paths are functions because the root may change until they are used."""
+
+    json_file: Callable[[], Path]
+    image_root: Callable[[], Path]
+    split: str
+    vocabulary: PSGVocabulary | None
+    policy: str
+
+
+_SOURCES: dict[str, _Source] = {}
+
+
+def datasets_root() -> Path:
+    """`$DETECTRON2_DATASETS`, default "datasets", as an absolute path."""
+    return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))).resolve()
+
+
+def register_psg(
+    name: str,
+    json_file: PathLike,
+    image_root: PathLike,
+    split: str,
+    *,
+    vocabulary: PSGVocabulary | None = None,
+    policy: str = "error",
+) -> None:
+    """Register a data set in PSG's format; no file is opened.
+
+    Args:
+        name: what `cfg.DATASETS.TRAIN` and `TEST` call it.
+        json_file: psg.json, or a file of the same form with any vocabulary.
+        image_root: folder that the file's file names are relative to.
+        split: "train", "val", "trainval" or "test", see `select_split`.
+        vocabulary: names that the file must have; None takes the file's own when they are first needed.
+        policy: "error" or "skip", see `load_psg_json`.
+
+    Raises:
+        ValueError: if the name is taken or the split unknown.
+    """
+    json_path, root_path = Path(json_file).expanduser().resolve(), Path(image_root).expanduser().resolve()
+    _register(name, _Source(lambda: json_path, lambda: root_path, split, vocabulary, policy))
+
+
+def unregister_psg(name: str) -> None:
+    """Take a data set of `register_psg` out of both catalogs."""
+    _SOURCES.pop(name)
+    DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+
+
+def get_psg_metadata(name: str) -> Metadata:
+    """Names and layout of a data set, before any of its images is needed.
+
+    The model builds its text embeddings from `object_classes` and `predicate_classes`. The names of PSG are built in;
+    those of another vocabulary are read from its file on first use.
+
+    Returns:
+        Metadata with thing_classes, stuff_classes, object_classes (things, then stuff: the category id is the index),
+        predicate_classes, evaluator_type "psg_sgdet", ignore_label, label_divisor,
+        {thing,stuff}_dataset_id_to_contiguous_id (identities), json_file and image_root.
+
+    Raises:
+        FileNotFoundError: if the names have to be read and the file is missing.
+        ValueError: if the data set is not registered with PSG's names.
+    """
+    source = _SOURCES.get(name)
+    if source is None:
+        if name in MetadataCatalog.list() and hasattr(MetadataCatalog.get(name), "predicate_classes"):
+            return MetadataCatalog.get(name)
+        known = ", ".join(sorted(_SOURCES)) or "none"
+        raise ValueError(f"{name!r} is not a registered PSG data set; registered are: {known}")
+    paths = {"json_file": str(source.json_file()), "image_root": str(source.image_root())}
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file", paths["json_file"]) != paths["json_file"]:
+        # The root was set to another folder since; a Metadata object refuses new values.
+        MetadataCatalog.remove(name)
+        metadata = MetadataCatalog.get(name)
+    if metadata.get("predicate_classes") is None:
+        vocabulary = source.vocabulary or _own_vocabulary(name, paths["json_file"])
+        metadata.set(**paths, **_vocabulary_metadata(vocabulary))
+    return metadata
+
+
+def register_builtin_psg() -> None:
+    """Register the data sets of this module's docstring."""
+    for split in SPLITS:
+        _register_builtin(f"psg_{split}", "psg/psg.json", "coco", split, PSG_VOCABULARY)
+    for name, split in (("train", "trainval"), ("val", "test")):
+        _register_builtin(f"psg_shapes_{name}", "psg_shapes/psg/psg.json", "psg_shapes/coco", split, None)
+
+
+def _register_builtin(
+    name: str, json_file: str, image_root: str, split: str, vocabulary: PSGVocabulary | None
+) -> None:
+    if name not in _SOURCES:
+        source = _Source(
+            lambda: datasets_root() / json_file, lambda: datasets_root() / image_root, split, vocabulary, "error"
+        )
+        _register(name, source)
+
+
+def _register(name: str, source: _Source) -> None:
+    if source.split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {source.split!r}")
+    if name in DatasetCatalog.list():
+        raise ValueError(f"name: a data set {name!r} is already registered")
+    DatasetCatalog.register(name, lambda: _load(name))
+    _SOURCES[name] = source
+    # Known without opening a file; evaluators are chosen by it.
+    MetadataCatalog.get(name).set(evaluator_type="psg_sgdet")
+
+
+def _load(name: str) -> list[dict]:
+    source = _SOURCES[name]
+    _require_file(name, source.json_file())
+    return load_psg_json(
+        source.json_file(),
+        source.image_root(),
+        source.split,
+        vocabulary=source.vocabulary,
+        policy=source.policy,
+    )
+
+
+def _require_file(name: str, json_file: Path) -> None:
+    if not json_file.is_file():
+        root = os.environ.get("DETECTRON2_DATASETS")
+        hint = f"is {root!r}" if root else "is not set, so its default 'datasets' in the working directory is used"
+        raise FileNotFoundError(f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})")
+
+
+def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:
+    _require_file(name, Path(json_file))
+    return _read_vocabulary(json_file, os.stat(json_file).st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_vocabulary(json_file: str, _modified: int) -> PSGVocabulary:
+    return read_psg_json(json_file).vocabulary
+
+
+def _vocabulary_metadata(vocabulary: PSGVocabulary) -> dict:
+    num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
+    return {
+        "thing_classes": list(vocabulary.thing_classes),
+        "stuff_classes": list(vocabulary.stuff_classes),
+        "object_classes": list(vocabulary.object_classes),
+        "predicate_classes": list(vocabulary.predicate_classes),
+        "thing_dataset_id_to_contiguous_id": {i: i for i in range(num_things)},
+        "stuff_dataset_id_to_contiguous_id": {i: i for i in range(num_things, num_classes)},
+        "evaluator_type": "psg_sgdet",
+        "ignore_label": IGNORE_LABEL,
+        "label_divisor": LABEL_DIVISOR,
+    }
