@@ -1,0 +1,22 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) with compiled CUDA and CPU backends.
+
+`MSDeformAttn` is the layer, `ms_deform_attn` the op, `ms_deform_attn_reference` the same op in plain PyTorch.
+`available_backends` and `set_backend` show and choose what runs; docs/ops.md has the build and the measurements.
+"""
+
+from .backends import available_backends, backend_report, get_backend, set_backend
+from .module import MSDeformAttn
+from .op import ms_deform_attn, ms_deform_attn_fused
+from .reference import ms_deform_attn_reference, sampling_locations_from_offsets
+
+__all__ = [
+    "MSDeformAttn",
+    "available_backends",
+    "backend_report",
+    "get_backend",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "ms_deform_attn_reference",
+    "sampling_locations_from_offsets",
+    "set_backend",
+]

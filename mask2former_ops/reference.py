@@ -1,0 +1,78 @@
+"""Multi-scale deformable attention in plain PyTorch: the definition that the compiled backends are tested against.
+
+Shape shorthand in this package
+    N: images, S: value tokens (sum of H_l * W_l over the levels), M: heads, D: channels of one head, d = M * D,
+    Lq: queries, L: levels, P: sampling points of one head on one level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type in which coordinates, weights and sums are held: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sampling_locations_from_offsets(
+    reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Adds offsets, which are in pixels of their level, to reference points, which are in [0, 1].
+
+    Args:
+        reference_points: (N, Lq, L, 2), (x, y).
+        sampling_offsets: (N, Lq, M, L, P, 2), (x, y) in pixels of the level.
+        spatial_shapes: (H, W) of each level.
+
+    Returns:
+        (N, Lq, M, L, P, 2) locations, (x, y), 0 and 1 being the outer edges of the level, in the arithmetic dtype.
+    """
+    dtype = arithmetic_dtype(sampling_offsets.dtype)
+    pixel = torch.stack(
+        [torch.tensor([1.0 / width, 1.0 / height], dtype=dtype) for height, width in spatial_shapes]
+    ).to(sampling_offsets.device, non_blocking=True)
+    return reference_points.to(dtype)[:, :, None, :, None] + sampling_offsets.to(dtype) * pixel[:, None]
+
+
+def ms_deform_attn_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Weighted sum of bilinear samples, Deformable DETR (arXiv 2010.04159) eq. 3 without the two projections.
+
+    A sample at x in [0, 1] lies at pixel x * W - 0.5, and pixels outside the level count as zero, which is
+    `grid_sample` with `align_corners=False` and zero padding. float16 and bfloat16 are computed in float32.
+
+    Args:
+        value: (N, S, M, D).
+        spatial_shapes: (H, W) of each level, in the order in which the levels are concatenated in S.
+        sampling_locations: (N, Lq, M, L, P, 2), (x, y).
+        attention_weights: (N, Lq, M, L, P).
+
+    Returns:
+        (N, Lq, M * D) in the dtype of `value`.
+    """
+    batch, _, heads, width = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    dtype = arithmetic_dtype(value.dtype)
+    maps = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)  # (N*M, D, S)
+    grid = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1) * 2 - 1  # (N*M, Lq, L, P, 2) in [-1, 1]
+    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # (N*M, Lq, L, P)
+
+    output = maps.new_zeros(batch * heads, width, queries)
+    levels = maps.split([height * width for height, width in spatial_shapes], dim=-1)
+    with torch.autocast(value.device.type, enabled=False):
+        for level, (level_map, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
+            level_map = level_map.unflatten(-1, tuple(shape))
+            samples = F.grid_sample(level_map, grid[:, :, level], "bilinear", "zeros", align_corners=False)
+            output = output + torch.einsum(
+                "bdqp,bqp->bdq", samples.unflatten(-1, (points,)), weights[:, :, level]
+            )
+    return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
