@@ -129,6 +129,7 @@ class PSGDatasetMapper:
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
+            "with_annotations": is_train or cfg.TEST.TASK == "predcls",
         }
 
     def __call__(self, dataset_dict: dict) -> dict | None:
@@ -141,7 +142,8 @@ class PSGDatasetMapper:
         Returns:
             A copy with image (3, H, W) uint8 and, with annotations, instances (Instances of image size (H, W) with
             gt_classes (N,) int64 and gt_masks (N, H, W) bool), relations (R, 3) int64, positions in instances, and
-            segments_info of the same N segments. Without annotations, height and width are the original image's.
+            segments_info of the same N segments. height and width are the original image's; with annotations in a
+            test, original_masks (N, height, width) bool are the instances' masks at that size.
 
         Raises:
             FileNotFoundError, ValueError: if image or panoptic PNG are missing, unreadable, or disagree with the
@@ -168,12 +170,16 @@ class PSGDatasetMapper:
             result.pop("segments_info", None)
             result.pop("relations", None)
             return result
-        index_map = transform_index_map(transforms, read_segment_index_map(result))
+        original = read_segment_index_map(result)
+        index_map = transform_index_map(transforms, original)
         num_segments = len(result["segments_info"])
         keep = np.bincount(index_map.ravel(), minlength=num_segments + 1)[1:] > 0
         result["segments_info"] = [s for s, kept in zip(result["segments_info"], keep, strict=True) if kept]
         result["instances"] = self._instances(index_map, keep, result["segments_info"])
         result["relations"] = torch.from_numpy(reindex_relations(result["relations"], keep))
+        if not self.is_train:
+            numbers = np.flatnonzero(keep) + 1
+            result["original_masks"] = torch.from_numpy(original[None] == numbers[:, None, None])
         return result
 
     @staticmethod

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..structures import PairProposals
 from .layers import MLP, CosineLogits, MultiheadAttention
 
+BOOST = 1e4  # above every logit: a cosine times at most 100, plus a bias
+
 
 def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pick the pairs with the highest logits, never a query with itself.
@@ -19,7 +21,7 @@ def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = Non
     Args:
         pair_logits: (B, Q, Q); rows are subjects, columns objects.
         num_pairs: K, at most Q * (Q - 1).
-        boost: (B, Q, Q) bool, pairs that come before all others (off the diagonal).
+        boost: (B, Q, Q) bool, pairs that come before all others, ordered by their own logits.
 
     Returns:
         subject_index, object_index: each (B, K) int64 query indices, best pair first.
@@ -36,7 +38,7 @@ def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = Non
         )
     ranking = pair_logits.detach().float()
     if boost is not None:
-        ranking = ranking.masked_fill(boost, torch.inf)
+        ranking = ranking + boost * BOOST
     diagonal = torch.eye(num_queries, dtype=torch.bool, device=ranking.device)
     ranking = ranking.masked_fill(diagonal, -torch.inf)
     chosen = ranking.flatten(1).topk(num_pairs, dim=1).indices
@@ -107,7 +109,8 @@ class RelationProposalConstructor(nn.Module):
 
         Args:
             queries: (B, Q, d).
-            boost: (B, Q, Q) bool, annotated pairs to select whatever their score (training option), or None.
+            boost: (B, Q, Q) bool, pairs to select before all others, or None: annotated ones (training option), or
+                those of given objects (PredCls).
         """
         logits = self.pair_logits(queries)
         subject_index, object_index = select_pairs(logits, self.num_pairs, boost)

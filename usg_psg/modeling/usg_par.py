@@ -46,6 +46,7 @@ class USGPar(nn.Module):
         add_missed_pairs: put annotated pairs that the proposals missed among the K pairs while training.
         object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
         relations_per_image: see `rank_relations`.
+        task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
     """
 
     @configurable
@@ -71,8 +72,12 @@ class USGPar(nn.Module):
         object_threshold: float = 0.3,
         overlap_threshold: float = 0.8,
         relations_per_image: int = 100,
+        task: str = "sgdet",
     ):
         super().__init__()
+        if task not in ("sgdet", "predcls"):
+            raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
+        self.task = task
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.mask_decoder = mask_decoder
@@ -127,6 +132,7 @@ class USGPar(nn.Module):
             "object_threshold": cfg.TEST.USG.OBJECT_THRESHOLD,
             "overlap_threshold": cfg.TEST.USG.OVERLAP_THRESHOLD,
             "relations_per_image": cfg.TEST.USG.RELATIONS_PER_IMAGE,
+            "task": cfg.TEST.TASK,
         }
 
     @property
@@ -160,7 +166,8 @@ class USGPar(nn.Module):
         Args:
             batched_inputs: one dict per image. "image": (3, H, W), RGB, 0 to 255. In training also "instances" with
                 gt_classes (N,) and gt_masks (N, H, W), and "relations" (R, 3) int64 (subject, object, predicate). In
-                inference optionally "height", "width" of the original image, which masks are resized to.
+                inference optionally "height", "width" of the original image, which masks are resized to. For
+                "predcls" also "instances", and "original_masks" (N, height, width) bool of the same objects.
 
         Returns:
             In training, weighted losses by name. Otherwise a dict per image:
@@ -235,12 +242,40 @@ class USGPar(nn.Module):
         decoded: MaskDecoderOutput,
     ) -> list[dict]:
         queries = decoded.queries[-1]
-        scores, classes = self.class_head(queries, self.object_text).sigmoid().max(dim=-1)
-        proposals = self.relation_head.propose(queries)
-        pair_score = proposals.selected_logits().sigmoid()
+        class_logits = self.class_head(queries, self.object_text)
+        if self.task == "predcls":
+            objects, query_scores, instance_of_query = self._given_objects(
+                batched_inputs, images, pixel_features, decoded, class_logits
+            )
+        else:
+            objects, query_scores, instance_of_query = self._detected_objects(
+                batched_inputs, images, pixel_features, decoded, class_logits
+            )
+        is_instance = instance_of_query >= 0
+        proposals = self.relation_head.propose(queries, is_instance[:, :, None] & is_instance[:, None, :])
         predicate_logits = self.relation_head.decode(queries, proposals, pixel_features, self.predicate_text)
-        predicate_score = predicate_logits.sigmoid()
-        results = []
+        relations = zip(
+            instance_of_query,
+            query_scores,
+            proposals.subject_index,
+            proposals.object_index,
+            proposals.selected_logits().sigmoid(),
+            predicate_logits.sigmoid(),
+            strict=True,
+        )
+        return [{**found, **self._relations(*rest)} for found, rest in zip(objects, relations, strict=True)]
+
+    def _detected_objects(
+        self,
+        batched_inputs: list[dict],
+        images: ImageList,
+        pixel_features: PixelDecoderOutput,
+        decoded: MaskDecoderOutput,
+        class_logits: Tensor,
+    ) -> tuple[list[dict], Tensor, Tensor]:
+        """Objects of each image, scores (B, Q) and the instance index (B, Q) of each query, -1 if its mask is empty."""
+        scores, classes = class_logits.sigmoid().max(dim=-1)
+        objects, index = [], torch.full_like(classes, -1)
         for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             mask_logits = (decoded.mask_embeddings[-1, i] @ pixel_features.mask_features[i].flatten(1)).float()
             mask_prob = resize_masks(
@@ -249,51 +284,80 @@ class USGPar(nn.Module):
                 image_size=size,
                 output_size=(inputs.get("height", size[0]), inputs.get("width", size[1])),
             ).sigmoid_()
-            objects, kept = self._objects(mask_prob, scores[i], classes[i])
-            pairs = (proposals.subject_index[i], proposals.object_index[i])
-            relations = self._relations(kept, scores[i], pairs, pair_score[i], predicate_score[i])
-            results.append({**objects, **relations})
-        return results
+            panoptic, segments_info, segment_ids = merge_panoptic(
+                mask_prob, scores[i], classes[i], self.is_thing, self.object_threshold, self.overlap_threshold
+            )
+            masks = mask_prob >= 0.5
+            kept = masks.flatten(1).any(dim=1)
+            index[i, kept] = torch.arange(int(kept.sum()), device=index.device)
+            instances = make_instances(masks[kept], classes[i, kept], scores[i, kept].float(), segment_ids[kept])
+            objects.append({"instances": instances, "panoptic_seg": (panoptic, segments_info)})
+        return objects, scores, index
 
-    def _objects(self, mask_prob: Tensor, scores: Tensor, classes: Tensor) -> tuple[dict, Tensor]:
-        """Instances and panoptic map, and (Q,) bool of the queries that became instances: those with any pixel."""
-        panoptic, segments_info, segment_ids = merge_panoptic(
-            mask_prob, scores, classes, self.is_thing, self.object_threshold, self.overlap_threshold
+    def _given_objects(
+        self,
+        batched_inputs: list[dict],
+        images: ImageList,
+        pixel_features: PixelDecoderOutput,
+        decoded: MaskDecoderOutput,
+        class_logits: Tensor,
+    ) -> tuple[list[dict], Tensor, Tensor]:
+        """As `_detected_objects`, for annotated objects: each is stood for by the query that the matcher gives it."""
+        no_relations = torch.zeros((0, 3), dtype=torch.int64)
+        targets = SceneGraphTargets.from_instances(
+            [x["instances"] for x in batched_inputs],
+            [no_relations] * len(batched_inputs),
+            tuple(images.tensor.shape[-2:]),
+            self.device,
         )
-        masks = mask_prob >= 0.5
-        kept = masks.flatten(1).any(dim=1)
-        instances = Instances(tuple(masks.shape[-2:]))
-        instances.pred_masks = masks[kept]
-        instances.pred_classes = classes[kept]
-        instances.scores = scores[kept].float()
-        instances.segment_ids = segment_ids[kept]
-        return {"instances": instances, "panoptic_seg": (panoptic, segments_info)}, kept
+        matched = self.matcher(class_logits[None], decoded.mask_embeddings[-1:], pixel_features.mask_features, targets)[
+            0
+        ].split(targets.counts)
+        objects, index = [], torch.full(class_logits.shape[:2], -1, device=self.device)
+        for i, (inputs, query) in enumerate(zip(batched_inputs, matched, strict=True)):
+            masks = inputs["original_masks"].to(self.device)
+            count = len(masks)
+            index[i, query[query >= 0]] = torch.arange(count, device=self.device)[query >= 0]
+            classes = inputs["instances"].gt_classes.to(self.device)
+            ids = torch.arange(1, count + 1, device=self.device)
+            panoptic = (masks * ids[:, None, None]).sum(dim=0).to(torch.int32)
+            segments_info = [
+                {"id": n + 1, "category_id": c, "isthing": bool(self.is_thing[c]), "score": 1.0}
+                for n, c in enumerate(classes.tolist())
+            ]
+            instances = make_instances(masks, classes, torch.ones(count, device=self.device), ids)
+            objects.append({"instances": instances, "panoptic_seg": (panoptic, segments_info)})
+        return objects, torch.ones_like(class_logits[..., 0]), index
 
     def _relations(
         self,
-        kept: Tensor,
+        instance_of_query: Tensor,
         scores: Tensor,
-        pairs: tuple[Tensor, Tensor],
+        subject: Tensor,
+        object_: Tensor,
         pair_score: Tensor,
         predicate_score: Tensor,
     ) -> dict:
-        """Relations and proposals between the kept queries, as indices into the instances."""
-        new_index = kept.cumsum(0) - 1
-        subject, object_ = pairs
-        valid = kept[subject] & kept[object_]
+        """Relations and proposals of one image between queries that are instances, as indices of those."""
+        valid = (instance_of_query[subject] >= 0) & (instance_of_query[object_] >= 0)
         subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
         triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
         row, predicate, score = rank_relations(triplets.float(), self.relations_per_image)
-        subject, object_ = new_index[subject], new_index[object_]
+        subject, object_ = instance_of_query[subject], instance_of_query[object_]
         return {
-            "relations": {
-                "subject": subject[row],
-                "object": object_[row],
-                "predicate": predicate,
-                "score": score,
-            },
+            "relations": {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": score},
             "pairs": {"subject": subject, "object": object_, "score": pair_score},
         }
+
+
+def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: Tensor) -> Instances:
+    """Detectron2 instances of masks (N, H, W) bool, classes, scores and panoptic segments (N,)."""
+    instances = Instances(tuple(masks.shape[-2:]))
+    instances.pred_masks = masks
+    instances.pred_classes = classes
+    instances.scores = scores
+    instances.segment_ids = segment_ids
+    return instances
 
 
 def resize_masks(

@@ -1,0 +1,95 @@
+"""tools/train_net.py as a user runs it: train, resume, evaluate, wrong arguments."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from usg_psg.data.psg_shapes import generate_psg_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["MODEL.USG.LOSS.NUM_POINTS", "256", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"]
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=8, num_val=4, size=(96, 128), preset="easy", seed=0)
+    return root
+
+
+def train_net(datasets: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "2"}
+    options, overrides = [a for a in arguments if a.startswith("--")], [a for a in arguments if not a.startswith("--")]
+    return subprocess.run(
+        [*command, *options, "OUTPUT_DIR", str(output), *SMALL, *overrides],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+
+
+def read_metrics(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(datasets, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    done = train_net(datasets, output, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def test_training_writes_checkpoints_metrics_and_the_evaluation(trained):
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+    assert {"model_0000001.pth", "model_final.pth", "config.yaml"} <= {f.name for f in trained.iterdir()}
+    assert list(trained.glob("events.out.tfevents.*"))
+    metrics = read_metrics(trained)
+    assert metrics[-1]["iteration"] == 3
+    names = {key for row in metrics for key in row}
+    for term in ("loss_class", "loss_mask", "loss_dice", "loss_pair", "loss_predicate", "loss_class_0", "total_loss"):
+        assert term in names
+    first = next(row for row in metrics if "sanity/gt_objects" in row)
+    assert first["sanity/matched_queries"] == first["sanity/gt_objects"] > 0
+    assert 0 <= first["sanity/pair_recall_in_top_k"] <= 100
+    assert any(key.endswith("single/R@50") for key in names)
+    data = torch.load(trained / "model_final.pth", weights_only=True)
+    assert data["iteration"] == 3 and "optimizer" in str(data.keys()) + str(data.get("trainer", {}).keys())
+
+
+def test_resume_continues_where_it_stopped(datasets, trained, tmp_path):
+    for name in ("model_0000001.pth", "config.yaml", "metrics.json"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    done = train_net(datasets, tmp_path, "--resume", "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Starting training from iteration 2" in done.stdout + done.stderr
+
+
+def test_eval_only_gives_the_metrics_of_the_end_of_training(datasets, trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    done = train_net(datasets, tmp_path, "--eval-only", *weights)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = json.loads((tmp_path / "inference" / "sgdet_results.json").read_text())["sgdet"]
+    before = json.loads((trained / "inference" / "sgdet_results.json").read_text())["sgdet"]
+    assert again == before
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["SOLVER.MAX_ITERS", "4"], "did you mean SOLVER.MAX_ITER"),
+        (["DATASETS.TRAIN", "('no_such_set',)"], "no_such_set"),
+        (["MODEL.WEIGHTS", "/nonexistent/model.pth"], "/nonexistent/model.pth"),
+        (["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "9999"], "NUM_PAIRS must be between 1 and"),
+    ],
+    ids=["unknown key", "unknown data set", "no weights", "too many pairs"],
+)
+def test_wrong_arguments_are_named(datasets, tmp_path, overrides, message):
+    done = train_net(datasets, tmp_path, "--eval-only", *overrides)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
