@@ -1,0 +1,14 @@
+"""Image-only USG-Par on PSG: panoptic scene graphs as a Detectron2 extension.
+
+Importing the package selects the engine (Detectron2, or the bundled subset where it is not installed) and registers data
+sets and model parts; nothing else happens.
+"""
+
+from . import compat  # noqa: F401  selects the engine: must stay the first import
+
+# isort: split
+from . import data, modeling  # noqa: F401  register data sets and parts of the model
+from .config import add_usg_config, build_cfg, get_config_file
+
+__version__ = "0.1.0"
+__all__ = ["add_usg_config", "build_cfg", "get_config_file"]
