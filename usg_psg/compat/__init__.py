@@ -1,0 +1,141 @@
+"""Chooses what `import detectron2` means: the installed package, or the bundled subset where there is none.
+
+Everything else in this project imports `detectron2` as any extension of it would; only this folder knows that a
+substitute exists. Deleting the folder, and the line in `usg_psg/__init__.py` that imports it, leaves a plain Detectron2
+extension.
+
+The environment variable `USG_PSG_ENGINE` is `auto` (default: the installed package if there is one), `detectron2`
+(an error if it is missing) or `bundled`.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["ENGINE_VARIABLE", "INSTALL_COMMAND", "engine_name", "log_engine", "select_engine"]
+
+logger = logging.getLogger(__name__)
+
+ENGINE_VARIABLE = "USG_PSG_ENGINE"
+INSTALL_COMMAND = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+
+_CHOICES = ("auto", "detectron2", "bundled")
+_PACKAGE = "detectron2"
+_BUNDLED_DIR = Path(__file__).resolve().parent / _PACKAGE
+
+_selected: str | None = None
+_logged = False
+
+
+class BundledFinder(importlib.abc.MetaPathFinder):
+    """Finds the bundled subset under the top-level name `detectron2`, and nothing else.
+
+    Submodules need no help: the import system looks for them on the package's `__path__`.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder.find_spec`."""
+        if fullname != _PACKAGE:
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname, _BUNDLED_DIR / "__init__.py", submodule_search_locations=[str(_BUNDLED_DIR)]
+        )
+
+
+def select_engine(choice: str | None = None) -> str:
+    """Decide which package `import detectron2` gives, and make it so.
+
+    A `detectron2` that was imported before is kept, with a warning if another one was asked for.
+
+    Args:
+        choice: "auto", "detectron2" or "bundled"; None reads `USG_PSG_ENGINE`, "auto" if that is unset.
+
+    Returns:
+        "detectron2" or "bundled".
+
+    Raises:
+        ValueError: if the choice is none of the three.
+        ImportError: if "detectron2" was asked for and is not installed.
+    """
+    global _selected
+    if choice is None:
+        choice = os.environ.get(ENGINE_VARIABLE) or "auto"
+    if choice not in _CHOICES:
+        raise ValueError(f"{ENGINE_VARIABLE} must be one of {', '.join(_CHOICES)}, got {choice!r}")
+
+    if _PACKAGE in sys.modules:
+        _selected = "bundled" if _is_bundled(sys.modules[_PACKAGE].__spec__) else "detectron2"
+        if choice not in ("auto", _selected):
+            logger.warning(
+                "%s=%s has no effect: detectron2 was imported before (%s)", ENGINE_VARIABLE, choice, _selected
+            )
+    else:
+        _remove_finder()
+        found = importlib.util.find_spec(_PACKAGE)
+        installed = found is not None and found.origin is not None
+        if choice == "detectron2" and not installed:
+            raise ImportError(
+                f"{ENGINE_VARIABLE}=detectron2, but Detectron2 is not installed. Install it with\n  {INSTALL_COMMAND}"
+            )
+        if choice == "bundled" or found is not None and not installed:
+            # Found without an origin: a bare folder of that name, which Python would take for a namespace package.
+            sys.meta_path.insert(0, BundledFinder())
+        elif choice == "auto":
+            sys.meta_path.append(BundledFinder())
+        _selected = "bundled" if choice == "bundled" or not installed else "detectron2"
+    if logger.hasHandlers():
+        log_engine()
+    return _selected
+
+
+def engine_name() -> str:
+    """The engine that runs: "detectron2" or "bundled"."""
+    return _selected if _selected is not None else select_engine()
+
+
+def log_engine() -> None:
+    """Say once per process, at INFO, which engine runs; programs call it when their logging is set up."""
+    global _logged
+    if _logged:
+        return
+    _logged = True
+    if engine_name() == "detectron2":
+        logger.info("engine: installed Detectron2 (%s)", importlib.util.find_spec(_PACKAGE).origin)
+    else:
+        logger.info("engine: bundled subset of Detectron2's API; for Detectron2 itself: %s", INSTALL_COMMAND)
+
+
+def new_instance(module: str, name: str) -> Any:
+    """An object of a class of the bundled subset, not initialised; used by pickle in freshly started processes.
+
+    Unpickling this function imports `usg_psg`, hence this module, before `detectron2` is looked for.
+    """
+    cls = getattr(importlib.import_module(module), name)
+    return cls.__new__(cls)
+
+
+def run_worker(local_rank: int, *args: Any) -> None:
+    """Entry of a process that the bundled `launch` starts; lives here for the same reason as `new_instance`."""
+    importlib.import_module(f"{_PACKAGE}.engine.launch").distributed_worker(local_rank, *args)
+
+
+def _is_bundled(spec: ModuleSpec | None) -> bool:
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == _BUNDLED_DIR
+
+
+def _remove_finder() -> None:
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, BundledFinder)]
+
+
+select_engine()

@@ -1,0 +1,60 @@
+"""Backbones: from images to named feature maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from ..config import CfgNode
+from ..layers import ShapeSpec
+from ..utils.registry import Registry
+
+__all__ = ["BACKBONE_REGISTRY", "Backbone", "build_backbone"]
+
+BACKBONE_REGISTRY = Registry("BACKBONE")
+
+
+class Backbone(nn.Module, ABC):
+    """Base class of backbones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self) -> dict[str, torch.Tensor]:
+        """Images (B, C, H, W) to feature maps by name; subclasses name the argument."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """What height and width of the input must be a multiple of; 0 for anything."""
+        return 0
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Further wishes on padding: `size_divisibility`, `square_size`; see `ImageList.from_tensors`."""
+        return {}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        return {
+            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
+            for name in self._out_features
+        }
+
+
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
+    """Build MODEL.BACKBONE.NAME.
+
+    Args:
+        input_shape: of the images; None takes the channels from MODEL.PIXEL_MEAN.
+    """
+    if input_shape is None:
+        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
+    if not isinstance(backbone, Backbone):
+        raise TypeError(
+            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} built a {type(backbone)}, expected a Backbone"
+        )
+    return backbone

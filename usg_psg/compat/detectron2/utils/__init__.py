@@ -1,0 +1,1 @@
+"""Communication, logging, events and small helpers."""

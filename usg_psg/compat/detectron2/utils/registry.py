@@ -1,0 +1,5 @@
+"""fvcore's registry, under Detectron2's name."""
+
+from fvcore.common.registry import Registry
+
+__all__ = ["Registry"]
