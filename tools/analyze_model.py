@@ -13,7 +13,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from usg_psg.config import build_cfg
-from usg_psg.engine import adapt_to_machine
 
 
 class Part(nn.Module):
@@ -33,11 +32,20 @@ class Part(nn.Module):
         self.module = module
         self.call = call
 
-    def forward(self, unused: torch.Tensor) -> torch.Tensor:
-        result = self.call()
-        while not isinstance(result, torch.Tensor):
-            result = next(iter(result.values() if isinstance(result, dict) else vars(result).values()))
-        return result
+    def forward(self, unused: torch.Tensor) -> list[torch.Tensor]:
+        # All of them: what an output left out needs alone would be pruned from the trace, and not be counted.
+        return list(tensors_of(self.call()))
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dicts, lists and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if not isinstance(value, (list, tuple)):
+        value = (value if isinstance(value, dict) else vars(value)).values()
+    for each in value:
+        yield from tensors_of(each)
 
 
 def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
@@ -93,7 +101,6 @@ def main() -> None:
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
     cfg.MODEL.DEVICE = "cpu"
-    adapt_to_machine(cfg)
     cfg.freeze()
     with torch.no_grad():
         model = build_model(cfg).eval()
