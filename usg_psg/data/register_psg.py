@@ -125,7 +125,11 @@ def _register_builtin(
 ) -> None:
     if name not in _SOURCES:
         source = _Source(
-            lambda: datasets_root() / json_file, lambda: datasets_root() / image_root, split, vocabulary, "error"
+            lambda: datasets_root() / json_file,
+            lambda: datasets_root() / image_root,
+            split,
+            vocabulary,
+            "error",
         )
         _register(name, source)
 
@@ -156,8 +160,14 @@ def _load(name: str) -> list[dict]:
 def _require_file(name: str, json_file: Path) -> None:
     if not json_file.is_file():
         root = os.environ.get("DETECTRON2_DATASETS")
-        hint = f"is {root!r}" if root else "is not set, so its default 'datasets' in the working directory is used"
-        raise FileNotFoundError(f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})")
+        hint = (
+            f"is {root!r}"
+            if root
+            else "is not set, so its default 'datasets' in the working directory is used"
+        )
+        raise FileNotFoundError(
+            f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})"
+        )
 
 
 def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:

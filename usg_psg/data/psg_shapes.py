@@ -1,0 +1,297 @@
+"""psg_shapes: drawn scenes on disk in PSG's layout, any number of them, the same for the same seed.
+
+output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
+Classes and predicates are a subset of PSG's, in PSG's order. `shapes/scene.py` states the rules of the relations.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .panoptic import encode_panoptic
+from .psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSGVocabulary
+from .psg_faults import MAX_SEGMENT_ID
+from .shapes.layout import PRESETS, degrade, make_scene
+from .shapes.scene import Scene, mask_box
+from .shapes.stuff import SURFACES
+from .shapes.things import LOOKS
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "psg_shapes.json"
+MIN_SIDE = 64
+# Far apart, so that neither depends on how many images the other split has.
+_FIRST_ID = {"train": 100_000_000, "val": 500_000_000}
+_MAX_IMAGES = 100_000_000
+
+_EASY_THINGS = {"person", "car", "airplane", "bench", "dog", "kite"}
+_EASY_STUFF = {"road", "sky-other-merged", "grass-merged"}
+_EASY_PREDICATES = {
+    "over",
+    "in front of",
+    "beside",
+    "on",
+    "standing on",
+    "flying over",
+    "parked on",
+    "driving on",
+}
+_HARD_PREDICATES = _EASY_PREDICATES | {
+    "in",
+    "attached to",
+    "hanging from",
+    "lying on",
+    "sitting on",
+    "holding",
+    "riding",
+    "enclosing",
+    "leaning on",
+}
+
+
+def _ordered(all_names: tuple[str, ...], chosen: Iterable[str]) -> tuple[str, ...]:
+    chosen = set(chosen)
+    return tuple(name for name in all_names if name in chosen)
+
+
+def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterable[str]) -> PSGVocabulary:
+    return PSGVocabulary(
+        _ordered(PSG_THING_CLASSES, things),
+        _ordered(PSG_STUFF_CLASSES, stuff),
+        _ordered(PSG_PREDICATE_CLASSES, predicates),
+    )
+
+
+VOCABULARIES = {
+    "easy": _vocabulary(_EASY_THINGS, _EASY_STUFF, _EASY_PREDICATES),
+    "hard": _vocabulary(LOOKS, SURFACES, _HARD_PREDICATES),
+}
+
+
+@dataclass(frozen=True)
+class ShapesSettings:
+    """What a generated data set was made from; written beside it.
+
+    Attributes:
+        num_train, num_val: number of images; the val images are listed in test_image_ids.
+        size: (height, width) of the pictures, pixels.
+        preset: "easy" or "hard".
+        seed: the n-th image of a split depends on seed, preset and size alone.
+        complete: whether all files were written.
+    """
+
+    num_train: int
+    num_val: int
+    size: tuple[int, int]
+    preset: str
+    seed: int
+    complete: bool = False
+
+
+def make_psg_shapes_scene(preset: str, size: tuple[int, int], seed: int, split: str, index: int) -> Scene:
+    """The index-th scene of a split, "train" or "val", without writing it."""
+    rng = _scene_rng(seed, split, index)
+    scene = make_scene(PRESETS[preset], *size, rng)
+    if PRESETS[preset].degrade:
+        scene.image = degrade(scene.image, rng)
+    return scene
+
+
+def generate_psg_shapes(
+    output_dir: str | Path,
+    num_train: int,
+    num_val: int,
+    size: tuple[int, int] = (480, 640),
+    preset: str = "easy",
+    seed: int = 0,
+    num_workers: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[], object] | None = None,
+) -> Path:
+    """Draw a data set; psg.json appears last, so a data set that can be read is complete.
+
+    If output_dir already holds the same data set, complete, nothing is done.
+
+    Args:
+        output_dir: folder of the data set; `$DETECTRON2_DATASETS/psg_shapes` for the registered names.
+        num_train, num_val: number of images.
+        size: (height, width) in pixels, at least 64 each.
+        preset: "easy" (few classes, few large things) or "hard" (24 + 12 classes, small and hidden things, varying
+            light, focus and noise).
+        seed: of everything random.
+        num_workers: processes; 0 draws in this one.
+        overwrite: replace another generated data set in output_dir.
+        progress: called after each image.
+
+    Returns:
+        Path of psg.json.
+
+    Raises:
+        ValueError: if an argument is out of range, or output_dir holds something else.
+    """
+    settings = ShapesSettings(num_train, num_val, tuple(size), preset, seed)
+    _check_settings(settings, num_workers)
+    root = Path(output_dir)
+    json_file = root / "psg" / "psg.json"
+    if _is_same(root, settings):
+        logger.info("%s already holds these scenes", root)
+        return json_file
+    _clear(root, overwrite)
+    for split in _FIRST_ID:
+        for folder in (f"{split}2017", f"panoptic_{split}2017"):
+            (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
+    _write_json(root / SETTINGS_FILE, asdict(settings))
+    jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
+    records = []
+    for record in _records(root, settings, jobs, num_workers):
+        records.append(record)
+        if progress is not None:
+            progress()
+    content = {
+        "data": records,
+        **{key: list(names) for key, names in asdict(VOCABULARIES[preset]).items()},
+        "test_image_ids": [record["image_id"] for record in records[num_train:]],
+    }
+    json_file.parent.mkdir(exist_ok=True)
+    _write_json(json_file, content)
+    _write_json(root / SETTINGS_FILE, {**asdict(settings), "complete": True})
+    return json_file
+
+
+def read_settings(output_dir: str | Path) -> ShapesSettings | None:
+    """What a folder was generated from; None if it holds no generated data set."""
+    try:
+        content = json.loads((Path(output_dir) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        return ShapesSettings(**{**content, "size": tuple(content["size"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _check_settings(settings: ShapesSettings, num_workers: int) -> None:
+    if settings.preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {settings.preset!r}")
+    for name in ("num_train", "num_val"):
+        if not 0 <= getattr(settings, name) < _MAX_IMAGES:
+            raise ValueError(f"{name}: expected 0..{_MAX_IMAGES - 1}, got {getattr(settings, name)}")
+    if len(settings.size) != 2 or min(settings.size) < MIN_SIDE:
+        raise ValueError(f"size: expected (height, width) of at least {MIN_SIDE} pixels, got {settings.size}")
+    if settings.seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {settings.seed}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers: expected 0 or more, got {num_workers}")
+
+
+def _is_same(root: Path, settings: ShapesSettings) -> bool:
+    found = read_settings(root)
+    return found is not None and found.complete and {**asdict(found), "complete": False} == asdict(settings)
+
+
+def _clear(root: Path, overwrite: bool) -> None:
+    """Make room, but only in a folder that this generator filled."""
+    if not root.exists() or not any(root.iterdir()):
+        return
+    found = read_settings(root)
+    if found is None:
+        raise ValueError(
+            f"output_dir: {root} is not empty and was not made by this generator; choose another folder"
+        )
+    if found.complete and not overwrite:
+        raise ValueError(
+            f"output_dir: {root} holds other scenes ({found}); overwriting them has to be asked for"
+        )
+    (root / "psg" / "psg.json").unlink(missing_ok=True)
+    for split in _FIRST_ID:
+        for folder in (f"{split}2017", f"panoptic_{split}2017"):
+            shutil.rmtree(root / "coco" / folder, ignore_errors=True)
+
+
+def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int) -> Iterator[dict]:
+    """Entries of psg.json in the order of jobs, their pictures written."""
+    work = partial(_write_scene, str(root), settings)
+    if num_workers == 0:
+        yield from map(work, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // (4 * num_workers))))
+
+
+def _scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _FIRST_ID[split] + index])
+
+
+def _write_scene(root: str, settings: ShapesSettings, job: tuple[str, int]) -> dict:
+    split, index = job
+    scene = make_psg_shapes_scene(settings.preset, settings.size, settings.seed, split, index)
+    number = _FIRST_ID[split] + index
+    record = _record(scene, number, split, VOCABULARIES[settings.preset])
+    ids = np.array([0] + [s["id"] for s in record["segments_info"]])
+    folder = Path(root) / "coco"
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 93]
+    _write_image(folder / record["file_name"], scene.image, quality)
+    _write_image(folder / record["pan_seg_file_name"], encode_panoptic(ids[scene.segments]), [])
+    return record
+
+
+def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) -> dict:
+    """The scene's entry of psg.json."""
+    height, width = scene.segments.shape
+    rng = np.random.default_rng(number)
+    ids = rng.choice(MAX_SEGMENT_ID, size=len(scene.names), replace=False, shuffle=False) + 1
+    segments, annotations = [], []
+    for position, name in enumerate(scene.names):
+        mask = scene.segments == position + 1
+        category = vocabulary.object_classes.index(name)
+        segments.append(
+            {
+                "id": int(ids[position]),
+                "category_id": category,
+                "iscrowd": 0,
+                "isthing": int(category < len(vocabulary.thing_classes)),
+                "area": int(np.count_nonzero(mask)),
+            }
+        )
+        box = [float(v) for v in mask_box(mask)]
+        annotations.append({"bbox": box, "bbox_mode": 0, "category_id": category})
+    predicates = vocabulary.predicate_classes
+    return {
+        "file_name": f"{split}2017/{number:012d}.jpg",
+        "height": height,
+        "width": width,
+        "image_id": str(number),
+        "pan_seg_file_name": f"panoptic_{split}2017/{number:012d}.png",
+        "segments_info": segments,
+        "relations": [[int(s), int(o), predicates.index(p)] for s, o, p in scene.relations],
+        "annotations": annotations,
+        "coco_image_id": str(number),
+    }
+
+
+def _write_image(path: Path, rgb: np.ndarray, options: list[int]) -> None:
+    if not cv2.imwrite(str(path), np.ascontiguousarray(rgb[:, :, ::-1]), options):
+        raise OSError(f"cannot write {path}")
+
+
+def _write_json(path: Path, content: dict) -> None:
+    """Write to a file beside it, then rename: the name never stands for half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,159 @@
+"""Pieces of a picture with soft edges, and the brush that paints them.
+
+A sprite's segment is where its opacity is at least one half, so image and mask agree to the pixel. Coordinates are
+(x, y) with y downwards; the brush takes unit coordinates of the sprite's box, (0, 0) at its top left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+Color = tuple[float, float, float]  # RGB, 0 to 255
+Point = tuple[float, float]
+
+_SUBPIXEL_BITS = 4
+_MARGIN = 3
+
+
+@dataclass
+class Sprite:
+    """A painted piece.
+
+    Attributes:
+        x, y: column and row of its array in the picture; may lie outside.
+        color: (h, w, 3) float32 RGB, 0 to 255.
+        alpha: (h, w) float32 opacity, 0 to 1.
+    """
+
+    x: int
+    y: int
+    color: np.ndarray
+    alpha: np.ndarray
+
+    def clipped(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Slices of the picture and of the sprite where both overlap; empty slices if nowhere."""
+        h, w = self.alpha.shape
+        top, bottom = max(self.y, 0), max(min(self.y + h, height), max(self.y, 0))
+        left, right = max(self.x, 0), max(min(self.x + w, width), max(self.x, 0))
+        inside = slice(top, bottom), slice(left, right)
+        own = slice(top - self.y, bottom - self.y), slice(left - self.x, right - self.x)
+        return inside, own
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """(height, width) bool: where the sprite's segment is if nothing hides it."""
+        full = np.zeros((height, width), dtype=bool)
+        inside, own = self.clipped(height, width)
+        full[inside] = self.alpha[own] >= 0.5
+        return full
+
+    def paint_on(self, picture: np.ndarray) -> None:
+        """Blend into a float32 RGB picture, in place."""
+        inside, own = self.clipped(*picture.shape[:2])
+        alpha = self.alpha[own][..., None]
+        picture[inside] += alpha * (self.color[own] - picture[inside])
+
+
+class Brush:
+    """Paints outlined shapes into a sprite.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels, where the unit square lies before it is turned.
+        flip: mirror left and right.
+        angle: turn clockwise about the middle of the lower edge, degrees.
+        outline: width of the outlines in pixels.
+    """
+
+    def __init__(
+        self,
+        box: tuple[float, float, float, float],
+        *,
+        flip: bool = False,
+        angle: float = 0.0,
+        outline: float = 1.5,
+    ):
+        x0, y0, x1, y1 = box
+        width, height = x1 - x0, y1 - y0
+        scale_x = -width if flip else width
+        cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        # Unit square to pixels about the pivot (0.5, 1), then rotation about it.
+        self._matrix = rotation @ np.diag([scale_x, height])
+        self._pivot = np.array([(x0 + x1) / 2, y1])
+        corners = self._to_pixels([(-0.2, -0.1), (1.2, -0.1), (1.2, 1.1), (-0.2, 1.1)])
+        low = np.floor(corners.min(axis=0)).astype(int) - _MARGIN
+        high = np.ceil(corners.max(axis=0)).astype(int) + _MARGIN
+        self._origin = low
+        w, h = high - low
+        self._unit = float(np.sqrt(abs(width * height)))
+        self._outline = max(1, round(outline))
+        self.color = np.zeros((h, w, 3), dtype=np.float32)
+        self.alpha = np.zeros((h, w), dtype=np.float32)
+
+    def _to_pixels(self, points: Sequence[Point]) -> np.ndarray:
+        return (np.asarray(points, dtype=float) - (0.5, 1.0)) @ self._matrix.T + self._pivot
+
+    def _fixed(self, points: Sequence[Point]) -> np.ndarray:
+        local = self._to_pixels(points) - self._origin
+        return np.round(local * 2**_SUBPIXEL_BITS).astype(np.int32)
+
+    def _lay(self, cover: np.ndarray, color: Color) -> None:
+        cover = cover.astype(np.float32) / 255
+        self.color += cover[..., None] * (np.asarray(color, dtype=np.float32) - self.color)
+        np.maximum(self.alpha, cover, out=self.alpha)
+
+    def polygon(self, points: Sequence[Point], color: Color, *, outline: bool = True) -> None:
+        """A filled polygon; its outline is a darker shade of the colour."""
+        fixed = self._fixed(points)
+        if outline:
+            cover = np.zeros(self.alpha.shape, dtype=np.uint8)
+            cv2.polylines(cover, [fixed], True, 255, 2 * self._outline, cv2.LINE_AA, _SUBPIXEL_BITS)
+            self._lay(cover, tuple(0.45 * c for c in color))
+        cover = np.zeros(self.alpha.shape, dtype=np.uint8)
+        cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        self._lay(cover, color)
+
+    def ellipse(
+        self,
+        center: Point,
+        radii: Point,
+        color: Color,
+        *,
+        outline: bool = True,
+        start: float = 0.0,
+        stop: float = 360.0,
+    ) -> None:
+        """A filled ellipse or, between two angles in degrees (0 is right, 90 is down), a segment of it."""
+        angles = np.radians(np.linspace(start, stop, 33))
+        points = [(center[0] + radii[0] * np.cos(t), center[1] + radii[1] * np.sin(t)) for t in angles]
+        self.polygon(points, color, outline=outline)
+
+    def rectangle(
+        self, x0: float, y0: float, x1: float, y1: float, color: Color, *, outline: bool = True
+    ) -> None:
+        """An upright rectangle in unit coordinates."""
+        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, outline=outline)
+
+    def line(self, points: Sequence[Point], width: float, color: Color, *, outline: bool = True) -> None:
+        """A stroke; width relative to the square root of the box's area."""
+        fixed = self._fixed(points)
+        pixels = max(1, round(width * self._unit))
+        strokes = [(pixels, color)]
+        if outline:
+            strokes.insert(0, (pixels + 2 * self._outline, tuple(0.45 * c for c in color)))
+        for thickness, shade in strokes:
+            cover = np.zeros(self.alpha.shape, dtype=np.uint8)
+            cv2.polylines(cover, [fixed], False, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+            self._lay(cover, shade)
+
+    def finish(self) -> Sprite:
+        """The sprite, shaded as lit from the upper left."""
+        h, w = self.alpha.shape
+        down = np.linspace(0, 1, h, dtype=np.float32)[:, None]
+        right = np.linspace(0, 1, w, dtype=np.float32)[None]
+        light = 1.16 - 0.26 * down - 0.08 * right
+        color = np.clip(self.color * light[..., None], 0, 255)
+        return Sprite(int(self._origin[0]), int(self._origin[1]), color, self.alpha)
