@@ -1,0 +1,20 @@
+"""SGDet evaluation: metrics on arrays, a Detectron2 evaluator around them, prediction files in three formats."""
+
+from .export import EXPORT_FORMATS, open_writer
+from .predictions_file import read_predictions
+from .scene import GroundTruth, Prediction
+from .sgdet_evaluator import SGDetEvaluator
+from .sgdet_metrics import PROTOCOLS, Protocol, SGDetMetrics, SGDetResults
+
+__all__ = [
+    "EXPORT_FORMATS",
+    "PROTOCOLS",
+    "GroundTruth",
+    "Prediction",
+    "Protocol",
+    "SGDetEvaluator",
+    "SGDetMetrics",
+    "SGDetResults",
+    "open_writer",
+    "read_predictions",
+]

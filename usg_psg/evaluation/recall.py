@@ -1,0 +1,104 @@
+"""Recall as integer counts that add up across images and processes.
+
+Letters: K values of k, C groups (one for plain recall, the predicates for mean recall), T annotated triplets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class RecallTable:
+    """Counts behind "recall per image, then the mean over images", per group of annotated triplets.
+
+    Images are sorted by how many triplets of a group they have: n triplets with h hits add h/n to the sum, so
+    keeping the sum of h and the number of images for each n holds everything, in integers. The result therefore does
+    not depend on the order of images, nor on how they were spread over processes, to the last bit.
+
+    Args:
+        ks: ranks up to which a hit counts, e.g. (20, 50, 100).
+        num_groups: C.
+    """
+
+    def __init__(self, ks: Sequence[int], num_groups: int = 1):
+        self.ks = tuple(ks)
+        # Last axis: triplets of the group in the image, grown when an image has more.
+        self.hits = np.zeros((len(self.ks), num_groups, 1), dtype=np.int64)
+        self.images = np.zeros((num_groups, 1), dtype=np.int64)
+
+    def add(self, ranks: np.ndarray, groups: np.ndarray | None = None) -> None:
+        """Count one image.
+
+        Args:
+            ranks: (T,) rank from 0 at which each annotated triplet is hit, see `matching.first_ranks`.
+            groups: (T,) group of each, 0 to C - 1; None for group 0.
+        """
+        num_groups = self.images.shape[0]
+        groups = np.zeros(len(ranks), dtype=np.int64) if groups is None else groups
+        totals = np.bincount(groups, minlength=num_groups)
+        self._grow(int(totals.max(initial=0)))
+        present = np.flatnonzero(totals)
+        self.images[present, totals[present]] += 1
+        for row, k in enumerate(self.ks):
+            found = np.bincount(groups[ranks < k], minlength=num_groups)
+            self.hits[row, present, totals[present]] += found[present]
+
+    def merge(self, other: RecallTable) -> None:
+        """Add the counts of another table, e.g. of another process.
+
+        Raises:
+            ValueError: if it counts other ranks or another number of groups.
+        """
+        if self.ks != other.ks or len(self.images) != len(other.images):
+            raise ValueError(
+                f"other: expected ks {self.ks} and {len(self.images)} groups, got {other.ks} and {len(other.images)}"
+            )
+        size = other.images.shape[1]
+        self._grow(size - 1)
+        self.hits[..., :size] += other.hits
+        self.images[:, :size] += other.images
+
+    def _grow(self, largest: int) -> None:
+        missing = largest + 1 - self.images.shape[1]
+        if missing > 0:
+            self.hits = np.pad(self.hits, ((0, 0), (0, 0), (0, missing)))
+            self.images = np.pad(self.images, ((0, 0), (0, missing)))
+
+    def num_images(self) -> np.ndarray:
+        """(C,) int64: images that have a triplet of the group."""
+        return self.images.sum(axis=1)
+
+    def num_triplets(self) -> np.ndarray:
+        """(C,) int64: annotated triplets of the group."""
+        return self.images @ np.arange(self.images.shape[1])
+
+    def image_mean(self) -> np.ndarray:
+        """(K, C) in [0, 1]: recall of each image, averaged over the images that have the group; NaN for none."""
+        share = self.hits[..., 1:] / np.arange(1, self.hits.shape[-1])
+        return _divide(share.sum(axis=-1), self.num_images())
+
+    def pooled(self) -> np.ndarray:
+        """(K, C) in [0, 1]: hits over triplets of all images together; NaN for none."""
+        return _divide(self.hits.sum(axis=-1).astype(np.float64), self.num_triplets())
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+
+
+def mean_over_predicates(recall: np.ndarray, absent_as_zero: bool, among: np.ndarray | None = None) -> float:
+    """Mean recall.
+
+    Args:
+        recall: (P,) per predicate, NaN for predicates without annotation.
+        absent_as_zero: count those as 0, as OpenPSG's tables do; otherwise leave them out.
+        among: indices of the predicates to average; None for all.
+
+    Returns:
+        The mean, NaN if nothing is left to average.
+    """
+    recall = recall if among is None else recall[among]
+    recall = np.nan_to_num(recall, nan=0.0) if absent_as_zero else recall[~np.isnan(recall)]
+    return float(recall.mean()) if len(recall) else float("nan")

@@ -1,0 +1,116 @@
+"""Results as a dict for Detectron2, as a JSON file and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from .sgdet_metrics import PROTOCOLS, SGDetResults
+
+
+def results_to_dict(results: SGDetResults, task: str) -> OrderedDict:
+    """{task: {key: percent}, "panoptic": {"PQ": percent, ...}}, as Detectron2's writers and hooks take it."""
+    output = OrderedDict({task: dict(results.metrics)})
+    if results.panoptic:
+        output["panoptic"] = dict(results.panoptic)
+    return output
+
+
+def save_results(
+    path: Path, results: SGDetResults, task: str, dataset_name: str, predicate_classes: Sequence[str]
+) -> None:
+    """Write everything as JSON; NaN becomes null. The file is whole or not there."""
+    content = {
+        "task": task,
+        "dataset": dataset_name,
+        "counts": results.counts,
+        "metrics": results.metrics,
+        "panoptic": results.panoptic,
+        "predicates": predicate_rows(results, predicate_classes),
+        "predicate_groups": {
+            name: [predicate_classes[i] for i in group] for name, group in results.predicate_groups.items()
+        },
+        "confusion": results.confusion.tolist(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_without_nan(content), indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def predicate_rows(results: SGDetResults, predicate_classes: Sequence[str]) -> list[dict]:
+    """One dict per predicate: name, frequency, annotated triplets, group and recalls by protocol."""
+    group_of = {int(i): name for name, group in results.predicate_groups.items() for i in group}
+    ks = _ks(results)
+    rows = []
+    for i, name in enumerate(predicate_classes):
+        row = {
+            "name": name,
+            "frequency": int(results.predicate_frequency[i]),
+            "gt_triplets": int(results.predicate_counts[i]),
+            "group": group_of[i],
+        }
+        for protocol, recalls in results.predicate_recall.items():
+            for metric, values in recalls.items():
+                short = metric.replace("mR", "R")
+                row.update({f"{protocol}/{short}@{k}": float(v) for k, v in zip(ks, values[:, i], strict=True)})
+        rows.append(row)
+    return rows
+
+
+def format_summary(results: SGDetResults) -> str:
+    """Table of the protocols, with the counts that say what was averaged."""
+    ks = _ks(results)
+    names = ("R", "mR", "NgR", "NgmR", "PR")
+    rows = [
+        [protocol.name, f"@{k}"] + [results.metrics[f"{protocol.name}/{name}@{k}"] for name in names]
+        for protocol in PROTOCOLS
+        for k in ks
+    ]
+    counts = results.counts
+    lines = [
+        tabulate(rows, headers=["protocol", "k", *names], floatfmt=".2f", tablefmt="pipe"),
+        f"{counts['images']} images, {counts['images_with_relations']} with relations, of which "
+        f"{counts['images_without_predictions']} have no predicted relation (skipped by openpsg, 0 elsewhere); "
+        f"{counts['gt_triplets']} annotated triplets ({counts['gt_duplicate_triplets']} exact duplicates removed) of "
+        f"{int((results.predicate_counts > 0).sum())} of {len(results.predicate_counts)} predicates",
+    ]
+    oracle = [f"{key.removeprefix('oracle/')} {value:.2f}" for key, value in results.metrics.items() if "oracle" in key]
+    lines.append("found: " + ", ".join(oracle))
+    if results.panoptic:
+        lines.append("panoptic: " + ", ".join(f"{key} {value:.2f}" for key, value in results.panoptic.items()))
+    return "\n".join(lines)
+
+
+def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k: int = 50) -> str:
+    """Table of recalls per predicate, most frequent first."""
+    ks = _ks(results)
+    if k not in ks:
+        raise ValueError(f"k: expected one of {', '.join(map(str, ks))}, got {k}")
+    rows = sorted(predicate_rows(results, predicate_classes), key=lambda row: -row["frequency"])
+    keys = [f"{p.name}/R@{k}" for p in PROTOCOLS]
+    table = [[r["name"], r["group"], r["frequency"], r["gt_triplets"], *(r[key] for key in keys)] for r in rows]
+    headers = ["predicate", "group", "frequency", "annotated", *keys]
+    return tabulate(table, headers=headers, floatfmt=".1f", tablefmt="pipe")
+
+
+def _ks(results: SGDetResults) -> list[int]:
+    prefix = f"{PROTOCOLS[0].name}/R@"
+    return [int(key.removeprefix(prefix)) for key in results.metrics if key.startswith(prefix)]
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else float(value)
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,282 @@
+"""What one image hands to the metrics: annotation and prediction as plain arrays, checked on entry.
+
+Letters: N predicted masks, S segments of the predicted panoptic map, G annotated segments, R predicted triplets,
+T annotated triplets, K pair proposals, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .matching import Masks, Overlap, decode_masks, first_of_each, label_map_from_masks, mask_overlap
+
+
+@dataclass
+class GroundTruth:
+    """Annotation of one image.
+
+    Attributes:
+        labels: (G,) class of each segment, 0-based.
+        triplets: (T, 3) rows (subject, object, predicate), 0-based; duplicates are allowed.
+        label_map: (H, W) integers: n + 1 inside segment n, 0 elsewhere.
+        is_crowd: (G,) bool; None for no crowds. Crowds are segments like others for relations, as in every evaluator of
+            PSG, and are left out of panoptic quality only.
+        image_id: named in errors.
+    """
+
+    labels: np.ndarray
+    triplets: np.ndarray
+    label_map: np.ndarray
+    is_crowd: np.ndarray | None = None
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        self.labels = _labels(self.labels, "labels", self.image_id)
+        self.triplets = _rows(self.triplets, 3, len(self.labels), "triplets", self.image_id)
+        if self.label_map.ndim != 2:
+            raise ValueError(f"{_where(self.image_id)}label_map: expected (H, W), got {self.label_map.shape}")
+
+    @classmethod
+    def from_masks(
+        cls,
+        labels: np.ndarray,
+        triplets: np.ndarray,
+        masks: Masks,
+        is_crowd: np.ndarray | None = None,
+        image_id: str = "",
+    ) -> GroundTruth:
+        """From masks without overlaps, (G, H, W) bool or COCO run lengths.
+
+        Raises:
+            ValueError: if two masks share a pixel.
+        """
+        label_map = label_map_from_masks(masks, f"{_where(image_id)}masks")
+        return cls(labels, triplets, label_map, is_crowd, image_id)
+
+    @cached_property
+    def unique_triplets(self) -> np.ndarray:
+        """The triplets without exact duplicates, in order."""
+        return self.triplets[first_of_each(self.triplets)]
+
+    @cached_property
+    def unique_pairs(self) -> np.ndarray:
+        """(T', 2) distinct ordered (subject, object) pairs, in order."""
+        return self.triplets[first_of_each(self.triplets[:, :2]), :2]
+
+
+@dataclass
+class Prediction:
+    """Prediction for one image.
+
+    `triplets` may hold several predicates for one pair: the first row of each ordered pair, in order, is the ranking
+    with graph constraint. `single` and panoptic quality need a map without overlaps; if none is given, it is made of
+    the masks, see `flatten_masks`.
+
+    Attributes:
+        labels: (N,) class of each mask.
+        triplets: (R, 3) rows (subject, object, predicate), best first; subject and object index the masks.
+        masks: (N, H, W) bool, or N COCO run lengths; may overlap. May be None if `overlap` is given.
+        triplet_scores: (R,); if given, the triplets are sorted by it, best first, ties in the given order.
+        triplets_ng: (R', 3) ranking without graph constraint, best first; None takes `triplets`.
+        mask_scores: (N,), used by `flatten_masks` only.
+        segment_map: (H, W) integers: n + 1 inside segment n of the panoptic map, 0 elsewhere.
+        segment_labels: (S,) class of each segment of the map.
+        mask_segment: (N,) segment of the map that each mask became, -1 for none.
+        pairs: (K, 2) pair proposals as mask indices, best first.
+        overlap: of the masks with the annotation, where it was computed already (e.g. on a GPU).
+        image_id: named in errors.
+    """
+
+    labels: np.ndarray
+    triplets: np.ndarray
+    masks: Masks | None = None
+    triplet_scores: np.ndarray | None = None
+    triplets_ng: np.ndarray | None = None
+    mask_scores: np.ndarray | None = None
+    segment_map: np.ndarray | None = None
+    segment_labels: np.ndarray | None = None
+    mask_segment: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    overlap: Overlap | None = field(default=None, repr=False)
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        where, count = self.image_id, len(self.labels)
+        self.labels = _labels(self.labels, "labels", where)
+        self.triplets = _rows(self.triplets, 3, count, "triplets", where)
+        if self.triplet_scores is not None:
+            scores = np.asarray(self.triplet_scores)
+            if scores.shape != (len(self.triplets),) or np.isnan(scores).any():
+                raise ValueError(
+                    f"{_where(where)}triplet_scores: expected {len(self.triplets)} numbers, got shape {scores.shape}"
+                    + (" with NaN" if np.isnan(scores).any() else "")
+                )
+            self.triplets = self.triplets[np.argsort(-scores, kind="stable")]
+        if self.triplets_ng is not None:
+            self.triplets_ng = _rows(self.triplets_ng, 3, count, "triplets_ng", where)
+        if self.pairs is not None:
+            self.pairs = _rows(self.pairs, 2, count, "pairs", where)
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"{_where(where)}masks: expected {count} as there are labels, got {len(self.masks)}")
+        self._check_map()
+
+    def _check_map(self) -> None:
+        given = [x is not None for x in (self.segment_map, self.segment_labels, self.mask_segment)]
+        if any(given) and not all(given):
+            raise ValueError(
+                f"{_where(self.image_id)}segment_map, segment_labels and mask_segment belong together, got "
+                f"{sum(given)} of the three"
+            )
+        if not any(given):
+            return
+        self.segment_labels = _labels(self.segment_labels, "segment_labels", self.image_id)
+        self.mask_segment = np.asarray(self.mask_segment, dtype=np.int64)
+        limit = len(self.segment_labels)
+        bad = (self.mask_segment < -1) | (self.mask_segment >= limit)
+        if self.mask_segment.shape != self.labels.shape or bad.any():
+            raise ValueError(
+                f"{_where(self.image_id)}mask_segment: expected {len(self.labels)} segments from -1 to {limit - 1}, "
+                f"got shape {self.mask_segment.shape}"
+                + (f" with {int(self.mask_segment[bad][0])}" if bad.any() else "")
+            )
+
+    @cached_property
+    def constrained(self) -> np.ndarray:
+        """(R', 3) ranking with graph constraint: the first predicate of each ordered pair of masks."""
+        return self.triplets[first_of_each(self.triplets[:, :2])]
+
+    @cached_property
+    def unconstrained(self) -> np.ndarray:
+        """(R', 3) ranking without graph constraint, without repeated rows."""
+        rows = self.triplets if self.triplets_ng is None else self.triplets_ng
+        return rows[first_of_each(rows)]
+
+    def overlap_with(self, gt: GroundTruth) -> Overlap:
+        """Overlap of the masks with the annotated segments.
+
+        Raises:
+            ValueError: if neither masks nor overlap were given, or the sizes differ.
+        """
+        if self.overlap is None:
+            if self.masks is None:
+                raise ValueError(f"{_where(self.image_id)}masks: expected masks, or their overlap, got neither")
+            try:
+                self.overlap = mask_overlap(self.masks, gt.label_map, len(gt.labels))
+            except ValueError as error:
+                raise ValueError(f"{_where(self.image_id)}{error}") from None
+        return self.overlap
+
+    def ensure_map(self, size: tuple[int, int]) -> None:
+        """Make the panoptic map of the masks if none was given."""
+        if self.segment_map is None:
+            if self.masks is None:
+                raise ValueError(f"{_where(self.image_id)}segment_map: expected a map, or masks to make it of")
+            masks = decode_masks(self.masks)
+            masks = masks if len(masks) else np.zeros((0, *size), dtype=bool)
+            order = self._mask_order()
+            self.segment_map, source, self.mask_segment = flatten_masks(masks, order)
+            self.segment_labels = self.labels[source]
+
+    def _mask_order(self) -> np.ndarray:
+        """Masks by score; without scores, by their first mention in the triplets, the others last."""
+        if self.mask_scores is not None:
+            return np.argsort(-np.asarray(self.mask_scores), kind="stable")
+        mentions = np.concatenate([self.triplets[:, :2].ravel(), np.arange(len(self.labels))])
+        return mentions[first_of_each(mentions[:, None])]
+
+    def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rankings with and without graph constraint, on the segments of the panoptic map.
+
+        Rows with an end that is in no segment, or with both ends in the same one, cannot be drawn on the map and are
+        left out. Of several rows that become the same, the best stays; with graph constraint, the best row of each
+        ordered pair of segments stays.
+        """
+        constrained = self._on_segments(self.triplets)
+        rows = constrained if self.triplets_ng is None else self._on_segments(self.triplets_ng)
+        return constrained[first_of_each(constrained[:, :2])], rows[first_of_each(rows)]
+
+    def _on_segments(self, triplets: np.ndarray) -> np.ndarray:
+        rows = triplets.copy()
+        rows[:, :2] = self.mask_segment[triplets[:, :2]]
+        return rows[(rows[:, 0] >= 0) & (rows[:, 1] >= 0) & (rows[:, 0] != rows[:, 1])]
+
+
+def flatten_masks(
+    masks: np.ndarray, order: np.ndarray, threshold: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks that may overlap to a map in which each pixel has one owner.
+
+    A mask whose IoU with an earlier kept one reaches the threshold is the same segment, whatever its label: the kept
+    one stands for both. Every other mask is kept and gets the pixels that are still free. Masks without overlaps
+    come out as they are.
+
+    Args:
+        masks: (N, H, W) bool.
+        order: (N,) mask indices, the most trusted first.
+        threshold: IoU from which two masks are one segment.
+
+    Returns:
+        segment_map: (H, W) int32, n + 1 inside segment n, 0 elsewhere.
+        source: (S,) the mask that each segment was made of.
+        mask_segment: (N,) segment of each mask, -1 for one without pixels of its own.
+
+    Source: after the conversion of one-stage outputs in arXiv 2407.09216, which merges in the same way.
+    """
+    flat = masks.reshape(len(masks), -1)
+    weights = flat.astype(np.float32)
+    intersection = (weights @ weights.T).astype(np.int64)
+    area = np.diag(intersection)
+    same = Overlap(intersection, area, area).iou() >= threshold
+    owner = np.zeros(flat.shape[1], dtype=np.int32)
+    source: list[int] = []
+    mask_segment = np.full(len(masks), -1, dtype=np.int64)
+    for mask in order.tolist():
+        if not area[mask]:
+            continue
+        twin = next((n for n, kept in enumerate(source) if same[mask, kept]), None)
+        if twin is not None:
+            mask_segment[mask] = twin
+            continue
+        free = flat[mask] & (owner == 0)
+        if free.any():
+            mask_segment[mask] = len(source)
+            source.append(mask)
+            owner[free] = len(source)
+    return owner.reshape(masks.shape[1:]), np.array(source, dtype=np.int64), mask_segment
+
+
+def _where(image_id: str) -> str:
+    return f"image {image_id!r}: " if image_id else ""
+
+
+def _labels(values: np.ndarray, name: str, image_id: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0:
+        array = np.zeros(0, dtype=np.int64)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or (array < 0).any():
+        raise ValueError(
+            f"{_where(image_id)}{name}: expected a vector of class indices from 0, got {array.dtype} of shape "
+            f"{array.shape}" + (f" with {array.min()}" if array.dtype != object and array.size else "")
+        )
+    return array.astype(np.int64)
+
+
+def _rows(values: np.ndarray, width: int, num_masks: int, name: str, image_id: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros((0, width), dtype=np.int64)
+    if array.ndim != 2 or array.shape[1] != width or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{_where(image_id)}{name}: expected integers of shape (rows, {width}), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if (array < 0).any() or (array[:, :2] >= num_masks).any():
+        bad = array[(array < 0).any(axis=1) | (array[:, :2] >= num_masks).any(axis=1)][0]
+        raise ValueError(
+            f"{_where(image_id)}{name}: expected subject and object from 0 to {num_masks - 1} and no negative "
+            f"value, got the row {bad.tolist()}"
+        )
+    return array.astype(np.int64)

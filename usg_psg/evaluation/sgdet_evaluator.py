@@ -1,0 +1,250 @@
+"""SGDet metrics in Detectron2 evaluation runs."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from ..data.panoptic import read_segment_index_map
+from ..data.register_psg import get_psg_metadata
+from .export import PredictionWriter, open_writer
+from .matching import Overlap, mask_overlap
+from .report import format_summary, results_to_dict, save_results
+from .scene import GroundTruth, Prediction
+from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("sgdet", "predcls")
+
+
+class SGDetEvaluator(DatasetEvaluator):
+    """Recall of relations under every protocol, and panoptic quality, of a model's predictions.
+
+    Only counts are kept, in integers; each image is done with when `process` returns. Several processes give the same
+    numbers as one, to the last digit.
+
+    Args:
+        dataset_name: a registered PSG data set.
+        output_dir: where `sgdet_<dataset>.json` is written; None writes nothing.
+        task: "sgdet", or "predcls" if the model was given masks and labels; names the results. Panoptic quality of
+            given masks says nothing, so "predcls" leaves it out.
+        ks: ranks of the recalls.
+        predicate_frequency: (P,) training frequency for head, body and tail, see `SGDetMetrics`.
+        export: "json", "sgbench" or "openpsg": also write the predictions, see `export.open_writer`; needs output_dir.
+        plots: also draw the figures of `plots.save_plots`; needs output_dir.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        task: str = "sgdet",
+        ks: Sequence[int] = KS,
+        predicate_frequency: np.ndarray | None = None,
+        export: str = "",
+        plots: bool = False,
+    ):
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+        if (export or plots) and not output_dir:
+            raise ValueError("output_dir: expected a folder, as predictions or plots are to be written, got none")
+        self.dataset_name, self.output_dir, self.task = dataset_name, output_dir, task
+        self.ks, self.predicate_frequency = tuple(ks), predicate_frequency
+        self.export, self.plots = export, plots
+        self.results: SGDetResults | None = None
+        self._images: dict[str, dict] | None = None
+        self._writer: PredictionWriter | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self._metrics: SGDetMetrics | None = None
+        self._processed: set[str] = set()
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+
+    def _start(self) -> SGDetMetrics:
+        # Not in the constructor: no file is opened before an evaluation begins.
+        metadata = get_psg_metadata(self.dataset_name)
+        if self._images is None:
+            self._images = {str(x["image_id"]): x for x in DatasetCatalog.get(self.dataset_name)}
+        if self.export and self._writer is None:
+            folder = Path(self.output_dir) / f"predictions_{self.dataset_name}"
+            self._writer = open_writer(self.export, folder, comm.get_rank())
+        is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
+        return SGDetMetrics(
+            len(metadata.predicate_classes),
+            is_thing=is_thing if self.task == "sgdet" else None,
+            ks=self.ks,
+            predicate_frequency=self.predicate_frequency,
+        )
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Count a batch.
+
+        Args:
+            inputs: the mapper's dicts; "image_id" is read.
+            outputs: the model's dicts: "instances", "panoptic_seg", "relations", and "pairs" where there are any.
+
+        Raises:
+            ValueError: for an image that the data set lacks, or that was processed before.
+        """
+        if self._metrics is None:
+            self._metrics = self._start()
+        for entry, output in zip(inputs, outputs, strict=True):
+            image_id = str(entry["image_id"])
+            if image_id not in self._images:
+                raise ValueError(f"image_id: {image_id!r} is not in the data set {self.dataset_name!r}")
+            if image_id in self._processed:
+                raise ValueError(f"image_id: {image_id!r} was evaluated before; samplers must not repeat images")
+            self._processed.add(image_id)
+            record = self._images[image_id]
+            gt = ground_truth_from_record(record)
+            prediction = prediction_from_output(output, gt, with_masks=self._writer is not None)
+            self._metrics.update(gt, prediction)
+            if self._writer is not None:
+                self._writer.add(image_id, prediction)
+
+    def evaluate(self) -> OrderedDict | None:
+        """Merge the processes' counts and compute the metrics.
+
+        Images of the data set that nobody processed count as images without prediction, with a warning.
+
+        Returns:
+            On the main process {task: {"single/R@50": percent, ...}, "panoptic": {"PQ": percent, ...}}, None on others.
+
+        Raises:
+            ValueError: if two processes evaluated the same image.
+        """
+        metrics = self._metrics if self._metrics is not None else self._start()
+        if self._writer is not None:
+            self._writer.close()
+        gathered = comm.gather((metrics, self._processed), dst=0)
+        if not comm.is_main_process():
+            return None
+        if self._writer is not None:
+            ids = [image_id for image_id, record in self._images.items() if len(record["relations"])]
+            logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), ids))
+            self._writer = None
+        total, processed = self._start_merged(gathered)
+        self._add_unprocessed(total, processed)
+        self.results = total.compute()
+        metadata = get_psg_metadata(self.dataset_name)
+        logger.info("%s on %s\n%s", self.task, self.dataset_name, format_summary(self.results))
+        if self.output_dir:
+            path = Path(self.output_dir) / f"{self.task}_{self.dataset_name}.json"
+            save_results(path, self.results, self.task, self.dataset_name, metadata.predicate_classes)
+            logger.info("results are in %s", path)
+        if self.plots:
+            from .plots import save_plots
+
+            save_plots(Path(self.output_dir) / "plots", self.results, metadata.predicate_classes)
+        return results_to_dict(self.results, self.task)
+
+    def _start_merged(self, gathered: list[tuple[SGDetMetrics, set[str]]]) -> tuple[SGDetMetrics, set[str]]:
+        total, processed = self._blank(gathered[0][0]), set()
+        for part, ids in gathered:
+            if processed & ids:
+                raise ValueError(f"image_id: {min(processed & ids)!r} was evaluated by two processes")
+            processed |= ids
+            total.merge(part)
+        return total, processed
+
+    def _blank(self, like: SGDetMetrics) -> SGDetMetrics:
+        is_thing = like.panoptic.is_thing if like.panoptic is not None else None
+        return SGDetMetrics(like.num_predicates, is_thing, self.ks, predicate_frequency=self.predicate_frequency)
+
+    def _add_unprocessed(self, total: SGDetMetrics, processed: set[str]) -> None:
+        missing = [record for image_id, record in self._images.items() if image_id not in processed]
+        if missing:
+            logger.warning(
+                "%d of the %d images of %s were not evaluated; they count as images without prediction",
+                len(missing),
+                len(self._images),
+                self.dataset_name,
+            )
+        for record in missing:
+            labels, triplets, is_crowd = _annotation(record)
+            total.update_missing(triplets, labels, is_crowd)
+
+
+def _annotation(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    segments = record["segments_info"]
+    labels = np.array([s["category_id"] for s in segments], dtype=np.int64)
+    triplets = np.array(record["relations"], dtype=np.int64).reshape(-1, 3)
+    return labels, triplets, np.array([s["iscrowd"] for s in segments], dtype=bool)
+
+
+def ground_truth_from_record(record: dict) -> GroundTruth:
+    """Annotation of a dataset dict; reads its panoptic PNG.
+
+    Raises:
+        FileNotFoundError, ValueError: for a PNG that is missing or does not fit, see `read_segment_index_map`.
+    """
+    labels, triplets, is_crowd = _annotation(record)
+    return GroundTruth(labels, triplets, read_segment_index_map(record), is_crowd, str(record["image_id"]))
+
+
+def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = False) -> Prediction:
+    """The model's output of one image as arrays.
+
+    Masks on a GPU stay there: only their overlap with the annotation comes over, unless with_masks.
+
+    Args:
+        output: dict of the model, see `USGPar.forward`.
+        gt: annotation of the image.
+        with_masks: keep the masks, e.g. to export them.
+    """
+    instances = output["instances"]
+    relations = output["relations"]
+    masks = instances.pred_masks
+    panoptic, segments_info = output["panoptic_seg"]
+    ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
+    position = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int64)
+    position[ids] = np.arange(len(ids))
+    pairs = output.get("pairs")
+    return Prediction(
+        labels=_numpy(instances.pred_classes),
+        triplets=_stack(relations, ("subject", "object", "predicate")),
+        masks=_numpy(masks).astype(bool) if with_masks or not masks.is_cuda else None,
+        triplet_scores=_numpy(relations["score"]),
+        mask_scores=_numpy(instances.scores),
+        segment_map=position[_numpy(panoptic)] + 1,
+        segment_labels=np.array([s["category_id"] for s in segments_info], dtype=np.int64),
+        mask_segment=position[_numpy(instances.segment_ids)],
+        pairs=None if pairs is None else _stack(pairs, ("subject", "object")),
+        overlap=_overlap(masks, gt),
+        image_id=gt.image_id,
+    )
+
+
+def _overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:
+    if not masks.is_cuda or tuple(masks.shape[1:]) != gt.label_map.shape:
+        try:
+            return mask_overlap(_numpy(masks).astype(bool, copy=False), gt.label_map, len(gt.labels))
+        except ValueError as error:
+            raise ValueError(f"image {gt.image_id!r}: {error}") from None
+    # Counts stay below 2^24, so float32 sums of zeros and ones are exact, in TF32 too.
+    gt_map = torch.from_numpy(gt.label_map.astype(np.int32)).to(masks.device).flatten()
+    segments = gt_map[None] == torch.arange(1, len(gt.labels) + 1, device=masks.device)[:, None]
+    flat = masks.flatten(1)
+    intersection = flat.float() @ segments.float().T
+    return Overlap(_numpy(intersection).astype(np.int64), _numpy(flat.sum(dim=1)), _numpy(segments.sum(dim=1)))
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _stack(columns: dict[str, torch.Tensor], names: Sequence[str]) -> np.ndarray:
+    return np.stack([_numpy(columns[name]).astype(np.int64) for name in names], axis=1)
