@@ -111,7 +111,9 @@ def log_engine() -> None:
         return
     _logged = True
     if engine_name() == "detectron2":
-        logger.info("engine: installed Detectron2 (%s)", importlib.util.find_spec(_PACKAGE).origin)
+        module = sys.modules.get(_PACKAGE)
+        spec = module.__spec__ if module is not None else importlib.util.find_spec(_PACKAGE)
+        logger.info("engine: installed Detectron2 (%s)", spec.origin if spec is not None else "imported before")
     else:
         logger.info("engine: bundled subset of Detectron2's API; for Detectron2 itself: %s", INSTALL_COMMAND)
 

@@ -49,7 +49,7 @@ def get_norm(norm: str | Callable | None, out_channels: int) -> nn.Module | None
     """A normalisation layer by name.
 
     Args:
-        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), a callable of the number of channels, or "" or None for none.
+        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), a callable of the number of channels; "" or None for none.
     """
     if norm is None or norm == "":
         return None

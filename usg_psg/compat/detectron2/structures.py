@@ -46,9 +46,7 @@ class Instances:
         # Only reached for what is no ordinary attribute; `_fields` itself is missing while unpickling.
         fields = self.__dict__.get("_fields", {})
         if name not in fields:
-            raise AttributeError(
-                f"Cannot find field {name!r} in the given Instances; it has {sorted(fields)}"
-            )
+            raise AttributeError(f"Cannot find field {name!r} in the given Instances; it has {sorted(fields)}")
         return fields[name]
 
     def set(self, name: str, value: Any) -> None:
@@ -121,9 +119,7 @@ class Instances:
         count = len(self) if self._fields else 0
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        return (
-            f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"
-        )
+        return f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"
 
     __repr__ = __str__
 
@@ -183,7 +179,7 @@ class ImageList:
         height, width = (-(-side // divisor) * divisor for side in (height, width))
         padded = [
             F.pad(image, (0, width - w, 0, height - h), value=pad_value)
-            for image, (h, w) in zip(tensors, sizes)
+            for image, (h, w) in zip(tensors, sizes, strict=True)
         ]
         return ImageList(torch.stack(padded), sizes)
 
@@ -234,9 +230,7 @@ class Boxes:
     @classmethod
     def cat(cls, boxes_list: list[Boxes]) -> Boxes:
         """Concatenate; no boxes from an empty list."""
-        return (
-            cls(torch.cat([boxes.tensor for boxes in boxes_list])) if boxes_list else cls(torch.empty(0, 4))
-        )
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list])) if boxes_list else cls(torch.empty(0, 4))
 
 
 class BitMasks:
@@ -323,9 +317,7 @@ class BoxMode(IntEnum):
         if from_mode == to_mode:
             return box
         if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
-            raise NotImplementedError(
-                f"conversion from {from_mode!r} to {to_mode!r}: install Detectron2 for it"
-            )
+            raise NotImplementedError(f"conversion from {from_mode!r} to {to_mode!r}: install Detectron2 for it")
         sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
         if isinstance(box, (list, tuple)):
             x, y, a, b = box

@@ -53,11 +53,11 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
     """Let a constructor or a function with explicit arguments be called with a config instead.
 
     `@configurable` on `__init__` asks the class's `from_config(cls, cfg, ...)` for the arguments;
-    `@configurable(from_config=f)` on a function asks `f(cfg, ...)`. Keyword arguments of the call that `from_config` does
-    not take go to the constructor, and win over what `from_config` returned.
+    `@configurable(from_config=f)` on a function asks `f(cfg, ...)`. Keyword arguments of the call that `from_config`
+    does not take go to the constructor, and win over what `from_config` returned.
 
     Raises:
-        TypeError: on use with anything else than `__init__`, or when `from_config` is missing or does not take `cfg` first.
+        TypeError: on anything else than `__init__`, or when `from_config` is missing or does not take `cfg` first.
     """
     if init_func is None:
         if from_config is None:
@@ -71,9 +71,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         if _has_config(args, kwargs):
             translate = getattr(type(self), "from_config", None)
             if not inspect.ismethod(translate):
-                raise TypeError(
-                    f"{type(self).__name__} needs a classmethod from_config to be built from a config"
-                )
+                raise TypeError(f"{type(self).__name__} needs a classmethod from_config to be built from a config")
             args, kwargs = (), _explicit_arguments(translate, args, kwargs)
         init_func(self, *args, **kwargs)
 

@@ -121,9 +121,7 @@ def build_detection_train_loader(
     sampler = TrainingSampler(len(dataset)) if sampler is None else sampler
     world_size = get_world_size()
     if total_batch_size <= 0 or total_batch_size % world_size != 0:
-        raise ValueError(
-            f"total_batch_size {total_batch_size} must be a positive multiple of {world_size} processes"
-        )
+        raise ValueError(f"total_batch_size {total_batch_size} must be a positive multiple of {world_size} processes")
     batch_size = total_batch_size // world_size
     seed = kwargs.pop("seed", None)
     if seed is not None:
@@ -132,9 +130,7 @@ def build_detection_train_loader(
     logger.info("Making batched data loader with batch_size=%d", batch_size)
     stream = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     if not aspect_ratio_grouping:
-        return DataLoader(
-            stream, batch_size=batch_size, drop_last=True, collate_fn=collate_fn or _as_list, **options
-        )
+        return DataLoader(stream, batch_size=batch_size, drop_last=True, collate_fn=collate_fn or _as_list, **options)
     single = DataLoader(stream, collate_fn=operator.itemgetter(0), **options)
     grouped = AspectRatioGroupedDataset(single, batch_size)
     return grouped if collate_fn is None else _Collated(grouped, collate_fn)
@@ -186,9 +182,7 @@ def build_detection_test_loader(
 
 def _mapped(dataset: list | Dataset, mapper: Callable | None) -> Dataset:
     if isinstance(dataset, IterableDataset):
-        raise ValueError(
-            "the bundled engine takes lists and indexable data sets; install Detectron2 for iterable ones"
-        )
+        raise ValueError("the bundled engine takes lists and indexable data sets; install Detectron2 for iterable ones")
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     return dataset if mapper is None else MapDataset(dataset, mapper)

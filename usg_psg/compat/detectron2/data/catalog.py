@@ -24,9 +24,7 @@ class Metadata(SimpleNamespace):
     def __setattr__(self, key: str, val: Any) -> None:
         if key in self.__dict__ and self.__dict__[key] != val:
             old = self.__dict__[key]
-            raise AssertionError(
-                f"metadata {key!r} of dataset {self.name!r} is {old!r} and cannot become {val!r}"
-            )
+            raise AssertionError(f"metadata {key!r} of dataset {self.name!r} is {old!r} and cannot become {val!r}")
         super().__setattr__(key, val)
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,9 +62,7 @@ class _DatasetCatalog(_Catalog):
             AssertionError: if the name is taken.
         """
         if not callable(func):
-            raise AssertionError(
-                f"dataset {name!r} must be registered with a function, got {type(func).__name__}"
-            )
+            raise AssertionError(f"dataset {name!r} must be registered with a function, got {type(func).__name__}")
         if name in self.data:
             raise AssertionError(f"Dataset {name!r} is already registered")
         self.data[name] = func

@@ -99,9 +99,7 @@ class ToIterableDataset(_WorkerReady, IterableDataset):
         shard_chunk_size: how many consecutive indices a worker gets at a time.
     """
 
-    def __init__(
-        self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1
-    ):
+    def __init__(self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1):
         self.dataset = dataset
         self.sampler = sampler
         self.shard_sampler = shard_sampler

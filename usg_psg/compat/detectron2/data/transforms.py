@@ -66,9 +66,7 @@ class ResizeTransform(Transform):
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8:
             single = img.ndim == 3 and img.shape[2] == 1
-            resized = Image.fromarray(img[:, :, 0] if single else img).resize(
-                (self.new_w, self.new_h), interp
-            )
+            resized = Image.fromarray(img[:, :, 0] if single else img).resize((self.new_w, self.new_h), interp)
             return np.asarray(resized)[:, :, None] if single else np.asarray(resized)
         if not np.issubdtype(img.dtype, np.floating):
             raise ValueError(f"only uint8 and floating-point arrays can be resized, got {img.dtype}")
@@ -100,9 +98,7 @@ class AugInput:
         sem_seg: (H, W) labels.
     """
 
-    def __init__(
-        self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
-    ):
+    def __init__(self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None):
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             raise AssertionError(f"image must be an array (H, W) or (H, W, C), got {type(image).__name__}")
         if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
@@ -127,8 +123,8 @@ class AugInput:
 class Augmentation:
     """Chooses a transform from attributes of its input.
 
-    Subclasses implement `get_transform`, whose argument names are attributes of the `AugInput` (a single argument is the
-    image, whatever its name); `input_args` overrules the names.
+    Subclasses implement `get_transform`, whose argument names are attributes of the `AugInput` (a single argument is
+    the image, whatever its name); `input_args` overrules the names.
     """
 
     input_args: tuple[str, ...] | None = None
@@ -152,9 +148,7 @@ class Augmentation:
             if name != "self" and not name.startswith("_"):
                 setattr(self, name, value)
 
-    def _rand_range(
-        self, low: float = 1.0, high: float | None = None, size: Sequence[int] | None = None
-    ) -> Any:
+    def _rand_range(self, low: float = 1.0, high: float | None = None, size: Sequence[int] | None = None) -> Any:
         """Uniform random numbers from [low, high), or from [0, low) without high."""
         low, high = (0.0, low) if high is None else (low, high)
         return np.random.uniform(low, high, () if size is None else size)
@@ -197,9 +191,7 @@ class RandomFlip(Augmentation):
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False):
         if horizontal == vertical:
-            raise ValueError(
-                f"RandomFlip is either horizontal or vertical, got {horizontal=} and {vertical=}"
-            )
+            raise ValueError(f"RandomFlip is either horizontal or vertical, got {horizontal=} and {vertical=}")
         self.prob = prob
         self.horizontal = horizontal
         self.vertical = vertical
@@ -215,7 +207,7 @@ class ResizeShortestEdge(Augmentation):
     """Resize to a random length of the shorter side, keeping the aspect ratio.
 
     Args:
-        short_edge_length: "range": (smallest, largest); "choice": the lengths to choose from; an int for always the same.
+        short_edge_length: "range": (smallest, largest); "choice": lengths to choose from; an int for always the same.
         max_size: upper limit of the longer side, which wins.
         sample_style: "range" or "choice".
         interp: as in `ResizeTransform`.
@@ -233,9 +225,7 @@ class ResizeShortestEdge(Augmentation):
             raise ValueError(f"sample_style must be range or choice, got {sample_style!r}")
         lengths = (short_edge_length,) * 2 if isinstance(short_edge_length, int) else tuple(short_edge_length)
         if sample_style == "range" and len(lengths) != 2:
-            raise ValueError(
-                f"short_edge_length must be (smallest, largest) for sample_style range, got {lengths}"
-            )
+            raise ValueError(f"short_edge_length must be (smallest, largest) for sample_style range, got {lengths}")
         self.short_edge_length = lengths
         self.max_size = max_size
         self.sample_style = sample_style
@@ -304,9 +294,7 @@ class FixedSizeCrop(Augmentation):
         seg_pad_value: of segmentation labels.
     """
 
-    def __init__(
-        self, crop_size: tuple[int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255
-    ):
+    def __init__(self, crop_size: tuple[int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255):
         super().__init__()
         self.crop_size = crop_size
         self.pad = pad
@@ -321,9 +309,7 @@ class FixedSizeCrop(Augmentation):
         transforms = [CropTransform(x0, y0, kept_w, kept_h, width, height)]
         if self.pad:
             below, right = self.crop_size[0] - kept_h, self.crop_size[1] - kept_w
-            transforms.append(
-                PadTransform(0, 0, right, below, kept_w, kept_h, self.pad_value, self.seg_pad_value)
-            )
+            transforms.append(PadTransform(0, 0, right, below, kept_w, kept_h, self.pad_value, self.seg_pad_value))
         return TransformList(transforms)
 
 
@@ -353,9 +339,7 @@ class RandomCrop(Augmentation):
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the rectangle for an image of a size."""
         if self.crop_type == "absolute":
-            return tuple(
-                min(int(wanted), side) for wanted, side in zip(self.crop_size, image_size, strict=True)
-            )
+            return tuple(min(int(wanted), side) for wanted, side in zip(self.crop_size, image_size, strict=True))
         if self.crop_type == "absolute_range":
             low, high = self.crop_size
             return tuple(int(np.random.randint(min(low, side), min(high, side) + 1)) for side in image_size)

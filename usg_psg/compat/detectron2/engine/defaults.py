@@ -65,9 +65,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     """
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="path of a YAML config")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any"
-    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="number of processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, help="more than 1 needs Detectron2 itself")
@@ -137,9 +135,7 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
 
 
 def _of_inner_trainer(name: str) -> property:
-    return property(
-        lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value)
-    )
+    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
 
 
 class DefaultTrainer(TrainerBase):
@@ -315,9 +311,7 @@ class DefaultTrainer(TrainerBase):
         if reference in (0, num_workers):
             return cfg
         if cfg.SOLVER.IMS_PER_BATCH % reference != 0:
-            raise AssertionError(
-                f"SOLVER.IMS_PER_BATCH must be a multiple of REFERENCE_WORLD_SIZE {reference}"
-            )
+            raise AssertionError(f"SOLVER.IMS_PER_BATCH must be a multiple of REFERENCE_WORLD_SIZE {reference}")
         ratio = num_workers / reference
         scaled = cfg.clone()
         scaled.defrost()
@@ -329,9 +323,7 @@ class DefaultTrainer(TrainerBase):
         solver.STEPS = tuple(round(step / ratio) for step in solver.STEPS)
         scaled.TEST.EVAL_PERIOD = round(scaled.TEST.EVAL_PERIOD / ratio)
         solver.REFERENCE_WORLD_SIZE = num_workers
-        logging.getLogger(__name__).info(
-            "config scaled from %d to %d processes:\n%s", reference, num_workers, solver
-        )
+        logging.getLogger(__name__).info("config scaled from %d to %d processes:\n%s", reference, num_workers, solver)
         if cfg.is_frozen():
             scaled.freeze()
         return scaled

@@ -196,11 +196,7 @@ class BestCheckpointer(HookBase):
             logger.warning("metric %s has not been computed: no best checkpoint is kept", self._val_metric)
             return
         value, iteration = latest
-        if (
-            not math.isfinite(value)
-            or self.best_metric is not None
-            and not self._better(value, self.best_metric)
-        ):
+        if not math.isfinite(value) or self.best_metric is not None and not self._better(value, self.best_metric):
             logger.info(
                 "%s is %.5f, best is %s at iteration %s",
                 self._val_metric,
@@ -284,9 +280,7 @@ class EvalHook(HookBase):
         eval_after_train: False leaves the last one out.
     """
 
-    def __init__(
-        self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True
-    ):
+    def __init__(self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True):
         self._period = eval_period
         self._func = eval_function
         self._eval_after_train = eval_after_train
@@ -300,7 +294,7 @@ class EvalHook(HookBase):
                     flat[name] = float(value)
                 except (TypeError, ValueError) as error:
                     raise ValueError(
-                        f"eval_function must return a nested dict of numbers, got {name}: {value}"
+                        f"eval_function must return nested dicts of numbers, got {name}: {value}"
                     ) from error
             self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         comm.synchronize()  # processes that were faster wait here, not inside the next step

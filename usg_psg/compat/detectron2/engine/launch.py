@@ -40,16 +40,14 @@ def launch(
     """
     if num_machines > 1:
         raise RuntimeError(
-            f"num_machines is {num_machines}: the bundled engine trains on one machine. Several machines need Detectron2 "
-            f"itself, on each of them:\n  {INSTALL_COMMAND}"
+            f"num_machines is {num_machines}: the bundled engine trains on one machine. Several machines need "
+            f"Detectron2 itself, on each of them:\n  {INSTALL_COMMAND}"
         )
     if num_gpus_per_machine <= 1:
         main_func(*args)
         return
     if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
-        raise ValueError(
-            f"{num_gpus_per_machine} GPUs are asked for, this machine has {torch.cuda.device_count()}"
-        )
+        raise ValueError(f"{num_gpus_per_machine} GPUs are asked for, this machine has {torch.cuda.device_count()}")
     if dist_url in (None, "auto"):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

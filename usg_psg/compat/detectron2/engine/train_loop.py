@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class HookBase:
     """What a trainer calls around its steps: before_train, (before_step, step, after_step)..., after_train.
 
-    `self.trainer` is the trainer, from the hook's registration on. Work belongs in after_step: the time between before_step
-    and after_step counts as the step's.
+    `self.trainer` is the trainer, from the hook's registration on. Work belongs in after_step: the time between
+    before_step and after_step counts as the step's.
     """
 
     trainer: TrainerBase = None
@@ -232,9 +232,7 @@ class SimpleTrainer(TrainerBase):
                 raise
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Average scalar losses over the processes and put them, and their sum, into the main process's storage.
 
         Args:

@@ -145,9 +145,7 @@ class _StageClock:
         return sum(self.seconds.values()) / max(self.batches, 1)
 
     def __str__(self) -> str:
-        stages = ", ".join(
-            f"{name} {value / max(self.batches, 1):.4f}" for name, value in self.seconds.items()
-        )
+        stages = ", ".join(f"{name} {value / max(self.batches, 1):.4f}" for name, value in self.seconds.items())
         return f"{self.per_batch():.4f} s ({stages})"
 
 

@@ -54,7 +54,5 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
-        raise TypeError(
-            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} built a {type(backbone)}, expected a Backbone"
-        )
+        raise TypeError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} built a {type(backbone)}, expected a Backbone")
     return backbone

@@ -163,9 +163,7 @@ def _schedule(solver: CfgNode) -> ParamScheduler:
     if name == "WarmupMultiStepLR":
         steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
         if len(steps) < len(solver.STEPS):
-            logging.getLogger(__name__).warning(
-                "SOLVER.STEPS above SOLVER.MAX_ITER are ignored: %s", solver.STEPS
-            )
+            logging.getLogger(__name__).warning("SOLVER.STEPS above SOLVER.MAX_ITER are ignored: %s", solver.STEPS)
         values = [solver.GAMMA**power for power in range(len(steps) + 1)]
         return MultiStepParamScheduler(values=values, milestones=steps, num_updates=solver.MAX_ITER)
     if name == "WarmupStepWithFixedGammaLR":

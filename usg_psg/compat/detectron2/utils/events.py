@@ -70,9 +70,7 @@ class EventStorage:
         """Forget the pictures."""
         self._images = []
 
-    def put_scalar(
-        self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Record one scalar.
 
         Args:
@@ -87,9 +85,7 @@ class EventStorage:
         self._history[name].update(value, iteration)
         self._latest[name] = (value, iteration)
 
-    def put_scalars(
-        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float
-    ) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
         """Record several scalars given as keywords."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
@@ -191,9 +187,7 @@ class JSONWriter(EventWriter):
 
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in (
-            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        ):
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._written:
                 lines[iteration][name] = value
         for iteration in sorted(lines):

@@ -85,7 +85,7 @@ def setup_logger(
     return logger
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _log_stream(path: str) -> IO[str]:
     # One stream per file, shared by all loggers that write to it.
     PathManager.mkdirs(os.path.dirname(os.path.abspath(path)))
@@ -99,9 +99,7 @@ def _caller() -> tuple[str, tuple]:
     return frame.f_globals["__name__"], (frame.f_code.co_filename, frame.f_lineno)
 
 
-def log_first_n(
-    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple = "caller"
-) -> None:
+def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple = "caller") -> None:
     """Log a message the first n times only.
 
     Args:
