@@ -115,9 +115,7 @@ def segment_index_map(
     counts = np.bincount(index.ravel(), minlength=len(listed) + 1)[1:]
     if (counts == 0).any():
         missing = _some(listed[counts == 0])
-        raise ValueError(
-            f"{_where(file_name, image_id)}: the panoptic PNG lacks the ids {missing} of segments_info"
-        )
+        raise ValueError(f"{_where(file_name, image_id)}: the panoptic PNG lacks the ids {missing} of segments_info")
     return index
 
 
@@ -148,9 +146,7 @@ def _open(file_name: str, image_id: str) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255; 16-bit gray becomes its high byte.
-        return Image.fromarray(
-            (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

@@ -71,9 +71,7 @@ def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
         items = record.get(name)
         for i, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict):
-                yield Fault(
-                    "structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}"
-                )
+                yield Fault("structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}")
                 continue
             for key in keys:
                 if key not in item:
@@ -105,9 +103,7 @@ def segment_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> It
         where = f"segments_info[{i}]"
         number, category = segment["id"], segment["category_id"]
         if not is_integer(number) or not 1 <= number <= MAX_SEGMENT_ID:
-            yield Fault(
-                "segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}"
-            )
+            yield Fault("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}")
         elif number in seen:
             message = f"id {number} is already used by segments_info[{seen[number]}]"
             yield Fault("duplicate_segment_id", image_id, f"{where}.id", message)
@@ -117,19 +113,13 @@ def segment_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> It
             message = f"expected 0..{num_classes - 1}, got {category!r}"
             yield Fault("category_id", image_id, f"{where}.category_id", message)
         elif bool(segment["isthing"]) != (category < num_things):
-            message = (
-                f"{segment['isthing']!r} disagrees with category {vocabulary.object_classes[category]!r}"
-            )
+            message = f"{segment['isthing']!r} disagrees with category {vocabulary.object_classes[category]!r}"
             yield Fault("isthing", image_id, f"{where}.isthing", message)
         if segment["iscrowd"] not in (0, 1):
-            yield Fault(
-                "iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}"
-            )
+            yield Fault("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
         area = segment["area"]
         if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
-            yield Fault(
-                "area", image_id, f"{where}.area", f"expected a positive number of pixels, got {area!r}"
-            )
+            yield Fault("area", image_id, f"{where}.area", f"expected a positive number of pixels, got {area!r}")
 
 
 def annotation_faults(record: dict, image_id: str) -> Iterator[Fault]:

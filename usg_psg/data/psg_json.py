@@ -161,15 +161,11 @@ def load_psg_json(
             bad.add(position)
             logger.debug("left out: %s", fault.describe(content.path))
     if num_self:
-        logger.warning(
-            "%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self
-        )
+        logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
     if bad:
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
         num_images = len(bad - {None})
-        logger.warning(
-            "%s, split %s: %d invalid images left out (%s)", content.path, split, num_images, kinds
-        )
+        logger.warning("%s, split %s: %d invalid images left out (%s)", content.path, split, num_images, kinds)
     dicts = [_dataset_dict(content.records[i], content.image_ids[i], root) for i in chosen if i not in bad]
     if not dicts:
         raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
@@ -189,9 +185,7 @@ def check_vocabulary(content: PSGFile, expected: PSGVocabulary) -> None:
         for i, (a, b) in enumerate(zip(registered, own, strict=False)):
             if a != b:
                 raise ValueError(f"{content.path}, {key}[{i}]: registered as {a!r}, the file says {b!r}")
-        raise ValueError(
-            f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}"
-        )
+        raise ValueError(f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}")
 
 
 def _split_faults(content: PSGFile, chosen: list[int], split: str) -> Iterator[tuple[int | None, Fault]]:

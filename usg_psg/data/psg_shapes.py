@@ -205,13 +205,9 @@ def _clear(root: Path, overwrite: bool) -> None:
         return
     found = read_settings(root)
     if found is None:
-        raise ValueError(
-            f"output_dir: {root} is not empty and was not made by this generator; choose another folder"
-        )
+        raise ValueError(f"output_dir: {root} is not empty and was not made by this generator; choose another folder")
     if found.complete and not overwrite:
-        raise ValueError(
-            f"output_dir: {root} holds other scenes ({found}); overwriting them has to be asked for"
-        )
+        raise ValueError(f"output_dir: {root} holds other scenes ({found}); overwriting them has to be asked for")
     (root / "psg" / "psg.json").unlink(missing_ok=True)
     for split in _FIRST_ID:
         for folder in (f"{split}2017", f"panoptic_{split}2017"):
@@ -225,9 +221,7 @@ def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int)
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // (4 * num_workers))))
 
 

@@ -120,9 +120,7 @@ def register_builtin_psg() -> None:
         _register_builtin(f"psg_shapes_{name}", "psg_shapes/psg/psg.json", "psg_shapes/coco", split, None)
 
 
-def _register_builtin(
-    name: str, json_file: str, image_root: str, split: str, vocabulary: PSGVocabulary | None
-) -> None:
+def _register_builtin(name: str, json_file: str, image_root: str, split: str, vocabulary: PSGVocabulary | None) -> None:
     if name not in _SOURCES:
         source = _Source(
             lambda: datasets_root() / json_file,
@@ -160,14 +158,8 @@ def _load(name: str) -> list[dict]:
 def _require_file(name: str, json_file: Path) -> None:
     if not json_file.is_file():
         root = os.environ.get("DETECTRON2_DATASETS")
-        hint = (
-            f"is {root!r}"
-            if root
-            else "is not set, so its default 'datasets' in the working directory is used"
-        )
-        raise FileNotFoundError(
-            f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})"
-        )
+        hint = f"is {root!r}" if root else "is not set, so its default 'datasets' in the working directory is used"
+        raise FileNotFoundError(f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})")
 
 
 def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:

@@ -74,9 +74,7 @@ def street(height: int, width: int, rng: np.random.Generator) -> Layers:
     houses, x = [], -rng.uniform(0, 0.15) * width
     while x < width:
         step, roof = rng.uniform(0.18, 0.34) * width, horizon - rng.uniform(0.16, 0.38) * height
-        houses.append(
-            [(x, roof), (x + step, roof), (x + step, horizon + 0.05 * height), (x, horizon + 0.05 * height)]
-        )
+        houses.append([(x, roof), (x + step, roof), (x + step, horizon + 0.05 * height), (x, horizon + 0.05 * height)])
         x += step + (rng.uniform(0.03, 0.1) * width if rng.random() < 0.4 else 0)
     layers.append(("building-other-merged", region(height, width, houses), None))
     layers.append(("grass-merged", below(height, width, np.full(width, horizon)), None))

@@ -94,9 +94,7 @@ def riding(mount: str) -> Builder:
     def build(site: Site, rng: np.random.Generator) -> list[Piece]:
         side = 1 if rng.random() < 0.5 else -1
         below = _piece(site, rng, mount, place="ground", flip=side < 0, is_main=True)
-        rider = _piece(
-            site, rng, "person", shift=(-0.06 * side, lift), depth=1e-3, pose="riding", flip=side < 0
-        )
+        rider = _piece(site, rng, "person", shift=(-0.06 * side, lift), depth=1e-3, pose="riding", flip=side < 0)
         rider.links += [("riding", below), ("on", below)]
         return [below, rider]
 

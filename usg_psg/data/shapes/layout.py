@@ -274,9 +274,7 @@ def _place(
 
 def _stands(background: Background, x: float, y: float, reach: float, ground: frozenset[str]) -> bool:
     """Whether one of the allowed grounds, and no other, lies around the foot."""
-    around = {
-        background.at(x + dx, y + dy) for dx in (-reach, 0, reach) for dy in (-0.3 * reach, 0, 0.15 * reach)
-    }
+    around = {background.at(x + dx, y + dy) for dx in (-reach, 0, reach) for dy in (-0.3 * reach, 0, 0.15 * reach)}
     return len(around) == 1 and around <= ground
 
 
@@ -301,9 +299,7 @@ def _fits(preset: Preset, pieces: list[Piece], others: list[Piece]) -> bool:
         related = [pair_relation(pieces[0], other, preset.rules) for other in mains]
     except AmbiguousLayout:
         return False
-    apart = [
-        other.group for other, found in zip(mains, related, strict=True) if not found or found[2] == "beside"
-    ]
+    apart = [other.group for other, found in zip(mains, related, strict=True) if not found or found[2] == "beside"]
     return not _touch(pieces, [p for p in others if p.group in apart], preset.rules.overlap[1])
 
 

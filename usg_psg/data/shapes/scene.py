@@ -6,7 +6,8 @@ Relations are read off the finished layout by these rules; nothing that cannot b
 - a thing in the air is "flying over" the first ground straight below it;
 - the sky (or ceiling) is "over" the ground that begins highest;
 - a part of a group has the relation that its group was built for (sitting on a bench, in a boat, ...);
-- of two main things on the ground, of different groups, whose outlines overlap, the nearer one is "in front of" the other;
+- of two main things on the ground, of different groups, whose outlines overlap and whose segments meet, the nearer one
+  is "in front of" the other;
 - of two such things whose outlines do not overlap, but that are equally deep in the picture and close to each other,
   the left one is "beside" the right one.
 
@@ -207,8 +208,21 @@ def compose(background: Background, pieces: list[Piece], rules: RelationRules) -
     relations = [
         (position[subject], position[object_], predicate)
         for subject, object_, predicate in _relations(background, pieces, rules)
+        # A third thing may hide the place where one covers the other.
+        if predicate != "in front of" or _meet(segments, position[subject] + 1, position[object_] + 1)
     ]
     return _without_absent(Scene(np.clip(picture, 0, 255).astype(np.uint8), segments, names, relations))
+
+
+def _meet(segments: np.ndarray, a: int, b: int) -> bool:
+    """Whether pixels of two segments lie side by side."""
+    first, second = segments == a, segments == b
+    return bool(
+        (first[:, :-1] & second[:, 1:]).any()
+        or (second[:, :-1] & first[:, 1:]).any()
+        or (first[:-1] & second[1:]).any()
+        or (second[:-1] & first[1:]).any()
+    )
 
 
 def _relations(
@@ -247,8 +261,6 @@ def _without_absent(scene: Scene) -> Scene:
     if keep.all():
         return scene
     number = np.concatenate([[0], np.cumsum(keep)]).astype(np.int32)
-    relations = [
-        (number[s + 1] - 1, number[o + 1] - 1, p) for s, o, p in scene.relations if keep[s] and keep[o]
-    ]
+    relations = [(number[s + 1] - 1, number[o + 1] - 1, p) for s, o, p in scene.relations if keep[s] and keep[o]]
     names = [name for name, kept in zip(scene.names, keep, strict=True) if kept]
     return Scene(scene.image, number[scene.segments], names, [(int(s), int(o), p) for s, o, p in relations])

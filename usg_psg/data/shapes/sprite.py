@@ -131,9 +131,7 @@ class Brush:
         points = [(center[0] + radii[0] * np.cos(t), center[1] + radii[1] * np.sin(t)) for t in angles]
         self.polygon(points, color, outline=outline)
 
-    def rectangle(
-        self, x0: float, y0: float, x1: float, y1: float, color: Color, *, outline: bool = True
-    ) -> None:
+    def rectangle(self, x0: float, y0: float, x1: float, y1: float, color: Color, *, outline: bool = True) -> None:
         """An upright rectangle in unit coordinates."""
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, outline=outline)
 

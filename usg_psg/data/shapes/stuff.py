@@ -114,9 +114,7 @@ def _planks(color: np.ndarray, rng: np.random.Generator) -> None:
 
 def _rings(color: np.ndarray, rng: np.random.Generator) -> None:
     height, width = color.shape[:2]
-    color += 10 * np.sign(np.sin(np.arange(width) * 2 * np.pi / max(6, width // 28)))[None, :, None].astype(
-        np.float32
-    )
+    color += 10 * np.sign(np.sin(np.arange(width) * 2 * np.pi / max(6, width // 28)))[None, :, None].astype(np.float32)
     color += 4 * smooth_noise(height, width, (max(2, height // 3), max(2, width // 3)), rng)[..., None]
 
 
@@ -157,9 +155,7 @@ def paint_stuff(name: str, alpha: np.ndarray, rng: np.random.Generator) -> Sprit
     high, low, texture = SURFACES[name]
     shade = rng.uniform(-10, 10, 3) + rng.uniform(-8, 8)
     mix = np.linspace(0, 1, last - first, dtype=np.float32)[:, None, None]
-    color = (np.asarray(high, np.float32) * (1 - mix) + np.asarray(low, np.float32) * mix) + shade.astype(
-        np.float32
-    )
+    color = (np.asarray(high, np.float32) * (1 - mix) + np.asarray(low, np.float32) * mix) + shade.astype(np.float32)
     color = np.repeat(color, alpha.shape[1], axis=1)
     texture(color, rng)
     return Sprite(0, first, np.clip(color, 0, 255), np.ascontiguousarray(alpha[first:last]))

@@ -74,9 +74,7 @@ def _person(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> 
 def _wheels(brush: Brush, centers: tuple[float, ...], radius: Color | tuple[float, float]) -> None:
     for x in centers:
         brush.ellipse((x, 1 - radius[1]), (radius[0], radius[1]), DARK)
-        brush.ellipse(
-            (x, 1 - radius[1]), (0.45 * radius[0], 0.45 * radius[1]), (190, 190, 196), outline=False
-        )
+        brush.ellipse((x, 1 - radius[1]), (0.45 * radius[0], 0.45 * radius[1]), (190, 190, 196), outline=False)
 
 
 def _car(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -285,9 +283,7 @@ def _laptop(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> 
 def _tv(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     brush.rectangle(0.02, 0.02, 0.98, 0.98, DARK)
     brush.rectangle(0.07, 0.09, 0.93, 0.9, color, outline=False)
-    brush.polygon(
-        [(0.07, 0.9), (0.4, 0.4), (0.62, 0.66), (0.74, 0.52), (0.93, 0.9)], _tone(color, 0.6), outline=False
-    )
+    brush.polygon([(0.07, 0.9), (0.4, 0.4), (0.62, 0.66), (0.74, 0.52), (0.93, 0.9)], _tone(color, 0.6), outline=False)
 
 
 def _clock(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:

@@ -1,0 +1,111 @@
+"""Pictures: panoptic PNGs and photographs of every kind."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from usg_psg.data import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
+
+
+def segments(*ids):
+    return [{"id": i} for i in ids]
+
+
+def test_decode_uses_all_three_channels(tmp_path):
+    pixels = np.array([[[255, 255, 255], [1, 2, 3]], [[200, 250, 0], [0, 0, 0]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    ids = decode_panoptic_png(str(tmp_path / "a.png"))
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [[256**3 - 1, 1 + 2 * 256 + 3 * 65536], [200 + 250 * 256, 0]]
+    assert np.array_equal(encode_panoptic(ids), pixels)
+
+
+def test_index_map():
+    ids = np.array([[0, 9], [70_000, 9]], dtype=np.int32)
+    index = segment_index_map(ids, segments(70_000, 9))
+    assert index.dtype == np.uint16
+    assert index.tolist() == [[0, 2], [1, 2]]
+    assert segment_index_map(np.zeros((2, 2), np.int32), []).tolist() == [[0, 0], [0, 0]]
+
+
+def test_index_map_disagrees_with_segments():
+    ids = np.array([[5, 9], [70_000, 9]], dtype=np.int32)
+    with pytest.raises(ValueError, match=r"p.png \(image_id '3'\): segments_info lacks the ids 5, 70000"):
+        segment_index_map(ids, segments(9), file_name="p.png", image_id="3")
+    with pytest.raises(ValueError, match=r"p.png \(image_id '3'\): the panoptic PNG lacks the ids 8 of"):
+        segment_index_map(ids, segments(5, 8, 9, 70_000), file_name="p.png", image_id="3")
+    many = np.arange(1, 12, dtype=np.int32)[None]
+    with pytest.raises(ValueError, match="1, 2, 3, 4, 5 and 6 more"):
+        segment_index_map(many, [])
+    with pytest.raises(ValueError, match="at most 65535 segments, got 65536"):
+        segment_index_map(many, segments(*range(1, 65537)))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_panoptic_png_of_another_kind(tmp_path, mode):
+    path = tmp_path / "a.png"
+    Image.new(mode, (4, 4)).save(path)
+    with pytest.raises(ValueError, match=f"'7'.*this one has mode {mode}"):
+        decode_panoptic_png(str(path), image_id="7")
+
+
+@pytest.mark.parametrize("read", [decode_panoptic_png, read_image])
+def test_missing_and_corrupt_files(tmp_path, read):
+    path = tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError, match="a.png.*'7'.*no such file"):
+        read(str(path), image_id="7")
+    path.write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match="a.png.*'7'.*not a readable image"):
+        read(str(path), image_id="7")
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole, "png")
+    path.write_bytes(whole.getvalue()[:4000])
+    with pytest.raises(ValueError, match="a.png.*'7'.*not a readable image"):
+        read(str(path), image_id="7")
+
+
+def test_channel_order(tmp_path):
+    path = str(tmp_path / "a.png")
+    Image.fromarray(np.full((4, 5, 3), (10, 20, 30), np.uint8)).save(path)
+    assert read_image(path)[0, 0].tolist() == [10, 20, 30]
+    assert read_image(path, "BGR")[0, 0].tolist() == [30, 20, 10]
+    with pytest.raises(ValueError, match="image_format"):
+        read_image(path, "L")
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "suffix", "expected"),
+    [
+        ("L", 90, "jpg", (90, 90, 90)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (255, 0, 0)),
+        ("RGBA", (10, 200, 30, 128), "png", (10, 200, 30)),
+        ("1", 1, "png", (255, 255, 255)),
+        ("I;16", 200 * 256, "png", (200, 200, 200)),
+    ],
+)
+def test_other_colour_modes(tmp_path, mode, color, suffix, expected):
+    path = str(tmp_path / f"a.{suffix}")
+    Image.new(mode, (16, 8), color).save(path)
+    pixels = read_image(path, size=(8, 16))
+    assert pixels.shape == (8, 16, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+def test_orientation_follows_the_annotated_size(tmp_path):
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, :8] = 255  # as stored, the left half is white
+    path = str(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    Image.fromarray(pixels).save(path, exif=exif)
+    upright = read_image(path, size=(16, 8))
+    assert upright.shape == (16, 8, 3) and upright[:8].min() == 255 and upright[8:].max() == 0
+    assert np.array_equal(read_image(path, size=(8, 16)), pixels)
+    assert read_image(path).shape == (16, 8, 3)
+    with pytest.raises(ValueError, match="height x width 9 x 16, the image has 16 x 8"):
+        read_image(path, size=(9, 16))
