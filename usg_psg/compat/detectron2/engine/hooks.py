@@ -293,9 +293,7 @@ class EvalHook(HookBase):
                 try:
                     flat[name] = float(value)
                 except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"eval_function must return nested dicts of numbers, got {name}: {value}"
-                    ) from error
+                    raise ValueError(f"eval_function must return a dict of numbers, got {name}: {value}") from error
             self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         comm.synchronize()  # processes that were faster wait here, not inside the next step
 
