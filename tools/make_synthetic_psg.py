@@ -20,9 +20,7 @@ from usg_psg.data.shapes.layout import PRESETS
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of this program."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder of the data set")
     parser.add_argument("--num-train", type=int, default=1000, help="default 1000")
     parser.add_argument("--num-val", type=int, default=100, help="held-out scenes, default 100")
@@ -31,12 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="easy")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes, default one per core"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace other generated scenes in the folder"
-    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one per core")
+    parser.add_argument("--overwrite", action="store_true", help="replace other generated scenes in the folder")
     args = parser.parse_args(argv)
     if len(args.size) > 2:
         parser.error("--size takes one number or two")
