@@ -118,7 +118,7 @@ def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
         masks = np.zeros((0, *gt_map.shape), dtype=bool)
     if masks.shape[1:] != gt_map.shape:
         raise ValueError(f"pred_masks: expected height x width {_size(gt_map.shape)}, got {_size(masks.shape[1:])}")
-    flat = masks.reshape(len(masks), -1)
+    flat = masks.reshape(len(masks), gt_map.size)
     segments = gt_map.reshape(1, -1) == np.arange(1, num_gt + 1, dtype=gt_map.dtype)[:, None]
     if not hasattr(np, "bitwise_count"):  # numpy 1
         intersection = (flat.astype(np.float32) @ segments.T.astype(np.float32)).astype(np.int64)

@@ -48,7 +48,7 @@ def save_results(
 def predicate_rows(results: SGDetResults, predicate_classes: Sequence[str]) -> list[dict]:
     """One dict per predicate: name, frequency, annotated triplets, group and recalls by protocol."""
     group_of = {int(i): name for name, group in results.predicate_groups.items() for i in group}
-    ks = _ks(results)
+    ks = result_ks(results)
     rows = []
     for i, name in enumerate(predicate_classes):
         row = {
@@ -67,7 +67,7 @@ def predicate_rows(results: SGDetResults, predicate_classes: Sequence[str]) -> l
 
 def format_summary(results: SGDetResults) -> str:
     """Table of the protocols, with the counts that say what was averaged."""
-    ks = _ks(results)
+    ks = result_ks(results)
     names = ("R", "mR", "NgR", "NgmR", "PR")
     rows = [
         [protocol.name, f"@{k}"] + [results.metrics[f"{protocol.name}/{name}@{k}"] for name in names]
@@ -91,7 +91,7 @@ def format_summary(results: SGDetResults) -> str:
 
 def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k: int = 50) -> str:
     """Table of recalls per predicate, most frequent first."""
-    ks = _ks(results)
+    ks = result_ks(results)
     if k not in ks:
         raise ValueError(f"k: expected one of {', '.join(map(str, ks))}, got {k}")
     rows = sorted(predicate_rows(results, predicate_classes), key=lambda row: -row["frequency"])
@@ -101,7 +101,8 @@ def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k
     return tabulate(table, headers=headers, floatfmt=".1f", tablefmt="pipe")
 
 
-def _ks(results: SGDetResults) -> list[int]:
+def result_ks(results: SGDetResults) -> list[int]:
+    """The ranks that the recalls were computed at."""
     prefix = f"{PROTOCOLS[0].name}/R@"
     return [int(key.removeprefix(prefix)) for key in results.metrics if key.startswith(prefix)]
 

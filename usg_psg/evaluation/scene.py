@@ -225,7 +225,7 @@ def flatten_masks(
 
     Source: after the conversion of one-stage outputs in arXiv 2407.09216, which merges in the same way.
     """
-    flat = masks.reshape(len(masks), -1)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
     weights = flat.astype(np.float32)
     intersection = (weights @ weights.T).astype(np.int64)
     area = np.diag(intersection)

@@ -13,10 +13,10 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.panoptic import read_segment_index_map
 from ..data.register_psg import get_psg_metadata
 from .export import PredictionWriter, open_writer
 from .matching import Overlap, mask_overlap
+from .records import count_missing, ground_truth_from_record, images_with_relations
 from .report import format_summary, results_to_dict, save_results
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
@@ -133,11 +133,11 @@ class SGDetEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         if self._writer is not None:
-            ids = [image_id for image_id, record in self._images.items() if len(record["relations"])]
-            logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), ids))
+            image_ids = images_with_relations(self._images.values())
+            logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), image_ids))
             self._writer = None
         total, processed = self._start_merged(gathered)
-        self._add_unprocessed(total, processed)
+        count_missing(total, (x for image_id, x in self._images.items() if image_id not in processed))
         self.results = total.compute()
         metadata = get_psg_metadata(self.dataset_name)
         logger.info("%s on %s\n%s", self.task, self.dataset_name, format_summary(self.results))
@@ -163,36 +163,6 @@ class SGDetEvaluator(DatasetEvaluator):
     def _blank(self, like: SGDetMetrics) -> SGDetMetrics:
         is_thing = like.panoptic.is_thing if like.panoptic is not None else None
         return SGDetMetrics(like.num_predicates, is_thing, self.ks, predicate_frequency=self.predicate_frequency)
-
-    def _add_unprocessed(self, total: SGDetMetrics, processed: set[str]) -> None:
-        missing = [record for image_id, record in self._images.items() if image_id not in processed]
-        if missing:
-            logger.warning(
-                "%d of the %d images of %s were not evaluated; they count as images without prediction",
-                len(missing),
-                len(self._images),
-                self.dataset_name,
-            )
-        for record in missing:
-            labels, triplets, is_crowd = _annotation(record)
-            total.update_missing(triplets, labels, is_crowd)
-
-
-def _annotation(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    segments = record["segments_info"]
-    labels = np.array([s["category_id"] for s in segments], dtype=np.int64)
-    triplets = np.array(record["relations"], dtype=np.int64).reshape(-1, 3)
-    return labels, triplets, np.array([s["iscrowd"] for s in segments], dtype=bool)
-
-
-def ground_truth_from_record(record: dict) -> GroundTruth:
-    """Annotation of a dataset dict; reads its panoptic PNG.
-
-    Raises:
-        FileNotFoundError, ValueError: for a PNG that is missing or does not fit, see `read_segment_index_map`.
-    """
-    labels, triplets, is_crowd = _annotation(record)
-    return GroundTruth(labels, triplets, read_segment_index_map(record), is_crowd, str(record["image_id"]))
 
 
 def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = False) -> Prediction:

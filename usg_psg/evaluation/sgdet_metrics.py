@@ -165,6 +165,7 @@ class SGDetMetrics:
                 "images",
                 "images_with_relations",
                 "images_without_predictions",
+                "images_with_proposals",
                 "gt_triplets",
                 "gt_duplicate_triplets",
                 "predicted_triplets",
@@ -185,6 +186,7 @@ class SGDetMetrics:
         if self.panoptic is not None:
             self.panoptic.add(joint, prediction.segment_labels, gt.labels, gt.is_crowd)
         self._count(gt.triplets, gt.unique_triplets, len(prediction.triplets))
+        self.counts["images_with_proposals"] += prediction.pairs is not None
         if len(gt.triplets) == 0:
             return
         iou = overlap.iou()
@@ -294,7 +296,7 @@ class SGDetMetrics:
             counts = self.protocols[protocol.name]
             recalls[protocol.name] = _protocol_metrics(protocol, counts, groups, metrics)
         for name, table in self.oracle.items():
-            if table.num_images()[0]:
+            if self.counts["images_with_proposals"]:
                 for k, value in zip(table.ks, table.pooled()[:, 0], strict=True):
                     metrics[f"oracle/{name}@{k}"] = 100.0 * float(value)
         for name, (found, total) in (("objects", self.found_objects), ("pairs@all", self.possible_pairs)):

@@ -1,0 +1,37 @@
+"""Two processes evaluate one data set: `python -m tests.evaluation.job FOLDER`; writes merged.json there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import usg_psg  # noqa: F401  isort: skip
+from usg_psg.evaluation import SGDetEvaluator
+
+from .dataset import model_output, register, write_dataset
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    _, scenes = write_dataset(Path(folder) / f"rank{rank}", 7)
+    register("job", Path(folder) / f"rank{rank}" / "psg" / "psg.json")
+    evaluator = SGDetEvaluator("job", folder, export="json")
+    ids = list(scenes)
+    for image_id in ids[:5] if rank == 0 else ids[5:]:
+        evaluator.process([{"image_id": image_id}], [model_output(scenes[image_id][1])])
+    results = evaluator.evaluate()
+    assert (results is None) == (rank == 1)
+    if rank == 0:
+        (Path(folder) / "merged.json").write_text(json.dumps(results))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    mp.spawn(work, args=(sys.argv[1],), nprocs=2)

@@ -1,0 +1,101 @@
+"""Small random scenes, and a slow second implementation of the metrics to compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from usg_psg.evaluation import GroundTruth, Prediction
+
+NUM_CLASSES, NUM_PREDICATES = 4, 5
+SIZE = (12, 16)
+
+
+def random_map(rng: np.random.Generator, num_segments: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Map of blocks; every segment owns at least one pixel, some pixels are void."""
+    blocks = rng.integers(0, num_segments + 1, (size[0] // 2, size[1] // 2))
+    label_map = blocks.repeat(2, axis=0).repeat(2, axis=1)
+    label_map.flat[rng.permutation(label_map.size)[:num_segments]] = np.arange(1, num_segments + 1)
+    return label_map
+
+
+def random_triplets(rng: np.random.Generator, count: int, num_masks: int) -> np.ndarray:
+    rows = np.stack([rng.integers(0, num_masks, (count,)) for _ in range(2)], axis=1)
+    rows[rows[:, 0] == rows[:, 1], 1] = (rows[rows[:, 0] == rows[:, 1], 0] + 1) % num_masks
+    return np.concatenate([rows, rng.integers(0, NUM_PREDICATES, (count, 1))], axis=1)
+
+
+def random_ground_truth(rng: np.random.Generator, num_triplets: int | None = None) -> GroundTruth:
+    num_segments = int(rng.integers(2, 7))
+    count = int(rng.integers(1, 9)) if num_triplets is None else num_triplets
+    return GroundTruth(
+        labels=rng.integers(0, NUM_CLASSES, num_segments),
+        triplets=random_triplets(rng, count, num_segments),
+        label_map=random_map(rng, num_segments),
+        image_id=str(rng.integers(10**9)),
+    )
+
+
+def random_prediction(rng: np.random.Generator, gt: GroundTruth, disjoint: bool = False) -> Prediction:
+    """Noisy copies of annotated segments, some twice, some wrong, with triplets that are partly right."""
+    num_gt = len(gt.labels)
+    source = rng.permutation(num_gt) if disjoint else rng.integers(0, num_gt, int(rng.integers(2, 10)))
+    if len(source) < 2:
+        source = np.arange(num_gt)
+    masks = gt.label_map[None] == source[:, None, None] + 1
+    if disjoint:
+        masks = masks & (rng.random(masks.shape) > rng.choice([0.05, 0.5]))
+    else:
+        masks = masks ^ (rng.random(masks.shape) < rng.choice([0.0, 0.05, 0.3]))
+    labels = gt.labels[source].copy()
+    wrong = rng.random(len(labels)) < 0.2
+    labels[wrong] = rng.integers(0, NUM_CLASSES, int(wrong.sum()))
+    rows = [random_triplets(rng, int(rng.integers(0, 12)), len(source))]
+    for subject, object_, predicate in gt.triplets:
+        ends = np.flatnonzero(source == subject), np.flatnonzero(source == object_)
+        if len(ends[0]) and len(ends[1]) and rng.random() < 0.7:
+            rows.append(np.array([[rng.choice(ends[0]), rng.choice(ends[1]), predicate]]))
+    triplets = rng.permutation(np.concatenate(rows))
+    return Prediction(labels=labels, triplets=triplets, masks=masks, image_id=gt.image_id)
+
+
+def perfect_prediction(gt: GroundTruth) -> Prediction:
+    """The annotation itself."""
+    count = len(gt.labels)
+    return Prediction(
+        labels=gt.labels,
+        triplets=gt.triplets,
+        masks=gt.label_map[None] == np.arange(1, count + 1)[:, None, None],
+        segment_map=gt.label_map,
+        segment_labels=gt.labels,
+        mask_segment=np.arange(count),
+        pairs=gt.unique_pairs,
+        image_id=gt.image_id,
+    )
+
+
+def loop_iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = np.logical_or(a, b).sum()
+    return float(np.logical_and(a, b).sum() / union) if union else 0.0
+
+
+def loop_recall(gt: GroundTruth, prediction: Prediction, k: int, constrained: bool = True) -> dict[int, float]:
+    """Recall of one image under OpenPSG's rules, per predicate; key -1 for all predicates together."""
+    rows, seen = [], set()
+    for subject, object_, predicate in prediction.triplets.tolist():
+        key = (subject, object_) if constrained else (subject, object_, predicate)
+        if key not in seen:
+            seen.add(key)
+            rows.append((subject, object_, predicate))
+    hits: dict[int, list[bool]] = {-1: []}
+    for subject, object_, predicate in sorted(set(map(tuple, gt.triplets.tolist()))):
+        found = any(
+            p == predicate
+            and prediction.labels[s] == gt.labels[subject]
+            and prediction.labels[o] == gt.labels[object_]
+            and loop_iou(prediction.masks[s], gt.label_map == subject + 1) >= 0.5
+            and loop_iou(prediction.masks[o], gt.label_map == object_ + 1) >= 0.5
+            for s, o, p in rows[:k]
+        )
+        hits[-1].append(found)
+        hits.setdefault(predicate, []).append(found)
+    return {key: float(np.mean(values)) for key, values in hits.items()}

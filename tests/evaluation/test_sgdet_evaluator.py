@@ -1,0 +1,137 @@
+"""SGDetEvaluator against the array core, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation import print_csv_format
+
+from usg_psg.compat import engine_name
+from usg_psg.data import unregister_psg
+from usg_psg.evaluation import SGDetEvaluator, SGDetMetrics, read_predictions
+
+from ..compat.engines import run_python
+from .dataset import NUM_THINGS, model_output, register, write_dataset
+from .scenes import NUM_CLASSES, NUM_PREDICATES
+
+IS_THING = [n < NUM_THINGS for n in range(NUM_CLASSES)]
+NAME = "evaluation_test"
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    json_file, scenes = write_dataset(tmp_path, 7)
+    register(NAME, json_file)
+    yield scenes
+    unregister_psg(NAME)
+
+
+def core_results(scenes: dict, skip: str = ""):
+    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
+    for image_id, (gt, prediction) in scenes.items():
+        if image_id != skip:
+            metrics.update(gt, prediction)
+    if skip:
+        gt = scenes[skip][0]
+        metrics.update_missing(gt.triplets, gt.labels, gt.is_crowd)
+    return metrics.compute()
+
+
+def run(evaluator: SGDetEvaluator, scenes: dict, skip: str = "") -> dict:
+    evaluator.reset()
+    for image_id, (_, prediction) in scenes.items():
+        if image_id != skip:
+            evaluator.process([{"image_id": image_id}], [model_output(prediction)])
+    return evaluator.evaluate()
+
+
+def test_equals_the_array_core(dataset, tmp_path):
+    evaluator = SGDetEvaluator(NAME, str(tmp_path / "out"))
+    results = run(evaluator, dataset)
+    expected = core_results(dataset)
+    assert list(results) == ["sgdet", "panoptic"]
+    np.testing.assert_equal(dict(results["sgdet"]), expected.metrics)
+    np.testing.assert_equal(dict(results["panoptic"]), expected.panoptic)
+    assert 0 < results["sgdet"]["openpsg/R@100"] < 100  # the scenes are neither trivial nor hopeless
+    assert 0 < results["sgdet"]["single/mR@50"] < 100
+    print_csv_format(results)
+
+    written = json.loads((tmp_path / "out" / f"sgdet_{NAME}.json").read_text())
+    assert written["metrics"]["single/R@50"] == results["sgdet"]["single/R@50"]
+    assert written["counts"]["images"] == 7 and written["counts"]["images_with_relations"] == 6
+    assert [row["name"] for row in written["predicates"]] == [f"predicate{n}" for n in range(NUM_PREDICATES)]
+    assert sum(row["gt_triplets"] for row in written["predicates"]) == written["counts"]["gt_triplets"]
+
+
+def test_runs_again_after_reset(dataset):
+    evaluator = SGDetEvaluator(NAME)
+    np.testing.assert_equal(run(evaluator, dataset), run(evaluator, dataset))
+
+
+def test_images_that_were_not_processed_count_as_missing(dataset, caplog):
+    skipped = list(dataset)[0]
+    with caplog.at_level(logging.WARNING, "usg_psg"):
+        logging.getLogger("usg_psg").propagate = True
+        results = run(SGDetEvaluator(NAME), dataset, skip=skipped)
+    np.testing.assert_equal(dict(results["sgdet"]), core_results(dataset, skip=skipped).metrics)
+    assert results["sgdet"]["openpsg_strict/R@100"] < core_results(dataset).metrics["openpsg_strict/R@100"] + 1e-9
+    assert "1 annotated images have no prediction" in caplog.text
+
+
+def test_predcls_names_itself_and_leaves_panoptic_quality_out(dataset, tmp_path):
+    results = run(SGDetEvaluator(NAME, str(tmp_path / "out"), task="predcls"), dataset)
+    assert list(results) == ["predcls"]
+    assert (tmp_path / "out" / f"predcls_{NAME}.json").is_file()
+
+
+def test_misuse_is_refused(dataset):
+    with pytest.raises(ValueError, match="task: expected one of sgdet, predcls, got 'sgcls'"):
+        SGDetEvaluator(NAME, task="sgcls")
+    with pytest.raises(ValueError, match="output_dir: expected a folder"):
+        SGDetEvaluator(NAME, plots=True)
+    evaluator = SGDetEvaluator(NAME)
+    image_id = list(dataset)[0]
+    output = model_output(dataset[image_id][1])
+    evaluator.process([{"image_id": image_id}], [output])
+    with pytest.raises(ValueError, match=f"image_id: '{image_id}' was evaluated before"):
+        evaluator.process([{"image_id": image_id}], [output])
+    with pytest.raises(ValueError, match="image_id: 'nobody' is not in the data set"):
+        evaluator.process([{"image_id": "nobody"}], [output])
+    other = list(dataset)[1]
+    wrong = model_output(dataset[other][1])
+    cut = type(wrong["instances"])((5, 5))
+    cut.pred_masks = wrong["instances"].pred_masks[:, :5, :5]
+    for name in ("pred_classes", "scores", "segment_ids"):
+        cut.set(name, wrong["instances"].get(name))
+    with pytest.raises(ValueError, match=f"image '{other}': pred_masks: expected height x width 12 x 16, got 5 x 5"):
+        evaluator.process([{"image_id": other}], [{**wrong, "instances": cut}])
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    run_python("-m", "tests.evaluation.job", str(tmp_path), engine=engine_name())
+    merged = json.loads((tmp_path / "merged.json").read_text())
+    json_file, scenes = write_dataset(tmp_path / "alone", 7)
+    expected = core_results(scenes)
+    np.testing.assert_equal(merged["sgdet"], expected.metrics)
+    np.testing.assert_equal(merged["panoptic"], expected.panoptic)
+    # What the processes exported is one file with every image.
+    exported = dict(read_predictions(Path(tmp_path) / "predictions_job" / "predictions.json", []))
+    assert set(exported) == set(scenes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_masks_on_a_gpu_give_the_same(dataset):
+    evaluator = SGDetEvaluator(NAME)
+    for image_id, (_, prediction) in dataset.items():
+        output = model_output(prediction)
+        output["instances"] = output["instances"].to("cuda")
+        output["panoptic_seg"] = (output["panoptic_seg"][0].cuda(), output["panoptic_seg"][1])
+        for part in ("relations", "pairs"):
+            output[part] = {name: column.cuda() for name, column in output[part].items()}
+        evaluator.process([{"image_id": image_id}], [output])
+    np.testing.assert_equal(dict(evaluator.evaluate()["sgdet"]), core_results(dataset).metrics)

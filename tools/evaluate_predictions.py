@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Score a file of predictions, of any model, against PSG annotations.
+
+    python tools/evaluate_predictions.py --gt datasets/psg/psg.json --pred predictions.json
+
+The file may be this project's predictions.json, SGBench's archive, or the folder of an OpenPSG submission;
+docs/evaluation.md describes each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import usg_psg  # noqa: F401  selects the engine
+from usg_psg.data import load_psg_json, read_psg_json
+from usg_psg.data.psg_json import SPLITS
+from usg_psg.evaluation import SGDetMetrics, read_predictions
+from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
+from usg_psg.evaluation.report import format_predicates, format_summary, save_results
+from usg_psg.evaluation.sgdet_evaluator import TASKS
+from usg_psg.evaluation.sgdet_metrics import KS
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gt", required=True, type=Path, help="psg.json, or a file of the same form")
+    parser.add_argument("--pred", required=True, type=Path, help="predictions: a file, or the folder of a submission")
+    parser.add_argument(
+        "--image-root", type=Path, help="folder of the panoptic PNGs; default: ../coco beside the folder of --gt"
+    )
+    parser.add_argument("--split", default="test", choices=SPLITS, help="images to score (default: test)")
+    parser.add_argument("--task", default="sgdet", choices=TASKS, help="what the model was given (default: sgdet)")
+    parser.add_argument("--ks", type=int, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls")
+    parser.add_argument("--output", type=Path, help="also write everything to this JSON file")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw figures into this folder")
+    parser.add_argument("--predicates", type=int, metavar="K", help="also print recall@K of every predicate")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status, 2 for bad input."""
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        print(evaluate(args))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> str:
+    """Score, write what was asked for, and return what to print."""
+    content = read_psg_json(args.gt)
+    vocabulary = content.vocabulary
+    image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
+    records = load_psg_json(args.gt, image_root, args.split)
+    training = [
+        record["relations"]
+        for record, image_id in zip(content.records, content.image_ids, strict=True)
+        if image_id not in content.test_image_ids
+    ]
+    num_predicates = len(vocabulary.predicate_classes)
+    frequency = predicate_frequency(training, num_predicates)
+    is_thing = [True] * len(vocabulary.thing_classes) + [False] * len(vocabulary.stuff_classes)
+    metrics = SGDetMetrics(
+        num_predicates,
+        is_thing=is_thing if args.task == "sgdet" else None,
+        ks=sorted(set(args.ks)),
+        predicate_frequency=frequency if frequency.any() else None,
+    )
+    predictions = read_predictions(args.pred, images_with_relations(records))
+    results = score_predictions(metrics, records, predictions).compute()
+    lines = [f"{args.task}, {args.split} split of {args.gt}", format_summary(results)]
+    if args.predicates is not None:
+        lines.append(format_predicates(results, vocabulary.predicate_classes, args.predicates))
+    if args.output:
+        save_results(args.output, results, args.task, f"{args.gt.name}:{args.split}", vocabulary.predicate_classes)
+        lines.append(f"results are in {args.output}")
+    if args.plots:
+        from usg_psg.evaluation.plots import save_plots
+
+        paths = save_plots(args.plots, results, vocabulary.predicate_classes)
+        lines.append("figures are in " + ", ".join(str(p) for p in paths))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Figures of evaluation results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .report import result_ks
+from .sgdet_metrics import PROTOCOLS, SGDetResults
+
+GROUP_COLOURS = {"head": "#1f77b4", "body": "#ff7f0e", "tail": "#2ca02c"}
+
+
+def save_plots(folder: Path | str, results: SGDetResults, predicate_classes: Sequence[str]) -> list[Path]:
+    """Draw recall over k, recall per predicate against frequency, and the confusion among predicates.
+
+    Args:
+        folder: where the PNG files go; made if missing.
+        results: of `SGDetMetrics.compute`.
+        predicate_classes: names of the P predicates.
+
+    Returns:
+        Paths of the files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "recall_over_k": recall_over_k(results),
+        "recall_per_predicate": recall_per_predicate(results, predicate_classes),
+        "predicate_confusion": predicate_confusion(results, predicate_classes),
+    }
+    paths = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        paths.append(path)
+    return paths
+
+
+def recall_over_k(results: SGDetResults) -> Figure:
+    """R@K and mR@K of each protocol, with (solid) and without graph constraint (dashed)."""
+    figure = Figure(figsize=(10, 4))
+    axes = figure.subplots(1, 2)
+    ks = result_ks(results)
+    for axis, names in zip(axes, (("R", "NgR"), ("mR", "NgmR")), strict=True):
+        for number, protocol in enumerate(PROTOCOLS):
+            for name, style in zip(names, ("-", "--"), strict=True):
+                values = [results.metrics[f"{protocol.name}/{name}@{k}"] for k in ks]
+                label = f"{protocol.name} {name}"
+                axis.plot(ks, values, style, color=f"C{number}", marker="o", markersize=3, label=label)
+        axis.set(xlabel="K", ylabel=f"{names[0]}@K (%)", xticks=ks, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def recall_per_predicate(results: SGDetResults, predicate_classes: Sequence[str]) -> Figure:
+    """Recall of each predicate at the largest K under `single`, against its frequency."""
+    figure = Figure(figsize=(10, 6))
+    axis = figure.subplots()
+    k = result_ks(results)[-1]
+    recall = results.predicate_recall["single"]["mR"][-1]
+    frequency = np.maximum(results.predicate_frequency, 1)
+    for group, members in results.predicate_groups.items():
+        shown = members[~np.isnan(recall[members])]
+        axis.scatter(frequency[shown], recall[shown], s=18, color=GROUP_COLOURS[group], label=group)
+        for i in shown:
+            axis.annotate(
+                predicate_classes[i], (frequency[i], recall[i]), fontsize=6, xytext=(3, 2), textcoords="offset points"
+            )
+    axis.set(xscale="log", xlabel="annotated relations", ylabel=f"R@{k} under single (%)", ylim=(-2, 102))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def predicate_confusion(results: SGDetResults, predicate_classes: Sequence[str]) -> Figure:
+    """Annotated predicates (rows, as shares) against the best predicate predicted for the same pair."""
+    present = np.flatnonzero(results.confusion.sum(axis=1))
+    figure = Figure(figsize=(4 + 0.17 * len(predicate_classes), 3 + 0.17 * max(len(present), 1)))
+    axis = figure.subplots()
+    rows = results.confusion[present]
+    shares = 100.0 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+    picture = axis.imshow(shares.reshape(len(present), -1), cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    columns = [*predicate_classes, "pair not found"]
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
+    axis.set_yticks(range(len(present)), [predicate_classes[i] for i in present], fontsize=6)
+    axis.set(xlabel="predicted", ylabel="annotated")
+    figure.colorbar(picture, ax=axis, label="% of the annotated relations")
+    return figure
