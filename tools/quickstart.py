@@ -62,7 +62,7 @@ def main() -> None:
     demo += ["--output", str(pictures), "--opts", "MODEL.WEIGHTS", str(output / "model_final.pth")]
     run("draw scene graphs of four held-out scenes", demo, env)
 
-    results = json.loads((output / "inference" / "sgdet_results.json").read_text())["sgdet"]
+    results = json.loads((output / "inference" / "sgdet_psg_shapes_val.json").read_text())["metrics"]
     print(f"\n=== finished in {(time.monotonic() - begin) / 60:.1f} minutes")
     print("held-out scenes: " + "   ".join(f"{name} {results[f'single/{name}']:.1f}" for name in SHOWN))
     print(f"pictures and a page to explore: {pictures}/index.html")
