@@ -17,16 +17,14 @@ from pathlib import Path
 
 import torch
 
+from .compilation import INTERFACE_VERSION
+
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "mask2former_ops"
 BINARY_PACKAGE = "_mask2former_ops"
-# Counts changes of the operators' schemas, so that an old library is not called with new arguments.
-INTERFACE_VERSION = 1
 BACKENDS = ("auto", "compiled", "pytorch", "upstream")
-INSTALL_HINT = (
-    "pip install --no-build-isolation ./mask2former_ops (or set USG_PSG_OPS_JIT=1) for a faster one"
-)
+INSTALL_HINT = "pip install --no-build-isolation ./mask2former_ops (or set USG_PSG_OPS_JIT=1) for a faster one"
 
 _requested: str | None = None
 
@@ -55,9 +53,7 @@ def check_binary(folder: Path) -> Path:
         library, size = folder / info["library"], info["size"]
         built = {"torch": info["torch"], "cuda": info["cuda"], "interface": info["interface"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BinaryMismatchError(
-            f"{folder} is half-built: {description.name} is not readable ({error!r})"
-        ) from error
+        raise BinaryMismatchError(f"{folder} is half-built: {description.name} is not readable ({error!r})") from error
     found = library.stat().st_size if library.is_file() else None
     if found != size:
         raise BinaryMismatchError(f"{library} is half-built: expected a file of {size} bytes, got {found}")
@@ -66,9 +62,7 @@ def check_binary(folder: Path) -> Path:
         running["cuda"] = built["cuda"]  # a library without CUDA code runs beside any CUDA
     for name, value in running.items():
         if built[name] != value:
-            raise BinaryMismatchError(
-                f"{library} was built for {name} {built[name]}, but this is {name} {value}"
-            )
+            raise BinaryMismatchError(f"{library} was built for {name} {built[name]}, but this is {name} {value}")
     return library
 
 
@@ -89,9 +83,7 @@ def _compiled_devices() -> frozenset[str]:
     """Device types for which the main operator has a kernel, as the dispatcher sees it."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     names = {"cpu": "CPU", "cuda": "CUDA"}
-    return frozenset(
-        device for device, key in names.items() if has_kernel(f"{NAMESPACE}::ms_deform_attn", key)
-    )
+    return frozenset(device for device, key in names.items() if has_kernel(f"{NAMESPACE}::ms_deform_attn", key))
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +99,7 @@ def compiled_status() -> CompiledStatus:
         reason = f"{error}; rebuild it"
         logger.warning("Compiled operators not used: %s", reason)
     if os.environ.get("USG_PSG_OPS_JIT", "0") == "1":
-        from .build import compile_in_cache
+        from .compilation import compile_in_cache
 
         try:
             return CompiledStatus(_found_devices(compile_in_cache()), "compiled just in time")
@@ -180,9 +172,7 @@ def _resolve(device_type: str, requested: str) -> str:
         backend = "compiled" if "compiled" in available else "pytorch"
     elif requested not in available:
         reason = (
-            compiled_status().reason
-            if requested == "compiled"
-            else "MultiScaleDeformableAttention is not installed"
+            compiled_status().reason if requested == "compiled" else "MultiScaleDeformableAttention is not installed"
         )
         raise RuntimeError(f"backend {requested!r} is not available on {device_type}: {reason}")
     logger.info("%s", backend_report(device_type, backend))

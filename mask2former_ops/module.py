@@ -36,9 +36,7 @@ class MSDeformAttn(nn.Module):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         if embed_dim < 1 or embed_dim % num_heads:
-            raise ValueError(
-                f"embed_dim must be a positive multiple of num_heads={num_heads}, got {embed_dim}"
-            )
+            raise ValueError(f"embed_dim must be a positive multiple of num_heads={num_heads}, got {embed_dim}")
         self.embed_dim = embed_dim
         self.num_levels = num_levels
         self.num_heads = num_heads
@@ -132,9 +130,7 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"spatial_shapes must hold {self.num_levels} levels, got {len(shapes)}")
         for name, (tensor, shape) in expected.items():
             if tuple(tensor.shape) != shape:
-                raise ValueError(
-                    f"{name} must have shape {shape}, got {tuple(tensor.shape)} (spatial_shapes {shapes})"
-                )
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)} (spatial_shapes {shapes})")
 
     def extra_repr(self) -> str:
         return f"levels={self.num_levels}, heads={self.num_heads}, points={self.num_points}"

@@ -37,7 +37,7 @@ _library.define(
 )
 _library.define(
     "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes,"
-    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor output)"
+    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits)"
     " -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -64,7 +64,7 @@ def _(value, spatial_shapes, reference_points, sampling_offsets, attention_logit
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_fused_backward", lib=_library)
-def _(grad_output, value, spatial_shapes, reference_points, sampling_offsets, attention_logits, output):
+def _(grad_output, value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
     return tuple(x.new_empty(x.shape) for x in (value, sampling_offsets, attention_logits))
 
 
@@ -75,26 +75,21 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, grad_output):
     value, locations, weights = ctx.saved_tensors
-    grads = _ops.ms_deform_attn_backward(
-        grad_output.contiguous(), value, ctx.spatial_shapes, locations, weights
-    )
+    grads = _ops.ms_deform_attn_backward(grad_output.contiguous(), value, ctx.spatial_shapes, locations, weights)
     return grads[0], None, grads[1], grads[2]
 
 
 def _save_fused(ctx, inputs, output):
     value, ctx.spatial_shapes, reference_points, offsets, logits = inputs
-    # The backward needs the sum of attention weight times its gradient, which is <grad_output, output> per head.
-    ctx.save_for_backward(value, reference_points, offsets, logits, output)
+    ctx.save_for_backward(value, reference_points, offsets, logits)
 
 
 def _backward_fused(ctx, grad_output):
     if ctx.needs_input_grad[2]:
-        raise RuntimeError(
-            "ms_deform_attn_fused has no gradient for reference_points: use ms_deform_attn for that"
-        )
-    value, reference_points, offsets, logits, output = ctx.saved_tensors
+        raise RuntimeError("ms_deform_attn_fused has no gradient for reference_points: use ms_deform_attn for that")
+    value, reference_points, offsets, logits = ctx.saved_tensors
     grads = _ops.ms_deform_attn_fused_backward(
-        grad_output.contiguous(), value, ctx.spatial_shapes, reference_points, offsets, logits, output
+        grad_output.contiguous(), value, ctx.spatial_shapes, reference_points, offsets, logits
     )
     return grads[0], None, None, grads[1], grads[2]
 
@@ -142,9 +137,7 @@ def check_level_start_index(
     found = level_start_index.tolist() if isinstance(level_start_index, Tensor) else list(level_start_index)
     expected = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
     if found != expected:
-        raise ValueError(
-            f"level_start_index must be {expected} for spatial_shapes {list(shapes)}, got {found}"
-        )
+        raise ValueError(f"level_start_index must be {expected} for spatial_shapes {list(shapes)}, got {found}")
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
@@ -166,19 +159,12 @@ def _check_arguments(
         raise ValueError(f"value must be float64, float32, bfloat16 or float16, got {value.dtype}")
     batch, tokens, heads, _ = value.shape
     levels = len(shapes)
-    if (
-        points.dim() != 6
-        or points.shape[0] != batch
-        or points.shape[2:4] != (heads, levels)
-        or points.shape[5] != 2
-    ):
+    if points.dim() != 6 or points.shape[0] != batch or points.shape[2:4] != (heads, levels) or points.shape[5] != 2:
         expected = f"(N={batch}, Lq, M={heads}, L={levels}, P, 2)"
         raise ValueError(f"{points_name} must have shape {expected}, got {tuple(points.shape)}")
     expected_tokens = sum(height * width for height, width in shapes)
     if tokens != expected_tokens:
-        raise ValueError(
-            f"spatial_shapes {list(shapes)} add up to {expected_tokens} tokens, but value has S={tokens}"
-        )
+        raise ValueError(f"spatial_shapes {list(shapes)} add up to {expected_tokens} tokens, but value has S={tokens}")
     for name, tensor in {points_name: points, **others}.items():
         if tensor.device != value.device:
             raise ValueError(f"{name} must be on {value.device} as value is, got {tensor.device}")
@@ -231,9 +217,7 @@ def ms_deform_attn(
         )
     shapes = as_shape_list(spatial_shapes)
     check_level_start_index(level_start_index, shapes)
-    _check_arguments(
-        value, shapes, "sampling_locations", sampling_locations, {"attention_weights": attention_weights}
-    )
+    _check_arguments(value, shapes, "sampling_locations", sampling_locations, {"attention_weights": attention_weights})
     _check_shape("attention_weights", attention_weights, tuple(sampling_locations.shape[:-1]))
     backend = resolve_backend(value.device.type)
     if backend == "pytorch" or not _supported(value, sampling_locations):

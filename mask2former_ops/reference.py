@@ -72,7 +72,5 @@ def ms_deform_attn_reference(
         for level, (level_map, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
             level_map = level_map.unflatten(-1, tuple(shape))
             samples = F.grid_sample(level_map, grid[:, :, level], "bilinear", "zeros", align_corners=False)
-            output = output + torch.einsum(
-                "bdqp,bqp->bdq", samples.unflatten(-1, (points,)), weights[:, :, level]
-            )
+            output = output + torch.einsum("bdqp,bqp->bdq", samples.unflatten(-1, (points,)), weights[:, :, level])
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)

@@ -1,0 +1,212 @@
+"""The numbers: every backend against the definition in float64, forward and backward.
+
+On a GPU: python -m pytest --noconftest tests/ops
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mask2former_ops import (
+    ms_deform_attn,
+    ms_deform_attn_fused,
+    ms_deform_attn_reference,
+    sampling_locations_from_offsets,
+)
+
+from .cases import (
+    DEVICES,
+    SHAPES,
+    Shape,
+    compiled,  # noqa: F401
+    compiled_library,  # noqa: F401
+    random_call,
+    random_fused_call,
+    relative_error,
+    sum_over_pixels,
+)
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+DTYPES = list(TOLERANCE)
+NAMES = ("output", "value", "locations", "weights")
+
+
+def results(function, inputs, grad_output):
+    """Output and gradients of all inputs."""
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    output = function(*inputs)
+    return (output, *torch.autograd.grad(output, inputs, grad_output.to(output.device, output.dtype)))
+
+
+def as_double(tensors):
+    return [x.detach().cpu().double() for x in tensors]
+
+
+def grad_output_for(value, queries, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(value.shape[0], queries, value.shape[2] * value.shape[3], generator=generator).to(value.dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_reference_is_the_definition(shape):
+    inputs = random_call(shape, torch.float64)
+    grad_output = grad_output_for(inputs[0], inputs[1].shape[1])
+    found = results(lambda v, x, w: ms_deform_attn_reference(v, shape.levels, x, w), inputs, grad_output)
+    expected = results(lambda v, x, w: sum_over_pixels(v, shape.levels, x, w), inputs, grad_output)
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) < 1e-12, name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_compiled_op(compiled, shape, dtype, device):  # noqa: F811
+    inputs = random_call(shape, dtype, device)
+    grad_output = grad_output_for(inputs[0].cpu(), inputs[1].shape[1])
+    found = results(lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), inputs, grad_output)
+    expected = results(lambda v, x, w: sum_over_pixels(v, shape.levels, x, w), as_double(inputs), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) <= TOLERANCE[dtype], name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_compiled_fused_op(compiled, shape, dtype, device):  # noqa: F811
+    value, reference, offsets, logits = random_fused_call(shape, dtype, device)
+    grad_output = grad_output_for(value.cpu(), offsets.shape[1])
+    found = results(
+        lambda v, o, a: ms_deform_attn_fused(v, shape.levels, reference, o, a), (value, offsets, logits), grad_output
+    )
+
+    def in_steps(value, offsets, logits):
+        locations = sampling_locations_from_offsets(reference.cpu().double(), offsets, shape.levels)
+        return sum_over_pixels(value, shape.levels, locations, logits.flatten(3).softmax(-1).view_as(logits))
+
+    expected = results(in_steps, as_double((value, offsets, logits)), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        # A softmax over one sample has no gradient, so there is no norm to be relative to.
+        assert relative_error(a, b) <= TOLERANCE[dtype] or b.norm() < 1e-9 and a.norm() < 1e-5, name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", ["pytorch", "compiled"])
+def test_borders_and_outside(compiled_library, backend, device):  # noqa: F811
+    from mask2former_ops import set_backend
+
+    height, width = 3, 5
+    x = torch.tensor([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, width - 1.0, width - 0.5, float(width), 1e9])
+    y = torch.tensor([-1.0, -0.25, 0.0, 1.0, height - 1.0, height - 0.75, float(height)])
+    grid = torch.cartesian_prod(x, y)
+    locations = ((grid + 0.5) / torch.tensor([width, height])).view(1, -1, 1, 1, 1, 2)
+    value = torch.randn(1, height * width, 1, 32)
+    weights = torch.ones(locations.shape[:-1])
+    set_backend(backend)
+    try:
+        found = ms_deform_attn(value.to(device), [(height, width)], [0], locations.to(device), weights.to(device))
+    finally:
+        set_backend(None)
+    expected = sum_over_pixels(value.double(), [(height, width)], locations.double(), weights.double())
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_locations_that_are_not_finite_count_as_outside(compiled, dtype, device):  # noqa: F811
+    shape = Shape(((4, 4),))
+    value, locations, weights = random_call(shape, dtype, device)
+    bad = torch.tensor([float("nan"), float("inf"), -float("inf"), 3e38], device=device)
+    locations = locations.clone()
+    locations[:, :4, 0, 0, 0, 0] = bad.to(locations.dtype)
+    clean = torch.where(locations.isfinite(), locations, 100.0)
+    grad_output = torch.ones(2, 7, 64, dtype=dtype)
+    found = results(
+        lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), (value, locations, weights), grad_output
+    )
+    expected = results(
+        lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), (value, clean, weights), grad_output
+    )
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [32, 20])
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradcheck(compiled, fused, width, device):  # noqa: F811
+    shape = Shape(((3, 4), (2, 2)), batch=1, heads=2, width=width, queries=3, points=2)
+    if fused:
+        value, reference, offsets, logits = random_fused_call(shape, torch.float64, device)
+        inputs = [value, offsets, logits]
+        function = lambda v, o, a: ms_deform_attn_fused(v, shape.levels, reference, o, a)  # noqa: E731
+    else:
+        inputs = random_call(shape, torch.float64, device)
+        function = lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w)  # noqa: E731
+    inputs = [x.requires_grad_() for x in inputs]
+    # Sums of atomic additions come in any order on a GPU.
+    assert torch.autograd.gradcheck(function, inputs, nondet_tol=1e-12 if device == "cuda" else 0.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_samples_in_one_cell(compiled, device):  # noqa: F811
+    """All samples of a level in one cell: the longest possible runs of the sorted backward."""
+    shape = Shape(((6, 6), (12, 12)), batch=1, heads=1, queries=700)
+    value, locations, weights = random_call(shape, torch.float32, device)
+    locations = torch.full_like(locations, 0.4) + torch.rand_like(locations) * 0.01
+    grad_output = grad_output_for(value.cpu(), 700)
+    inputs = (value, locations, weights)
+    found = results(lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), inputs, grad_output)
+    expected = results(lambda v, x, w: sum_over_pixels(v, shape.levels, x, w), as_double(inputs), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) <= 1e-5, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_level_too_large_for_the_sort(compiled):  # noqa: F811
+    shape = Shape(((400, 300), (20, 20)), batch=1, heads=1, queries=300)
+    inputs = random_call(shape, torch.float32, "cuda")
+    grad_output = grad_output_for(inputs[0].cpu(), 300)
+    found = results(lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), inputs, grad_output)
+    expected = results(
+        lambda v, x, w: ms_deform_attn_reference(v, shape.levels, x, w), as_double(inputs), grad_output.double()
+    )
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) <= 2e-5, name  # coordinates up to 400 in float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_views_that_are_not_aligned(compiled, dtype):  # noqa: F811
+    shape = Shape(((4, 5), (9, 7)), width=32)
+    call = random_call(shape, dtype, "cuda")
+    shifted = []
+    for tensor in call:
+        storage = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device="cuda")
+        shifted.append(storage[1:].view(tensor.shape).copy_(tensor))
+        assert shifted[-1].is_contiguous() and shifted[-1].data_ptr() % 16
+    grad_output = torch.randn(2, 7, 64, dtype=dtype)
+    function = lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w)  # noqa: E731
+    output = function(*shifted)
+    torch.testing.assert_close(output, function(*call))
+    raw = torch.ops.mask2former_ops.ms_deform_attn_backward
+    flat = [size for level in shape.levels for size in level]
+    found = raw(grad_output.cuda(), shifted[0], flat, *shifted[1:])
+    expected = raw(grad_output.cuda(), call[0], flat, *call[1:])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_runs_on_the_current_stream(compiled):  # noqa: F811
+    shape = Shape(((40, 40), (80, 80)), batch=4, heads=8, queries=None)
+    inputs = random_call(shape, torch.float32, "cuda")
+    expected = ms_deform_attn(inputs[0] + 1, shape.levels, None, *inputs[1:])
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        value = inputs[0] + 1
+        output = ms_deform_attn(value, shape.levels, None, *inputs[1:])
+    stream.synchronize()
+    torch.testing.assert_close(output, expected)
