@@ -100,6 +100,7 @@ def test_default_trainer_trains_and_resumes(cfg, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
     last = [line for line in lines if "total_loss" in line][-1]
     assert last["iteration"] == 7 and {"loss_fit", "loss_decay", "lr", "data_time"} <= set(last)
+    assert lines[-1]["iteration"] == 8 and "line/error" in lines[-1]  # the evaluation after the last iteration, 7
     assert any("line/error" in line and line["line/images"] == 4 for line in lines)
     assert (tmp_path / "out" / "model_final.pth").is_file() and (tmp_path / "out" / "model_0000004.pth").is_file()
 

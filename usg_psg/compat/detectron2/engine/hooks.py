@@ -250,7 +250,7 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
-        """The group whose rate is shown: the largest, or the first with the commonest rate if each has one parameter."""
+        """The group whose rate is shown: the largest; if each has one parameter, one with the commonest rate."""
         groups = optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if max(sizes) > 1:

@@ -72,4 +72,5 @@ def distributed_worker(
     comm.create_local_process_group(world_size)
     comm.synchronize()
     main_func(*args)
+    comm.synchronize()  # a process that leaves early closes connections that others may still be reading from
     dist.destroy_process_group()
