@@ -14,6 +14,8 @@ from detectron2.evaluation import print_csv_format
 from usg_psg.compat import engine_name
 from usg_psg.data import unregister_psg
 from usg_psg.evaluation import SGDetEvaluator, SGDetMetrics, read_predictions
+from usg_psg.evaluation.matching import mask_overlap
+from usg_psg.evaluation.sgdet_evaluator import tensor_overlap
 
 from ..compat.engines import run_python
 from .dataset import NUM_THINGS, model_output, register, write_dataset
@@ -122,6 +124,16 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     # What the processes exported is one file with every image.
     exported = dict(read_predictions(Path(tmp_path) / "predictions_job" / "predictions.json", []))
     assert set(exported) == set(scenes)
+
+
+def test_overlap_of_tensors_equals_that_of_arrays(dataset):
+    """The code that runs where masks are on a GPU, here on the CPU."""
+    for gt, prediction in dataset.values():
+        ours = tensor_overlap(torch.from_numpy(prediction.masks), gt)
+        expected = mask_overlap(prediction.masks, gt.label_map, len(gt.labels))
+        for name in ("intersection", "pred_area", "gt_area"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
+            assert getattr(ours, name).dtype == np.int64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -204,6 +204,11 @@ def _overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:
             return mask_overlap(_numpy(masks).astype(bool, copy=False), gt.label_map, len(gt.labels))
         except ValueError as error:
             raise ValueError(f"image {gt.image_id!r}: {error}") from None
+    return tensor_overlap(masks, gt)
+
+
+def tensor_overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:
+    """`mask_overlap` on the device that holds the masks, (N, H, W) bool; only the counts come to the host."""
     # Counts stay below 2^24, so float32 sums of zeros and ones are exact, in TF32 too.
     gt_map = torch.from_numpy(gt.label_map.astype(np.int32)).to(masks.device).flatten()
     segments = gt_map[None] == torch.arange(1, len(gt.labels) + 1, device=masks.device)[:, None]
