@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from usg_psg.data import load_psg_json
-from usg_psg.evaluation import EXPORT_FORMATS, SGDetMetrics, SGDetResults, open_writer, read_predictions
+from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, SGDetResults, open_writer, read_predictions
 from usg_psg.evaluation.export import openpsg_colours
 from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary
@@ -144,6 +144,37 @@ def test_a_foreign_sgbench_archive_without_our_keys(dataset, tmp_path):
     for key in ("R@20", "mR@50", "NgR@50", "NgmR@100", "PR@20"):
         assert found.metrics[f"openpsg_strict/{key}"] == expected.metrics[f"openpsg_strict/{key}"]
     assert "oracle/pairs@20" not in found.metrics
+
+
+def test_our_format_without_a_panoptic_map(dataset, tmp_path):
+    """A model that has none leaves the key out; the map is made of the masks, as for arrays."""
+    _, scenes, records = dataset
+    path = export("json", tmp_path / "out", scenes, records)
+    content = json.loads(path.read_text())
+    for record in content["images"]:
+        for key in ("pan_seg_file_name", "segments_info", "pairs"):
+            del record[key]
+        for instance in record["instances"]:
+            del instance["segment_id"]
+    path.write_text(json.dumps(content))
+    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
+    for gt, given in scenes.values():
+        bare = Prediction(given.labels, given.triplets, given.masks, mask_scores=given.mask_scores)
+        metrics.update(gt, bare)
+    found = read_results(path, records)
+    np.testing.assert_equal(found.metrics, metrics.compute().metrics)
+    assert found.metrics["single/R@100"] > 0
+
+
+@pytest.mark.parametrize(("segment_id", "message"), [(99, "segment_id: expected 0 or an id"), (-1, "got -1")])
+def test_segments_that_do_not_exist_are_refused(segment_id: int, message: str, dataset, tmp_path):
+    _, scenes, records = dataset
+    path = export("json", tmp_path / "out", scenes, records)
+    content = json.loads(path.read_text())
+    content["images"][0]["instances"][0]["segment_id"] = segment_id
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read_results(path, records)
 
 
 @pytest.mark.parametrize("name", sorted(EXPORT_FORMATS))

@@ -69,6 +69,28 @@ def test_two_masks_of_one_object_give_openpsg_two_predicates():
     assert metrics["single/NgR@20"] == 100.0
 
 
+def test_the_example_of_the_documentation():
+    """docs/evaluation.md: two masks of one person on the first image, nothing predicted on the second."""
+    on, riding = 3, 20
+    gt = GroundTruth(np.array([0, 1]), np.array([[0, 1, riding], [0, 1, on]]), MAP)
+    prediction = Prediction(np.array([0, 0, 1]), np.array([[0, 2, riding], [1, 2, on]]), MASKS[[0, 0, 1]])
+    metrics = SGDetMetrics(56)
+    metrics.update(gt, prediction)
+    alone = metrics.compute().metrics
+    assert (alone["openpsg/R@20"], alone["single/R@20"], alone["single/NgR@20"]) == (100.0, 50.0, 100.0)
+    assert alone["openpsg/PR@20"] == alone["single/PR@20"] == 100.0
+    metrics.update(GroundTruth(np.array([0, 1]), np.array([[0, 1, on]]), MAP), empty_prediction())
+    both = metrics.compute().metrics
+    expected = {
+        "single": (25.0, 50.0),
+        "openpsg": (100.0, 200 / 56),
+        "openpsg_strict": (50.0, 150 / 56),
+        "usg_pooled": (200 / 3, 75.0),
+    }
+    for protocol, values in expected.items():
+        assert (both[f"{protocol}/R@20"], both[f"{protocol}/mR@20"]) == pytest.approx(values), protocol
+
+
 def test_two_predicates_of_one_pair():
     """The graph constraint keeps the first; without it both count, each taking a rank."""
     prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 1], [0, 1, 0]]), MASKS)

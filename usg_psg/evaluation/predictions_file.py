@@ -86,12 +86,6 @@ def _read_json(path: Path, content: dict) -> Iterator[tuple[str, Prediction]]:
 
 def _from_json(folder: Path, record: dict) -> Prediction:
     instances = record["instances"]
-    ids = np.array([s["id"] for s in record["segments_info"]], dtype=np.int64)
-    png = decode_panoptic_png(str(_inside(folder, record["pan_seg_file_name"])))
-    size = (record["height"], record["width"])
-    if png.shape != size:
-        raise ValueError(f"pan_seg_file_name: expected a picture of {size[0]} x {size[1]}, got {png.shape}")
-    position = _positions(png, ids)
     scores = [x.get("score") for x in instances]
     return Prediction(
         labels=np.array([x["category_id"] for x in instances], dtype=np.int64),
@@ -99,12 +93,28 @@ def _from_json(folder: Path, record: dict) -> Prediction:
         masks=[x["segmentation"] for x in instances],
         triplets_ng=np.array(record["relations_ng"], dtype=np.int64) if "relations_ng" in record else None,
         mask_scores=None if None in scores else np.array(scores),
-        segment_map=position[png],
-        segment_labels=np.array([s["category_id"] for s in record["segments_info"]], dtype=np.int64),
-        mask_segment=position[[x["segment_id"] for x in instances]] - 1,
         pairs=np.array(record["pairs"], dtype=np.int64) if "pairs" in record else None,
         image_id=str(record["image_id"]),
+        **(_json_map(folder, record) if "pan_seg_file_name" in record else {}),
     )
+
+
+def _json_map(folder: Path, record: dict) -> dict[str, np.ndarray]:
+    ids = np.array([s["id"] for s in record["segments_info"]], dtype=np.int64)
+    png = decode_panoptic_png(str(_inside(folder, record["pan_seg_file_name"])))
+    size = (record["height"], record["width"])
+    if png.shape != size:
+        raise ValueError(f"pan_seg_file_name: expected a picture of {size[0]} x {size[1]}, got {png.shape}")
+    position = _positions(png, ids)
+    segment_ids = np.array([x["segment_id"] for x in record["instances"]], dtype=np.int64)
+    unknown = segment_ids[~np.isin(segment_ids, [0, *ids])]
+    if len(unknown):
+        raise ValueError(f"segment_id: expected 0 or an id of segments_info, got {unknown[0]}")
+    return {
+        "segment_map": position[png],
+        "segment_labels": np.array([s["category_id"] for s in record["segments_info"]], dtype=np.int64),
+        "mask_segment": position[segment_ids] - 1,
+    }
 
 
 def _positions(png: np.ndarray, ids: np.ndarray) -> np.ndarray:
