@@ -56,6 +56,7 @@ def work(folder: str) -> None:
         "results": inference_on_dataset(double, build_detection_test_loader(elements, mapper=dict), Collect()),
     }
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(seen))
+    comm.synchronize()  # Detectron2's launch does not wait for the others
 
 
 def train_ddp(folder: str) -> None:
