@@ -200,6 +200,16 @@ def test_overlap_equals_a_loop_and_run_lengths_equal_arrays(seed: int, height: i
     np.testing.assert_array_equal(mask_overlap(rles, gt_map, 4).intersection, overlap.intersection)
 
 
+def test_overlap_without_numpy_2_is_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    masks, gt_map = rng.random((5, 20, 70)) < 0.5, rng.integers(0, 4, (20, 70))
+    expected = mask_overlap(masks, gt_map, 4)
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    found = mask_overlap(masks, gt_map, 4)
+    for name in ("intersection", "pred_area", "gt_area"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 @bounded
 @given(seeds)
 def test_flattening_masks_without_overlaps_changes_nothing(seed: int):

@@ -41,39 +41,45 @@ def save_plots(folder: Path | str, results: SGDetResults, predicate_classes: Seq
 
 
 def recall_over_k(results: SGDetResults) -> Figure:
-    """R@K and mR@K of each protocol, with (solid) and without graph constraint (dashed)."""
-    figure = Figure(figsize=(10, 4))
+    """R@K and mR@K of each protocol, with and without graph constraint."""
+    figure = Figure(figsize=(11, 4))
     axes = figure.subplots(1, 2)
     ks = result_ks(results)
-    for axis, names in zip(axes, (("R", "NgR"), ("mR", "NgmR")), strict=True):
+    styles = {"": ("-", "graph constraint"), "Ng": ("--", "none")}
+    for axis, metric in zip(axes, ("R", "mR"), strict=True):
         for number, protocol in enumerate(PROTOCOLS):
-            for name, style in zip(names, ("-", "--"), strict=True):
-                values = [results.metrics[f"{protocol.name}/{name}@{k}"] for k in ks]
-                label = f"{protocol.name} {name}"
-                axis.plot(ks, values, style, color=f"C{number}", marker="o", markersize=3, label=label)
-        axis.set(xlabel="K", ylabel=f"{names[0]}@K (%)", xticks=ks, ylim=(0, None))
+            for prefix, (style, rule) in styles.items():
+                values = [results.metrics[f"{protocol.name}/{prefix}{metric}@{k}"] for k in ks]
+                label = f"{protocol.name}, {rule}"
+                # Lines that coincide stay visible: later ones are thinner.
+                width = 3.5 - 0.8 * number
+                axis.plot(ks, values, style, color=f"C{number}", marker="o", markersize=3, lw=width, label=label)
+        axis.set(xlabel="K", ylabel=f"{metric}@K (%)", xticks=ks, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def recall_per_predicate(results: SGDetResults, predicate_classes: Sequence[str]) -> Figure:
-    """Recall of each predicate at the largest K under `single`, against its frequency."""
-    figure = Figure(figsize=(10, 6))
-    axis = figure.subplots()
+    """Frequency of each predicate, most frequent first, and its recall at the largest K under `single`."""
+    order = np.concatenate(list(results.predicate_groups.values()))
+    colours = [GROUP_COLOURS[group] for group, members in results.predicate_groups.items() for _ in members]
+    figure = Figure(figsize=(10, 1.5 + 0.17 * len(order)))
+    frequency_axis, recall_axis = figure.subplots(1, 2, sharey=True)
+    positions = np.arange(len(order))
+    frequency_axis.barh(positions, np.maximum(results.predicate_frequency[order], 0.7), color=colours)
+    frequency_axis.set(xscale="log", xlabel="relations (head, body and tail by colour)", xlim=(0.7, None))
+    frequency_axis.set_yticks(positions, [predicate_classes[i] for i in order], fontsize=7)
+    frequency_axis.invert_yaxis()
     k = result_ks(results)[-1]
-    recall = results.predicate_recall["single"]["mR"][-1]
-    frequency = np.maximum(results.predicate_frequency, 1)
-    for group, members in results.predicate_groups.items():
-        shown = members[~np.isnan(recall[members])]
-        axis.scatter(frequency[shown], recall[shown], s=18, color=GROUP_COLOURS[group], label=group)
-        for i in shown:
-            axis.annotate(
-                predicate_classes[i], (frequency[i], recall[i]), fontsize=6, xytext=(3, 2), textcoords="offset points"
-            )
-    axis.set(xscale="log", xlabel="annotated relations", ylabel=f"R@{k} under single (%)", ylim=(-2, 102))
-    axis.grid(alpha=0.3)
-    axis.legend()
+    recall = results.predicate_recall["single"]["mR"][-1][order]
+    recall_axis.barh(positions, np.nan_to_num(recall), color=colours)
+    for position in positions[np.isnan(recall)]:
+        recall_axis.annotate("not annotated", (0.5, position), fontsize=6, va="center", color="gray")
+    recall_axis.set(xlabel=f"recall@{k} under single (%)", xlim=(0, 100))
+    for axis in (frequency_axis, recall_axis):
+        axis.grid(axis="x", alpha=0.3)
+        axis.margins(y=0.01)
     return figure
 
 
