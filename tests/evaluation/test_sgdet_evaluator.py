@@ -15,9 +15,10 @@ from usg_psg.compat import engine_name
 from usg_psg.data import unregister_psg
 from usg_psg.evaluation import SGDetEvaluator, SGDetMetrics, read_predictions
 from usg_psg.evaluation.matching import mask_overlap
-from usg_psg.evaluation.sgdet_evaluator import tensor_overlap
+from usg_psg.evaluation.sgdet_evaluator import prediction_from_output, tensor_overlap
 
 from ..compat.engines import run_python
+from ..tiny import tiny_model
 from .dataset import NUM_THINGS, model_output, register, write_dataset
 from .scenes import NUM_CLASSES, NUM_PREDICATES
 
@@ -124,6 +125,34 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     # What the processes exported is one file with every image.
     exported = dict(read_predictions(Path(tmp_path) / "predictions_job" / "predictions.json", []))
     assert set(exported) == set(scenes)
+
+
+def test_takes_what_the_model_gives(dataset, tmp_path):
+    """An untrained model: many masks that overlap, few segments."""
+    model = tiny_model(object_threshold=0.0, overlap_threshold=0.0).eval()
+    evaluator = SGDetEvaluator(NAME, str(tmp_path / "out"), export="json", plots=True)
+    rows = 0
+    for image_id, (gt, _) in dataset.items():
+        height, width = gt.label_map.shape
+        inputs = {"image": torch.randint(0, 256, (3, 64, 96)), "image_id": image_id, "height": height, "width": width}
+        with torch.no_grad():
+            output = model([inputs])[0]
+        prediction = prediction_from_output(output, gt)
+        scores = output["relations"]["score"]
+        assert (scores[:-1] >= scores[1:]).all()
+        np.testing.assert_array_equal(prediction.triplets[:, 2], output["relations"]["predicate"])  # order kept
+        constrained, unconstrained = prediction.segment_triplets()
+        assert len(np.unique(constrained[:, :2], axis=0)) == len(constrained)
+        assert (constrained[:, 0] != constrained[:, 1]).all()
+        assert len(unconstrained) <= len(prediction.unconstrained)
+        rows += len(prediction.unconstrained)
+        evaluator.process([inputs], [output])
+    assert rows > 0
+    results = evaluator.evaluate()
+    assert np.isfinite(list(results["sgdet"].values())).mean() > 0.9
+    assert evaluator.results.counts["images_with_proposals"] == 7
+    assert len(list((tmp_path / "out" / "plots").glob("*.png"))) == 3
+    assert (tmp_path / "out" / f"predictions_{NAME}" / "predictions.json").is_file()
 
 
 def test_overlap_of_tensors_equals_that_of_arrays(dataset):
