@@ -14,6 +14,8 @@ $(BIN)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
+	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	touch $@
 
 install: $(BIN)/.installed

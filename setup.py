@@ -18,6 +18,7 @@ setup(
     package_dir={"usg_psg.configs": "configs"},
     package_data={
         "usg_psg": [
+            "compat/README.md",
             "modeling/openclip_configs/*.json",
             "visualization/*.html",
             "visualization/*.css",
@@ -49,6 +50,6 @@ setup(
     ],
     extras_require={
         "detectron2": [DETECTRON2],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "sgbench", "ruff"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "ruff"],
     },
 )

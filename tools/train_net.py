@@ -17,6 +17,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from usg_psg.compat import log_engine
 from usg_psg.config import build_cfg
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
 
@@ -26,6 +27,7 @@ def setup(args) -> CfgNode:
     cfg = build_cfg(args.config_file, args.opts)
     for name in ("usg_psg", "mask2former_ops"):
         setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    log_engine()
     adapt_to_machine(cfg)
     cfg.freeze()
     default_setup(cfg, args)

@@ -1,7 +1,7 @@
 """Image-only USG-Par on PSG: panoptic scene graphs as a Detectron2 extension.
 
-Importing the package selects the engine (Detectron2, or the bundled subset where it is not installed) and registers data
-sets and model parts; nothing else happens.
+Importing the package selects the engine (Detectron2, or the bundled subset where it is not installed) and registers
+data sets and model parts; nothing else happens.
 """
 
 from . import compat  # noqa: F401  selects the engine: must stay the first import

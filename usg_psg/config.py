@@ -160,9 +160,11 @@ def _add_solver(cfg: CfgNode) -> None:
 def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.TASK = "sgdet"  # or "predcls": masks and labels are given, relations are predicted
     cfg.TEST.USG = CfgNode()
-    cfg.TEST.USG.OBJECT_THRESHOLD = 0.3  # score from which a query may own pixels of the panoptic map
-    cfg.TEST.USG.OVERLAP_THRESHOLD = 0.8  # part of its own mask that a segment must keep there
+    cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
+    cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
+    cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
+    cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
 
 
 def get_config_file(name: str) -> str:

@@ -88,6 +88,7 @@ class USGCheckpointer(DetectionCheckpointer):
 
 def write_whole(path: Path, write: Any) -> None:
     """Call `write(file)` on a temporary file in path's folder, flush it to the disk and rename it to path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

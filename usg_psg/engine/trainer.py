@@ -57,7 +57,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """`SGDetEvaluator` writing to OUTPUT_DIR/inference."""
-        return SGDetEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"), task=cfg.TEST.TASK)
+        return SGDetEvaluator(
+            dataset_name,
+            output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
+            task=cfg.TEST.TASK,
+            export=cfg.TEST.USG.EXPORT,
+            plots=cfg.TEST.USG.PLOTS,
+        )
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -69,8 +69,8 @@ class USGPar(nn.Module):
         pixel_std: Sequence[float],
         deep_supervision: bool = True,
         add_missed_pairs: bool = False,
-        object_threshold: float = 0.3,
-        overlap_threshold: float = 0.8,
+        object_threshold: float = 0.1,
+        overlap_threshold: float = 0.5,
         relations_per_image: int = 100,
         task: str = "sgdet",
     ):

@@ -1,0 +1,144 @@
+"""Scene graphs from model output, to JSON and back; the demo program on good and bad files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from usg_psg.config import build_cfg
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.modeling.usg_par import make_instances
+from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
+
+
+def output():
+    """Three instances, the first two of which became one stuff segment; the third is a thing; a fourth has none."""
+    panoptic = torch.tensor([[1, 1, 2], [1, 0, 2]], dtype=torch.int32)
+    masks = torch.stack([panoptic == 1, panoptic == 1, panoptic == 2, panoptic == 2])
+    relations = {
+        "subject": torch.tensor([2, 2, 0, 3, 2]),
+        "object": torch.tensor([0, 1, 1, 0, 0]),
+        "predicate": torch.tensor([1, 1, 0, 0, 0]),
+        "score": torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]),
+    }
+    return {
+        "instances": make_instances(
+            masks, torch.tensor([1, 1, 0, 0]), torch.tensor([0.9, 0.8, 0.7, 0.2]), torch.tensor([1, 1, 2, 0])
+        ),
+        "panoptic_seg": (
+            panoptic,
+            [
+                {"id": 1, "category_id": 1, "isthing": False, "score": 0.9},
+                {"id": 2, "category_id": 0, "isthing": True, "score": 0.7},
+            ],
+        ),
+        "relations": relations,
+    }
+
+
+def graph():
+    return SceneGraph.from_output(output(), ["person"], ["grass-merged"], ["over", "standing on"])
+
+
+def test_graph_is_between_panoptic_segments():
+    made = graph()
+    assert [(o.name, o.isthing) for o in made.objects] == [("grass-merged", False), ("person", True)]
+    assert made.objects[0].mask_array().tolist() == [[True, True, False], [True, False, False]]
+    rows = [(r.subject, r.object, r.predicate, round(r.score, 2)) for r in made.relations]
+    assert rows == [(1, 0, "standing on", 0.9), (1, 0, "over", 0.5)], "one row per segment pair and predicate"
+    assert len(made.constrained().relations) == 1
+
+
+def test_top_keeps_the_objects_that_take_part():
+    made = graph()
+    assert len(made.top(1).objects) == 2 and len(made.top(0).objects) == 0
+    assert [r.predicate for r in made.top(score_threshold=0.6).relations] == ["standing on"]
+
+
+def test_json_round_trip():
+    made = graph()
+    assert SceneGraph.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("{", "not JSON"), ("[]", "not a scene graph"), ('{"format": "usg_psg scene graph", "version": 9}', "version 9")],
+)
+def test_other_text_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        SceneGraph.from_json(text)
+
+
+def test_relations_that_point_nowhere_are_refused():
+    made = graph()
+    made.relations[0].object = 7
+    with pytest.raises(ValueError, match="relation 0"):
+        SceneGraph.from_json(made.to_json())
+
+
+def test_networkx():
+    made = graph().to_networkx()
+    assert made.nodes[1]["name"] == "person"
+    assert {data["predicate"] for *_, data in made.edges(data=True)} == {"standing on", "over"}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=1, num_val=2, size=(96, 128), preset="easy", seed=0)
+    return root
+
+
+@pytest.fixture
+def cfg(shapes, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+    return build_cfg("quickstart/usg_par_quickstart.yaml", ["MODEL.DEVICE", "cpu", "TEST.USG.OBJECT_THRESHOLD", "0.0"])
+
+
+def test_predictor_gives_masks_of_the_image_size(cfg):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
+        SceneGraphPredictor(cfg)
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    images = [np.random.randint(0, 256, size, dtype=np.uint8) for size in [(50, 70, 3), (120, 64, 3)]]
+    for image, single in zip(images, predictor.batch(images), strict=True):
+        assert (single.height, single.width) == image.shape[:2]
+        for thing in single.objects:
+            assert thing.mask_array().shape == image.shape[:2]
+        assert single.draw(image).shape[2] == 3
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        predictor(np.zeros((4, 4), np.uint8))
+
+
+def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_path):
+    from usg_psg.engine import USGCheckpointer
+
+    weights = tmp_path / "weights"
+    USGCheckpointer(SceneGraphPredictor(cfg, allow_random=True).model, str(weights)).save("model")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(np.random.randint(0, 256, (48, 64), dtype=np.uint8)).save(folder / "gray.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(folder), "--output"]
+    command += [str(tmp_path / "out"), "--opts", "MODEL.WEIGHTS", str(weights / "model.pth")]
+    env = {**os.environ, "DETECTRON2_DATASETS": str(shapes)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "broken.jpg" in done.stderr and "1 of 2 images" in done.stdout, done.stderr
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert names == {"gray_overlay.png", "gray_graph.png", "gray.json"}
+    read = SceneGraph.from_json((tmp_path / "out" / "gray.json").read_text())
+    assert (read.height, read.width) == (48, 64)
+
+
+def test_demo_names_what_is_missing(tmp_path):
+    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "none.jpg")]
+    command += ["--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "none.jpg" in done.stderr

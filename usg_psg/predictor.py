@@ -1,0 +1,228 @@
+"""Images to scene graphs that can be saved, drawn and searched, without the training machinery around them.
+
+Letters: N objects, H W pixels, R relations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from pycocotools import mask as coco_mask
+
+from .data import get_psg_metadata
+from .engine import USGCheckpointer
+
+if TYPE_CHECKING:
+    import networkx
+
+FORMAT = "usg_psg scene graph"
+VERSION = 1
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """COCO run lengths of a bool mask (H, W), ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+@dataclass
+class SceneObject:
+    """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE."""
+
+    name: str
+    category_id: int
+    score: float
+    isthing: bool
+    mask: dict
+
+    def mask_array(self) -> np.ndarray:
+        """(H, W) bool."""
+        return coco_mask.decode(self.mask).astype(bool)
+
+
+@dataclass
+class SceneRelation:
+    """One relation: indices of subject and object in `SceneGraph.objects`, predicate name and id (0-based), score."""
+
+    subject: int
+    object: int
+    predicate: str
+    predicate_id: int
+    score: float
+
+
+@dataclass
+class SceneGraph:
+    """Objects and relations of one image, relations best first.
+
+    Attributes:
+        height, width: of the image, pixels.
+        objects: masks do not overlap.
+        relations: several predicates of one pair may stand in it; `constrained` keeps the best one.
+    """
+
+    height: int
+    width: int
+    objects: list[SceneObject]
+    relations: list[SceneRelation]
+
+    @classmethod
+    def from_output(
+        cls,
+        output: dict,
+        thing_classes: Sequence[str],
+        stuff_classes: Sequence[str],
+        predicate_classes: Sequence[str],
+    ) -> SceneGraph:
+        """The graph between the segments of the panoptic map, of the model's output of one image.
+
+        Queries that lost their pixels to a better one are duplicates, so their relations are left out; where two
+        queries became one segment, the best relation of each pair of segments and predicate stays.
+
+        Args:
+            output: see `USGPar.forward`.
+            thing_classes, stuff_classes: category ids count things, then stuff.
+            predicate_classes: names.
+        """
+        names = [*thing_classes, *stuff_classes]
+        panoptic, segments_info = output["panoptic_seg"]
+        panoptic = panoptic.cpu().numpy()
+        objects = [
+            SceneObject(
+                name=names[info["category_id"]],
+                category_id=info["category_id"],
+                score=float(info["score"]),
+                isthing=bool(info["isthing"]),
+                mask=encode_mask(panoptic == info["id"]),
+            )
+            for info in segments_info
+        ]
+        position = {info["id"]: index for index, info in enumerate(segments_info)}
+        segment = [position.get(i, -1) for i in output["instances"].segment_ids.tolist()]
+        columns = (output["relations"][key].tolist() for key in ("subject", "object", "predicate", "score"))
+        relations: dict[tuple[int, int, int], SceneRelation] = {}
+        for subject, object_, predicate, score in zip(*columns, strict=True):
+            subject, object_ = segment[subject], segment[object_]
+            if subject >= 0 and object_ >= 0 and subject != object_:
+                key = (subject, object_, predicate)
+                relation = SceneRelation(subject, object_, predicate_classes[predicate], predicate, score)
+                relations.setdefault(key, relation)  # best first, so the first is the best
+        return cls(*panoptic.shape, objects, list(relations.values()))
+
+    def constrained(self) -> SceneGraph:
+        """Only the best predicate of each ordered pair (the graph constraint of the recall metrics)."""
+        seen: set[tuple[int, int]] = set()
+        kept = []
+        for relation in self.relations:
+            if (relation.subject, relation.object) not in seen:
+                seen.add((relation.subject, relation.object))
+                kept.append(relation)
+        return SceneGraph(self.height, self.width, self.objects, kept)
+
+    def top(self, count: int | None = None, score_threshold: float = 0.0) -> SceneGraph:
+        """The best relations, with the objects that take part in them only; indices are renumbered."""
+        relations = [r for r in self.relations if r.score >= score_threshold][:count]
+        used = sorted({r.subject for r in relations} | {r.object for r in relations})
+        new = {old: index for index, old in enumerate(used)}
+        moved = [SceneRelation(new[r.subject], new[r.object], r.predicate, r.predicate_id, r.score) for r in relations]
+        return SceneGraph(self.height, self.width, [self.objects[i] for i in used], moved)
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back unchanged."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> SceneGraph:
+        """Read `to_json`'s text.
+
+        Raises:
+            ValueError: if the text is something else; the message says what is wrong.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"not a scene graph: its format is not {FORMAT!r}")
+        if data.get("version") != VERSION:
+            raise ValueError(f"scene graph version {data.get('version')!r}, this program reads {VERSION}")
+        try:
+            graph = cls(
+                data["height"],
+                data["width"],
+                [SceneObject(**x) for x in data["objects"]],
+                [SceneRelation(**x) for x in data["relations"]],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"scene graph with missing or unknown fields: {error}") from error
+        for index, relation in enumerate(graph.relations):
+            if not (0 <= relation.subject < len(graph.objects) and 0 <= relation.object < len(graph.objects)):
+                raise ValueError(f"relation {index} points at an object that does not exist")
+        return graph
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """Nodes are object indices, edges relations; attributes are the fields of both."""
+        import networkx
+
+        graph = networkx.MultiDiGraph()
+        for index, thing in enumerate(self.objects):
+            graph.add_node(index, **asdict(thing))
+        for relation in self.relations:
+            graph.add_edge(
+                relation.subject,
+                relation.object,
+                predicate=relation.predicate,
+                predicate_id=relation.predicate_id,
+                score=relation.score,
+            )
+        return graph
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """The image (H, W, 3) uint8 RGB with masks and labels over it, as `visualization.draw_overlay`."""
+        from .visualization import draw_overlay
+
+        return draw_overlay(image, self)
+
+
+class SceneGraphPredictor:
+    """A model with its weights and vocabulary: `predictor(image) -> SceneGraph`.
+
+    Args:
+        cfg: a recipe with MODEL.WEIGHTS; the vocabulary is that of DATASETS.TEST[0].
+
+    Raises:
+        ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
+    """
+
+    def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
+        if not cfg.MODEL.WEIGHTS and not allow_random:
+            raise ValueError("MODEL.WEIGHTS is empty: give the path of a checkpoint")
+        self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        self.model = build_model(cfg).eval()
+        USGCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    def __call__(self, image: np.ndarray) -> SceneGraph:
+        """Parse one (H, W, 3) uint8 RGB image."""
+        return self.batch([image])[0]
+
+    @torch.no_grad()
+    def batch(self, images: Sequence[np.ndarray]) -> list[SceneGraph]:
+        """Parse several images at once."""
+        inputs = []
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+            resized = self.resize.get_transform(image).apply_image(image)
+            tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+        names = (self.metadata.thing_classes, self.metadata.stuff_classes, self.metadata.predicate_classes)
+        return [SceneGraph.from_output(output, *names) for output in self.model(inputs)]

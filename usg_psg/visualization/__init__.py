@@ -1,0 +1,7 @@
+"""Pictures of scene graphs."""
+
+from .colors import class_color, display_names
+from .graph import draw_graph
+from .overlay import draw_overlay
+
+__all__ = ["class_color", "display_names", "draw_graph", "draw_overlay"]
