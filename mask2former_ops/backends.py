@@ -27,6 +27,7 @@ BACKENDS = ("auto", "compiled", "pytorch", "upstream")
 INSTALL_HINT = "pip install --no-build-isolation ./mask2former_ops (or set USG_PSG_OPS_JIT=1) for a faster one"
 
 _requested: str | None = None
+_choices: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def set_backend(name: str | None) -> None:
     """
     global _requested
     _requested = None if name is None else _checked(name, "name")
-    _resolve.cache_clear()
+    _choices.clear()
 
 
 def _checked(name: str, source: str) -> str:
@@ -154,29 +155,31 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
+@torch.compiler.assume_constant_result
 def resolve_backend(device_type: str) -> str:
     """The implementation for tensors on `device_type`: "compiled", "pytorch" or "upstream".
+
+    A graph made by `torch.compile` keeps the backend that was chosen when it was traced.
 
     Raises:
         RuntimeError: a backend was asked for by name and is not available there.
     """
-    return _resolve(device_type, get_backend())
+    key = (device_type, get_backend())
+    if key not in _choices:
+        _choices[key] = _choose(*key)
+        logger.info("%s", backend_report(device_type, _choices[key]))
+    return _choices[key]
 
 
-@torch.compiler.assume_constant_result
-@lru_cache
-def _resolve(device_type: str, requested: str) -> str:
+def _choose(device_type: str, requested: str) -> str:
     available = available_backends(device_type)
-    backend = requested
     if requested == "auto":
-        backend = "compiled" if "compiled" in available else "pytorch"
-    elif requested not in available:
-        reason = (
-            compiled_status().reason if requested == "compiled" else "MultiScaleDeformableAttention is not installed"
-        )
+        return "compiled" if "compiled" in available else "pytorch"
+    if requested not in available:
+        missing = "MultiScaleDeformableAttention is not installed"
+        reason = compiled_status().reason if requested == "compiled" else missing
         raise RuntimeError(f"backend {requested!r} is not available on {device_type}: {reason}")
-    logger.info("%s", backend_report(device_type, backend))
-    return backend
+    return requested
 
 
 def backend_report(device_type: str = "cpu", backend: str | None = None) -> str:

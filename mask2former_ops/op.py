@@ -32,12 +32,12 @@ _library.define(
 )
 _library.define(
     "ms_deform_attn_fused(Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets,"
-    " Tensor attention_logits) -> Tensor",
+    " Tensor attention_logits) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes,"
-    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits)"
+    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor log_sums)"
     " -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -60,11 +60,11 @@ def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights)
 
 @torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_fused", lib=_library)
 def _(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
-    return _output_like(value, sampling_offsets)
+    return _output_like(value, sampling_offsets), reference_points.new_empty(attention_logits.shape[:3])
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_fused_backward", lib=_library)
-def _(grad_output, value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+def _(grad_output, value, spatial_shapes, reference_points, sampling_offsets, attention_logits, log_sums):
     return tuple(x.new_empty(x.shape) for x in (value, sampling_offsets, attention_logits))
 
 
@@ -81,15 +81,19 @@ def _backward(ctx, grad_output):
 
 def _save_fused(ctx, inputs, output):
     value, ctx.spatial_shapes, reference_points, offsets, logits = inputs
-    ctx.save_for_backward(value, reference_points, offsets, logits)
+    # The logarithms of the softmax's denominators spare the backward a pass over the logits.
+    ctx.save_for_backward(value, reference_points, offsets, logits, output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _backward_fused(ctx, grad_output):
+def _backward_fused(ctx, grad_output, grad_log_sums):
+    if grad_output is None:
+        return None, None, None, None, None
     if ctx.needs_input_grad[2]:
         raise RuntimeError("ms_deform_attn_fused has no gradient for reference_points: use ms_deform_attn for that")
-    value, reference_points, offsets, logits = ctx.saved_tensors
+    value, reference_points, offsets, logits, log_sums = ctx.saved_tensors
     grads = _ops.ms_deform_attn_fused_backward(
-        grad_output.contiguous(), value, ctx.spatial_shapes, reference_points, offsets, logits
+        grad_output.contiguous(), value, ctx.spatial_shapes, reference_points, offsets, logits, log_sums
     )
     return grads[0], None, None, grads[1], grads[2]
 
@@ -199,7 +203,8 @@ def ms_deform_attn(
     Args:
         value: (N, S, M, D), float64, float32, bfloat16 or float16. The compiled kernels take D up to 128 that is a
             multiple of 4; for other widths, or more than 8 levels or points, the PyTorch backend runs.
-        spatial_shapes: (L, 2) integers, (H, W) of each level. A tensor on a GPU costs a synchronisation.
+        spatial_shapes: (L, 2) integers, (H, W) of each level. A tensor on a GPU costs a synchronisation. Under
+            `torch.compile` a tensor fits into one graph on the compiled backend only; host integers always do.
         level_start_index: (L,) start of each level in S, or None; checked, since `spatial_shapes` implies it.
         sampling_locations: (N, Lq, M, L, P, 2), (x, y); 0 and 1 are the outer edges of the level, a sample beyond
             the last pixel's centre mixes with zeros, and a location that is not finite counts as outside.
@@ -211,15 +216,15 @@ def ms_deform_attn(
     Raises:
         ValueError: shapes, dtypes or devices do not fit; the message names the argument.
     """
-    if isinstance(spatial_shapes, Tensor) and torch.compiler.is_compiling():
-        return _ops.ms_deform_attn_tensor_shapes(
+    backend = resolve_backend(value.device.type)
+    if isinstance(spatial_shapes, Tensor) and torch.compiler.is_compiling() and backend == "compiled":
+        return _traced_with_tensor_shapes(
             value, spatial_shapes, level_start_index, sampling_locations, attention_weights
         )
     shapes = as_shape_list(spatial_shapes)
     check_level_start_index(level_start_index, shapes)
     _check_arguments(value, shapes, "sampling_locations", sampling_locations, {"attention_weights": attention_weights})
     _check_shape("attention_weights", attention_weights, tuple(sampling_locations.shape[:-1]))
-    backend = resolve_backend(value.device.type)
     if backend == "pytorch" or not _supported(value, sampling_locations):
         return ms_deform_attn_reference(value, shapes, sampling_locations, attention_weights)
     dtype = arithmetic_dtype(value.dtype)
@@ -264,13 +269,14 @@ def ms_deform_attn_fused(
         locations = sampling_locations_from_offsets(reference_points, sampling_offsets, shapes)
         weights = attention_logits.flatten(-2).softmax(-1, dtype=locations.dtype).view_as(attention_logits)
         return ms_deform_attn(value, shapes, None, locations, weights)
-    return _ops.ms_deform_attn_fused(
+    output, _ = _ops.ms_deform_attn_fused(
         value.contiguous(),
         _flat(shapes),
         reference_points.to(arithmetic_dtype(value.dtype)).contiguous(),
         sampling_offsets.to(value.dtype).contiguous(),
         attention_logits.to(value.dtype).contiguous(),
     )
+    return output
 
 
 # Under torch.compile the values of a tensor are unknown, so a tensor of shapes needs an operator that reads it when
@@ -287,20 +293,33 @@ _library.define(
 )
 
 
+def _traced_with_tensor_shapes(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    if not _supported(value, sampling_locations):
+        raise ValueError(
+            "spatial_shapes must be host integers, not a tensor, for torch.compile with this head width and these "
+            f"numbers of levels and points: {value.shape[3]}, {sampling_locations.shape[3]}, {sampling_locations.shape[4]}"
+        )
+    dtype = arithmetic_dtype(value.dtype)
+    return _ops.ms_deform_attn_tensor_shapes(
+        value.contiguous(),
+        spatial_shapes,
+        level_start_index,
+        sampling_locations.to(dtype).contiguous(),
+        attention_weights.to(dtype).contiguous(),
+    )
+
+
 @torch.library.impl(_library, "ms_deform_attn_tensor_shapes", "CompositeExplicitAutograd")
 def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
-    with torch.no_grad():
-        return ms_deform_attn(
-            value, as_shape_list(spatial_shapes), level_start_index, sampling_locations, attention_weights
-        )
+    shapes = as_shape_list(spatial_shapes)
+    check_level_start_index(level_start_index, shapes)
+    return _ops.ms_deform_attn(value, _flat(shapes), sampling_locations, attention_weights)
 
 
 @torch.library.impl(_library, "ms_deform_attn_tensor_shapes_backward", "CompositeExplicitAutograd")
 def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights):
-    inputs = [x.detach().requires_grad_() for x in (value, sampling_locations, attention_weights)]
-    with torch.enable_grad():
-        output = ms_deform_attn(inputs[0], as_shape_list(spatial_shapes), None, inputs[1], inputs[2])
-    return torch.autograd.grad(output, inputs, grad_output)
+    shapes = _flat(as_shape_list(spatial_shapes))
+    return _ops.ms_deform_attn_backward(grad_output, value, shapes, sampling_locations, attention_weights)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_tensor_shapes", lib=_library)
@@ -319,7 +338,7 @@ def _save_tensor_shapes(ctx, inputs, output):
 
 
 def _backward_tensor_shapes(ctx, grad_output):
-    grads = _ops.ms_deform_attn_tensor_shapes_backward(grad_output, *ctx.saved_tensors)
+    grads = _ops.ms_deform_attn_tensor_shapes_backward(grad_output.contiguous(), *ctx.saved_tensors)
     return grads[0], None, None, grads[1], grads[2]
 
 

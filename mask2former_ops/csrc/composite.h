@@ -20,12 +20,18 @@ inline at::Tensor pixel_sizes(const Sizes& sizes, const at::Tensor& like) {
   return at::tensor(pixels, at::kDouble).view({sizes.levels.count, 1, 2}).to(like.options(), /*non_blocking=*/true);
 }
 
+// (N, Lq, M): logarithm of the softmax's denominator, in the type of the reference points.
+inline at::Tensor log_sums_of(const at::Tensor& reference_points, const at::Tensor& logits) {
+  return at::logsumexp(logits.to(reference_points.scalar_type()).flatten(-2), -1);
+}
+
 inline std::tuple<at::Tensor, at::Tensor> locations_and_weights(const Sizes& sizes, const at::Tensor& reference_points,
-                                                                const at::Tensor& offsets, const at::Tensor& logits) {
+                                                                const at::Tensor& offsets, const at::Tensor& logits,
+                                                                const at::Tensor& log_sums) {
   const auto type = reference_points.scalar_type();
   auto reference = reference_points.unsqueeze(2).unsqueeze(4);
   auto locations = (reference + offsets.to(type) * pixel_sizes(sizes, reference_points)).contiguous();
-  auto weights = at::softmax(logits.to(type).flatten(-2), -1).view_as(logits);
+  auto weights = at::exp(logits.to(type) - log_sums.unsqueeze(-1).unsqueeze(-1));
   return {locations, weights};
 }
 

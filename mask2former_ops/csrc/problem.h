@@ -96,6 +96,12 @@ inline void check_reference_points(const at::Tensor& points, const Sizes& sizes)
                     points.sizes());
 }
 
+inline void check_log_sums(const at::Tensor& tensor, const Sizes& sizes) {
+  const std::array<int64_t, 3> expected{sizes.batch, sizes.queries, sizes.heads};
+  TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(expected), "log_sums must have shape ",
+                    at::IntArrayRef(expected), ", got ", tensor.sizes());
+}
+
 inline void check_output(const at::Tensor& tensor, const char* name, const Sizes& sizes) {
   const std::array<int64_t, 3> expected{sizes.batch, sizes.queries, int64_t{sizes.heads} * sizes.head_width};
   TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(expected), name, " must have shape ", at::IntArrayRef(expected), ", got ", tensor.sizes());

@@ -122,6 +122,7 @@ def compiled_library():
         os.environ["USG_PSG_OPS_JIT"] = "1"
         try:
             backends.compiled_status.cache_clear()
+            backends.set_backend(None)
             assert "cpu" in backends.compiled_status().devices, backends.compiled_status().reason
         finally:
             del os.environ["USG_PSG_OPS_JIT"]

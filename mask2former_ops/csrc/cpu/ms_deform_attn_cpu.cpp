@@ -144,25 +144,31 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
   return {grad_value.to(value.scalar_type()), grad_locations, grad_weights};
 }
 
-at::Tensor fused_forward_cpu(const at::Tensor& value, at::IntArrayRef spatial_shapes,
-                             const at::Tensor& reference_points, const at::Tensor& sampling_offsets,
-                             const at::Tensor& attention_logits) {
+std::tuple<at::Tensor, at::Tensor> fused_forward_cpu(const at::Tensor& value, at::IntArrayRef spatial_shapes,
+                                                     const at::Tensor& reference_points,
+                                                     const at::Tensor& sampling_offsets,
+                                                     const at::Tensor& attention_logits) {
   const Sizes sizes = read_sizes(value, spatial_shapes, sampling_offsets, "sampling_offsets");
   check_weights(attention_logits, "attention_logits", sizes);
   check_reference_points(reference_points, sizes);
   check_like_value(reference_points, "reference_points", value, arithmetic_type(value));
-  auto [locations, weights] = locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits);
-  return forward_cpu(value, spatial_shapes, locations, weights);
+  auto log_sums = log_sums_of(reference_points, attention_logits);
+  auto [locations, weights] =
+      locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits, log_sums);
+  return {forward_cpu(value, spatial_shapes, locations, weights), log_sums};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> fused_backward_cpu(
     const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef spatial_shapes,
-    const at::Tensor& reference_points, const at::Tensor& sampling_offsets, const at::Tensor& attention_logits) {
+    const at::Tensor& reference_points, const at::Tensor& sampling_offsets, const at::Tensor& attention_logits,
+    const at::Tensor& log_sums) {
   const Sizes sizes = read_sizes(value, spatial_shapes, sampling_offsets, "sampling_offsets");
+  check_log_sums(log_sums, sizes);
   check_weights(attention_logits, "attention_logits", sizes);
   check_reference_points(reference_points, sizes);
   check_like_value(reference_points, "reference_points", value, arithmetic_type(value));
-  auto [locations, weights] = locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits);
+  auto [locations, weights] =
+      locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits, log_sums);
   auto [grad_value, grad_locations, grad_weights] =
       backward_cpu(grad_output, value, spatial_shapes, locations, weights);
   auto [grad_offsets, grad_logits] = offset_and_logit_gradients(sizes, weights, grad_locations, grad_weights);

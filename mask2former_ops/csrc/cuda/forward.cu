@@ -1,8 +1,8 @@
 // CUDA forward.
 //
-// The fast kernel gives a group of D / 8 threads one (query, head); a warp holds 32 / (D / 8) queries of one head. Per
-// level the warp first works out its points, one thread a point, and leaves four pixel indices and four products of
-// bilinear and attention weight in shared memory; then every group walks over its points with sixteen-byte loads.
+// The fast kernel gives a group of threads, sixteen bytes of the row each, one (query, head); a warp holds several queries of one head. Per level
+// the warp first works out its points, one thread a point, and leaves four pixel indices and four products of bilinear
+// and attention weight in shared memory; then every group walks over its points and loads whole rows.
 // A block holds queries that are neighbours in the image where the queries are the tokens themselves, because those
 // sample the same pixels: what limits this operator is how often pixels come from the first-level cache.
 
@@ -63,20 +63,20 @@ __global__ void __launch_bounds__(kThreads)
   const int samples = sizes.levels.count * point_count;
   const int64_t query_row = image * sizes.queries + query;
   const int64_t row = query_row * heads + head;  // of (N, Lq, M)
+  constexpr int kChannels = Row<T>::kChannels;
   const int64_t stride = static_cast<int64_t>(heads) * kLanes * kChannels;
   const T* slice = value + image * sizes.tokens * stride + head * (kLanes * kChannels);
 
-  float peak = 0.f, scale = 1.f;
+  float log_sum = 0.f;
   if constexpr (Points::kSoftmax) {
-    peak = -INFINITY;
-    for (int i = lane; i < samples; i += kLanes) peak = fmaxf(peak, points.weight(row * samples + i));
+    float peak = -INFINITY;
+    for (int i = lane; i < samples; i += kLanes) peak = fmaxf(peak, points.logit(row * samples + i));
 #pragma unroll
     for (int step = kLanes / 2; step > 0; step /= 2) peak = fmaxf(peak, __shfl_xor_sync(kFullWarp, peak, step));
     float sum = 0.f;
-    for (int i = lane; i < samples; i += kLanes) sum += expf(points.weight(row * samples + i) - peak);
-#pragma unroll
-    for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-    scale = 1.f / sum;
+    for (int i = lane; i < samples; i += kLanes) sum += expf(points.logit(row * samples + i) - peak);
+    log_sum = peak + logf(group_sum<kLanes>(sum));
+    if (active && lane == 0) points.log_sums[row] = log_sum;
   }
 
   float result[kChannels] = {};
@@ -88,14 +88,11 @@ __global__ void __launch_bounds__(kThreads)
       const int slot = base + thread;
       const int slot_item = min(slot / point_count, kItems - 1), point = slot % point_count;
       const int64_t slot_query_row = __shfl_sync(kFullWarp, query_row, slot_item * kLanes);
-      const float slot_peak = __shfl_sync(kFullWarp, peak, slot_item * kLanes);
-      const float slot_scale = __shfl_sync(kFullWarp, scale, slot_item * kLanes);
+      const float slot_log_sum = __shfl_sync(kFullWarp, log_sum, slot_item * kLanes);
       if (slot >= kItems * point_count) continue;
-      const int64_t slot_row = slot_query_row * heads + head;
-      const int64_t index = slot_row * samples + level * point_count + point;
-      const float2 pixel = points.pixel(sizes, slot_row, index, slot_query_row, level);
-      float weight = points.weight(index);
-      if constexpr (Points::kSoftmax) weight = expf(weight - slot_peak) * slot_scale;
+      const int64_t index = (slot_query_row * heads + head) * samples + level * point_count + point;
+      const float2 pixel = points.pixel(sizes, index, slot_query_row, level);
+      const float weight = points.weight(index, slot_log_sum);
       PointSlot computed = {make_float4(0.f, 0.f, 0.f, 0.f), make_int4(start, start, start, start)};
       if (touches(pixel, height, width)) {
         const float left = floorf(pixel.x), top = floorf(pixel.y);
@@ -120,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
       const float weights[4] = {slot.weight.x, slot.weight.y, slot.weight.z, slot.weight.w};
       Row<T> pixels[4];
 #pragma unroll
-      for (int corner = 0; corner < 4; ++corner) pixels[corner].template load<kLanes>(slice + tokens[corner] * stride, lane);
+      for (int corner = 0; corner < 4; ++corner) pixels[corner].load(slice + tokens[corner] * stride, lane);
 #pragma unroll
       for (int corner = 0; corner < 4; ++corner) {
         float channels[kChannels];
@@ -130,15 +127,15 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (active) Row<T>::template store<kLanes>(output + row * (kLanes * kChannels), lane, result);
+  if (active) Row<T>::store(output + row * (kLanes * kChannels), lane, result);
 }
 
 template <int kLanes>
 Tiling make_tiling(const Sizes& sizes) {
-  constexpr int kQueries = kThreads / kLanes;  // of a block: 128, 64, 32 or 16
+  constexpr int kQueries = kThreads / kLanes;  // of a block
   Tiling tiling{};
   if (sizes.queries == sizes.tokens) {
-    tiling.columns = kQueries >= 64 ? 8 : 4;
+    tiling.columns = kQueries >= 32 ? 8 : 4;
     tiling.rows = kQueries / tiling.columns;
     tiling.count = sizes.levels.count;
     for (int level = 0; level < tiling.count; ++level) {
@@ -178,10 +175,10 @@ void launch_for_width(const at::Tensor& value, const Points& points, at::Tensor&
   const void* from = value.const_data_ptr();
   void* to = output.mutable_data_ptr();
   switch (sizes.head_width) {
-    case 16: return launch<T, 2>(from, points, to, sizes);
-    case 32: return launch<T, 4>(from, points, to, sizes);
-    case 64: return launch<T, 8>(from, points, to, sizes);
-    case 128: return launch<T, 16>(from, points, to, sizes);
+    case 16: return launch<T, 16 / Row<T>::kChannels>(from, points, to, sizes);
+    case 32: return launch<T, 32 / Row<T>::kChannels>(from, points, to, sizes);
+    case 64: return launch<T, 64 / Row<T>::kChannels>(from, points, to, sizes);
+    case 128: return launch<T, 128 / Row<T>::kChannels>(from, points, to, sizes);
     default: TORCH_CHECK(false, "no fast kernel for head width ", sizes.head_width);
   }
 }
@@ -200,21 +197,21 @@ void fast_forward(const at::Tensor& value, const at::Tensor& locations, const at
 }
 
 template <typename T>
-OffsetPoints<T> offset_points(const at::Tensor& reference_points, const at::Tensor& offsets, const at::Tensor& logits) {
-  return {reference_points.const_data_ptr<float>(), static_cast<const T*>(offsets.const_data_ptr()),
-          static_cast<const T*>(logits.const_data_ptr())};
+void fused_forward(const at::Tensor& value, const at::Tensor& reference_points, const at::Tensor& offsets,
+                   const at::Tensor& logits, at::Tensor& output, at::Tensor& log_sums, const Sizes& sizes) {
+  const OffsetPoints<T> points{
+      reference_points.const_data_ptr<float>(), static_cast<const T*>(offsets.const_data_ptr()),
+      static_cast<const T*>(logits.const_data_ptr()), log_sums.mutable_data_ptr<float>()};
+  launch_for_width<T>(value, points, output, sizes);
 }
 
 void fast_fused_forward(const at::Tensor& value, const at::Tensor& reference_points, const at::Tensor& offsets,
-                        const at::Tensor& logits, at::Tensor& output, const Sizes& sizes) {
+                        const at::Tensor& logits, at::Tensor& output, at::Tensor& log_sums, const Sizes& sizes) {
   switch (value.scalar_type()) {
-    case at::kFloat:
-      return launch_for_width<float>(value, offset_points<float>(reference_points, offsets, logits), output, sizes);
+    case at::kFloat: return fused_forward<float>(value, reference_points, offsets, logits, output, log_sums, sizes);
     case at::kBFloat16:
-      return launch_for_width<BFloat16>(value, offset_points<BFloat16>(reference_points, offsets, logits), output,
-                                        sizes);
-    case at::kHalf:
-      return launch_for_width<Half>(value, offset_points<Half>(reference_points, offsets, logits), output, sizes);
+      return fused_forward<BFloat16>(value, reference_points, offsets, logits, output, log_sums, sizes);
+    case at::kHalf: return fused_forward<Half>(value, reference_points, offsets, logits, output, log_sums, sizes);
     default: TORCH_CHECK(false, "no fast kernel for ", value.scalar_type());
   }
 }

@@ -76,11 +76,14 @@ Gradients backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, 
   const c10::cuda::CUDAGuard guard(value.device());
   const Sizes sizes = check_plain(value, spatial_shapes, sampling_locations, attention_weights);
   check_gradient(grad_output, value, sizes);
-  auto grad_value = at::zeros(value.sizes(), value.options().dtype(arithmetic_type(value)));
+  const bool sorted = grad_output.numel() > 0 && has_fast_kernel(value, sizes) && sorted_backward_fits(sizes);
+  const auto grad_options = value.options().dtype(arithmetic_type(value));
+  // The sorted backward clears it on its way.
+  auto grad_value = sorted ? at::empty(value.sizes(), grad_options) : at::zeros(value.sizes(), grad_options);
   auto grad_locations = at::empty_like(sampling_locations);
   auto grad_weights = at::empty_like(attention_weights);
   if (grad_output.numel() > 0) {
-    if (has_fast_kernel(value, sizes) && sorted_backward_fits(sizes))
+    if (sorted)
       fast_backward(aligned(grad_output), aligned(value), aligned(sampling_locations), attention_weights, grad_value,
                     grad_locations, grad_weights, sizes);
     else
@@ -90,42 +93,50 @@ Gradients backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, 
   return {grad_value.to(value.scalar_type()), grad_locations, grad_weights};
 }
 
-at::Tensor fused_forward_cuda(const at::Tensor& value, at::IntArrayRef spatial_shapes,
+std::tuple<at::Tensor, at::Tensor> fused_forward_cuda(const at::Tensor& value, at::IntArrayRef spatial_shapes,
                               const at::Tensor& reference_points, const at::Tensor& sampling_offsets,
                               const at::Tensor& attention_logits) {
   const c10::cuda::CUDAGuard guard(value.device());
   const Sizes sizes = check_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits);
   if (!has_fast_kernel(value, sizes)) {
-    auto [locations, weights] = locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits);
-    return forward_cuda(value, spatial_shapes, locations, weights);
+    auto log_sums = log_sums_of(reference_points, attention_logits);
+    auto [locations, weights] =
+        locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits, log_sums);
+    return {forward_cuda(value, spatial_shapes, locations, weights), log_sums};
   }
   auto output = empty_output(value, sizes);
+  auto log_sums = at::empty({sizes.batch, sizes.queries, sizes.heads}, reference_points.options());
   if (output.numel() > 0)
     fast_fused_forward(aligned(value), aligned(reference_points), aligned(sampling_offsets), attention_logits, output,
-                       sizes);
-  return output;
+                       log_sums, sizes);
+  return {output, log_sums};
 }
 
 Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef spatial_shapes,
                               const at::Tensor& reference_points, const at::Tensor& sampling_offsets,
-                              const at::Tensor& attention_logits) {
+                              const at::Tensor& attention_logits, const at::Tensor& log_sums) {
   const c10::cuda::CUDAGuard guard(value.device());
   const Sizes sizes = check_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits);
+  check_log_sums(log_sums, sizes);
+  check_like_value(log_sums, "log_sums", value, arithmetic_type(value));
   check_gradient(grad_output, value, sizes);
   const auto type = value.scalar_type();
   if (!has_fast_kernel(value, sizes) || !sorted_backward_fits(sizes)) {
-    auto [locations, weights] = locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits);
+    auto [locations, weights] =
+        locations_and_weights(sizes, reference_points, sampling_offsets, attention_logits, log_sums);
     auto [grad_value, grad_locations, grad_weights] =
         backward_cuda(grad_output, value, spatial_shapes, locations, weights);
     auto [grad_offsets, grad_logits] = offset_and_logit_gradients(sizes, weights, grad_locations, grad_weights);
     return {grad_value, grad_offsets.to(type), grad_logits.to(type)};
   }
-  auto grad_value = at::zeros(value.sizes(), value.options().dtype(at::kFloat));
+  const auto grad_options = value.options().dtype(at::kFloat);
+  auto grad_value =
+      grad_output.numel() > 0 ? at::empty(value.sizes(), grad_options) : at::zeros(value.sizes(), grad_options);
   auto grad_offsets = at::empty_like(sampling_offsets);
   auto grad_logits = at::empty_like(attention_logits);
   if (grad_output.numel() > 0)
     fast_fused_backward(aligned(grad_output), aligned(value), aligned(reference_points), aligned(sampling_offsets),
-                        attention_logits, grad_value, grad_offsets, grad_logits, sizes);
+                        attention_logits, log_sums, grad_value, grad_offsets, grad_logits, sizes);
   return {grad_value.to(type), grad_offsets, grad_logits};
 }
 
