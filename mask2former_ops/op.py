@@ -296,8 +296,8 @@ _library.define(
 def _traced_with_tensor_shapes(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
     if not _supported(value, sampling_locations):
         raise ValueError(
-            "spatial_shapes must be host integers, not a tensor, for torch.compile with this head width and these "
-            f"numbers of levels and points: {value.shape[3]}, {sampling_locations.shape[3]}, {sampling_locations.shape[4]}"
+            "spatial_shapes must be host integers, not a tensor, for torch.compile with sizes that only the PyTorch "
+            f"backend covers: value {tuple(value.shape)}, sampling_locations {tuple(sampling_locations.shape)}"
         )
     dtype = arithmetic_dtype(value.dtype)
     return _ops.ms_deform_attn_tensor_shapes(

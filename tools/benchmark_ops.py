@@ -166,7 +166,7 @@ def main() -> None:
     copy = bandwidth(args.device, args.repeats)
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}; torch {torch.__version__}; copy {copy / 1e9:.3f} TB/s; levels {args.levels}; milliseconds")
-    head = f"{'images':>6} {'samples':8} {'type':5} {'backend':15} {'forward':>9} {'floor':>7} {'backward':>9} {'floor':>7}"
+    head = "images samples  type  backend           forward   floor  backward   floor"
     print(head + "\n" + "-" * len(head))
     rows = []
     for batch in args.batch:

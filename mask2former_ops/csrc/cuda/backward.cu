@@ -111,12 +111,11 @@ __device__ int block_scan(int* cells, int count) {
   return carry;
 }
 
-// Block (level, head, image): sorts the samples of one level by cell into `records`, counts them in `counts`, and clears
-// the level's part of grad_value, which costs next to nothing while the sort waits for its atomics.
+// Block (level, head, image): sorts the samples of one level by cell into `records`, and counts them in `counts`.
 template <typename Points, typename Gradients, int kStaticPoints>
 __global__ void __launch_bounds__(kSortThreads, 1)
     sort_kernel(const Points points, const Gradients gradients, Record* __restrict__ records,
-                int* __restrict__ counts, float* __restrict__ grad_value, const Sizes sizes) {
+                int* __restrict__ counts, const Sizes sizes) {
   extern __shared__ int cells[];
   const int level = blockIdx.x % sizes.levels.count;
   const int64_t slice = blockIdx.x / sizes.levels.count;  // image * M + head
@@ -127,17 +126,10 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   const int point_count = kStaticPoints ? kStaticPoints : sizes.points;
   const int samples = sizes.levels.count * point_count;
   for (int i = threadIdx.x; i < cell_count; i += kSortThreads) cells[i] = 0;
-  const int vectors = sizes.head_width / 4;  // float4 of one row
-  const int64_t vector_stride = static_cast<int64_t>(sizes.heads) * vectors;
-  float4* const rows = reinterpret_cast<float4*>(grad_value) +
-                       (image * sizes.tokens + sizes.levels.start[level]) * vector_stride + head * vectors;
-  const int64_t vector_count = static_cast<int64_t>(height) * width * vectors;
-  for (int64_t i = threadIdx.x; i < vector_count; i += kSortThreads)
-    rows[i / vectors * vector_stride + i % vectors] = make_float4(0.f, 0.f, 0.f, 0.f);
   __syncthreads();
 
   const int total_points = static_cast<int>(sizes.queries) * point_count;
-#pragma unroll 2
+#pragma unroll 4
   for (int i = threadIdx.x; i < total_points; i += kSortThreads) {
     const int64_t query_row = image * sizes.queries + i / point_count;
     const int64_t index = (query_row * sizes.heads + head) * samples + level * point_count + i % point_count;
@@ -149,7 +141,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   if (threadIdx.x == 0) counts[blockIdx.x] = touching;
 
   Record* const sorted = records + static_cast<int64_t>(blockIdx.x) * total_points;
-#pragma unroll 2
+#pragma unroll 4
   for (int i = threadIdx.x; i < total_points; i += kSortThreads) {
     const int64_t query_row = image * sizes.queries + i / point_count;
     const int64_t row = query_row * sizes.heads + head;
@@ -375,8 +367,7 @@ void launch(const at::Tensor& grad_output, const at::Tensor& value, const Points
   const int bytes = static_cast<int>(largest_cell_bytes(sizes));
   C10_CUDA_CHECK(cudaFuncSetAttribute(sort, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   sort<<<checked_blocks(parts), kSortThreads, bytes, stream>>>(points, gradients, record_data,
-                                                               counts.mutable_data_ptr<int>(),
-                                                               grad_value.mutable_data_ptr<float>(), sizes);
+                                                               counts.mutable_data_ptr<int>(), sizes);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 
   constexpr int64_t kRecordsPerBlock = int64_t{kRunThreads} / kLanes * kRunLength;

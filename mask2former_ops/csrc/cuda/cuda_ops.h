@@ -15,7 +15,7 @@ void fast_fused_forward(const at::Tensor& value, const at::Tensor& reference_poi
 
 // Whether the sorted backward can run: a level's cells must fit in a block's shared memory.
 bool sorted_backward_fits(const Sizes& sizes);
-// grad_value is float; all gradients are written completely.
+// grad_value is float and zero on entry; the other gradients are written completely.
 void fast_backward(const at::Tensor& grad_output, const at::Tensor& value, const at::Tensor& locations,
                    const at::Tensor& weights, at::Tensor& grad_value, at::Tensor& grad_locations,
                    at::Tensor& grad_weights, const Sizes& sizes);
@@ -24,8 +24,8 @@ void fast_fused_backward(const at::Tensor& grad_output, const at::Tensor& value,
                          at::Tensor& grad_value, at::Tensor& grad_offsets, at::Tensor& grad_logits,
                          const Sizes& sizes);
 
-// Every width and type; locations, weights and gradients are double for double, else float, and grad_value is zero on
-// entry (generic.cu).
+// Every width and type; locations, weights and gradients are double for double, else float; grad_value is zero on entry
+// (generic.cu).
 void generic_forward(const at::Tensor& value, const at::Tensor& locations, const at::Tensor& weights,
                      at::Tensor& output, const Sizes& sizes);
 void generic_backward(const at::Tensor& grad_output, const at::Tensor& value, const at::Tensor& locations,

@@ -76,14 +76,11 @@ Gradients backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, 
   const c10::cuda::CUDAGuard guard(value.device());
   const Sizes sizes = check_plain(value, spatial_shapes, sampling_locations, attention_weights);
   check_gradient(grad_output, value, sizes);
-  const bool sorted = grad_output.numel() > 0 && has_fast_kernel(value, sizes) && sorted_backward_fits(sizes);
-  const auto grad_options = value.options().dtype(arithmetic_type(value));
-  // The sorted backward clears it on its way.
-  auto grad_value = sorted ? at::empty(value.sizes(), grad_options) : at::zeros(value.sizes(), grad_options);
+  auto grad_value = at::zeros(value.sizes(), value.options().dtype(arithmetic_type(value)));
   auto grad_locations = at::empty_like(sampling_locations);
   auto grad_weights = at::empty_like(attention_weights);
   if (grad_output.numel() > 0) {
-    if (sorted)
+    if (has_fast_kernel(value, sizes) && sorted_backward_fits(sizes))
       fast_backward(aligned(grad_output), aligned(value), aligned(sampling_locations), attention_weights, grad_value,
                     grad_locations, grad_weights, sizes);
     else
@@ -129,9 +126,7 @@ Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& v
     auto [grad_offsets, grad_logits] = offset_and_logit_gradients(sizes, weights, grad_locations, grad_weights);
     return {grad_value, grad_offsets.to(type), grad_logits.to(type)};
   }
-  const auto grad_options = value.options().dtype(at::kFloat);
-  auto grad_value =
-      grad_output.numel() > 0 ? at::empty(value.sizes(), grad_options) : at::zeros(value.sizes(), grad_options);
+  auto grad_value = at::zeros(value.sizes(), value.options().dtype(at::kFloat));
   auto grad_offsets = at::empty_like(sampling_offsets);
   auto grad_logits = at::empty_like(attention_logits);
   if (grad_output.numel() > 0)
