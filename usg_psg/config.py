@@ -77,6 +77,9 @@ def _logit_scale(mode: str, scale: float, prior: float) -> CfgNode:
 def _add_model(cfg: CfgNode) -> None:
     usg = cfg.MODEL.USG = CfgNode()
     usg.HIDDEN_DIM = 256  # SPEC 3: d
+    # Batches are padded to a multiple of this; positions are relative to the padded size, so a model that was trained
+    # on padded images does best on images padded alike. -1 for the backbone's own stride.
+    usg.SIZE_DIVISIBILITY = -1
 
     usg.PIXEL_DECODER = CfgNode()
     usg.PIXEL_DECODER.NAME = "MSDeformAttnPixelDecoder"

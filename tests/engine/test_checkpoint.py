@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from usg_psg.engine.checkpoint import FROZEN_KEY, USGCheckpointer, write_whole
 
@@ -51,6 +52,14 @@ def test_frozen_weights_are_left_out_and_recorded(tmp_path):
     USGCheckpointer(model, str(tmp_path), save_frozen=True).save("full")
     full = torch.load(tmp_path / "full.pth", weights_only=True)
     assert [k for k in full["model"] if k.startswith("backbone.")]
+
+
+def test_safetensors_are_read(tmp_path):
+    model = perturb(tiny_model())
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    other = perturb(tiny_model())
+    USGCheckpointer(other).load(str(tmp_path / "model.safetensors"))
+    assert_same(outputs(model), outputs(other))
 
 
 def test_another_frozen_backbone_is_refused(tmp_path):

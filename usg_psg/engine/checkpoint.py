@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from safetensors.torch import load_file as load_safetensors
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,13 @@ class USGCheckpointer(DetectionCheckpointer):
         write_whole(path, lambda file: file.write(last_filename_basename.encode()))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith((".pth", ".pt", ".bin")):
+        if not filename.endswith((".pth", ".pt", ".bin", ".safetensors")):
             return super()._load_file(filename)
         try:
-            data = torch.load(filename, map_location="cpu", weights_only=True)
+            if filename.endswith(".safetensors"):
+                data = load_safetensors(filename)
+            else:
+                data = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"checkpoint {filename} cannot be read: {error}") from error
         if not isinstance(data, dict):

@@ -42,6 +42,7 @@ class USGPar(nn.Module):
         predicate_text: (P, T) of the predicate names.
         is_thing: C flags.
         pixel_mean, pixel_std: of the three channels, in the range of the input.
+        size_divisibility: images are padded to a multiple of it, -1 for the backbone's stride.
         deep_supervision: losses on every prediction layer, not only on the last.
         add_missed_pairs: put annotated pairs that the proposals missed among the K pairs while training.
         object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
@@ -67,6 +68,7 @@ class USGPar(nn.Module):
         is_thing: Sequence[bool],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        size_divisibility: int = -1,
         deep_supervision: bool = True,
         add_missed_pairs: bool = False,
         object_threshold: float = 0.1,
@@ -87,6 +89,10 @@ class USGPar(nn.Module):
         self.object_criterion = object_criterion
         self.relation_criterion = relation_criterion
         self.loss_weights = loss_weights
+        stride = backbone.size_divisibility
+        self.size_divisibility = size_divisibility if size_divisibility > 0 else stride
+        if self.size_divisibility % stride:
+            raise ValueError(f"SIZE_DIVISIBILITY must be a multiple of the stride {stride}, got {size_divisibility}")
         self.deep_supervision = deep_supervision
         self.add_missed_pairs = add_missed_pairs
         self.object_threshold = object_threshold
@@ -127,6 +133,7 @@ class USGPar(nn.Module):
             **vocabulary,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": usg.SIZE_DIVISIBILITY,
             "deep_supervision": usg.MASK_DECODER.DEEP_SUPERVISION,
             "add_missed_pairs": loss.ADD_MISSED_PAIRS,
             "object_threshold": cfg.TEST.USG.OBJECT_THRESHOLD,
@@ -194,7 +201,7 @@ class USGPar(nn.Module):
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(x.float() - self.pixel_mean) / self.pixel_std for x in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        return ImageList.from_tensors(images, self.size_divisibility)
 
     def _losses(
         self, pixel_features: PixelDecoderOutput, decoded: MaskDecoderOutput, targets: SceneGraphTargets
