@@ -6,9 +6,14 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <array>
 #include <cstdint>
+
+// ValueError in Python. TORCH_CHECK_VALUE would collect a C++ backtrace first, of no use to who passed a wrong shape.
+#define MASK2FORMER_OPS_CHECK(condition, ...) \
+  if (!(condition)) throw ::c10::ValueError(::c10::str(__VA_ARGS__), nullptr)
 
 namespace mask2former_ops {
 
@@ -39,18 +44,19 @@ inline at::ScalarType arithmetic_type(const at::Tensor& value) {
 }
 
 inline void check_like_value(const at::Tensor& tensor, const char* name, const at::Tensor& value, at::ScalarType type) {
-  TORCH_CHECK_VALUE(tensor.device() == value.device(), name, " must be on ", value.device(), ", got ", tensor.device());
-  TORCH_CHECK_VALUE(tensor.scalar_type() == type, name, " must be ", type, " for a value of ", value.scalar_type(),
-                    ", got ", tensor.scalar_type());
-  TORCH_CHECK_VALUE(tensor.is_contiguous(), name, " must be contiguous");
+  MASK2FORMER_OPS_CHECK(tensor.device() == value.device(), name, " must be on ", value.device(), ", got ",
+                        tensor.device());
+  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == type, name, " must be ", type, " for a value of ", value.scalar_type(),
+                        ", got ", tensor.scalar_type());
+  MASK2FORMER_OPS_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
 // Checks value, spatial_shapes and the tensor of points, and returns the sizes.
 inline Sizes read_sizes(const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& points, const char* name) {
-  TORCH_CHECK_VALUE(value.dim() == 4, "value must have shape (N, S, M, D), got ", value.sizes());
-  TORCH_CHECK_VALUE(value.is_contiguous(), "value must be contiguous");
-  TORCH_CHECK_VALUE(!shapes.empty() && shapes.size() % 2 == 0 && shapes.size() <= 2 * kMaxLevels,
-                    "spatial_shapes must hold 1 to ", kMaxLevels, " pairs (H, W), got ", shapes);
+  MASK2FORMER_OPS_CHECK(value.dim() == 4, "value must have shape (N, S, M, D), got ", value.sizes());
+  MASK2FORMER_OPS_CHECK(value.is_contiguous(), "value must be contiguous");
+  MASK2FORMER_OPS_CHECK(!shapes.empty() && shapes.size() % 2 == 0 && shapes.size() <= 2 * kMaxLevels,
+                        "spatial_shapes must hold 1 to ", kMaxLevels, " pairs (H, W), got ", shapes);
   Sizes sizes{};
   sizes.batch = value.size(0);
   sizes.tokens = value.size(1);
@@ -60,51 +66,51 @@ inline Sizes read_sizes(const at::Tensor& value, at::IntArrayRef shapes, const a
   int64_t tokens = 0;
   for (int level = 0; level < sizes.levels.count; ++level) {
     const int64_t height = shapes[2 * level], width = shapes[2 * level + 1];
-    TORCH_CHECK_VALUE(height > 0 && width > 0 && height < (1 << 24) && width < (1 << 24),
-                      "spatial_shapes must hold sizes from 1 to 2^24, got ", shapes);
+    MASK2FORMER_OPS_CHECK(height > 0 && width > 0 && height < (1 << 24) && width < (1 << 24),
+                          "spatial_shapes must hold sizes from 1 to 2^24, got ", shapes);
     sizes.levels.height[level] = static_cast<int>(height);
     sizes.levels.width[level] = static_cast<int>(width);
     sizes.levels.start[level] = tokens;
     tokens += height * width;
   }
-  TORCH_CHECK_VALUE(tokens == sizes.tokens, "spatial_shapes ", shapes, " add up to ", tokens,
-                    " tokens, but value has S=", sizes.tokens);
-  TORCH_CHECK_VALUE(tokens < (int64_t{1} << 31), "value must have fewer than 2^31 tokens, got ", tokens);
-  TORCH_CHECK_VALUE(sizes.head_width > 0 && sizes.head_width <= kMaxHeadWidth && sizes.head_width % 4 == 0,
-                    "value must have a head width that is a multiple of 4 up to ", kMaxHeadWidth, ", got ",
-                    sizes.head_width);
-  TORCH_CHECK_VALUE(points.dim() == 6 && points.size(0) == sizes.batch && points.size(2) == sizes.heads &&
-                        points.size(3) == sizes.levels.count && points.size(5) == 2,
-                    name, " must have shape (N=", sizes.batch, ", Lq, M=", sizes.heads, ", L=", sizes.levels.count,
-                    ", P, 2), got ", points.sizes());
+  MASK2FORMER_OPS_CHECK(tokens == sizes.tokens, "spatial_shapes ", shapes, " add up to ", tokens,
+                        " tokens, but value has S=", sizes.tokens);
+  MASK2FORMER_OPS_CHECK(tokens < (int64_t{1} << 31), "value must have fewer than 2^31 tokens, got ", tokens);
+  MASK2FORMER_OPS_CHECK(sizes.head_width > 0 && sizes.head_width <= kMaxHeadWidth && sizes.head_width % 4 == 0,
+                        "value must have a head width that is a multiple of 4 up to ", kMaxHeadWidth, ", got ",
+                        sizes.head_width);
+  MASK2FORMER_OPS_CHECK(points.dim() == 6 && points.size(0) == sizes.batch && points.size(2) == sizes.heads &&
+                            points.size(3) == sizes.levels.count && points.size(5) == 2,
+                        name, " must have shape (N=", sizes.batch, ", Lq, M=", sizes.heads, ", L=", sizes.levels.count,
+                        ", P, 2), got ", points.sizes());
   sizes.queries = points.size(1);
   sizes.points = static_cast<int>(points.size(4));
-  TORCH_CHECK_VALUE(sizes.points >= 1 && sizes.points <= kMaxPoints, name, " must have 1 to ", kMaxPoints,
-                    " points, got ", sizes.points);
-  TORCH_CHECK_VALUE(sizes.queries < (int64_t{1} << 31) / kMaxPoints, name, " has too many queries: ", sizes.queries);
+  MASK2FORMER_OPS_CHECK(sizes.points >= 1 && sizes.points <= kMaxPoints, name, " must have 1 to ", kMaxPoints,
+                        " points, got ", sizes.points);
+  MASK2FORMER_OPS_CHECK(sizes.queries < (int64_t{1} << 31) / kMaxPoints, name, " has too many queries: ", sizes.queries);
   return sizes;
 }
 
 inline void check_weights(const at::Tensor& weights, const char* name, const Sizes& sizes) {
   const std::array<int64_t, 5> expected{sizes.batch, sizes.queries, sizes.heads, sizes.levels.count, sizes.points};
-  TORCH_CHECK_VALUE(weights.sizes() == at::IntArrayRef(expected), name, " must have shape ", at::IntArrayRef(expected), ", got ", weights.sizes());
+  MASK2FORMER_OPS_CHECK(weights.sizes() == at::IntArrayRef(expected), name, " must have shape ", at::IntArrayRef(expected), ", got ", weights.sizes());
 }
 
 inline void check_reference_points(const at::Tensor& points, const Sizes& sizes) {
   const std::array<int64_t, 4> expected{sizes.batch, sizes.queries, sizes.levels.count, 2};
-  TORCH_CHECK_VALUE(points.sizes() == at::IntArrayRef(expected), "reference_points must have shape ", at::IntArrayRef(expected), ", got ",
-                    points.sizes());
+  MASK2FORMER_OPS_CHECK(points.sizes() == at::IntArrayRef(expected), "reference_points must have shape ", at::IntArrayRef(expected), ", got ",
+                        points.sizes());
 }
 
 inline void check_log_sums(const at::Tensor& tensor, const Sizes& sizes) {
   const std::array<int64_t, 3> expected{sizes.batch, sizes.queries, sizes.heads};
-  TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(expected), "log_sums must have shape ",
-                    at::IntArrayRef(expected), ", got ", tensor.sizes());
+  MASK2FORMER_OPS_CHECK(tensor.sizes() == at::IntArrayRef(expected), "log_sums must have shape ",
+                        at::IntArrayRef(expected), ", got ", tensor.sizes());
 }
 
 inline void check_output(const at::Tensor& tensor, const char* name, const Sizes& sizes) {
   const std::array<int64_t, 3> expected{sizes.batch, sizes.queries, int64_t{sizes.heads} * sizes.head_width};
-  TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(expected), name, " must have shape ", at::IntArrayRef(expected), ", got ", tensor.sizes());
+  MASK2FORMER_OPS_CHECK(tensor.sizes() == at::IntArrayRef(expected), name, " must have shape ", at::IntArrayRef(expected), ", got ", tensor.sizes());
 }
 
 }  // namespace mask2former_ops

@@ -349,7 +349,7 @@ int64_t largest_cell_bytes(const Sizes& sizes) {
 }
 
 unsigned checked_blocks(int64_t blocks) {
-  TORCH_CHECK_VALUE(blocks < (int64_t{1} << 31), "too many samples for one launch: ", blocks, " blocks");
+  MASK2FORMER_OPS_CHECK(blocks < (int64_t{1} << 31), "too many samples for one launch: ", blocks, " blocks");
   return static_cast<unsigned>(blocks);
 }
 

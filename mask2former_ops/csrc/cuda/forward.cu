@@ -162,7 +162,7 @@ template <typename T, int kLanes, typename Points>
 void launch(const void* value, const Points& points, void* output, const Sizes& sizes) {
   const Tiling tiling = make_tiling<kLanes>(sizes);
   const int64_t blocks = sizes.batch * tiling.tiles * sizes.heads;
-  TORCH_CHECK_VALUE(blocks < (int64_t{1} << 31), "value is too large for one launch: ", blocks, " blocks");
+  MASK2FORMER_OPS_CHECK(blocks < (int64_t{1} << 31), "value is too large for one launch: ", blocks, " blocks");
   const auto kernel =
       sizes.points == 4 ? forward_kernel<T, Points, kLanes, 4> : forward_kernel<T, Points, kLanes, 0>;
   kernel<<<static_cast<unsigned>(blocks), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(

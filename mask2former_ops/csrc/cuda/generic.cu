@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned block_count(int64_t rows) {
   const int64_t blocks = (rows * kWarpSize + kThreads - 1) / kThreads;
-  TORCH_CHECK_VALUE(blocks < (int64_t{1} << 31), "too many queries and heads for one launch: ", rows);
+  MASK2FORMER_OPS_CHECK(blocks < (int64_t{1} << 31), "too many queries and heads for one launch: ", rows);
   return static_cast<unsigned>(blocks);
 }
 
