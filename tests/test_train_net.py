@@ -79,6 +79,35 @@ def test_eval_only_gives_the_metrics_of_the_end_of_training(datasets, trained, t
     assert again == before
 
 
+def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    done = train_net(datasets, tmp_path, "--eval-only", *weights, "TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list((tmp_path / "inference" / "plots").glob("*.png"))
+    exported = tmp_path / "inference" / "predictions_psg_shapes_val" / "predictions.json"
+    command = [sys.executable, "tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
+    command += ["--pred", str(exported), "--output", str(tmp_path / "again.json")]
+    command += ["--image-root", str(datasets / "psg_shapes" / "coco")]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    before = json.loads((tmp_path / "inference" / "sgdet_psg_shapes_val.json").read_text())
+    after = json.loads((tmp_path / "again.json").read_text())
+    plain = [k for k in before["metrics"] if "/head" not in k and "/body" not in k and "/tail" not in k]
+    assert {k: before["metrics"][k] for k in plain} == {k: after["metrics"][k] for k in plain}
+    assert before["panoptic"] == after["panoptic"]
+
+
+def test_predicates_of_given_objects(datasets, trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    enough = ["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "200"]  # for every pair of up to 14 objects
+    done = train_net(datasets, tmp_path, "--eval-only", *weights, "TEST.TASK", "predcls", *enough)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "inference" / "predcls_psg_shapes_val.json").read_text())
+    assert results["task"] == "predcls"
+    assert results["metrics"]["oracle/pairs@200"] == 100.0, "every pair of given objects is proposed"
+    assert results["metrics"]["single/PR@100"] > 90
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [

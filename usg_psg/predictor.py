@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata
-from .engine import USGCheckpointer
+from .engine import USGCheckpointer, adapt_to_machine
 
 if TYPE_CHECKING:
     import networkx
@@ -205,6 +205,9 @@ class SceneGraphPredictor:
     def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
         if not cfg.MODEL.WEIGHTS and not allow_random:
             raise ValueError("MODEL.WEIGHTS is empty: give the path of a checkpoint")
+        cfg = cfg.clone()
+        cfg.defrost()
+        adapt_to_machine(cfg)
         self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
         self.model = build_model(cfg).eval()
         USGCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
