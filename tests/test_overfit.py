@@ -3,7 +3,6 @@
 Only if data, losses, inference, resizing, matching and ranking agree with each other does recall get there.
 """
 
-import pytest
 
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
