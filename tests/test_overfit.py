@@ -43,4 +43,4 @@ def test_real_photographs(psg_mini, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(psg_mini))
     before, after = learn(tmp_path, "SOLVER.MAX_ITER", "300", "MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "100")
     assert before["single/R@20"] < 2
-    assert after["openpsg/R@20"] >= 20, after
+    assert after["openpsg/R@20"] >= 60, after
