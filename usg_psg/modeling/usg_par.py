@@ -250,14 +250,10 @@ class USGPar(nn.Module):
     ) -> list[dict]:
         queries = decoded.queries[-1]
         class_logits = self.class_head(queries, self.object_text)
-        if self.task == "predcls":
-            objects, query_scores, instance_of_query = self._given_objects(
-                batched_inputs, images, pixel_features, decoded, class_logits
-            )
-        else:
-            objects, query_scores, instance_of_query = self._detected_objects(
-                batched_inputs, images, pixel_features, decoded, class_logits
-            )
+        find_objects = self._given_objects if self.task == "predcls" else self._detected_objects
+        objects, query_scores, instance_of_query = find_objects(
+            batched_inputs, images, pixel_features, decoded, class_logits
+        )
         is_instance = instance_of_query >= 0
         proposals = self.relation_head.propose(queries, is_instance[:, :, None] & is_instance[:, None, :])
         predicate_logits = self.relation_head.decode(queries, proposals, pixel_features, self.predicate_text)
