@@ -50,6 +50,6 @@ setup(
     ],
     extras_require={
         "detectron2": [DETECTRON2],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "ruff"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "ruff==0.17.6"],
     },
 )

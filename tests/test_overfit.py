@@ -3,7 +3,6 @@
 Only if data, losses, inference, resizing, matching and ranking agree with each other does recall get there.
 """
 
-
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
