@@ -29,7 +29,8 @@ def run_python(*arguments: str, engine: str | None, check: bool = True, cwd: Pat
     Returns:
         what it printed, on either stream.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     environment.pop("USG_PSG_ENGINE", None)
     if engine is not None:
         environment["USG_PSG_ENGINE"] = engine
