@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.cpp_extension import is_ninja_available
 
 from mask2former_ops import backends, compilation
 from mask2former_ops.reference import arithmetic_dtype
@@ -117,6 +118,8 @@ def compiled_library():
     if not backends.compiled_status().devices:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
             pytest.skip("no compiled operators and no C++ compiler")
+        if not is_ninja_available():
+            pytest.skip("no compiled operators and no ninja to compile them with")
         before = os.environ.get("FORCE_CUDA")
         os.environ["FORCE_CUDA"] = "1" if torch.cuda.is_available() and compilation.nvcc_release() else "0"
         os.environ["USG_PSG_OPS_JIT"] = "1"
