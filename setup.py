@@ -20,9 +20,6 @@ setup(
         "usg_psg": [
             "compat/README.md",
             "modeling/openclip_configs/*.json",
-            "visualization/*.html",
-            "visualization/*.css",
-            "visualization/*.js",
         ],
         "usg_psg.configs": ["*/*.yaml"],
         "mask2former_ops": ["csrc/*", "csrc/*/*"],

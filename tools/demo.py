@@ -68,7 +68,7 @@ def write_results(image_path: Path, stem: str, graph: SceneGraph, image, output:
     """The three files of one image."""
     shown = graph.constrained().top(top_k, threshold)
     Image.fromarray(draw_overlay(image, shown)).save(output / f"{stem}_overlay.png")
-    draw_graph(shown).savefig(output / f"{stem}_graph.png")
+    draw_graph(shown).savefig(output / f"{stem}_graph.png", bbox_inches="tight")
     (output / f"{stem}.json").write_text(graph.to_json(), encoding="utf-8")
     tqdm.write(f"{image_path}:")
     for r in shown.relations:

@@ -16,7 +16,7 @@ from .colors import class_color, display_names, text_color
 if TYPE_CHECKING:
     from ..predictor import SceneGraph
 
-MIN_LONG_SIDE = 900  # smaller images are enlarged, so that labels are readable
+MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
 THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of a picture
 
 Box = tuple[float, float, float, float]
@@ -43,7 +43,7 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph) -> np.ndarray:
     """
     if image.shape[:2] != (graph.height, graph.width):
         raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
-    scale = max(1.0, MIN_LONG_SIDE / max(image.shape[:2]))
+    scale = max(1.0, MIN_LONG_SIDE / max(image.shape[:2]), MIN_SHORT_SIDE / min(image.shape[:2]))
     size = (round(graph.width * scale), round(graph.height * scale))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     masks = [
