@@ -33,8 +33,7 @@ def test_losses_of_every_layer_are_reported_by_name():
     model = tiny_model().train()
     losses = model([tiny_input(3)])
     layers = ["", "_0", "_1", "_2"]  # three layers and the prediction before the first; the last has no suffix
-    expected = {f"{n}{s}" for n in LOSSES[:3] for s in ["", "_0", "_1", "_2"]} | set(LOSSES[3:])
-    assert set(losses) == expected and len(layers) == 4
+    assert set(losses) == {f"{name}{layer}" for name in LOSSES[:3] for layer in layers} | set(LOSSES[3:])
     assert all(torch.isfinite(v) for v in losses.values())
     alone = tiny_model(deep_supervision=False).train()([tiny_input(3)])
     assert set(alone) == set(LOSSES)
