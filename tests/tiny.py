@@ -32,6 +32,7 @@ def tiny_model(
     freeze: bool = False,
     layer_order: str = "self_first",
     query_form: str = "concat",
+    num_points: int = 128,
     **kwargs,
 ) -> USGPar:
     """A USGPar whose every part is built from plain numbers."""
@@ -58,8 +59,8 @@ def tiny_model(
             relation_decoder=RelationDecoder(dim, 3, 4, 48),
             predicate_head=OpenVocabularyHead(dim, width),
         ),
-        matcher=HungarianMatcher(num_points=128),
-        object_criterion=ObjectCriterion(num_points=128),
+        matcher=HungarianMatcher(num_points=num_points),
+        object_criterion=ObjectCriterion(num_points=num_points),
         relation_criterion=RelationCriterion(),
         loss_weights=LossWeights({name: 1.0 for name in LOSSES}),
         is_thing=[True, True, False],

@@ -12,14 +12,14 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from usg_psg.compat import log_engine
 from usg_psg.config import build_cfg
-from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
+from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine, launch
 
 
 def setup(args) -> CfgNode:
@@ -42,7 +42,8 @@ def main(args) -> dict | None:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR, load_ema=cfg.SOLVER.EMA.ENABLED)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -37,6 +37,7 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 640
     cfg.INPUT.MAX_SIZE_TEST = 1066
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False  # the order of images depends on the seed alone
 
 
 def _add_clip(cfg: CfgNode) -> None:
@@ -131,7 +132,8 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.PAIR_POS_WEIGHT = 5.0  # SPEC 9
     # Put annotated pairs that the proposals missed among the K pairs while training.
     loss.ADD_MISSED_PAIRS = False
-    loss.NUM_POINTS = 12544  # mask losses and matching are computed on this many sampled points
+    # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4.
+    loss.NUM_POINTS = 12544
     loss.OVERSAMPLE_RATIO = 3.0
     loss.IMPORTANCE_RATIO = 0.75
 
@@ -158,6 +160,13 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+    # A step's IMS_PER_BATCH images go through the model in this many parts; the gradients are those of the whole batch.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False  # evaluate with the moving average of the trained weights
+    cfg.SOLVER.EMA.DECAY = 0.9998
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3  # newest periodic checkpoints; 0 keeps all
+    cfg.SOLVER.BEST_METRIC = "sgdet/single/R@50"  # the checkpoint with the highest value is kept as model_best.pth
 
 
 def _add_test(cfg: CfgNode) -> None:

@@ -210,7 +210,7 @@ class SceneGraphPredictor:
         adapt_to_machine(cfg)
         self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
         self.model = build_model(cfg).eval()
-        USGCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED).load(cfg.MODEL.WEIGHTS)
         self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     def __call__(self, image: np.ndarray) -> SceneGraph:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from usg_psg.config import build_cfg
-from usg_psg.engine.optimizer import build_optimizer, parameter_groups
+from usg_psg.engine.optimizer import GradientClipper, build_optimizer, parameter_groups
 
 from ..tiny import tiny_model
 
@@ -32,14 +32,24 @@ def test_frozen_parameters_are_in_none():
     assert not ids & {id(p) for p in model.backbone.parameters()}
 
 
-def test_the_norm_of_all_gradients_together_is_clipped():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
-    optimizer = build_optimizer(cfg(), model)
+@pytest.mark.parametrize(
+    "kind, clipped",
+    [("full_model", 1 / 16**0.5), ("norm", None), ("value", 1.0), ("none", 10.0)],
+)
+def test_clipping_and_the_norm_before_it(kind, clipped):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))  # 16 numbers in 4 parameters
     for p in model.parameters():
         p.grad = torch.full_like(p, 10.0)
-    optimizer.step()
-    total = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
-    torch.testing.assert_close(total, torch.tensor(1.0), atol=1e-4, rtol=0)
+    total = GradientClipper(kind, 1.0)(list(model.parameters()))
+    torch.testing.assert_close(total, torch.tensor(10.0 * 4))
+    for p in model.parameters():
+        value = clipped if clipped is not None else 1 / p.numel() ** 0.5
+        torch.testing.assert_close(p.grad, torch.full_like(p, value), atol=1e-4, rtol=0)
+
+
+def test_clipping_follows_the_config():
+    assert GradientClipper.from_config(cfg()).kind == "full_model"
+    assert GradientClipper.from_config(cfg("SOLVER.CLIP_GRADIENTS.ENABLED", "False")).kind == "none"
 
 
 def test_unknown_optimizer_and_clip_type():
@@ -47,4 +57,4 @@ def test_unknown_optimizer_and_clip_type():
     with pytest.raises(ValueError, match="ADAMW"):
         build_optimizer(cfg("SOLVER.OPTIMIZER", "SGD"), model)
     with pytest.raises(ValueError, match="CLIP_TYPE"):
-        build_optimizer(cfg("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "half"), model)
+        GradientClipper.from_config(cfg("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "half"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usg_psg.losses import LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
-from usg_psg.losses.points import sample_labels, sample_maps, uncertain_points
+from usg_psg.losses.points import sample_labels, sample_maps, mask_points
 from usg_psg.structures import PairProposals, SceneGraphTargets
 
 from .test_matcher import make_targets
@@ -33,12 +33,12 @@ def test_maps_and_labels_share_one_frame():
     torch.testing.assert_close(values, sample_labels(mask, points).float(), atol=1e-5, rtol=0)
 
 
-def test_uncertain_points_gather_where_the_mask_changes():
+def test_mask_points_gather_where_the_mask_changes():
     logits = torch.linspace(-10, 10, 32).expand(1, 32, 32)  # changes sign at x = 0.5
-    points = uncertain_points(logits, 400, 3.0, 1.0)
+    points = mask_points(logits, 400, 3.0, 1.0)
     assert points.shape == (1, 400, 2)
     assert (points[..., 0] - 0.5).abs().max() < 0.25, "a third of the candidates nearest to the change"
-    uniform = uncertain_points(logits, 400, 3.0, 0.0)
+    uniform = mask_points(logits, 400, 3.0, 0.0)
     assert (uniform[..., 0] - 0.5).abs().max() > 0.4
 
 
@@ -49,10 +49,14 @@ def test_object_losses_of_a_perfect_prediction_are_small_and_named_by_layer():
     logits = torch.full((2, 1, 3, 4), -20.0)
     logits[:, 0, torch.arange(3), targets.classes] = 20.0
     matched = torch.arange(3).expand(2, -1)
-    losses = ObjectCriterion(num_points=256, importance_ratio=0.0)(logits, embeddings, features, targets, matched)
+    losses = ObjectCriterion(num_points=256, importance_ratio=0.0)(
+        logits, embeddings, features, targets, matched, torch.tensor(3.0)
+    )
     assert set(losses) == {f"loss_{n}{s}" for n in ("class", "mask", "dice") for s in ("", "_0")}
     assert losses["loss_class"] < 1e-6
-    wrong = ObjectCriterion(num_points=256, importance_ratio=0.0)(logits, -embeddings, features, targets, matched)
+    wrong = ObjectCriterion(num_points=256, importance_ratio=0.0)(
+        logits, -embeddings, features, targets, matched, torch.tensor(3.0)
+    )
     assert losses["loss_dice"] < 0.3 and wrong["loss_dice"] > 0.6
     assert losses["loss_mask"] < 0.3 * wrong["loss_mask"]
 
@@ -61,7 +65,7 @@ def test_unmatched_queries_get_the_no_object_weight_and_the_sum_is_per_object():
     targets = make_targets([2], num_classes=3)
     logits = torch.zeros(1, 1, 5, 3)
     losses = ObjectCriterion(no_object_weight=0.1, num_points=4)(
-        logits, torch.zeros(1, 1, 5, 2), torch.zeros(1, 2, 4, 4), targets, torch.tensor([[4, 1]])
+        logits, torch.zeros(1, 1, 5, 2), torch.zeros(1, 2, 4, 4), targets, torch.tensor([[4, 1]]), torch.tensor(2.0)
     )
     expected = math.log(2) * 3 * (2 + 0.1 * 3) / 2
     assert losses["loss_class"].item() == pytest.approx(expected, rel=1e-6)
@@ -71,7 +75,12 @@ def test_no_objects_still_gives_a_differentiable_loss():
     targets = make_targets([0, 0])
     embeddings = torch.randn(2, 2, 3, 4, requires_grad=True)
     losses = ObjectCriterion(num_points=4)(
-        torch.zeros(2, 2, 3, 4), embeddings, torch.randn(2, 4, 8, 8), targets, torch.empty(2, 0, dtype=torch.int64)
+        torch.zeros(2, 2, 3, 4),
+        embeddings,
+        torch.randn(2, 4, 8, 8),
+        targets,
+        torch.empty(2, 0, dtype=torch.int64),
+        torch.tensor(1.0),
     )
     sum(losses.values()).backward()
     assert losses["loss_mask"] == 0 and embeddings.grad.abs().sum() == 0
@@ -91,7 +100,7 @@ def test_relation_losses_count_pairs_once_and_compare_selected_pairs():
     labels = predicate_targets(torch.tensor([0, 1, 2]), targets, 3, 2)
     proposals = PairProposals(torch.zeros(1, 3, 3), torch.tensor([[0, 1]]), torch.tensor([[1, 0]]))
     logits = torch.tensor([[[2.0, -1.0], [0.5, 0.0]]])
-    losses = RelationCriterion(pair_pos_weight=5.0)(proposals, logits, labels)
+    losses = RelationCriterion(pair_pos_weight=5.0)(proposals, logits, labels, torch.tensor(2.0))
     two_pairs = 2
     assert losses["loss_pair"].item() == pytest.approx(math.log(2) * (2 * 5 + 4) / two_pairs)
     expected = sum(

@@ -12,6 +12,7 @@ from .psg_dataset import PSGDataset
 from .psg_json import load_psg_json, read_psg_json
 from .psg_mapper import PSGDatasetMapper, reindex_relations
 from .register_psg import get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
+from .train_loader import PSGTrainLoader, build_psg_train_loader
 
 register_builtin_psg()
 
@@ -22,7 +23,9 @@ __all__ = [
     "PSG_VOCABULARY",
     "PSGDataset",
     "PSGDatasetMapper",
+    "PSGTrainLoader",
     "PSGVocabulary",
+    "build_psg_train_loader",
     "decode_panoptic_png",
     "encode_panoptic",
     "get_psg_metadata",

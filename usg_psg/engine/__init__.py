@@ -1,7 +1,19 @@
 """Training and checkpoints."""
 
 from .checkpoint import USGCheckpointer
-from .optimizer import build_optimizer
+from .ema import ModelEMA
+from .launch import launch
+from .optimizer import GradientClipper, build_optimizer
+from .step_runner import StepRunner
 from .trainer import Trainer, adapt_to_machine
 
-__all__ = ["Trainer", "USGCheckpointer", "adapt_to_machine", "build_optimizer"]
+__all__ = [
+    "GradientClipper",
+    "ModelEMA",
+    "StepRunner",
+    "Trainer",
+    "USGCheckpointer",
+    "adapt_to_machine",
+    "build_optimizer",
+    "launch",
+]

@@ -15,6 +15,7 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+EMA_KEY = "ema"
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
 
 
@@ -32,16 +33,30 @@ class USGCheckpointer(DetectionCheckpointer):
     flushed to the disk, renamed. Loading never runs code from the file (`weights_only`).
 
     Args:
-        as `DetectionCheckpointer`; save_frozen: save frozen weights too.
+        as `DetectionCheckpointer`; save_frozen: save frozen weights too; load_ema: load the moving average of the
+            weights where a checkpoint has one, for inference.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, save_frozen: bool = False, **checkpointables: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_frozen: bool = False,
+        load_ema: bool = False,
+        **checkpointables: Any,
+    ):
         is_main = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=is_main, **checkpointables)
         self.save_frozen = save_frozen
+        self.load_ema = load_ema
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`."""
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`.
+
+        Args:
+            tag: make it the checkpoint that a resumed run goes on from.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
@@ -54,7 +69,8 @@ class USGCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
         write_whole(path, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(path.name)
+        if tag:
+            self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make `last_checkpoint` name this file."""
@@ -77,6 +93,11 @@ class USGCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         recorded = checkpoint.pop(FROZEN_KEY, None)
+        if self.load_ema:
+            if EMA_KEY in checkpoint:
+                checkpoint["model"].update(checkpoint[EMA_KEY])
+            else:
+                logger.warning("the checkpoint has no moving average of the weights, its last ones are used")
         present = frozen_identity(self.model)
         if recorded is not None:
             if present != recorded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -35,30 +35,50 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW that clips before each step.
+    """AdamW, with one kernel for all parameters where they are on a GPU. It does not clip, see `GradientClipper`.
 
     Raises:
-        ValueError: for another SOLVER.OPTIMIZER or an unknown clip type.
+        ValueError: for another SOLVER.OPTIMIZER, or a model without trained parameters.
     """
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
         raise ValueError(f"SOLVER.OPTIMIZER must be 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}")
-    optimizer = torch.optim.AdamW(parameter_groups(cfg, model), cfg.SOLVER.BASE_LR)
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return optimizer
-    if clip.CLIP_TYPE not in ("full_model", "norm", "value"):
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, norm or value, got {clip.CLIP_TYPE!r}")
+    groups = parameter_groups(cfg, model)
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, cfg.SOLVER.BASE_LR, fused=fused)
 
-    def clip_gradients(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        # Runs inside optimizer.step, where a gradient scaler has already divided by its scale.
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        if clip.CLIP_TYPE == "full_model":
-            torch.nn.utils.clip_grad_norm_(params, clip.CLIP_VALUE, clip.NORM_TYPE)
-        elif clip.CLIP_TYPE == "value":
-            torch.nn.utils.clip_grad_value_(params, clip.CLIP_VALUE)
-        else:
-            for parameter in params:
-                torch.nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
 
-    optimizer.register_step_pre_hook(clip_gradients)
-    return optimizer
+class GradientClipper:
+    """Clips gradients as SOLVER.CLIP_GRADIENTS says, and measures them.
+
+    Args:
+        kind: "full_model" clips the norm of all gradients together, "norm" that of each parameter, "value" each entry,
+            "none" nothing.
+        limit: of the norm or the entries.
+        norm_type: of the norms.
+    """
+
+    def __init__(self, kind: str = "full_model", limit: float = 1.0, norm_type: float = 2.0):
+        if kind not in ("full_model", "norm", "value", "none"):
+            raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, norm or value, got {kind!r}")
+        self.kind = kind
+        self.limit = limit
+        self.norm_type = norm_type
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> GradientClipper:
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        kind = clip.CLIP_TYPE
+        if not clip.ENABLED:
+            kind = "none"
+        return cls(kind, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    def __call__(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Clip in place; returns the norm of all gradients together, before clipping, as a scalar tensor."""
+        limit = self.limit if self.kind == "full_model" else float("inf")
+        total = torch.nn.utils.clip_grad_norm_(parameters, limit, self.norm_type)
+        if self.kind == "value":
+            torch.nn.utils.clip_grad_value_(parameters, self.limit)
+        elif self.kind == "norm":
+            for parameter in parameters:
+                torch.nn.utils.clip_grad_norm_(parameter, self.limit, self.norm_type)
+        return total

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import weakref
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..data import PSGDatasetMapper, get_psg_metadata
+from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader, get_psg_metadata
 from ..evaluation import SGDetEvaluator
 from ..modeling.usg_par import vocabulary_embeddings
-from .checkpoint import USGCheckpointer
-from .optimizer import build_optimizer
+from .checkpoint import EMA_KEY, USGCheckpointer, write_whole
+from .ema import ModelEMA
+from .hooks import BestCheckpointHook, CheckpointHook, LossLogHook, StopHook, truncate_log
+from .optimizer import GradientClipper, build_optimizer
+from .step_runner import NonFiniteReport, StepRunner
 
 logger = logging.getLogger(__name__)
+
+LOSS_LOG = "losses.jsonl"
 
 
 def adapt_to_machine(cfg: CfgNode) -> None:
@@ -31,23 +41,121 @@ def adapt_to_machine(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """dtype of mixed precision; None for float32.
+
+    Raises:
+        ValueError: for an unknown SOLVER.AMP.DTYPE.
+    """
+    if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
+        raise ValueError(f"SOLVER.AMP.DTYPE must be bfloat16 or float16, got {cfg.SOLVER.AMP.DTYPE!r}")
+    return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+
+
+def distributed(model: nn.Module) -> nn.Module:
+    """The model in DistributedDataParallel if there are several processes, on GPUs or on the CPU."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return DistributedDataParallel(
+        model,
+        device_ids=[comm.get_local_rank()] if on_gpu else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
 class Trainer(DefaultTrainer):
-    """Trains and evaluates USGPar; every hook, writer and command line option is Detectron2's."""
+    """Detectron2's trainer around `StepRunner`: USGPar's losses, exact resumption, and checkpoints that are kept.
+
+    What a subclass may replace (`build_model`, `build_optimizer`, `build_train_loader`, `build_hooks`, ...), and the
+    command line, are Detectron2's.
+
+    Raises:
+        ValueError: for a setting that this trainer does not have.
+    """
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
-        if isinstance(self._trainer, AMPTrainer):
-            if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
-                raise ValueError(f"SOLVER.AMP.DTYPE must be bfloat16 or float16, got {cfg.SOLVER.AMP.DTYPE!r}")
-            self._trainer.precision = getattr(torch, cfg.SOLVER.AMP.DTYPE)
-            if cfg.SOLVER.AMP.DTYPE == "bfloat16":
-                # bfloat16 has float32's range: nothing to scale.
-                self._trainer.grad_scaler = torch.amp.GradScaler("cuda", enabled=False)
+        TrainerBase.__init__(self)  # DefaultTrainer's own builds a loop without exact resumption
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            raise ValueError("TEST.PRECISE_BN.ENABLED must be False: the trained parts have no batch normalisation")
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+        wrapped = distributed(model)
+        self._trainer = StepRunner(
+            wrapped,
+            self.build_train_loader(cfg),
+            optimizer,
+            clipper=GradientClipper.from_config(cfg),
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            autocast_dtype=autocast_dtype(cfg),
+            ema=self.ema,
+            on_nonfinite=self._keep_for_inspection,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        extra = {} if self.ema is None else {EMA_KEY: self.ema}
+        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra)
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint in OUTPUT_DIR, or load only weights, from MODEL.WEIGHTS.
+
+        Args:
+            resume: False never looks for a checkpoint.
+        """
+        resumed = resume and self.checkpointer.has_checkpoint()
+        super().resume_or_load(resume)
+        if not resumed and self.ema is not None:
+            self.ema.reset()
+        if resume and comm.is_main_process():
+            # Also where a run died before its first checkpoint and starts again.
+            for name in ("metrics.json", LOSS_LOG):
+                truncate_log(Path(self.cfg.OUTPUT_DIR) / name, self.start_iter)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Timer, schedule, loss log, checkpoints, evaluation, best checkpoint, writers, orderly stop: in this order."""
+        cfg = self.cfg
+
+        def evaluate() -> dict:
+            with nullcontext() if self.ema is None else self.ema.applied():
+                self._last_eval_results = self.test(cfg, self.model)
+            return self._last_eval_results
+
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        checkpoints = None
+        if comm.is_main_process():
+            checkpoints = CheckpointHook(
+                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP
+            )
+            # The log before the checkpoint, so that it is never behind; that before the evaluation, so that one that
+            # fails can be repeated.
+            built += [LossLogHook(Path(cfg.OUTPUT_DIR) / LOSS_LOG), checkpoints]
+        built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        if comm.is_main_process():
+            if cfg.SOLVER.BEST_METRIC:
+                built.append(BestCheckpointHook(self.checkpointer, cfg.SOLVER.BEST_METRIC))
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        built.append(StopHook(checkpoints))
+        return built
+
+    def _keep_for_inspection(self, report: NonFiniteReport | None) -> None:
+        """Save the state from which a step gave a loss that is not finite, and what is known of it."""
+        if report is None:
+            return
+        self.checkpointer.save("nonfinite", tag=False, iteration=self.iter)
+        path = Path(self.cfg.OUTPUT_DIR) / "nonfinite.json"
+        write_whole(path, lambda file: file.write(json.dumps(asdict(report), indent=1).encode()))
+        logger.error("%s; state and report: %s", report, path.with_name("nonfinite.{pth,json}"))
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> PSGTrainLoader:
         """Training batches of `PSGDatasetMapper`."""
-        return build_detection_train_loader(cfg, mapper=PSGDatasetMapper(cfg, is_train=True))
+        return build_psg_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -77,6 +185,8 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: if the data sets of DATASETS.TEST do not share one vocabulary.
         """
+        if not cfg.DATASETS.TEST:
+            return {}
         core = getattr(model, "module", model)
         own = (core.object_text, core.predicate_text, core.is_thing)
         if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
@@ -87,11 +197,6 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
         finally:
             core.set_vocabulary(*own)
-
-    def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, on this project's checkpointer."""
-        self.checkpointer = USGCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
 
 
 def vocabulary_names(dataset_name: str) -> tuple:

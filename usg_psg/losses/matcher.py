@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..structures import SceneGraphTargets
-from .points import sample_labels, sample_maps
+from .points import grid_points, sample_labels, sample_maps
 
 UNMATCHED = -1
 
@@ -79,7 +79,7 @@ class HungarianMatcher(nn.Module):
 
     Args:
         class_weight, mask_weight, dice_weight: of the three costs.
-        num_points: N, sampled once per image and shared by its queries and objects.
+        num_points: N, sampled once per image and shared by its queries and objects; 0 for all pixels of the mask features.
     """
 
     def __init__(
@@ -113,12 +113,15 @@ class HungarianMatcher(nn.Module):
         batch, most = len(counts), max(counts, default=0)
         if most == 0:
             return torch.empty((len(class_logits), 0), dtype=torch.int64, device=device)
-        points = torch.rand(batch, self.num_points, 2, device=device)
+        if self.num_points:
+            points = torch.rand(batch, self.num_points, 2, device=device)
+        else:
+            points = grid_points(*mask_features.shape[-2:], device).expand(batch, -1, -1)
         features = sample_maps(mask_features.float(), points)
         labels = sample_labels(targets.masks, points[targets.image_index])
         starts = torch.tensor(np.cumsum([0, *counts[:-1]]), device=device)
         slot = torch.arange(len(labels), device=device) - starts[targets.image_index]
-        gt_masks = labels.new_zeros((batch, most, self.num_points), dtype=torch.float32)
+        gt_masks = labels.new_zeros((batch, most, points.shape[1]), dtype=torch.float32)
         gt_masks[targets.image_index, slot] = labels.float()
         gt_classes = targets.classes.new_zeros((batch, most))
         gt_classes[targets.image_index, slot] = targets.classes

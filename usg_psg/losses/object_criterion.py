@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 from ..structures import SceneGraphTargets
 from .functional import dice_loss, mask_bce_loss, sigmoid_class_loss
-from .normalizer import average_count
-from .points import sample_labels, sample_maps, uncertain_points
+from .points import mask_points, sample_labels, sample_maps
 
 
 class ObjectCriterion(nn.Module):
     """Unweighted `loss_class`, `loss_mask`, `loss_dice` of the last layer and, with suffix `_i`, of layer i.
 
-    All are sums over the batch divided by the number of annotated objects (averaged over GPUs). Masks are compared at
-    sampled points: of the predicted masks only those of matched queries are ever computed.
+    All are sums over the batch divided by the number of annotated objects. Masks are compared at sampled points: of the
+    predicted masks only those of matched queries are ever computed.
 
     Args:
         no_object_weight: weight of the class loss of unmatched queries, whose target is all zeros.
-        num_points, oversample_ratio, importance_ratio: as in `uncertain_points`.
+        num_points, oversample_ratio, importance_ratio: as in `mask_points`.
     """
 
     def __init__(
@@ -43,6 +42,7 @@ class ObjectCriterion(nn.Module):
         mask_features: Tensor,
         targets: SceneGraphTargets,
         matched_query: Tensor,
+        num_objects: Tensor,
     ) -> dict[str, Tensor]:
         """Losses.
 
@@ -52,8 +52,8 @@ class ObjectCriterion(nn.Module):
             mask_features: (B, d, h, w).
             targets: of the batch.
             matched_query: (L, T) from the matcher.
+            num_objects: scalar that the sums are divided by, see `loss_normalizers`.
         """
-        num_objects = average_count(len(targets.classes), class_logits.device)
         per_layer = {"loss_class": self._class_losses(class_logits, targets, matched_query)}
         per_layer.update(self._mask_losses(mask_embeddings, mask_features, targets, matched_query))
         losses = {}
@@ -85,7 +85,7 @@ class ObjectCriterion(nn.Module):
         num_layers, num_objects = matched_query.shape
         valid = (matched_query >= 0).flatten()
         logits = matched_mask_logits(mask_embeddings, mask_features, targets, matched_query.clamp(min=0)).flatten(0, 1)
-        points = uncertain_points(logits.detach(), *self.sampling)
+        points = mask_points(logits.detach(), *self.sampling)
         point_logits = sample_maps(logits[:, None], points)[:, 0]
         with torch.no_grad():
             # An object's points differ from layer to layer: bring them side by side, one row per object.

@@ -36,13 +36,21 @@ def sample_labels(masks: Tensor, points: Tensor) -> Tensor:
     return masks.flatten(1).gather(1, y * width + x)
 
 
+def grid_points(height: int, width: int, device: torch.device) -> Tensor:
+    """(height * width, 2) centres of all pixels of a map, row by row."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
 @torch.no_grad()
-def uncertain_points(logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
-    """Points where masks are least decided, filled up with uniform ones.
+def mask_points(logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
+    """Points where masks are least decided, filled up with uniform ones; or every pixel.
 
     Args:
         logits: (M, h, w) mask logits.
-        num_points: N.
+        num_points: N; 0 for the h * w pixel centres of the logits, the same for every mask.
         oversample_ratio: candidates per point, >= 1.
         importance_ratio: part of the N points that are the least decided candidates, in [0, 1].
 
@@ -52,6 +60,8 @@ def uncertain_points(logits: Tensor, num_points: int, oversample_ratio: float, i
     Source: PointRend (Kirillov et al. 2020), section 3.1, training.
     """
     num_masks = len(logits)
+    if num_points == 0:
+        return grid_points(*logits.shape[-2:], logits.device).expand(num_masks, -1, -1)
     num_candidates = int(num_points * oversample_ratio)
     num_uncertain = int(num_points * importance_ratio)
     if num_uncertain == 0 or num_masks == 0:

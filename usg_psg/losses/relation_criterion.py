@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from ..structures import PairProposals
 from .functional import sigmoid_class_loss, weighted_pair_loss
-from .normalizer import average_count
 
 
 class RelationCriterion(nn.Module):
     """Unweighted `loss_pair` and `loss_predicate`.
 
-    Both are sums over the batch divided by the number of annotated pairs (averaged over GPUs), as the object losses are
-    by the number of objects: a mean over all Q * Q pairs would let the few positive ones vanish.
+    Both are sums over the batch divided by the number of annotated pairs, as the object losses are by the
+    number of objects: a mean over all Q * Q pairs would let the few positive ones vanish.
 
     Args:
         pair_pos_weight: weight of related pairs in `loss_pair`.
@@ -27,16 +26,16 @@ class RelationCriterion(nn.Module):
         super().__init__()
         self.pair_pos_weight = pair_pos_weight
 
-    def forward(self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, num_pairs: Tensor) -> dict[str, Tensor]:
         """Losses.
 
         Args:
             proposals: pair logits of all pairs, indices of the selected ones.
             predicate_logits: (B, K, P) of the selected pairs.
             labels: (B, Q, Q, P) bool from `predicate_targets`.
+            num_pairs: scalar that the sums are divided by, see `loss_normalizers`.
         """
         related = labels.any(dim=-1)
-        num_pairs = average_count(related.sum(), labels.device)
         rows = torch.arange(len(labels), device=labels.device)[:, None]
         selected = labels[rows, proposals.subject_index, proposals.object_index].to(predicate_logits.dtype)
         pair = weighted_pair_loss(proposals.pair_logits, related.to(predicate_logits.dtype), self.pair_pos_weight)

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from ..data.register_psg import get_psg_metadata
 from ..inference import merge_panoptic, rank_relations, triplet_scores
-from ..losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
+from ..losses import (
+    HungarianMatcher,
+    LossWeights,
+    ObjectCriterion,
+    RelationCriterion,
+    loss_normalizers,
+    predicate_targets,
+)
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
 from .build import build_mask_decoder, build_pixel_decoder, build_relation_head
 from .layers import CosineLogits
@@ -167,7 +174,7 @@ class USGPar(nn.Module):
         self.predicate_text = predicate_text.to(device)
         self.is_thing = torch.as_tensor(is_thing, dtype=torch.bool, device=device)
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(self, batched_inputs: list[dict], normalizers: Tensor | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training, scene graphs otherwise.
 
         Args:
@@ -175,6 +182,8 @@ class USGPar(nn.Module):
                 gt_classes (N,) and gt_masks (N, H, W), and "relations" (R, 3) int64 (subject, object, predicate). In
                 inference optionally "height", "width" of the original image, which masks are resized to. For
                 "predcls" also "instances", and "original_masks" (N, height, width) bool of the same objects.
+            normalizers: in training, what losses are divided by, from `loss_normalizers`; None counts this batch. A step
+                that accumulates several batches passes the counts of all of them.
 
         Returns:
             In training, weighted losses by name. Otherwise a dict per image:
@@ -195,7 +204,9 @@ class USGPar(nn.Module):
                 tuple(images.tensor.shape[-2:]),
                 self.device,
             )
-            return self._losses(pixel_features, decoded, targets)
+            if normalizers is None:
+                normalizers = loss_normalizers([batched_inputs], self.device)
+            return self._losses(pixel_features, decoded, targets, normalizers)
         return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
@@ -204,20 +215,25 @@ class USGPar(nn.Module):
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def _losses(
-        self, pixel_features: PixelDecoderOutput, decoded: MaskDecoderOutput, targets: SceneGraphTargets
+        self,
+        pixel_features: PixelDecoderOutput,
+        decoded: MaskDecoderOutput,
+        targets: SceneGraphTargets,
+        normalizers: Tensor,
     ) -> dict[str, Tensor]:
+        num_objects, num_pairs = normalizers.unbind()
         first = 0 if self.deep_supervision else -1
         queries, mask_embeddings = decoded.queries[first:], decoded.mask_embeddings[first:]
         class_logits = self.class_head(queries, self.object_text)
         mask_features = pixel_features.mask_features
         matched = self.matcher(class_logits, mask_embeddings, mask_features, targets)
-        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched)
+        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched, num_objects)
 
         labels = predicate_targets(matched[-1], targets, queries.shape[2], len(self.predicate_text))
         related = labels.any(dim=-1)
         proposals = self.relation_head.propose(queries[-1], related if self.add_missed_pairs else None)
         predicate_logits = self.relation_head.decode(queries[-1], proposals, pixel_features, self.predicate_text)
-        losses.update(self.relation_criterion(proposals, predicate_logits, labels))
+        losses.update(self.relation_criterion(proposals, predicate_logits, labels, num_pairs))
         self._log_sanity(matched[-1], proposals, related)
         return self.loss_weights.apply(losses)
 

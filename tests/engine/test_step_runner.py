@@ -1,0 +1,155 @@
+"""One optimizer step: gradients do not depend on how a batch is split; what is not finite never reaches a weight."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from usg_psg.engine import GradientClipper, ModelEMA, StepRunner
+
+from ..tiny import tiny_input, tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def gradients(tmp_path, name: str, processes: int, accumulation_steps: int) -> dict:
+    output = tmp_path / f"{name}.pth"
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "tests.engine.job", str(output), str(accumulation_steps)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(output, weights_only=True)
+
+
+def test_gradients_of_two_processes_and_of_accumulated_batches_are_those_of_the_whole_batch(tmp_path):
+    alone = gradients(tmp_path, "alone", 1, 1)
+    assert sum(g.abs().sum() for g in alone["gradients"].values()) > 0
+    for name, processes, steps in [("two", 2, 1), ("accumulated", 1, 4), ("both", 2, 2)]:
+        other = gradients(tmp_path, name, processes, steps)
+        assert set(other["gradients"]) == set(alone["gradients"])
+        for key, expected in alone["gradients"].items():
+            torch.testing.assert_close(other["gradients"][key], expected, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
+        assert other["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
+class Loader:
+    """The same batch again and again."""
+
+    def __init__(self, batch, seed=0):
+        self.batch, self.seed = batch, seed
+
+    def __iter__(self):
+        while True:
+            yield self.batch
+
+    def start_at(self, position, seed=None):
+        self.seed = seed
+
+
+def make_runner(model, batch=None, **kwargs):
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    return StepRunner(model, Loader(batch or [tiny_input()]), optimizer, clipper=GradientClipper(), **kwargs)
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_images():
+    model = tiny_model()
+    bad = {**tiny_input(), "file_name": "coco/broken.jpg"}
+    bad["image"] = torch.full((3, 64, 96), float("nan"))
+    reports = []
+    runner = make_runner(model, [{**tiny_input(), "file_name": "coco/good.jpg"}, bad], on_nonfinite=reports.append)
+    before = weights(model)
+    with EventStorage(), pytest.raises(FloatingPointError, match=r"not finite at iteration 0.*loss_.*nan.*broken\.jpg"):
+        runner.run_step()
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    (report,) = reports
+    assert report.images == ["coco/good.jpg", "coco/broken.jpg"] and report.losses[0]["loss_class"] != 0
+
+
+class Exploding(torch.autograd.Function):
+    """Its value is that of the input, its gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def test_gradients_that_are_not_finite_skip_the_update_and_are_counted():
+    model = tiny_model()
+    runner = make_runner(model, ema=ModelEMA(model, 0.5))
+    with EventStorage() as storage:
+        runner.run_step()
+        assert storage.latest()["skipped_steps"][0] == 0
+        before = weights(model)
+        handle = model.class_head.register_forward_hook(lambda module, inputs, output: Exploding.apply(output))
+        runner.run_step()
+        handle.remove()
+        assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+        runner.run_step()
+        assert storage.latest()["skipped_steps"][0] == 1
+        assert not all(torch.equal(before[name], p) for name, p in model.named_parameters())
+        assert storage.latest()["data_time"][0] >= 0 and "total_loss" in storage.latest()
+
+
+def test_training_stops_after_too_many_skipped_steps():
+    model = tiny_model()
+    runner = make_runner(model)
+    runner.SKIP_LIMIT = 2
+    model.class_head.register_forward_hook(lambda module, inputs, output: Exploding.apply(output))
+    with EventStorage(), pytest.raises(FloatingPointError, match="2 steps in a row"):
+        for runner.iter in range(5):
+            runner.run_step()
+    assert runner.iter == 2
+
+
+def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():
+    losses = []
+    for noise in (0, 7):
+        torch.manual_seed(3)
+        model = tiny_model()
+        torch.manual_seed(3)
+        runner = make_runner(model, [tiny_input()])
+        torch.rand(noise + 1)
+        runner.iter = 5
+        with EventStorage() as storage:
+            runner.run_step()
+            losses.append(storage.latest()["total_loss"][0])
+    assert losses[0] == losses[1]
+
+
+def test_state_that_belongs_to_another_trainer():
+    with pytest.raises(ValueError, match="lacks counters, samples_seen, seed"):
+        make_runner(tiny_model()).load_state_dict({"optimizer": {}, "grad_scaler": {}})
+
+
+def test_moving_average():
+    layer = torch.nn.Linear(2, 2)
+    ema = ModelEMA(layer, 0.75)
+    start = weights(layer)
+    with torch.no_grad():
+        layer.weight.add_(4.0)
+    ema.update()
+    moved = weights(layer)
+    with ema.applied():
+        torch.testing.assert_close(layer.weight, start["weight"] + 1.0)
+        torch.testing.assert_close(layer.bias, start["bias"])
+    assert torch.equal(layer.weight, moved["weight"])
+    with pytest.raises(ValueError, match="other weights"):
+        ema.load_state_dict({"weight": start["weight"]})
+    with pytest.raises(ValueError, match="DECAY"):
+        ModelEMA(layer, 1.0)

@@ -1,0 +1,265 @@
+"""Endless training batches that can start at any place of the run.
+
+What a batch holds depends on the seed and on the number of samples before it alone: not on loader workers, on the number
+of processes, or on whether the run was interrupted. So a run that goes on from a checkpoint sees what it would have seen.
+
+Letters: N images of the data set, B samples of a batch of one process, W processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .psg_mapper import PSGDatasetMapper
+
+logger = logging.getLogger(__name__)
+
+ORDER, AUGMENTATION, REPLACEMENT = range(3)  # independent streams of random numbers
+
+
+def derived_seed(*parts: int) -> int:
+    """A 32-bit seed of several non-negative numbers; other numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python, NumPy and torch (CPU) draw from this seed inside, and go on as before afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPUs' generators too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class SampleStream(Sampler):
+    """Batches of (position, index): which image stands at each position of the run.
+
+    The run goes through the data set again and again, each time in another order. With repeat factors, an image of
+    factor r occurs r times in each pass, on average.
+
+    Args:
+        size: N.
+        batch_size: B, samples of this process per batch.
+        seed: of the orders, equal in all processes.
+        start: position to start at: the number of samples that all processes have used up.
+        repeat_factors: (N,) floats >= 1, None for ones.
+        rank, world_size: of the process; the samples of one step are dealt out in contiguous parts.
+        steps_per_update: consecutive batches of a process that belong to one step of the optimizer.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start: int = 0,
+        repeat_factors: Sequence[float] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        steps_per_update: int = 1,
+    ):
+        if size <= 0 or batch_size <= 0:
+            raise ValueError(f"need images and a positive batch size, got {size} images, batch size {batch_size}")
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.repeat_factors = None if repeat_factors is None else np.asarray(repeat_factors, dtype=np.float64)
+        if self.repeat_factors is not None and self.repeat_factors.shape != (size,):
+            raise ValueError(f"repeat_factors: expected {size} numbers, got shape {self.repeat_factors.shape}")
+        self.rank = rank
+        self.world_size = world_size
+        self.steps_per_update = steps_per_update
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Image indices of one pass, int64."""
+        generator = np.random.default_rng((self.seed, ORDER, epoch))
+        if self.repeat_factors is None:
+            return generator.permutation(self.size)
+        whole = np.floor(self.repeat_factors).astype(np.int64)
+        counts = whole + (generator.random(self.size) < self.repeat_factors - whole)
+        return generator.permutation(np.repeat(np.arange(self.size), counts))
+
+    def _positions(self) -> Iterator[tuple[int, int]]:
+        first, epoch = 0, 0
+        while True:
+            order = self.order(epoch)
+            for offset in range(max(self.start - first, 0), len(order)):
+                yield first + offset, int(order[offset])
+            first += len(order)
+            epoch += 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        own = self.batch_size * self.steps_per_update
+        positions = self._positions()
+        while True:
+            step = [next(positions) for _ in range(own * self.world_size)]
+            mine = step[self.rank * own : (self.rank + 1) * own]
+            for begin in range(0, own, self.batch_size):
+                yield mine[begin : begin + self.batch_size]
+
+
+class MappedSamples(Dataset):
+    """The mapper's output at (position, index), with random numbers that belong to the position.
+
+    Args:
+        dataset: N dataset dicts.
+        mapper: from a dataset dict to a sample, or to None for one that cannot be used: another image, drawn for this
+            position, then takes its place.
+        seed: of the augmentations.
+    """
+
+    MAX_TRIES = 100
+
+    def __init__(self, dataset: Sequence[dict], mapper: Callable[[dict], Any], seed: int):
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        position, index = place
+        others = np.random.default_rng((self.seed, REPLACEMENT, position))
+        for _ in range(self.MAX_TRIES):
+            with seeded(derived_seed(self.seed, AUGMENTATION, position)):
+                sample = self.mapper(self.dataset[index])
+            if sample is not None:
+                return sample
+            index = int(others.integers(len(self.dataset)))
+        raise ValueError(f"no usable image among {self.MAX_TRIES} drawn ones: check the data set")
+
+
+class Batch(list):
+    """A list of samples that a loader's pinning thread can pin."""
+
+    def pin_memory(self) -> Batch:
+        """Move images and masks to page-locked memory, which copies to a GPU without waiting."""
+        for sample in self:
+            sample["image"] = sample["image"].pin_memory()
+            if "instances" in sample and isinstance(sample["instances"].gt_masks, torch.Tensor):
+                sample["instances"].gt_masks = sample["instances"].gt_masks.pin_memory()
+        return self
+
+
+def _seed_worker(worker_id: int) -> None:
+    # For code that draws outside of samples; inside, `seeded` decides.
+    seed_all_rng(torch.initial_seed() % 2**31)
+
+
+class PSGTrainLoader:
+    """Endless batches of this process, lists of the mapper's samples.
+
+    `start_at` tells it where the run goes on; it must be called before the first batch is taken, if at all.
+
+    Args:
+        dataset: dataset dicts of all images.
+        mapper: see `MappedSamples`.
+        batch_size: B.
+        seed: equal in all processes.
+        repeat_factors, steps_per_update: see `SampleStream`.
+        num_workers: loader processes.
+        pin_memory: whether batches are page-locked.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[dict],
+        mapper: Callable[[dict], Any],
+        batch_size: int,
+        seed: int,
+        *,
+        repeat_factors: Sequence[float] | None = None,
+        steps_per_update: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self.samples = MappedSamples(dataset, mapper, seed)
+        self.stream = SampleStream(
+            len(dataset),
+            batch_size,
+            seed,
+            repeat_factors=repeat_factors,
+            rank=comm.get_rank(),
+            world_size=comm.get_world_size(),
+            steps_per_update=steps_per_update,
+        )
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+
+    @property
+    def seed(self) -> int:
+        return self.stream.seed
+
+    def start_at(self, position: int, seed: int | None = None) -> None:
+        """Begin after `position` samples of all processes, in the orders of `seed` (None: unchanged)."""
+        self.stream.start = position
+        if seed is not None:
+            self.stream.seed = self.samples.seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(
+            DataLoader(
+                self.samples,
+                batch_sampler=self.stream,
+                num_workers=self.num_workers,
+                collate_fn=Batch,
+                pin_memory=self.pin_memory,
+                worker_init_fn=_seed_worker,
+            )
+        )
+
+
+def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> PSGTrainLoader:
+    """The loader of a config: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH split over processes and accumulation steps.
+
+    Args:
+        cfg: the config; a negative SEED draws one for all processes.
+        mapper: None for `PSGDatasetMapper`.
+
+    Raises:
+        ValueError: if the batch cannot be split evenly, or a setting asks for another order of the data.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler, got {cfg.DATALOADER.SAMPLER_TRAIN!r}")
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        raise ValueError("DATALOADER.ASPECT_RATIO_GROUPING must be False: batches keep the order of the run")
+    total, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS
+    if cfg.SOLVER.ACCUMULATION_STEPS < 1 or total <= 0 or total % parts:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {total} cannot be split evenly over {comm.get_world_size()} processes "
+            f"with SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS}"
+        )
+    dataset = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
+    )
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return PSGTrainLoader(
+        DatasetFromList(dataset, copy=False),
+        mapper or PSGDatasetMapper(cfg, is_train=True),
+        total // parts,
+        seed,
+        steps_per_update=cfg.SOLVER.ACCUMULATION_STEPS,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
+    )

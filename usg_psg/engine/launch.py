@@ -1,0 +1,121 @@
+"""Starts the processes of a run: one per GPU by itself, or those that torchrun has started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+TIMEOUT = timedelta(minutes=30)  # of the processes' communication; evaluation on one of them may take a while
+
+
+def launch(
+    main: Callable[..., Any],
+    num_gpus: int,
+    *,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+) -> None:
+    """Call `main(*args)` in every process of the run.
+
+    Under torchrun (which sets RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE) this process is one of them, and the other
+    arguments do not matter. Otherwise `num_gpus` processes are started here, over NCCL with a GPU each, or over gloo
+    on a machine without GPUs; with one process in all, `main` runs in this one.
+
+    Args:
+        main: importable by name in a new process.
+        num_gpus: processes of this machine.
+        num_machines, machine_rank: of the job, and the number of this one.
+        dist_url: where the processes meet, "tcp://HOST:PORT"; None or "auto" for a free port of this machine.
+        args: of main.
+
+    Raises:
+        ValueError: if there are fewer GPUs than processes, or several machines without a dist_url.
+        RuntimeError: if the port is in use.
+    """
+    if under_torchrun():
+        run_process(
+            int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]), "env://", main, args,
+        )  # fmt: skip
+        return
+    check_gpus(num_gpus)
+    if num_gpus * num_machines == 1:
+        main(*args)
+        return
+    if dist_url in (None, "auto"):
+        if num_machines > 1:
+            raise ValueError("several machines need --dist-url tcp://HOST:PORT, the same on each of them")
+        dist_url = f"tcp://127.0.0.1:{free_port()}"
+    elif machine_rank == 0:
+        check_port(dist_url)
+    world_size = num_gpus * num_machines
+    mp.start_processes(
+        _start, args=(num_gpus, machine_rank, world_size, dist_url, main, args), nprocs=num_gpus, start_method="spawn"
+    )
+
+
+def under_torchrun() -> bool:
+    """Whether this process was started by torchrun, or something that sets the same variables."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+
+
+def check_gpus(num_gpus: int) -> None:
+    """Raise ValueError if fewer GPUs are present than asked for; without any, processes run on the CPU."""
+    present = torch.cuda.device_count()
+    if num_gpus < 1 or 0 < present < num_gpus:
+        raise ValueError(f"--num-gpus {num_gpus}: this machine has {present}")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_port(dist_url: str) -> None:
+    """Raise RuntimeError if the port of a tcp:// address on this machine is taken."""
+    _, _, place = dist_url.partition("tcp://")
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        raise ValueError(f"--dist-url: expected tcp://HOST:PORT, got {dist_url!r}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise RuntimeError(
+                f"--dist-url {dist_url}: {error.strerror}; is another run going on? '--dist-url auto' takes a free port"
+            ) from error
+
+
+def _start(local_rank: int, local_size: int, machine_rank: int, world_size: int, dist_url: str, main, args) -> None:
+    rank = machine_rank * local_size + local_rank
+    run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
+
+
+def run_process(
+    local_rank: int, local_size: int, rank: int, world_size: int, init_method: str, main: Callable[..., Any], args: tuple
+) -> None:
+    """Join the process group, call `main(*args)`, leave the group."""
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        "nccl" if has_gpu else "gloo", init_method=init_method, world_size=world_size, rank=rank, timeout=TIMEOUT
+    )
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
+    main(*args)
+    comm.synchronize()  # a process that leaves early closes connections that others may still be reading from
+    dist.destroy_process_group()

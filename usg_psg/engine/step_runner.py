@@ -1,0 +1,255 @@
+"""One step of training: data, forward passes, backward passes, update, and what is logged of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.train_loader import PSGTrainLoader, derived_seed
+from ..losses import loss_normalizers
+from .ema import ModelEMA
+from .optimizer import GradientClipper
+
+logger = logging.getLogger(__name__)
+
+STEP_STREAM = 17  # sets a step's random numbers apart from those of the data
+# What travels with the losses from device to host, once per step and for all processes together.
+EXTRA = ("data_time", "stop", "skipped_steps", "skipped_in_a_row", "grad_norm")
+
+
+@dataclass
+class NonFiniteReport:
+    """What is known of a loss that is not finite.
+
+    Attributes:
+        iteration: of the step; its update was not made.
+        losses: values by name, of each process that had one that is not finite.
+        images: file names of the step's images in those processes.
+    """
+
+    iteration: int
+    losses: list[dict[str, float]]
+    images: list[str]
+
+    def __str__(self) -> str:
+        bad = {name: value for losses in self.losses for name, value in losses.items() if not abs(value) < float("inf")}
+        terms = ", ".join(f"{name} {value}" for name, value in bad.items())
+        return f"the loss is not finite at iteration {self.iteration}: {terms}; images: {', '.join(self.images)}"
+
+
+class StepRunner:
+    """Runs optimizer steps; the same on one process and on several, on the CPU and on GPUs.
+
+    The random numbers of a step depend on the seed, the iteration and the process alone, so a run that goes on from a
+    checkpoint draws the same ones. The loss terms go to the host while the backward pass runs: looking at them costs no
+    waiting, and a loss that is not finite is found before it reaches a weight.
+
+    Args:
+        model: USGPar, in DistributedDataParallel if there are several processes.
+        data_loader: of this process.
+        optimizer: of the trained parameters.
+        clipper: clips and measures gradients.
+        accumulation_steps: forward passes per update; the gradients are those of all their images together.
+        autocast_dtype: of mixed precision on a GPU; None for float32. float16 scales the loss.
+        ema: updated after each step, or None.
+        on_nonfinite: called on every process with the report (None but on the main process) before the error is raised.
+
+    Attributes:
+        iter: set by the trainer before each step.
+        stop_requested: set from outside to end the run; `should_stop` is True, in all processes at once, in the step
+            after any of them asked for it.
+    """
+
+    SKIP_LIMIT = 100  # steps in a row without a usable gradient, after which training stops
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: PSGTrainLoader,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clipper: GradientClipper,
+        accumulation_steps: int = 1,
+        autocast_dtype: torch.dtype | None = None,
+        ema: ModelEMA | None = None,
+        on_nonfinite: Callable[[NonFiniteReport | None], None] | None = None,
+    ):
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.clipper = clipper
+        self.accumulation_steps = accumulation_steps
+        self.autocast_dtype = autocast_dtype
+        self.ema = ema
+        self.on_nonfinite = on_nonfinite
+        self.iter = 0
+        self.stop_requested = False
+        self.should_stop = False
+        self.samples_seen = 0
+        self.core = model.module if isinstance(model, DistributedDataParallel) else model
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=autocast_dtype == torch.float16)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # On the device, so that counting them needs no synchronisation: skipped_steps, skipped_in_a_row, grad_norm.
+        self._counters = torch.zeros(3, device=self.core.device)
+        self._batches: Iterator[list[dict]] | None = None
+
+    def run_step(self) -> None:
+        """One update."""
+        started = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        batches = [next(self._batches) for _ in range(self.accumulation_steps)]
+        waited = time.perf_counter() - started
+        torch.manual_seed(derived_seed(self.data_loader.seed, STEP_STREAM, self.iter, comm.get_rank()))
+
+        normalizers = loss_normalizers(batches, self.core.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        names: tuple[str, ...] = ()
+        terms: Tensor | float = 0.0
+        for number, batch in enumerate(batches):
+            is_last = number + 1 == len(batches)
+            with self._synchronised(is_last):
+                with self._autocast():
+                    losses: Mapping[str, Tensor] = self.model(batch, normalizers)
+                stacked = torch.stack([loss.float() for loss in losses.values()])
+                names, terms = tuple(losses), terms + stacked.detach()
+                if is_last:
+                    to_host = _HostCopy(self._gather(terms, waited))
+                self.grad_scaler.scale(stacked.sum()).backward()
+        values = to_host.get()
+        self._check_finite(names, values, batches)
+        self._update()
+        self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
+        self._write(names, values)
+
+    def _synchronised(self, is_last: bool) -> AbstractContextManager:
+        """Gradients are exchanged between processes in the last backward pass only."""
+        return nullcontext() if is_last or self.model is self.core else self.model.no_sync()
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast("cuda", dtype=self.autocast_dtype)
+
+    def _gather(self, terms: Tensor, waited: float) -> Tensor:
+        """(W, losses + EXTRA) float32 of all W processes."""
+        extra = torch.tensor([waited, float(self.stop_requested)]).to(terms.device, non_blocking=True)
+        own = torch.cat([terms, extra, self._counters])
+        if self.model is self.core:
+            return own[None]
+        everyone = [torch.empty_like(own) for _ in range(comm.get_world_size())]
+        torch.distributed.all_gather(everyone, own)
+        return torch.stack(everyone)
+
+    def _check_finite(self, names: tuple[str, ...], values: Tensor, batches: list[list[dict]]) -> None:
+        bad = ~values[:, : len(names)].isfinite().all(dim=1)
+        if not bad.any():
+            return
+        rank = comm.get_rank()
+        own = None
+        if bad[rank]:
+            images = [str(x.get("file_name", x.get("image_id", "?"))) for batch in batches for x in batch]
+            own = (dict(zip(names, values[rank].tolist(), strict=False)), images)
+        found = [part for part in comm.all_gather(own) if part is not None]
+        report = NonFiniteReport(self.iter, [part[0] for part in found], [name for part in found for name in part[1]])
+        if self.on_nonfinite is not None:
+            self.on_nonfinite(report if comm.is_main_process() else None)
+        comm.synchronize()  # the first process to fail ends the others, which may still be writing
+        raise FloatingPointError(str(report))
+
+    def _update(self) -> None:
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = self.clipper(self.parameters).detach().float()
+        unusable = (~norm.isfinite()).float()
+        if self.grad_scaler.is_enabled():
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        elif self.optimizer.defaults.get("fused"):
+            # The protocol of torch.amp.GradScaler: the kernel itself leaves out the update, nobody waits for the norm.
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, unusable
+            self.optimizer.step()
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+        elif not unusable:
+            self.optimizer.step()
+        skipped, in_a_row = self._counters[0] + unusable, (self._counters[1] + 1) * unusable
+        self._counters = torch.stack([skipped, in_a_row, norm])
+        if self.ema is not None:
+            self.ema.update()
+
+    def _write(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Losses averaged over processes, the longest wait for data; counters and norm are those before this step."""
+        extra = dict(zip(EXTRA, values[:, len(names) :].amax(dim=0).tolist(), strict=True))
+        self.should_stop = extra["stop"] > 0
+        if extra["skipped_in_a_row"] >= self.SKIP_LIMIT:
+            raise FloatingPointError(
+                f"{self.SKIP_LIMIT} steps in a row, up to iteration {self.iter}, had gradients that are not finite"
+            )
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        means = values[:, : len(names)].mean(dim=0).tolist()
+        storage.put_scalars(total_loss=sum(means), **dict(zip(names, means, strict=True)))
+        storage.put_scalar("data_time", extra["data_time"])
+        storage.put_scalar("skipped_steps", extra["skipped_steps"], smoothing_hint=False)
+        if self.samples_seen and extra["grad_norm"] > 0:
+            storage.put_scalar("grad_norm", extra["grad_norm"])
+        if self.grad_scaler.is_enabled():
+            storage.put_scalar("grad_scale", self.grad_scaler.get_scale(), smoothing_hint=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer, loss scale, place in the data, counters; tensors and plain values."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "seed": self.data_loader.seed,
+            "samples_seen": self.samples_seen,
+            "counters": self._counters.cpu(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next batch is the one that would have come next.
+
+        Raises:
+            ValueError: if the state is that of another kind of trainer.
+        """
+        missing = {"optimizer", "grad_scaler", "seed", "samples_seen", "counters"} - set(state_dict)
+        if missing:
+            raise ValueError(f"the checkpoint cannot be resumed, its trainer state lacks {', '.join(sorted(missing))}")
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self.grad_scaler.is_enabled() and state_dict["grad_scaler"]:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if state_dict["seed"] != self.data_loader.seed:
+            logger.info("going on with the seed of the checkpoint, %d", state_dict["seed"])
+        self.samples_seen = state_dict["samples_seen"]
+        self._counters = state_dict["counters"].to(self.core.device)
+        self.data_loader.start_at(self.samples_seen, state_dict["seed"])
+
+
+class _HostCopy:
+    """A tensor on its way to the host."""
+
+    def __init__(self, tensor: Tensor):
+        self.event = None
+        self.tensor = tensor.detach()
+        if tensor.is_cuda:
+            self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.tensor.copy_(tensor, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def get(self) -> Tensor:
+        """Wait for it, not for what the device was given to do since."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.tensor
