@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Throughput, time by part and peak memory of training steps.
+"""Throughput, time by part and peak memory of training steps, with the real data loader.
 
     python tools/benchmark_train.py --config-file configs/psg/usg_par_convnext_large.yaml --batch-size 8 16 \\
         --opts MODEL.CLIP.PRETRAINED ""
 
-Images, masks and relations are random and lie in memory: the data loader is not part of these figures. Weights are
-random unless the recipe's can be loaded. With a GPU, times are those between CUDA events.
+Images are generated scenes (psg_shapes, drawn into --data if it is not there yet) read from disk and augmented by loader
+workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be loaded.
+Throughput is the wall-clock time of steps that nothing interrupts; the parts are then timed in further steps, on a GPU
+between CUDA events.
 """
 
 from __future__ import annotations
@@ -14,40 +16,30 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from usg_psg.config import build_cfg
-from usg_psg.engine import adapt_to_machine, build_optimizer
-
-
-def random_sample(size: int, num_objects: int, num_relations: int, num_classes: int, num_predicates: int) -> dict:
-    """A square image cut into random cells, each an object, with random relations between them."""
-    seeds = torch.rand(num_objects, 2)
-    axis = (torch.arange(size) + 0.5) / size
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).flatten(0, 1)
-    owner = torch.cdist(pixels, seeds).argmin(dim=1).view(size, size)
-    objects = Instances((size, size))
-    objects.gt_classes = torch.randint(0, num_classes, (num_objects,))
-    objects.gt_masks = owner[None] == torch.arange(num_objects)[:, None, None]
-    subject = torch.randint(0, num_objects, (num_relations,))
-    object_ = (subject + torch.randint(1, num_objects, (num_relations,))) % num_objects
-    relations = torch.stack([subject, object_, torch.randint(0, num_predicates, (num_relations,))], dim=1)
-    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-    return {"image": image, "instances": objects, "relations": relations}
+from usg_psg.data import PSG_VOCABULARY, build_psg_train_loader
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer
+from usg_psg.engine.trainer import autocast_dtype
 
 
 class PartTimer:
-    """Time spent in modules, by name, on the device's own clock where there is one."""
+    """Time spent in calls, by name, on the device's own clock where there is one."""
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
@@ -72,9 +64,6 @@ class PartTimer:
 
         setattr(owner, attribute, timed)
 
-    def add(self, name: str, start) -> None:
-        self.spans[name].append((start, self.now()))
-
     def milliseconds(self) -> dict[str, float]:
         """Median per call."""
         if self.cuda:
@@ -87,73 +76,106 @@ class PartTimer:
         }
 
 
-def time_parts(model: nn.Module, timer: PartTimer) -> None:
-    """Wrap the steps of USGPar's training forward."""
+def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
+    """Wrap the parts of a step."""
     for name in ("backbone", "pixel_decoder", "mask_decoder", "class_head", "matcher", "object_criterion"):
         timer.wrap(getattr(model, name), "forward", name)
     timer.wrap(model.relation_head, "propose", "rpc")
     timer.wrap(model.relation_head, "decode", "relation_decoder")
     timer.wrap(model.relation_criterion, "forward", "relation_criterion")
+    timer.wrap(runner, "backward", "backward")
+    timer.wrap(runner, "update", "optimizer")
+    timer.wrap(runner, "run_step", "step")
 
 
-def benchmark(cfg: CfgNode, batch_size: int, iterations: int, warmup: int) -> dict[str, float]:
-    """Median step time, throughput, peak memory and time by part of one batch size."""
-    model = build_model(cfg).train()
-    optimizer = build_optimizer(cfg, model)
-    device = model.device
-    classes, predicates = len(model.object_text), len(model.predicate_text)
-    batches = [
-        [random_sample(cfg.INPUT.USG.IMAGE_SIZE, 12, 6, classes, predicates) for _ in range(batch_size)]
-        for _ in range(2)
-    ]
-    if device.type == "cuda":
-        for sample in (sample for batch in batches for sample in batch):
-            sample["image"] = sample["image"].pin_memory()
-            sample["instances"].gt_masks = sample["instances"].gt_masks.pin_memory()
-        torch.cuda.reset_peak_memory_stats()
-    amp = torch.autocast(device.type, getattr(torch, cfg.SOLVER.AMP.DTYPE)) if cfg.SOLVER.AMP.ENABLED else nullcontext()
-    timer = PartTimer(device)
-    time_parts(model, timer)
-    for step in range(warmup + iterations):
-        if step == warmup:
-            timer.spans.clear()
-        start = timer.now()
-        with amp:
-            losses = model(batches[step % 2])
-        timer.add("forward, all", start)
-        middle = timer.now()
-        optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        timer.add("backward", middle)
-        middle = timer.now()
-        optimizer.step()
-        timer.add("optimizer", middle)
-        timer.add("step", start)
-    result = timer.milliseconds()
-    result["images per second"] = 1000 * batch_size / result["step"]
-    if device.type == "cuda":
-        result["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+def use_psg_sized_vocabulary(model: nn.Module) -> None:
+    """133 object and 56 predicate names with random embeddings; the scenes' own ids are among them."""
+    width = model.object_text.shape[1]
+    objects = F.normalize(torch.randn(len(PSG_VOCABULARY.object_classes), width), dim=1)
+    predicates = F.normalize(torch.randn(len(PSG_VOCABULARY.predicate_classes), width), dim=1)
+    is_thing = [True] * len(PSG_VOCABULARY.thing_classes) + [False] * len(PSG_VOCABULARY.stuff_classes)
+    model.set_vocabulary(objects, predicates, is_thing)
+
+
+def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
+    """Throughput, wait for data, peak memory and time by part of one batch size."""
+    model = build_model(cfg)
+    use_psg_sized_vocabulary(model)
+    runner = StepRunner(
+        model,
+        build_psg_train_loader(cfg),
+        build_optimizer(cfg, model),
+        clipper=GradientClipper.from_config(cfg),
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        autocast_dtype=autocast_dtype(cfg),
+    )
+    on_gpu = model.device.type == "cuda"
+
+    def steps(count: int) -> tuple[float, list[float]]:
+        waits = []
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            runner.run_step()
+            waits.append(storage.latest()["data_time"][0])
+            storage.step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count, waits
+
+    with EventStorage() as storage:
+        steps(warmup)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        seconds, waits = steps(iterations)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
+        timer = PartTimer(model.device)
+        time_parts(model, runner, timer)
+        steps(max(iterations // 2, 1))
+    result = {"images per second": cfg.SOLVER.IMS_PER_BATCH / seconds, "ms per step": 1000 * seconds}
+    result["wait for data"] = 1000 * statistics.mean(waits)
+    if peak is not None:
+        result["peak memory, GiB"] = peak
+    result.update(timer.milliseconds())
     return result
+
+
+def scenes(folder: str | None, size: int, count: int) -> Path:
+    """A DETECTRON2_DATASETS root with generated scenes; drawn once."""
+    root = Path(folder or tempfile.mkdtemp(prefix="benchmark_train_"))
+    if not (root / "psg_shapes").exists():
+        workers = min(os.cpu_count() or 1, 16)
+        generate_psg_shapes(
+            root / "psg_shapes", num_train=count, num_val=1, size=(size, size), preset="hard", seed=0, num_workers=workers
+        )
+    return root
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[16])
-    parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
+    parser.add_argument("--num-scenes", type=int, default=256)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
     adapt_to_machine(cfg)
-    cfg.freeze()
+    root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    cfg.DATASETS.TRAIN = ("psg_shapes_train",)
     columns = {}
     for batch_size in arguments.batch_size:
-        columns[batch_size] = benchmark(cfg, batch_size, arguments.iterations, arguments.warmup)
+        cfg.SOLVER.IMS_PER_BATCH = batch_size
+        columns[batch_size] = benchmark(cfg, arguments.iterations, arguments.warmup)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU"
-    print(f"{device}, torch {torch.__version__}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, random data")
+    workers = f"{cfg.DATALOADER.NUM_WORKERS} loader workers"
+    print(f"{device}, torch {torch.__version__}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, generated scenes, {workers}")
     print("| ms by part | " + " | ".join(f"batch {b}" for b in columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     for name in next(iter(columns.values())):

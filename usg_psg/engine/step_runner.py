@@ -126,10 +126,10 @@ class StepRunner:
                 names, terms = tuple(losses), terms + stacked.detach()
                 if is_last:
                     to_host = _HostCopy(self._gather(terms, waited))
-                self.grad_scaler.scale(stacked.sum()).backward()
+                self.backward(stacked.sum())
         values = to_host.get()
         self._check_finite(names, values, batches)
-        self._update()
+        self.update()
         self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
         self._write(names, values)
 
@@ -168,7 +168,12 @@ class StepRunner:
         comm.synchronize()  # the first process to fail ends the others, which may still be writing
         raise FloatingPointError(str(report))
 
-    def _update(self) -> None:
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss."""
+        self.grad_scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        """Clip, update weights unless a gradient is not finite, update the moving average."""
         self.grad_scaler.unscale_(self.optimizer)
         norm = self.clipper(self.parameters).detach().float()
         unusable = (~norm.isfinite()).float()
