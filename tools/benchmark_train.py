@@ -36,6 +36,7 @@ from usg_psg.data import PSG_VOCABULARY, build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer
 from usg_psg.engine.trainer import autocast_dtype
+from usg_psg.losses.matcher import Matching
 
 
 class PartTimer:
@@ -52,14 +53,14 @@ class PartTimer:
         event.record()
         return event
 
-    def wrap(self, owner: object, attribute: str, name: str) -> None:
-        """Time every call of owner.attribute."""
+    def wrap(self, owner: object, attribute: str, name: str | Callable[..., str]) -> None:
+        """Time every call of owner.attribute under a name, or under what a function makes of the arguments."""
         call: Callable = getattr(owner, attribute)
 
         def timed(*args, **kwargs):
             start = self.now()
             result = call(*args, **kwargs)
-            self.spans[name].append((start, self.now()))
+            self.spans[name if isinstance(name, str) else name(*args)].append((start, self.now()))
             return result
 
         setattr(owner, attribute, timed)
@@ -78,10 +79,18 @@ class PartTimer:
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
     """Wrap the parts of a step."""
-    for name in ("backbone", "pixel_decoder", "mask_decoder", "class_head", "matcher", "object_criterion"):
-        timer.wrap(getattr(model, name), "forward", name)
-    timer.wrap(model.relation_head, "propose", "rpc")
-    timer.wrap(model.relation_head, "decode", "relation_decoder")
+    parts = {
+        model.backbone: "backbone",
+        model.pixel_decoder: "pixel_decoder",
+        model.mask_decoder: "mask_decoder",
+        model.class_head: "class_head",
+        model.relation_head.propose: "rpc",
+        model.relation_head.decode: "relation_decoder",
+    }
+    timer.wrap(model, "_run", lambda part, *args: parts[part])
+    timer.wrap(model.matcher, "start", "matcher, costs")
+    timer.wrap(Matching, "result", "matcher, wait")
+    timer.wrap(model.object_criterion, "forward", "object_criterion")
     timer.wrap(model.relation_criterion, "forward", "relation_criterion")
     timer.wrap(runner, "backward", "backward")
     timer.wrap(runner, "update", "optimizer")
@@ -144,10 +153,10 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
 def scenes(folder: str | None, size: int, count: int) -> Path:
     """A DETECTRON2_DATASETS root with generated scenes; drawn once."""
     root = Path(folder or tempfile.mkdtemp(prefix="benchmark_train_"))
-    if not (root / "psg_shapes").exists():
+    if not (root / "psg_shapes" / "psg" / "psg.json").exists():
         workers = min(os.cpu_count() or 1, 16)
         generate_psg_shapes(
-            root / "psg_shapes", num_train=count, num_val=1, size=(size, size), preset="hard", seed=0, num_workers=workers
+            root / "psg_shapes", count, 1, (size, size), preset="hard", num_workers=workers, overwrite=True
         )
     return root
 

@@ -6,6 +6,8 @@ M most objects of one image.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,6 +76,40 @@ def assign(cost: np.ndarray, counts: list[int]) -> np.ndarray:
     return matched
 
 
+class Matching:
+    """A matching under way: costs travel to the host and are solved in a thread, while the device is given other work.
+
+    Args:
+        cost: (L, B, Q, M) on any device.
+        counts: objects of each image.
+    """
+
+    _solver = ThreadPoolExecutor(1, thread_name_prefix="matcher")
+
+    def __init__(self, cost: Tensor, counts: list[int]):
+        self.device = cost.device
+        event = None
+        host = cost
+        if cost.is_cuda:
+            host = torch.empty(cost.shape, dtype=cost.dtype, pin_memory=True).copy_(cost, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._matched: Future = self._solver.submit(self._solve, host, event, counts)
+
+    @staticmethod
+    def _solve(cost: Tensor, event: torch.cuda.Event | None, counts: list[int]) -> np.ndarray:
+        if event is not None:
+            event.synchronize()
+        return assign(cost.numpy(), counts)
+
+    def result(self) -> Tensor:
+        """(L, T) int64 query of each object, UNMATCHED (-1) where an image has more objects than queries."""
+        matched = torch.from_numpy(self._matched.result())
+        if self.device.type == "cuda":
+            matched = matched.pin_memory()
+        return matched.to(self.device, non_blocking=True)
+
+
 class HungarianMatcher(nn.Module):
     """Matches all layers and images of a batch with a single copy from device to host.
 
@@ -93,26 +129,29 @@ class HungarianMatcher(nn.Module):
         self.weights = (class_weight, mask_weight, dice_weight)
         self.num_points = num_points
 
-    @torch.no_grad()
     def forward(
         self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
     ) -> Tensor:
-        """Match.
+        """`start(...).result()`."""
+        return self.start(class_logits, mask_embeddings, mask_features, targets).result()
+
+    @torch.no_grad()
+    def start(
+        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
+    ) -> Matching:
+        """Begin to match.
 
         Args:
             class_logits: (L, B, Q, C).
             mask_embeddings: (L, B, Q, d).
             mask_features: (B, d, h, w).
             targets: of the batch.
-
-        Returns:
-            (L, T) int64 query of each object, UNMATCHED (-1) where an image has more objects than queries.
         """
         device = class_logits.device
         counts = targets.counts
         batch, most = len(counts), max(counts, default=0)
         if most == 0:
-            return torch.empty((len(class_logits), 0), dtype=torch.int64, device=device)
+            return Matching(class_logits.new_empty((*class_logits.shape[:3], 0), dtype=torch.float32), counts)
         if self.num_points:
             points = torch.rand(batch, self.num_points, 2, device=device)
         else:
@@ -138,4 +177,4 @@ class HungarianMatcher(nn.Module):
                 for layer_class, layer_embedding in zip(class_logits, mask_embeddings, strict=True)
             ]
         )
-        return torch.from_numpy(assign(cost.cpu().numpy(), counts)).to(device, non_blocking=True)
+        return Matching(cost, counts)

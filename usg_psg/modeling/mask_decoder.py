@@ -6,13 +6,12 @@ Letters: B images, Q queries, d channels, L prediction layers (decoder layers pl
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, sine_position
+from .layers import MLP, AttentionBlock, FeedForwardBlock, shrink_maps, sine_position
 
 
 class MaskDecoderLayer(nn.Module):
@@ -117,10 +116,7 @@ class MaskDecoder(nn.Module):
             memories.append(feature.flatten(2).transpose(1, 2) + embed)
             position = sine_position(*size, feature.shape[1], feature.device).to(feature.dtype)
             positions.append(position.flatten(1).t()[None])
-            resized = F.interpolate(
-                pixel_features.mask_features.detach(), size=size, mode="bilinear", align_corners=False
-            )
-            mask_features.append(resized.flatten(2))
+            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), tuple(size)).flatten(2))
         return memories, positions, mask_features
 
     @staticmethod

@@ -90,8 +90,10 @@ class OpenCLIPConvNeXt(Backbone):
             image: (B, 3, H, W), H and W multiples of 32.
 
         Returns:
-            "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32.
+            "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32; in the type of an autocast around the call.
         """
+        autocast = image.is_cuda and torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if autocast else image.dtype
         with ExitStack() as stack:
             if self.freeze:
                 stack.enter_context(torch.no_grad())
@@ -102,5 +104,5 @@ class OpenCLIPConvNeXt(Backbone):
             features = {}
             for name, stage in zip(self.FEATURES, self.trunk["stages"], strict=True):
                 x = stage(x)
-                features[name] = x
+                features[name] = x.to(dtype)
         return features

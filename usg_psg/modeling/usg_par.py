@@ -5,7 +5,8 @@ Letters: B images, Q queries, C object classes, P predicates, T text width, K se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,7 @@ class USGPar(nn.Module):
         object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
         relations_per_image: see `rank_relations`.
         task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
+        compile: in training, run the network's parts through `torch.compile`; the first steps then take minutes.
     """
 
     @configurable
@@ -82,11 +84,14 @@ class USGPar(nn.Module):
         overlap_threshold: float = 0.5,
         relations_per_image: int = 100,
         task: str = "sgdet",
+        compile: bool = False,
     ):
         super().__init__()
         if task not in ("sgdet", "predcls"):
             raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
         self.task = task
+        self.compile_training = compile
+        self._compiled: dict[str, Callable] = {}
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.mask_decoder = mask_decoder
@@ -147,6 +152,7 @@ class USGPar(nn.Module):
             "overlap_threshold": cfg.TEST.USG.OVERLAP_THRESHOLD,
             "relations_per_image": cfg.TEST.USG.RELATIONS_PER_IMAGE,
             "task": cfg.TEST.TASK,
+            "compile": usg.COMPILE,
         }
 
     @property
@@ -195,8 +201,8 @@ class USGPar(nn.Module):
                 "pairs": subject, object, score of the K proposals, best first.
         """
         images = self._preprocess(batched_inputs)
-        pixel_features = self.pixel_decoder(self.backbone(images.tensor))
-        decoded = self.mask_decoder(pixel_features)
+        pixel_features = self._run(self.pixel_decoder, self._run(self.backbone, images.tensor))
+        decoded = self._run(self.mask_decoder, pixel_features)
         if self.training:
             targets = SceneGraphTargets.from_instances(
                 [x["instances"] for x in batched_inputs],
@@ -208,6 +214,19 @@ class USGPar(nn.Module):
                 normalizers = loss_normalizers([batched_inputs], self.device)
             return self._losses(pixel_features, decoded, targets, normalizers)
         return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
+
+    def _run(self, part: Callable, *args: Any) -> Any:
+        """Call a part of the network, compiled if this is training and `compile` is set.
+
+        Only in training: there batches have one shape, or few, while test images have many.
+        """
+        if not (self.training and self.compile_training):
+            return part(*args)
+        name = getattr(part, "__qualname__", type(part).__name__)
+        if name not in self._compiled:
+            # Of the bound method, not of the module: a compiled module would be another child with the same weights.
+            self._compiled[name] = torch.compile(part.forward if isinstance(part, nn.Module) else part)
+        return self._compiled[name](*args)
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
@@ -224,15 +243,22 @@ class USGPar(nn.Module):
         num_objects, num_pairs = normalizers.unbind()
         first = 0 if self.deep_supervision else -1
         queries, mask_embeddings = decoded.queries[first:], decoded.mask_embeddings[first:]
-        class_logits = self.class_head(queries, self.object_text)
+        class_logits = self._run(self.class_head, queries, self.object_text)
         mask_features = pixel_features.mask_features
-        matched = self.matcher(class_logits, mask_embeddings, mask_features, targets)
-        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched, num_objects)
+        matching = self.matcher.start(class_logits, mask_embeddings, mask_features, targets)
 
+        def relations(boost: Tensor | None) -> tuple[PairProposals, Tensor]:
+            proposals = self._run(self.relation_head.propose, queries[-1], boost)
+            text = self.predicate_text
+            return proposals, self._run(self.relation_head.decode, queries[-1], proposals, pixel_features, text)
+
+        # Proposals that do not depend on the matching are work for the device while the host is busy with it.
+        early = None if self.add_missed_pairs else relations(None)
+        matched = matching.result()
+        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched, num_objects)
         labels = predicate_targets(matched[-1], targets, queries.shape[2], len(self.predicate_text))
         related = labels.any(dim=-1)
-        proposals = self.relation_head.propose(queries[-1], related if self.add_missed_pairs else None)
-        predicate_logits = self.relation_head.decode(queries[-1], proposals, pixel_features, self.predicate_text)
+        proposals, predicate_logits = early or relations(related)
         losses.update(self.relation_criterion(proposals, predicate_logits, labels, num_pairs))
         self._log_sanity(matched[-1], proposals, related)
         return self.loss_weights.apply(losses)
