@@ -7,7 +7,7 @@ T annotated objects of the whole batch, R annotated relations of the whole batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -68,6 +68,7 @@ class SceneGraphTargets:
         image_index: (T,) int64 image of each object, non-decreasing.
         counts: number of objects of each image, on the host.
         relations: (R, 4) int64 rows (image, subject, object, predicate); subject and object index the flat objects.
+        slot: (T,) int64 position of each object among those of its image.
     """
 
     classes: Tensor
@@ -75,6 +76,16 @@ class SceneGraphTargets:
     image_index: Tensor
     counts: list[int]
     relations: Tensor
+    slot: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        slots = [slot for count in self.counts for slot in range(count)]
+        self.slot = torch.tensor(slots, dtype=torch.int64).to(self.classes.device, non_blocking=True)
+
+    @property
+    def max_count(self) -> int:
+        """Most objects of one image."""
+        return max(self.counts, default=0)
 
     @classmethod
     def from_instances(
@@ -100,10 +111,11 @@ class SceneGraphTargets:
             image_column = torch.full((len(triplets), 1), image)
             rows.append(torch.cat([image_column, triplets.reshape(-1, 3).cpu() + shift], dim=1))
             offset += len(objects)
+        image_index = [image for image, count in enumerate(counts) for _ in range(count)]
         return cls(
             classes=torch.cat([x.gt_classes for x in instances]).to(device, non_blocking=True),
             masks=masks,
-            image_index=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
+            image_index=torch.tensor(image_index, dtype=torch.int64).to(device, non_blocking=True),
             counts=counts,
             relations=torch.cat(rows).to(device, non_blocking=True),
         )

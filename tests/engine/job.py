@@ -1,6 +1,6 @@
 """Work for processes of their own: gradients of one step, of a share of a fixed global batch.
 
-    python -m tests.engine.job OUTPUT ACCUMULATION_STEPS        (alone, or under torchrun)
+python -m tests.engine.job OUTPUT ACCUMULATION_STEPS        (alone, or under torchrun)
 """
 
 from __future__ import annotations

@@ -30,7 +30,16 @@ def start(datasets: Path, output: Path, *overrides: str, resume: bool = True) ->
     command += ["--resume"] * resume
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "SOLVER.CHECKPOINT_PERIOD", "4"]
     command += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "5", "MODEL.USG.LOSS.NUM_POINTS", "128"]
-    command += ["DATALOADER.NUM_WORKERS", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.EMA.ENABLED", "True"]
+    command += [
+        "DATALOADER.NUM_WORKERS",
+        "1",
+        "TEST.EVAL_PERIOD",
+        "0",
+        "DATASETS.TEST",
+        "()",
+        "SOLVER.EMA.ENABLED",
+        "True",
+    ]
     command += ["SEED", "7"]
     env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from usg_psg.losses import LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
-from usg_psg.losses.points import sample_labels, sample_maps, mask_points
+from usg_psg.losses.object_criterion import matched_mask_logits
+from usg_psg.losses.points import mask_points, sample_labels, sample_maps
 from usg_psg.structures import PairProposals, SceneGraphTargets
 
 from .test_matcher import make_targets
@@ -136,3 +137,30 @@ def test_targets_are_laid_flat_over_images():
     assert targets.relations.tolist() == [[0, 0, 1, 9], [2, 3, 2, 2]]
     assert targets.masks.flatten(1).sum(1).tolist() == [12, 12, 8, 8]
     assert not targets.masks[0, 3].any() and not targets.masks[2, :, 2:].any(), "padding is at the bottom and right"
+
+
+def test_logits_of_matched_queries_in_batches_of_uneven_images():
+    targets = make_targets([2, 0, 9])
+    embeddings, features = torch.randn(3, 3, 12, 6), torch.randn(3, 6, 4, 5)
+    matched = torch.randint(0, 12, (3, 11))
+    logits = matched_mask_logits(embeddings, features, targets, matched)
+    assert logits.shape == (3, 11, 4, 5)
+    for layer in range(3):
+        for number, image in enumerate(targets.image_index.tolist()):
+            expected = torch.einsum("d,dhw->hw", embeddings[layer, image, matched[layer, number]], features[image])
+            torch.testing.assert_close(logits[layer, number], expected)
+
+
+def test_unmatched_objects_have_no_class_target():
+    targets = make_targets([3], num_classes=2)
+    logits = torch.zeros(1, 1, 2, 2)
+    losses = ObjectCriterion(no_object_weight=0.5, num_points=4)(
+        logits,
+        torch.zeros(1, 1, 2, 2),
+        torch.zeros(1, 2, 4, 4),
+        targets,
+        torch.tensor([[1, -1, -1]]),
+        torch.tensor(1.0),
+    )
+    assert losses["loss_class"].item() == pytest.approx(math.log(2) * 2 * (1 + 0.5))
+    assert losses["loss_mask"].item() == pytest.approx(math.log(2)), "only the matched one counts"

@@ -105,7 +105,13 @@ def _start(local_rank: int, local_size: int, machine_rank: int, world_size: int,
 
 
 def run_process(
-    local_rank: int, local_size: int, rank: int, world_size: int, init_method: str, main: Callable[..., Any], args: tuple
+    local_rank: int,
+    local_size: int,
+    rank: int,
+    world_size: int,
+    init_method: str,
+    main: Callable[..., Any],
+    args: tuple,
 ) -> None:
     """Join the process group, call `main(*args)`, leave the group."""
     has_gpu = torch.cuda.is_available()

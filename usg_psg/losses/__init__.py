@@ -7,4 +7,11 @@ from .object_criterion import ObjectCriterion
 from .relation_criterion import RelationCriterion
 from .relation_targets import predicate_targets
 
-__all__ = ["HungarianMatcher", "LossWeights", "ObjectCriterion", "RelationCriterion", "loss_normalizers", "predicate_targets"]
+__all__ = [
+    "HungarianMatcher",
+    "LossWeights",
+    "ObjectCriterion",
+    "RelationCriterion",
+    "loss_normalizers",
+    "predicate_targets",
+]

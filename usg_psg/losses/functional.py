@@ -60,8 +60,8 @@ def weighted_pair_loss(logits: Tensor, targets: Tensor, pos_weight: float) -> Te
     Returns:
         Scalar.
     """
-    loss = F.binary_cross_entropy_with_logits(
-        logits, targets, pos_weight=logits.new_tensor(pos_weight), reduction="none"
-    )
+    # Filled on the device: a tensor made on the host would wait for it.
+    weight = torch.full((), pos_weight, dtype=logits.dtype, device=logits.device)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
     diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     return loss.masked_fill(diagonal, 0.0).sum()

@@ -149,7 +149,7 @@ class HungarianMatcher(nn.Module):
         """
         device = class_logits.device
         counts = targets.counts
-        batch, most = len(counts), max(counts, default=0)
+        batch, most = len(counts), targets.max_count
         if most == 0:
             return Matching(class_logits.new_empty((*class_logits.shape[:3], 0), dtype=torch.float32), counts)
         if self.num_points:
@@ -158,12 +158,10 @@ class HungarianMatcher(nn.Module):
             points = grid_points(*mask_features.shape[-2:], device).expand(batch, -1, -1)
         features = sample_maps(mask_features.float(), points)
         labels = sample_labels(targets.masks, points[targets.image_index])
-        starts = torch.tensor(np.cumsum([0, *counts[:-1]]), device=device)
-        slot = torch.arange(len(labels), device=device) - starts[targets.image_index]
         gt_masks = labels.new_zeros((batch, most, points.shape[1]), dtype=torch.float32)
-        gt_masks[targets.image_index, slot] = labels.float()
+        gt_masks[targets.image_index, targets.slot] = labels.float()
         gt_classes = targets.classes.new_zeros((batch, most))
-        gt_classes[targets.image_index, slot] = targets.classes
+        gt_classes[targets.image_index, targets.slot] = targets.classes
         # One layer at a time: the (B, Q, N) logits of all layers together would be the step's largest tensor.
         cost = torch.stack(
             [

@@ -65,13 +65,15 @@ class ObjectCriterion(nn.Module):
 
     def _class_losses(self, class_logits: Tensor, targets: SceneGraphTargets, matched_query: Tensor) -> Tensor:
         """(L,) sums."""
-        layer, flat_object = (matched_query >= 0).nonzero(as_tuple=True)
-        query = matched_query[layer, flat_object]
-        image = targets.image_index[flat_object]
-        labels = torch.zeros_like(class_logits)
-        labels[layer, image, query, targets.classes[flat_object]] = 1.0
-        weight = class_logits.new_full(class_logits.shape[:-1], self.no_object_weight)
-        weight[layer, image, query] = 1.0
+        num_layers, batch, num_queries, num_classes = class_logits.shape
+        layer = torch.arange(num_layers, device=class_logits.device)[:, None]
+        # Unmatched objects go to one more query, cut off afterwards: choosing rows would wait for the device.
+        query = torch.where(matched_query >= 0, matched_query, num_queries)
+        labels = class_logits.new_zeros((num_layers, batch, num_queries + 1, num_classes))
+        labels[layer, targets.image_index, query, targets.classes] = 1.0
+        weight = class_logits.new_full((num_layers, batch, num_queries + 1), self.no_object_weight)
+        weight[layer, targets.image_index, query] = 1.0
+        labels, weight = labels[:, :, :-1], weight[:, :, :-1]
         return torch.stack([sigmoid_class_loss(*each) for each in zip(class_logits, labels, weight, strict=True)])
 
     def _mask_losses(
@@ -114,11 +116,16 @@ def matched_mask_logits(
     Returns:
         (L, T, h, w) float32.
     """
-    layers = torch.arange(len(mask_embeddings), device=mask_embeddings.device)[:, None]
-    embeddings = mask_embeddings[layers, targets.image_index, matched_query]  # (L, T, d)
-    size = mask_features.shape[-2:]
-    parts = [
-        part @ features.flatten(1)
-        for part, features in zip(embeddings.split(targets.counts, dim=1), mask_features, strict=True)
-    ]
-    return torch.cat(parts, dim=1).float().unflatten(2, size)
+    num_layers, batch = mask_embeddings.shape[:2]
+    device = mask_embeddings.device
+    # One product for all images, each with as many rows as the fullest one, in a multiple that suits the hardware.
+    slots = -(-max(targets.max_count, 1) // 8) * 8
+    layer = torch.arange(num_layers, device=device)
+    query = matched_query.new_zeros((num_layers, batch, slots))
+    query[layer[:, None], targets.image_index, targets.slot] = matched_query
+    image = torch.arange(batch, device=device)[:, None]
+    embeddings = mask_embeddings[layer[:, None, None], image, query]  # (L, B, slots, d)
+    logits = embeddings.transpose(0, 1).flatten(1, 2) @ mask_features.flatten(2)  # (B, L * slots, h * w)
+    row = (targets.image_index * num_layers + layer[:, None]) * slots + targets.slot  # (L, T)
+    chosen = logits.flatten(0, 1).index_select(0, row.flatten())
+    return chosen.float().unflatten(0, row.shape).unflatten(2, mask_features.shape[-2:])

@@ -26,7 +26,9 @@ class RelationCriterion(nn.Module):
         super().__init__()
         self.pair_pos_weight = pair_pos_weight
 
-    def forward(self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, num_pairs: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, num_pairs: Tensor
+    ) -> dict[str, Tensor]:
         """Losses.
 
         Args:

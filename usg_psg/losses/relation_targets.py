@@ -26,12 +26,12 @@ def predicate_targets(
         (B, Q, Q, P) bool; `.any(-1)` is SPEC's pair matrix G.
     """
     image, subject, object_, predicate = targets.relations.unbind(1)
-    subject, object_ = matched_query[subject], matched_query[object_]
-    keep = (subject >= 0) & (object_ >= 0)
+    # What is unmatched goes to one more row and column, cut off afterwards: choosing rows would wait for the device.
+    query = torch.where(matched_query >= 0, matched_query, num_queries)
     labels = torch.zeros(
-        (len(targets.counts), num_queries, num_queries, num_predicates),
+        (len(targets.counts), num_queries + 1, num_queries + 1, num_predicates),
         dtype=torch.bool,
         device=matched_query.device,
     )
-    labels[image[keep], subject[keep], object_[keep], predicate[keep]] = True
-    return labels
+    labels[image, query[subject], query[object_], predicate] = True
+    return labels[:, :num_queries, :num_queries]

@@ -169,6 +169,21 @@ class CosineLogits(nn.Module):
         return cosine * self.log_scale.exp().clamp(max=self.MAX_SCALE) + self.bias
 
 
+def double_maps(x: Tensor) -> Tensor:
+    """Bilinear upsampling of (B, c, H, W) maps by two, in their own type; channels-last maps stay so.
+
+    Written as sums of shifted maps, whose gradient is again such sums, and not a scattered addition.
+    """
+
+    def double(x: Tensor, dim: int) -> Tensor:
+        last = x.shape[dim] - 1
+        before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, last)], dim)
+        after = torch.cat([x.narrow(dim, 1, last), x.narrow(dim, last, 1)], dim)
+        return torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], dim + 1).flatten(dim, dim + 1)
+
+    return double(double(x.permute(0, 2, 3, 1), 1), 2).permute(0, 3, 1, 2)
+
+
 def shrink_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling (without antialiasing) of (B, c, H, W) maps to a size that is not larger.
 

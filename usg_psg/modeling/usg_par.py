@@ -224,8 +224,13 @@ class USGPar(nn.Module):
             return part(*args)
         name = getattr(part, "__qualname__", type(part).__name__)
         if name not in self._compiled:
+            # What has no gradient runs as a CUDA graph, which takes the host no time.
+            frozen = part is self.backbone and not any(p.requires_grad for p in part.parameters())
+            mode = "reduce-overhead" if frozen else None
             # Of the bound method, not of the module: a compiled module would be another child with the same weights.
-            self._compiled[name] = torch.compile(part.forward if isinstance(part, nn.Module) else part)
+            self._compiled[name] = torch.compile(part.forward if isinstance(part, nn.Module) else part, mode=mode)
+        if part is self.backbone:
+            torch.compiler.cudagraph_mark_step_begin()
         return self._compiled[name](*args)
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
