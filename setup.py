@@ -20,6 +20,7 @@ setup(
         "usg_psg": [
             "compat/README.md",
             "modeling/openclip_configs/*.json",
+            "visualization/assets/*",
         ],
         "usg_psg.configs": ["*/*.yaml"],
         "mask2former_ops": ["csrc/*", "csrc/*/*"],
