@@ -102,8 +102,9 @@ class PageWriter:
         self._temporary = self.path.with_name(self.path.name + ".tmp")
         self._entries: list[tuple[float, dict]] = []
         head, self._tail = _shell(title)
-        self._file = open(self._temporary, "w", encoding="utf-8")
-        self._file.write(head)
+        self._file = open(self._temporary, "wb")
+        self._file.write(head.encode())
+        self._good = self._file.tell()
 
     def __len__(self) -> int:
         """Images added so far."""
@@ -127,16 +128,24 @@ class PageWriter:
         """
         element = f"item-{len(self._entries)}"
         content = encode_item(item, self.max_relations)  # before writing, so that a bad item leaves nothing behind
-        self._file.write(_script(element, content))
         entry = {"id": element, "name": item.name, "note": item.note, "thumb": _thumbnail(item.image)}
+        self._file.write(_script(element, content).encode())
+        self._good = self._file.tell()
         self._entries.append((float(len(self._entries)) if order is None else order, entry))
+
+    def discard(self) -> None:
+        """Take back what was added and leave no file; what stood under the name before stays."""
+        self._entries.clear()
+        self.close()
 
     def close(self) -> None:
         """Finish the page; a second call does nothing."""
         if self._file.closed:
             return
         entries = [entry for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
-        self._file.write(_script("index", {"items": entries}) + self._tail)
+        self._file.seek(self._good)  # an item whose writing was interrupted goes
+        self._file.truncate()
+        self._file.write((_script("index", {"items": entries}) + self._tail).encode())
         self._file.close()
         if entries:
             os.replace(self._temporary, self.path)
@@ -159,17 +168,15 @@ def write_page(path: Path | str, items: Iterable[PageItem], title: str, max_rela
     Raises:
         ValueError: if there is no image, or one is not valid; nothing is written then.
     """
-    writer = PageWriter(path, title, max_relations)
-    try:
-        for item in items:
-            writer.add(item)
-        if not len(writer):
-            raise ValueError("items: expected at least one image")
-    except BaseException:
-        writer._entries.clear()
-        raise
-    finally:
-        writer.close()
+    with PageWriter(path, title, max_relations) as writer:
+        try:
+            for item in items:
+                writer.add(item)
+        except BaseException:
+            writer.discard()
+            raise
+    if not len(writer):
+        raise ValueError("items: expected at least one image")
     return len(writer)
 
 
