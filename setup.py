@@ -48,6 +48,6 @@ setup(
     ],
     extras_require={
         "detectron2": [DETECTRON2],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "ruff==0.17.6"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "playwright", "ruff==0.17.6"],
     },
 )

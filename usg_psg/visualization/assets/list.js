@@ -60,11 +60,16 @@ class VirtualList {
     for (const [at, row] of this.rows) {
       if (at < first || at >= last) { row.hidden = true; this.rows.delete(at); this.spare.push(row); }
     }
-    for (let at = first; at < last; at++) if (!this.rows.has(at)) this.rows.set(at, this.addRow(at));
+    let next = null;  // rows stand in the document in the order in which they are read
+    for (let at = last - 1; at >= first; at--) {
+      if (!this.rows.has(at)) this.rows.set(at, this.addRow(at, next));
+      next = this.rows.get(at);
+    }
   }
 
-  addRow(at) {
-    const row = this.spare.pop() ?? make("div", "row", undefined, this.space);
+  addRow(at, next) {
+    const row = this.spare.pop() ?? make("div", "row");
+    this.space.insertBefore(row, next);
     row.hidden = false;
     row.id = `${this.root.id}-${at}`;
     row.dataset.at = at;

@@ -159,6 +159,7 @@ class Picture {
     context.fillRect(0, 0, this.light.width, this.light.height);
     context.setTransform(scale, 0, 0, this.light.height / this.height, 0, 0);
     context.globalCompositeOperation = "destination-out";
+    context.fillStyle = "#000";  // opaque, so that nothing of the dimming stays
     for (const [index] of this.lit) context.fill(this.trace(index).path, "evenodd");
     context.globalCompositeOperation = "source-over";
     const thickness = ratio / scale;
