@@ -1,6 +1,5 @@
 """The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,16 +19,9 @@ from usg_psg.data.video import count_frames, read_frames
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
 
-ROOT = Path(__file__).resolve().parents[1]
+from .programs import ROOT, load_tool
+
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

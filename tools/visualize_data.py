@@ -208,7 +208,11 @@ class ErrorPage:
 
     def _compare_one(self, image_id: str, prediction: Prediction | None) -> tuple[str, GroundTruth, TripletErrors]:
         gt = ground_truth_from_record(self.chosen[image_id])
-        return image_id, gt, triplet_errors(gt, prediction, self.arguments.protocol, self.arguments.top_k)
+        try:
+            return image_id, gt, triplet_errors(gt, prediction, self.arguments.protocol, self.arguments.top_k)
+        except ValueError as error:
+            where = f"{self.arguments.predictions}, image {image_id!r}"
+            raise ValueError(f"{where}: {str(error).removeprefix(f'image {image_id!r}: ')}") from None
 
     def write(self, page: PageWriter) -> str:
         """Fill the page; returns the summary to print. Images without annotated relations are left out."""
