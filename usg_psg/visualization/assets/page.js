@@ -203,23 +203,24 @@ function writeCaption(active) {
   }
 }
 
-function addName(object, parent) {
-  const dot = make("span", "dot", undefined, parent);
-  dot.style.background = object.color;
-  parent.append("\u2060");  // no line break between dot and name
-  make("bdi", "", object.name, parent);
+/** A dot of the object's colour and its name, cut where a row of a narrow list would have no room for the rest. */
+function addName(object, parent, narrow) {
+  make("span", "dot", "●", parent).style.color = object.color;
+  const name = narrow && object.name.length > 24 ? `${object.name.slice(0, 23)}…` : object.name;
+  parent.append("\u00a0");  // no line break here
+  make("bdi", "", name, parent);
 }
 
 function fillRelation(row, r) {
-  const { layer } = state;
+  const { layer } = state, narrow = row.parentElement.clientWidth < 420;
   make("span", "rank", r + 1, row);
   const words = make("span", "words", undefined, row);
-  addName(layer.objects[layer.subject[r]], words);
+  addName(layer.objects[layer.subject[r]], words, narrow);
   words.append(" ");
   make("b", "", layer.predicates[layer.predicate[r]], words);
   words.append(" ");
-  addName(layer.objects[layer.object[r]], words);
-  row.title = words.textContent;
+  addName(layer.objects[layer.object[r]], words, narrow);
+  row.title = words.textContent.replaceAll("●\u00a0", "");
   const end = make("span", "end", layer.score ? layer.score[r].toFixed(2) : "", row);
   if (layer.mark) make("span", `${layer.mark[r]}-mark`, MARKS[layer.mark[r]], end);
 }
@@ -228,7 +229,7 @@ function fillObject(row, i) {
   const object = state.layer.objects[i];
   make("span", "rank", i + 1, row);
   const words = make("span", "words", undefined, row);
-  addName(object, words);
+  addName(object, words, false);
   row.title = object.name;
   make("span", "end", object.score === null ? (object.thing ? "thing" : "stuff") : object.score.toFixed(2), row);
 }
