@@ -20,6 +20,7 @@ setup(
         "usg_psg": [
             "compat/README.md",
             "modeling/openclip_configs/*.json",
+            "visualization/assets/*",
         ],
         "usg_psg.configs": ["*/*.yaml"],
         "mask2former_ops": ["csrc/*", "csrc/*/*"],
@@ -47,6 +48,6 @@ setup(
     ],
     extras_require={
         "detectron2": [DETECTRON2],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "ruff==0.17.6"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "playwright", "ruff==0.17.6"],
     },
 )

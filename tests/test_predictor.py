@@ -132,7 +132,7 @@ def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_pa
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "broken.jpg" in done.stderr and "1 of 2 images" in done.stdout, done.stderr
     names = {f.name for f in (tmp_path / "out").iterdir()}
-    assert names == {"gray_overlay.png", "gray_graph.png", "gray.json"}
+    assert names == {"gray_overlay.png", "gray_graph.png", "gray.json", "index.html"}
     read = SceneGraph.from_json((tmp_path / "out" / "gray.json").read_text())
     assert (read.height, read.width) == (48, 64)
 

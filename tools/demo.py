@@ -1,8 +1,11 @@
 #!/usr/bin/env python
-"""Parse images: for each an overlay of masks and labels, a drawing of the scene graph, and JSON.
+"""Parse images and videos: for each an overlay of masks and labels, a drawing of the scene graph, and JSON.
 
-    python tools/demo.py --config-file configs/quickstart/usg_par_quickstart.yaml --input photo.jpg folder/ \\
+    python tools/demo.py --config-file configs/quickstart/usg_par_quickstart.yaml --input photo.jpg folder/ clip.mp4 \\
         --output output/demo --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+
+index.html in the output folder shows all of them and needs nothing else; docs/visualization.md says how to use it.
+Ctrl-C ends the run: what is finished stays, and the page of it is written.
 """
 
 from __future__ import annotations
@@ -12,27 +15,28 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 # isort: split
 import argparse
 import glob
-import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
 from usg_psg.config import build_cfg
 from usg_psg.data import read_image
+from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
-from usg_psg.visualization import draw_graph, draw_overlay
+from usg_psg.visualization import PageItem, PageWriter, draw_graph, draw_overlay
 
-logger = logging.getLogger("usg_psg.demo")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
-def find_images(inputs: list[str]) -> list[Path]:
-    """Files, images of folders, and what glob patterns match, each once, in order.
+def find_inputs(inputs: list[str]) -> list[Path]:
+    """Files, images and videos of folders, and what glob patterns match, each once, in order.
 
     Raises:
         ValueError: if one of them gives nothing.
@@ -41,19 +45,21 @@ def find_images(inputs: list[str]) -> list[Path]:
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES and f.is_file())
         elif path.is_file():
             files = [path]
         else:
-            files = sorted(Path(f) for f in glob.glob(name, recursive=True))
+            files = sorted(f for f in map(Path, glob.glob(name, recursive=True)) if f.is_file())
         if not files:
-            raise ValueError(f"--input {name}: no such file, no image in the folder, or no match of the pattern")
+            raise ValueError(
+                f"--input {name}: no such file, no image or video in the folder, or no match of the pattern"
+            )
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def unique_stems(paths: list[Path]) -> Iterator[tuple[Path, str]]:
-    """A file name for each path; those that share a stem get the folder's name or a number in front."""
+    """A file name for each path; those that share a stem get a number behind it."""
     used: set[str] = set()
     for path in paths:
         stem, number = path.stem, 1
@@ -64,48 +70,132 @@ def unique_stems(paths: list[Path]) -> Iterator[tuple[Path, str]]:
         yield path, stem
 
 
-def write_results(image_path: Path, stem: str, graph: SceneGraph, image, output: Path, top_k: int, threshold: float):
-    """The three files of one image."""
-    shown = graph.constrained().top(top_k, threshold)
-    Image.fromarray(draw_overlay(image, shown)).save(output / f"{stem}_overlay.png")
-    draw_graph(shown).savefig(output / f"{stem}_graph.png", bbox_inches="tight")
-    (output / f"{stem}.json").write_text(graph.to_json(), encoding="utf-8")
-    tqdm.write(f"{image_path}:")
+def read_pictures(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
+    """What a file holds: name to show, stem of result files, (H, W, 3) uint8 RGB. A video gives many, an image one.
+
+    Raises:
+        ValueError, OSError: if the file cannot be read.
+    """
+    if not is_video(path):
+        yield str(path), stem, read_image(str(path), "RGB")
+        return
+    for number, seconds, frame in read_frames(path, step, limit):
+        time = "" if np.isnan(seconds) else f" ({int(seconds // 60)}:{seconds % 60:05.2f})"
+        yield f"{path} frame {number}{time}", f"{stem}_{number:06d}", frame
+
+
+def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, arguments: argparse.Namespace) -> None:
+    """The files of one image; if it is interrupted, none of them stays."""
+    output = Path(arguments.output)
+    shown = graph.constrained().top(arguments.top_k, arguments.score_threshold)
+    drawing = draw_graph(shown)
+    writers: dict[Path, Callable[[Path], object]] = {
+        output / f"{stem}_overlay.png": Image.fromarray(draw_overlay(image, shown)).save,
+        output / f"{stem}_graph.png": lambda path: drawing.savefig(path, bbox_inches="tight"),
+        output / f"{stem}.json": lambda path: path.write_text(graph.to_json(), encoding="utf-8"),
+    }
+    if arguments.svg:
+        writers[output / f"{stem}_graph.svg"] = lambda path: drawing.savefig(path, bbox_inches="tight")
+    try:
+        for path, write in writers.items():
+            write(path)
+    except BaseException:
+        for path in writers:
+            path.unlink(missing_ok=True)
+        raise
+    tqdm.write(f"{name}:")
     for r in shown.relations:
         subject, object_ = shown.objects[r.subject].name, shown.objects[r.object].name
         tqdm.write(f"  {r.score:.3f}  {subject} - {r.predicate} - {object_}")
 
 
-def main() -> int:
+class Run:
+    """One run over files: writes their results and counts what was done."""
+
+    def __init__(self, predictor: SceneGraphPredictor, arguments: argparse.Namespace):
+        self.predictor = predictor
+        self.arguments = arguments
+        self.parsed = 0
+        self.failed: list[Path] = []
+
+    def parse(self, paths: list[Path], page: PageWriter) -> None:
+        """Every image and frame; a file that cannot be read is left out with a message."""
+        step, limit = self.arguments.frame_step, self.arguments.max_frames
+        counts = [count_frames(path, step, limit) if is_video(path) else 1 for path in paths]
+        total = None if None in counts else sum(counts)
+        with tqdm(total=total, unit="image") as bar:
+            for path, stem in unique_stems(paths):
+                pictures = read_pictures(path, stem, step, limit)
+                while picture := self._next(pictures, path):
+                    self._parse_one(*picture, page)
+                    bar.update()
+
+    def _next(self, pictures: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
+        """The next picture of a file; None at its end or, with a message, where it cannot be read."""
+        try:
+            return next(pictures, None)
+        except (ValueError, OSError) as error:
+            self.failed.append(path)
+            tqdm.write(f"{path}: left out: {error}", file=sys.stderr)
+            return None
+
+    def _parse_one(self, name: str, stem: str, image: np.ndarray, page: PageWriter) -> None:
+        graph = self.predictor(image)
+        write_results(name, stem, graph, image, self.arguments)
+        self.parsed += 1
+        if len(page) < self.arguments.page_images:
+            page.add(PageItem(name, image, graph.constrained()))
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Command line of this program, and its parser to report errors with."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help="recipe of the model")
-    parser.add_argument("--input", nargs="+", required=True, help="images, folders, glob patterns")
+    parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--top-k", type=int, default=10, help="relations in the pictures (the JSON has all)")
     parser.add_argument("--score-threshold", type=float, default=0.02, help="least score in the pictures")
+    parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
+    parser.add_argument("--frame-step", type=int, default=1, metavar="N", help="parse every N-th frame of a video")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="frames of each video, default all")
+    parser.add_argument("--page-relations", type=int, default=200, metavar="N", help="relations per image on the page")
+    parser.add_argument("--page-images", type=int, default=300, metavar="N", help="images on the page, the first ones")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    for name, least in (("top_k", 0), ("frame_step", 1), ("max_frames", 1), ("page_relations", 0), ("page_images", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')}: expected {least} or more, got {value}")
+    return parser, arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if everything was parsed, 1 if files were left out, 130 after Ctrl-C."""
+    parser, arguments = parse_args(argv)
     setup_logger(name="usg_psg")
+    output = Path(arguments.output)
     try:
-        paths = find_images(arguments.input)
+        paths = find_inputs(arguments.input)
         cfg = build_cfg(arguments.config_file, arguments.opts)
         adapt_to_machine(cfg)
         predictor = SceneGraphPredictor(cfg)
-    except (ValueError, FileNotFoundError) as error:
+        output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for path, stem in tqdm(list(unique_stems(paths)), unit="image"):
+    run, interrupted = Run(predictor, arguments), False
+    named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    with PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations) as page:
         try:
-            image = read_image(str(path), "RGB")
-        except (ValueError, OSError) as error:
-            failed.append(path)
-            tqdm.write(f"{path}: left out: {error}", file=sys.stderr)
-            continue
-        write_results(path, stem, predictor(image), image, output, arguments.top_k, arguments.score_threshold)
-    print(f"{len(paths) - len(failed)} of {len(paths)} images parsed: {output}")
-    return 1 if failed else 0
+            run.parse(paths, page)
+        except KeyboardInterrupt:
+            interrupted = True
+    begin = "interrupted: " if interrupted else ""
+    print(f"{begin}{run.parsed} of {run.parsed + len(run.failed)} images parsed: {output}")
+    if len(page) < run.parsed:
+        print(f"index.html shows the first {len(page)} images (--page-images)")
+    if interrupted:
+        return INTERRUPTED
+    return 1 if run.failed else 0
 
 
 if __name__ == "__main__":

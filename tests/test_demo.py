@@ -1,0 +1,150 @@
+"""The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from usg_psg.config import build_cfg
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.data.video import count_frames, read_frames
+from usg_psg.engine import USGCheckpointer
+from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+
+from .programs import ROOT, load_tool
+
+CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Environment and options of a model with random weights."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=1, num_val=1, size=(96, 128), preset="easy", seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        cfg = build_cfg("quickstart/usg_par_quickstart.yaml", ["MODEL.DEVICE", "cpu"])
+        USGCheckpointer(SceneGraphPredictor(cfg, allow_random=True).model, str(root)).save("model")
+    options = ["MODEL.WEIGHTS", str(root / "model.pth"), "MODEL.DEVICE", "cpu", "TEST.USG.OBJECT_THRESHOLD", "0.0"]
+    return {"DETECTRON2_DATASETS": str(root)}, [*options, "INPUT.MIN_SIZE_TEST", "64"]
+
+
+@pytest.fixture
+def run(model, monkeypatch):
+    """The program in this process: arguments to exit status."""
+    environment, options = model
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    demo = load_tool("demo")
+    return lambda *arguments: demo.main(["--config-file", str(ROOT / CONFIG), *arguments, "--opts", *options])
+
+
+def write_video(path, frames=7, size=(48, 64)):
+    """Frame n is a gray of 30 n; Motion-JPEG keeps it to a few levels."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size[::-1])
+    assert writer.isOpened()
+    for n in range(frames):
+        writer.write(np.full((*size, 3), 30 * n % 256, np.uint8))
+    writer.release()
+    return path
+
+
+def page_names(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    (index,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', text)
+    return [entry["name"] for entry in json.loads(index)["items"]]
+
+
+def test_frames_of_a_video(tmp_path):
+    path = write_video(tmp_path / "clip.avi")
+    frames = list(read_frames(path, step=3))
+    assert [(number, round(seconds, 3)) for number, seconds, _ in frames] == [(0, 0.0), (3, 0.3), (6, 0.6)]
+    assert [frame.shape for *_, frame in frames] == [(48, 64, 3)] * 3
+    assert [round(float(frame.mean()) / 30) for *_, frame in frames] == [0, 3, 6]
+    assert [number for number, *_ in read_frames(path, step=2, limit=2)] == [0, 2]
+    assert [count_frames(path), count_frames(path, 3), count_frames(path, 2, 2)] == [7, 3, 2]
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    with pytest.raises(ValueError, match=r"broken\.mp4: not a readable video"):
+        list(read_frames(tmp_path / "broken.mp4"))
+    with pytest.raises(FileNotFoundError, match="none"):
+        list(read_frames(tmp_path / "none.avi"))
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        list(read_frames(path, step=0))
+
+
+def test_a_folder_with_images_videos_and_broken_files(run, tmp_path, capsys):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(np.random.randint(0, 256, (48, 64, 3), dtype=np.uint8)).save(folder / "a.png")
+    write_video(folder / "clip.avi")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("neither")
+    arguments = ["--frame-step", "2", "--max-frames", "2", "--svg", "--page-relations", "5"]
+    assert run("--input", str(folder), "--output", str(output), *arguments) == 1
+    captured = capsys.readouterr()
+    assert "broken.mp4: left out" in captured.err and "3 of 4 images parsed" in captured.out
+    stems = ["a", "clip_000000", "clip_000002"]
+    endings = ["_overlay.png", "_graph.png", "_graph.svg", ".json"]
+    assert {f.name for f in output.iterdir()} == {*(s + e for s in stems for e in endings), "index.html"}
+    names = [str(folder / name) for name in ("a.png", "clip.avi frame 0 (0:00.00)", "clip.avi frame 2 (0:00.20)")]
+    assert page_names(output) == names
+    graph = SceneGraph.from_json((output / "clip_000002.json").read_text())
+    assert (graph.height, graph.width) == (48, 64)
+    assert (output / "a_graph.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, capsys):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(tmp_path / folder / "same.png")
+    pattern, output = str(tmp_path / "*" / "same.png"), tmp_path / "out"
+    assert run("--input", pattern, "--output", str(output), "--page-images", "1") == 0
+    assert {f.name for f in output.glob("*.json")} == {"same.json", "same_2.json"}
+    assert page_names(output) == [str(tmp_path / "x" / "same.png")]
+    assert "first 1 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["frame-step", "max-frames", "top-k", "page-images"])
+def test_numbers_out_of_range_are_named(run, tmp_path, capsys, name):
+    with pytest.raises(SystemExit) as stopped:
+        run("--input", str(tmp_path), "--output", str(tmp_path), f"--{name}", "-1")
+    assert stopped.value.code == 2 and f"--{name}: expected" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
+    video, output = write_video(tmp_path / "clip.avi", frames=500), tmp_path / "out"
+    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(video)]
+    command += ["--output", str(output), "--opts", *model[1]]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **model[0]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        end = time.monotonic() + 300
+        while len(list(output.glob("*.json"))) < 2 and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "interrupted: " in out, err
+    assert "Traceback" not in err
+    finished = sorted(output.glob("*.json"))
+    assert 2 <= len(finished) < 500
+    for path in finished:
+        SceneGraph.from_json(path.read_text())
+        for ending in ("_overlay.png", "_graph.png"):
+            with Image.open(output / (path.stem + ending)) as picture:
+                picture.load()
+    names = page_names(output)
+    # The last frame may be written but not on the page yet.
+    assert len(finished) - 1 <= len(names) <= len(finished)
+    assert all(f"frame {n} " in name for n, name in enumerate(names))
+    assert len(list(output.iterdir())) == 3 * len(finished) + 1, "nothing half-written is left"

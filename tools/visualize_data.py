@@ -1,0 +1,280 @@
+#!/usr/bin/env python
+"""An HTML page of a data set's annotation, or of the errors of predictions on it.
+
+    python tools/visualize_data.py --dataset psg_shapes_val --output output/data
+    python tools/visualize_data.py --json datasets/psg/psg.json --image-root datasets/coco --split test --limit 20 \\
+        --output output/data
+    python tools/visualize_data.py --dataset psg_val --predictions predictions.json --output output/errors
+
+With --predictions, images come worst first: lowest recall, then most missed triplets. The file may be any that
+tools/evaluate_predictions.py reads, and the rules are those of its protocols (docs/evaluation.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import usg_psg  # noqa: F401  selects the engine
+
+# isort: split
+from detectron2.data import DatasetCatalog
+
+from usg_psg.data import get_psg_metadata, load_psg_json, read_image, read_psg_json
+from usg_psg.data.psg_json import SPLITS
+from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
+from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
+from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
+from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.visualization import PageItem, PageWriter
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split of a data set: what to call it, its dataset dicts, and its names."""
+
+    title: str
+    records: list[dict]
+    object_classes: list[str]
+    predicate_classes: list[str]
+    num_things: int
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Command line of this program, and its parser to report errors with."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", help="a registered data set: psg_train, psg_val, psg_test, psg_shapes_val, ...")
+    source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
+    parser.add_argument("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
+    parser.add_argument(
+        "--split", choices=SPLITS, help="images of --json, default test with --predictions, otherwise trainval"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
+    parser.add_argument("--limit", type=int, default=50, help="images on the page, default 50")
+    parser.add_argument("--image-ids", nargs="+", metavar="ID", help="these images only")
+    parser.add_argument("--predictions", type=Path, help="show the errors of this predictions file")
+    parser.add_argument("--protocol", default="single", choices=ERROR_PROTOCOLS, help="rules for hits, default single")
+    parser.add_argument("--top-k", type=int, default=20, metavar="K", help="predicted triplets that count, default 20")
+    parser.add_argument(
+        "--page-relations", type=int, default=1000, metavar="N", help="relations per image, default 1000"
+    )
+    arguments = parser.parse_args(argv)
+    for name in ("limit", "top_k", "page_relations"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(arguments, name)}")
+    if (arguments.image_root or arguments.split) and not arguments.json:
+        parser.error("--image-root and --split belong to --json")
+    return parser, arguments
+
+
+def open_source(arguments: argparse.Namespace) -> Source:
+    """The data set that the command line names.
+
+    Raises:
+        ValueError, FileNotFoundError: see `get_psg_metadata` and `load_psg_json`.
+    """
+    if arguments.dataset:
+        names = get_psg_metadata(arguments.dataset)
+        records, title = DatasetCatalog.get(arguments.dataset), arguments.dataset
+    else:
+        names = read_psg_json(arguments.json).vocabulary
+        root = arguments.image_root or arguments.json.resolve().parent.parent / "coco"
+        split = arguments.split or ("test" if arguments.predictions else "trainval")
+        records, title = load_psg_json(arguments.json, root, split), f"{arguments.json.name}, {split}"
+    return Source(title, records, list(names.object_classes), list(names.predicate_classes), len(names.thing_classes))
+
+
+def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
+    """The records with these ids, in this order; all without ids.
+
+    Raises:
+        ValueError: for an id that no record has.
+    """
+    if image_ids is None:
+        return records
+    by_id = {str(record["image_id"]): record for record in records}
+    missing = [image_id for image_id in image_ids if image_id not in by_id]
+    if missing:
+        raise ValueError(f"--image-ids {missing[0]}: the split has no such image")
+    return [by_id[image_id] for image_id in dict.fromkeys(image_ids)]
+
+
+def make_graph(source: Source, labels: np.ndarray, masks: np.ndarray, triplets: np.ndarray) -> SceneGraph:
+    """Arrays as a scene graph; scores are 0, since neither annotation nor prediction files have any for triplets.
+
+    Args:
+        source: names.
+        labels: (N,) classes.
+        masks: (N, H, W) bool.
+        triplets: (R, 3) subject, object, predicate.
+
+    Raises:
+        ValueError: for a class or predicate that the data set has no name for.
+    """
+    for kind, values, names in (
+        ("class", labels, source.object_classes),
+        ("predicate", triplets[:, 2], source.predicate_classes),
+    ):
+        if len(values) and values.max() >= len(names):
+            raise ValueError(f"{kind}: expected 0 to {len(names) - 1}, got {values.max()}")
+    objects = [
+        SceneObject(source.object_classes[label], label, 0.0, label < source.num_things, encode_mask(mask))
+        for label, mask in zip(labels.tolist(), masks, strict=True)
+    ]
+    relations = [SceneRelation(s, o, source.predicate_classes[p], p, 0.0) for s, o, p in triplets.tolist()]
+    return SceneGraph(*masks.shape[1:], objects, relations)
+
+
+def annotation_graph(source: Source, gt: GroundTruth) -> SceneGraph:
+    """The annotation without exact duplicates among its relations."""
+    masks = gt.label_map[None] == np.arange(1, len(gt.labels) + 1)[:, None, None]
+    return make_graph(source, gt.labels, masks, gt.unique_triplets)
+
+
+def annotation_item(source: Source, record: dict) -> PageItem:
+    """An annotated image; reads its pictures."""
+    gt = ground_truth_from_record(record)
+    count = len(gt.unique_triplets)
+    return PageItem(
+        name=str(record["image_id"]),
+        image=_picture(record),
+        graph=annotation_graph(source, gt),
+        scores=False,
+        title="Annotated",
+        note=f"{len(gt.labels)} objects, {count} relation{'' if count == 1 else 's'}",
+    )
+
+
+def error_item(source: Source, record: dict, gt: GroundTruth, errors: TripletErrors) -> PageItem:
+    """An image with hits and errors; reads its photograph.
+
+    Raises:
+        ValueError: see `make_graph`; the message names the image.
+    """
+    try:
+        graph = make_graph(source, errors.labels, errors.masks, errors.triplets)
+    except ValueError as error:
+        raise ValueError(f"image {record['image_id']!r}: {error}") from None
+    found, total = int(errors.found.sum()), len(errors.found)
+    return PageItem(
+        name=str(record["image_id"]),
+        image=_picture(record),
+        graph=graph,
+        truth=annotation_graph(source, gt),
+        marks=["hit" if hit else "wrong" for hit in errors.hits],
+        truth_marks=["hit" if hit else "missed" for hit in errors.found],
+        scores=False,
+        title="Predicted",
+        note=f"recall {found} of {total}, {int((~errors.hits).sum())} wrong" if total else "nothing annotated",
+    )
+
+
+def _picture(record: dict) -> np.ndarray:
+    size = (record["height"], record["width"])
+    return read_image(record["file_name"], size=size, image_id=str(record["image_id"]))
+
+
+class ErrorPage:
+    """Writes the worst images. The predictions are read twice, so that only one image is in memory at a time."""
+
+    def __init__(self, source: Source, chosen: list[dict], arguments: argparse.Namespace):
+        self.source = source
+        self.arguments = arguments
+        self.chosen = {str(record["image_id"]): record for record in chosen}
+
+    def _compare(self, wanted: set[str]) -> Iterator[tuple[str, GroundTruth, TripletErrors]]:
+        """Wanted images in the order of the file; those that it lacks come last, with everything missed."""
+        known, missing = {str(record["image_id"]) for record in self.source.records}, set(wanted)
+        image_ids = images_with_relations(self.source.records)
+        for image_id, prediction in read_predictions(self.arguments.predictions, image_ids):
+            if image_id not in known:
+                raise ValueError(
+                    f"{self.arguments.predictions}, image {image_id!r}: the annotated split has no such image"
+                )
+            if image_id in missing:
+                missing.remove(image_id)
+                yield self._compare_one(image_id, prediction)
+        for image_id in sorted(missing):
+            yield self._compare_one(image_id, None)
+
+    def _compare_one(self, image_id: str, prediction: Prediction | None) -> tuple[str, GroundTruth, TripletErrors]:
+        gt = ground_truth_from_record(self.chosen[image_id])
+        try:
+            return image_id, gt, triplet_errors(gt, prediction, self.arguments.protocol, self.arguments.top_k)
+        except ValueError as error:
+            where = f"{self.arguments.predictions}, image {image_id!r}"
+            raise ValueError(f"{where}: {str(error).removeprefix(f'image {image_id!r}: ')}") from None
+
+    def write(self, page: PageWriter) -> str:
+        """Fill the page; returns the summary to print. Images without annotated relations are left out."""
+        wanted = {image_id for image_id, record in self.chosen.items() if record["relations"]}
+        if not wanted:
+            raise ValueError("none of the images has annotated relations, so there is no recall")
+        ranking, recalls = [], []
+        with tqdm(self._compare(wanted), total=len(wanted), unit="image", desc="compare") as bar:
+            for image_id, _, errors in bar:
+                ranking.append((errors.recall, -errors.missed, image_id))
+                if self.arguments.protocol != "openpsg" or len(errors.triplets):
+                    recalls.append(errors.recall)  # that protocol leaves out images without predicted triplets
+        ranking.sort()
+        place = {image_id: n for n, (_, _, image_id) in enumerate(ranking[: self.arguments.limit])}
+        with tqdm(self._compare(set(place)), total=len(place), unit="image", desc="write") as bar:
+            for image_id, gt, errors in bar:
+                page.add(error_item(self.source, self.chosen[image_id], gt, errors), order=place[image_id])
+        mean = 100 * math.fsum(recalls) / len(recalls) if recalls else float("nan")
+        return (
+            f"R@{self.arguments.top_k} of {len(recalls)} images under {self.arguments.protocol}: {mean:.2f}; "
+            f"the worst {len(place)} of {len(ranking)} images"
+        )
+
+
+def write(arguments: argparse.Namespace) -> str:
+    """Write the page; returns what to print.
+
+    Raises:
+        ValueError, OSError: for input that is missing or does not fit; no page is left then.
+    """
+    source = open_source(arguments)
+    chosen = choose(source.records, arguments.image_ids)
+    single_file = arguments.output.suffix.lower() in (".html", ".htm")
+    path = arguments.output if single_file else arguments.output / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = f"Errors on {source.title}" if arguments.predictions else source.title
+    with PageWriter(path, title, arguments.page_relations) as page:
+        try:
+            if arguments.predictions:
+                summary = ErrorPage(source, chosen, arguments).write(page)
+            else:
+                for record in tqdm(chosen[: arguments.limit], unit="image"):
+                    page.add(annotation_item(source, record))
+                summary = f"{len(page)} of {len(chosen)} images"
+        except Exception:
+            page.discard()
+            raise
+    return f"{summary}: {path}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if the page is written; bad input ends the program with status 2."""
+    parser, arguments = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        print(write(arguments))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:  # the page of what is finished is written
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

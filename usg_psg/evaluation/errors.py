@@ -1,0 +1,87 @@
+"""Hits, misses and wrong triplets of one image, for looking at.
+
+The same matching as in `SGDetMetrics`, so that the recall here is the one in its tables.
+Letters: S predicted segments, R predicted triplets, T annotated triplets, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .matching import (
+    decode_masks,
+    first_ranks,
+    joint_histogram,
+    match_any,
+    match_one_to_one,
+    overlap_of_maps,
+    triplet_hits,
+)
+from .scene import GroundTruth, Prediction
+
+ERROR_PROTOCOLS = ("single", "openpsg")
+
+
+@dataclass(frozen=True)
+class TripletErrors:
+    """What one image's prediction got right, with graph constraint.
+
+    Attributes:
+        labels: (S,) class of each predicted segment.
+        masks: (S, H, W) bool.
+        triplets: (R, 3) the first k rows of the ranking, indices into `labels`; best first.
+        hits: (R,) bool: the row hits an annotated triplet.
+        found: (T,) bool: the annotated triplet (of `GroundTruth.unique_triplets`) is hit by one of the rows.
+    """
+
+    labels: np.ndarray
+    masks: np.ndarray
+    triplets: np.ndarray
+    hits: np.ndarray
+    found: np.ndarray
+
+    @property
+    def recall(self) -> float:
+        """In [0, 1]; NaN without annotated triplets."""
+        return float(self.found.mean()) if len(self.found) else float("nan")
+
+    @property
+    def missed(self) -> int:
+        """Annotated triplets that no row hits."""
+        return int((~self.found).sum())
+
+
+def triplet_errors(gt: GroundTruth, prediction: Prediction | None, protocol: str, k: int) -> TripletErrors:
+    """Compare the first k triplets of an image with its annotation.
+
+    Args:
+        gt: annotation.
+        prediction: None for an image that nothing was predicted for. Its panoptic map is made if it has none.
+        protocol: "single" (segments of the map, matched one to one) or "openpsg" (every mask, matched to any).
+        k: rows of the ranking that count.
+
+    Raises:
+        ValueError: for another protocol, or where sizes or values do not fit.
+    """
+    if protocol not in ERROR_PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(ERROR_PROTOCOLS)}, got {protocol!r}")
+    if prediction is None:
+        nothing, no_masks = np.zeros(0, dtype=np.int64), np.zeros((0, *gt.label_map.shape), dtype=bool)
+        no_rows, none_found = np.zeros((0, 3), dtype=np.int64), np.zeros(len(gt.unique_triplets), dtype=bool)
+        return TripletErrors(nothing, no_masks, no_rows, np.zeros(0, dtype=bool), none_found)
+    if protocol == "single":
+        prediction.ensure_map(gt.label_map.shape)
+        labels, rows = prediction.segment_labels, prediction.segment_triplets()[0]
+        joint = joint_histogram(prediction.segment_map, gt.label_map, len(labels), len(gt.labels))
+        matched = match_one_to_one(overlap_of_maps(joint).iou(), labels, gt.labels)
+        masks = prediction.segment_map[None] == np.arange(1, len(labels) + 1)[:, None, None]
+    else:
+        labels, rows = prediction.labels, prediction.constrained
+        matched = match_any(prediction.overlap_with(gt).iou(), labels, gt.labels)
+        masks = decode_masks(prediction.masks)
+        masks = masks if len(masks) else np.zeros((0, *gt.label_map.shape), dtype=bool)
+    rows = rows[:k]
+    hits = triplet_hits(rows, matched, gt.unique_triplets)
+    return TripletErrors(labels, masks, rows, hits.any(axis=1), first_ranks(hits) < len(rows))

@@ -1,0 +1,296 @@
+"""Scene graphs as one HTML page that needs no network: pictures, masks, lists and graphs to look through.
+
+Letters: H W pixels, R relations.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from .colors import class_color, display_names, text_color
+
+if TYPE_CHECKING:
+    from ..predictor import SceneGraph
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("list.js", "picture.js", "graph.js", "page.js")  # in the order in which they need each other
+ITEMS_HERE = "<!-- items -->\n"
+MARKS = ("hit", "missed", "wrong")
+MAX_SIDE = 1600  # larger images are scaled down together with their masks
+THUMBNAIL = (204, 136)  # twice the size at which it is shown
+MAX_OBJECTS = 65535  # the page keeps the object of each pixel in 16 bits
+
+
+@dataclass(frozen=True)
+class PageItem:
+    """One image of a page.
+
+    Attributes:
+        name: shown as given.
+        image: (H, W, 3) uint8 RGB, of the graph's size.
+        graph: what to show.
+        truth: annotation of the same image; the page switches between the two.
+        marks: "hit" or "wrong" for each relation of `graph`.
+        truth_marks: "hit" or "missed" for each relation of `truth`.
+        scores: whether objects and relations of `graph` have scores worth showing; those of `truth` have none.
+        title, truth_title: what the page calls the two.
+        note: a line beside the name.
+    """
+
+    name: str
+    image: np.ndarray
+    graph: SceneGraph
+    truth: SceneGraph | None = None
+    marks: Sequence[str] | None = None
+    truth_marks: Sequence[str] | None = None
+    scores: bool = True
+    title: str = "Predicted"
+    truth_title: str = "Annotated"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        shape = self.image.shape
+        if self.image.ndim != 3 or shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image {self.name!r}: expected (H, W, 3) uint8 RGB, got {shape} {self.image.dtype}")
+        for graph, marks, field in ((self.graph, self.marks, "marks"), (self.truth, self.truth_marks, "truth_marks")):
+            if graph is not None and (graph.height, graph.width) != shape[:2]:
+                raise ValueError(
+                    f"image {self.name!r}: expected {graph.height}x{graph.width} as the graph says, "
+                    f"got {shape[0]}x{shape[1]}"
+                )
+            if marks is None:
+                continue
+            if graph is None or len(marks) != len(graph.relations) or not set(marks) <= set(MARKS):
+                raise ValueError(f"image {self.name!r}, {field}: expected one of {', '.join(MARKS)} for each relation")
+
+
+class PageWriter:
+    """Writes a page image by image; what was added is on the page even if the program stops in between.
+
+    Use it as a context manager. The page appears under its name when it is closed, and not at all if nothing was added.
+
+    Args:
+        path: the .html file; its folder must exist.
+        title: heading of the page.
+        max_relations: relations per image and graph, the first ones of each; None for all.
+
+    Raises:
+        ValueError: if max_relations is negative.
+    """
+
+    def __init__(self, path: Path | str, title: str, max_relations: int | None = None):
+        if max_relations is not None and max_relations < 0:
+            raise ValueError(f"max_relations: expected 0 or more, got {max_relations}")
+        self.path = Path(path)
+        self.max_relations = max_relations
+        self._temporary = self.path.with_name(self.path.name + ".tmp")
+        self._entries: list[tuple[float, dict]] = []
+        head, self._tail = _shell(title)
+        self._file = open(self._temporary, "wb")
+        self._file.write(head.encode())
+        self._good = self._file.tell()
+
+    def __len__(self) -> int:
+        """Images added so far."""
+        return len(self._entries)
+
+    def __enter__(self) -> PageWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, item: PageItem, order: float | None = None) -> None:
+        """Write one image.
+
+        Args:
+            item: the image.
+            order: images are listed by it, smallest first; by default in the order in which they are added.
+
+        Raises:
+            ValueError: if the item has more objects than a page can tell apart.
+        """
+        element = f"item-{len(self._entries)}"
+        content = encode_item(item, self.max_relations)  # before writing, so that a bad item leaves nothing behind
+        entry = {"id": element, "name": item.name, "note": item.note, "thumb": _thumbnail(item.image)}
+        self._file.write(_script(element, content).encode())
+        self._good = self._file.tell()
+        self._entries.append((float(len(self._entries)) if order is None else order, entry))
+
+    def discard(self) -> None:
+        """Take back what was added and leave no file; what stood under the name before stays."""
+        self._entries.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Finish the page; a second call does nothing."""
+        if self._file.closed:
+            return
+        entries = [entry for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
+        self._file.seek(self._good)  # an item whose writing was interrupted goes
+        self._file.truncate()
+        self._file.write((_script("index", {"items": entries}) + self._tail).encode())
+        self._file.close()
+        if entries:
+            os.replace(self._temporary, self.path)
+        else:
+            self._temporary.unlink()
+
+
+def write_page(path: Path | str, items: Iterable[PageItem], title: str, max_relations: int | None = None) -> int:
+    """Write a page of images with their scene graphs.
+
+    Args:
+        path: the .html file; its folder must exist.
+        items: at least one image; read one by one, so a generator saves memory.
+        title: heading of the page.
+        max_relations: relations per image and graph, the first ones of each; None for all.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        ValueError: if there is no image, or one is not valid; nothing is written then.
+    """
+    with PageWriter(path, title, max_relations) as writer:
+        try:
+            for item in items:
+                writer.add(item)
+        except BaseException:
+            writer.discard()
+            raise
+    if not len(writer):
+        raise ValueError("items: expected at least one image")
+    return len(writer)
+
+
+def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
+    """An item as the page's script reads it, ready for JSON.
+
+    Returns:
+        name; size [height, width]; image, a data URI; layers, see `_layer`.
+    """
+    height, width = item.image.shape[:2]
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = item.image
+    if size != (height, width):
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    layers = [_layer(item.graph, item.title, item.marks, item.scores, size, max_relations)]
+    if item.truth is not None:
+        layers.append(_layer(item.truth, item.truth_title, item.truth_marks, False, size, max_relations))
+    return {"name": item.name, "size": list(size), "image": _data_uri(image, quality=88), "layers": layers}
+
+
+def _layer(
+    graph: SceneGraph,
+    title: str,
+    marks: Sequence[str] | None,
+    scores: bool,
+    size: tuple[int, int],
+    max_relations: int | None,
+) -> dict:
+    """Objects as records, relations as columns (subject, object, predicate, score, mark), masks at `size`."""
+    if len(graph.objects) > MAX_OBJECTS:
+        raise ValueError(f"objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")
+    objects = []
+    for thing, name in zip(graph.objects, display_names([o.name for o in graph.objects]), strict=True):
+        mask = _resized(thing.mask, size)
+        color = class_color(thing.name)
+        objects.append(
+            {
+                "name": name,
+                "color": _hex(color),
+                "ink": _hex(text_color(color)),
+                "thing": thing.isthing,
+                "score": round(thing.score, 4) if scores else None,
+                "area": int(coco_mask.area(mask)),
+                "mask": mask["counts"],
+            }
+        )
+    relations = graph.relations[:max_relations]
+    predicates = {name: position for position, name in enumerate(dict.fromkeys(r.predicate for r in relations))}
+    return {
+        "title": title,
+        "total": len(graph.relations),
+        "objects": objects,
+        "predicates": list(predicates),
+        "subject": [r.subject for r in relations],
+        "object": [r.object for r in relations],
+        "predicate": [predicates[r.predicate] for r in relations],
+        "score": [round(r.score, 4) for r in relations] if scores else None,
+        "mark": None if marks is None else list(marks[: len(relations)]),
+    }
+
+
+def _resized(mask: dict, size: tuple[int, int]) -> dict:
+    """The mask as compressed run lengths of the given height and width."""
+    if tuple(mask["size"]) == size and isinstance(mask["counts"], str):
+        return mask
+    if isinstance(mask["counts"], list):
+        mask = coco_mask.frPyObjects(mask, *mask["size"])
+    pixels = cv2.resize(coco_mask.decode(mask), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    encoded = coco_mask.encode(np.asfortranarray(pixels))
+    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _data_uri(image: np.ndarray, quality: int) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    scale = min(1.0, max(THUMBNAIL[0] / image.shape[1], THUMBNAIL[1] / image.shape[0]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return _data_uri(cv2.resize(image, size, interpolation=cv2.INTER_AREA), quality=70)
+
+
+def _script(element: str, content: dict) -> str:
+    """JSON that cannot end the script element that holds it: names come from anybody."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{element}">{text}</script>\n'
+
+
+def _shell(title: str) -> tuple[str, str]:
+    """The page before and after its items. Only this project's script may run on it, and nothing may be loaded."""
+    styles, script = _assets()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(styles)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # The heading is text, so quotes need no escape; the policy is written by this program.
+    template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    page = template.substitute(csp=policy, title=html.escape(title), css=styles, js=script)
+    head, tail = page.split(ITEMS_HERE)
+    return head, tail
+
+
+@lru_cache(maxsize=1)
+def _assets() -> tuple[str, str]:
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return (ASSETS / "page.css").read_text(encoding="utf-8"), f'(() => {{\n"use strict";\n{script}\n}})();'
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
