@@ -19,8 +19,7 @@ from ..data.register_psg import get_psg_metadata
 from ..inference import merge_panoptic, rank_relations, triplet_scores
 from ..losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
-from .build import build_mask_decoder, build_pixel_decoder, build_relation_head
-from .layers import CosineLogits
+from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .open_vocab_head import OpenVocabularyHead
 from .text_embeddings import text_embeddings
 
@@ -112,17 +111,11 @@ class USGPar(nn.Module):
         vocabulary = vocabulary_embeddings(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
         text_dim = vocabulary["object_text"].shape[1]
         sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
-        head = usg.CLASS_HEAD
         return {
             "backbone": backbone,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "mask_decoder": build_mask_decoder(cfg),
-            "class_head": OpenVocabularyHead(
-                usg.HIDDEN_DIM,
-                text_dim,
-                head.NUM_LAYERS,
-                CosineLogits(head.LOGIT_SCALE, head.SCALE_INIT, head.PRIOR_PROB),
-            ),
+            "class_head": build_class_head(cfg, text_dim),
             "relation_head": build_relation_head(cfg, text_dim),
             "matcher": HungarianMatcher(
                 usg.MATCHER.CLASS_COST, usg.MATCHER.MASK_COST, usg.MATCHER.DICE_COST, loss.NUM_POINTS
