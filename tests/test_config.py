@@ -47,6 +47,19 @@ def test_the_recipe_of_the_specification():
     assert (solver.CLIP_GRADIENTS.CLIP_TYPE, solver.CLIP_GRADIENTS.CLIP_VALUE) == ("full_model", 1.0)
 
 
+def test_the_recipe_of_the_released_code():
+    """configs/psg.yaml of ChocoWu/USG at 39e6b77, number by number."""
+    cfg = build_cfg("psg/usg_par_released.yaml")
+    usg, solver = cfg.MODEL.USG, cfg.SOLVER
+    assert (usg.HIDDEN_DIM, usg.MASK_DECODER.NUM_QUERIES, usg.MASK_DECODER.NUM_LAYERS) == (256, 100, 9)
+    assert (usg.RELATION_HEAD.RPC.NUM_LAYERS, usg.RELATION_HEAD.RPC.NUM_PAIRS) == (4, 100)
+    assert usg.RELATION_HEAD.NUM_LAYERS == 6
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY) == (8, 1e-4, 1e-4)
+    assert (solver.WARMUP_ITERS, solver.CLIP_GRADIENTS.CLIP_VALUE) == (1000, 0.1)
+    assert solver.MAX_ITER == 50 * -(-46563 // 8), "50 epochs, the last batch of each is not full"
+    assert (usg.LOSS.OBJECT_WEIGHT, usg.LOSS.RELATION_WEIGHT) == (1.0, 0.8)
+
+
 def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match="usg_par_convnext_large.yaml"):
         build_cfg("psg/no_such.yaml")

@@ -28,16 +28,27 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """`bytes()`, which is how pickles of protocol 2 write empty data; with a size it could ask for any memory."""
+    return b""
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickler of numpy arrays in plain containers; every other class or function is refused."""
 
     ALLOWED: dict[tuple[str, str], Callable] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): _no_bytes,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
-    NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    # What NumPy writes for arrays and scalars, before and since NumPy 2, as this version has it.
+    NUMPY: dict[str, Callable] = {
+        "multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        "multiarray.scalar": np.float32(0).__reduce__()[0],
+        "numeric._frombuffer": np.empty(1).__reduce_ex__(5)[0],
+    }
 
     def find_class(self, module: str, name: str) -> Callable:
         """The allowed class or function of that name.
@@ -45,18 +56,12 @@ class ArrayUnpickler(pickle.Unpickler):
         Raises:
             pickle.UnpicklingError: if it is not allowed.
         """
-        if module in self.NUMPY_MODULES and name in ("_reconstruct", "scalar"):
-            return _numpy_function(name)
+        numpy_name = f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')}.{name}"
+        if module.startswith(("numpy.core.", "numpy._core.")) and numpy_name in self.NUMPY:
+            return self.NUMPY[numpy_name]
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it needs {module}.{name}; only arrays in plain containers are read")
         return self.ALLOWED[module, name]
-
-
-def _numpy_function(name: str) -> Callable:
-    # What NumPy itself writes as the constructor, wherever this version keeps it.
-    make = np.empty(0).__reduce__()[0] if name == "_reconstruct" else np.float32(0).__reduce__()[0]
-    assert make.__name__ == name
-    return make
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
