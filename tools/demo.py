@@ -83,12 +83,15 @@ def main() -> int:
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--top-k", type=int, default=10, help="relations in the pictures (the JSON has all)")
     parser.add_argument("--score-threshold", type=float, default=0.02, help="least score in the pictures")
+    parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     setup_logger(name="usg_psg")
     try:
         paths = find_images(arguments.input)
         cfg = build_cfg(arguments.config_file, arguments.opts)
+        if arguments.vocabulary:
+            cfg.MODEL.USG.VOCABULARY = arguments.vocabulary
         adapt_to_machine(cfg)
         predictor = SceneGraphPredictor(cfg)
     except (ValueError, FileNotFoundError) as error:

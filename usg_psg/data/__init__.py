@@ -12,6 +12,7 @@ from .psg_dataset import PSGDataset
 from .psg_json import load_psg_json, read_psg_json
 from .psg_mapper import PSGDatasetMapper, reindex_relations
 from .register_psg import get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
+from .vocabulary_file import VocabularyFile, read_vocabulary
 
 register_builtin_psg()
 
@@ -23,12 +24,14 @@ __all__ = [
     "PSGDataset",
     "PSGDatasetMapper",
     "PSGVocabulary",
+    "VocabularyFile",
     "decode_panoptic_png",
     "encode_panoptic",
     "get_psg_metadata",
     "load_psg_json",
     "read_image",
     "read_psg_json",
+    "read_vocabulary",
     "register_builtin_psg",
     "register_psg",
     "reindex_relations",

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data import PSGDatasetMapper, get_psg_metadata
 from ..evaluation import SGDetEvaluator
-from ..modeling.usg_par import vocabulary_embeddings
+from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import USGCheckpointer
 from .optimizer import build_optimizer
 

@@ -15,13 +15,12 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..data.register_psg import get_psg_metadata
 from ..inference import merge_panoptic, rank_relations, triplet_scores
 from ..losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .open_vocab_head import OpenVocabularyHead
-from .text_embeddings import text_embeddings
+from .vocabulary import vocabulary_embeddings
 
 LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
 
@@ -108,7 +107,7 @@ class USGPar(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         usg, loss = cfg.MODEL.USG, cfg.MODEL.USG.LOSS
         backbone = build_backbone(cfg)
-        vocabulary = vocabulary_embeddings(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+        vocabulary = vocabulary_embeddings(cfg, next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None))
         text_dim = vocabulary["object_text"].shape[1]
         sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
         return {
@@ -374,16 +373,3 @@ def resize_masks(
     if tuple(full.shape[-2:]) != tuple(output_size):
         full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
     return full[0]
-
-
-def vocabulary_embeddings(cfg: CfgNode, dataset_name: str) -> dict:
-    """Arguments of `USGPar.set_vocabulary` for the names of a registered data set."""
-    metadata = get_psg_metadata(dataset_name)
-    clip = cfg.MODEL.CLIP
-    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    names = [*metadata.thing_classes, *metadata.stuff_classes]
-    return {
-        "object_text": text_embeddings(names, clip.OBJECT_TEMPLATES, **where),
-        "predicate_text": text_embeddings(metadata.predicate_classes, clip.PREDICATE_TEMPLATES, **where),
-        "is_thing": [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes),
-    }
