@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, train
     plain = [k for k in before["metrics"] if "/head" not in k and "/body" not in k and "/tail" not in k]
     assert {k: before["metrics"][k] for k in plain} == {k: after["metrics"][k] for k in plain}
     assert before["panoptic"] == after["panoptic"]
+
+    names = json.loads((datasets / "psg_shapes" / "psg" / "psg.json").read_text())
+    words = {key: names[key] for key in ("thing_classes", "stuff_classes", "predicate_classes")}
+    words |= {"stuff_classes": [*words["stuff_classes"], "fog"]}
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    program = runpy.run_path(str(ROOT / "tools" / "evaluate_predictions.py"))
+    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == after
+    (tmp_path / "words.json").write_text(json.dumps(words | {"predicate_classes": ["greeting"]}))
+    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 2
 
 
 def test_predicates_of_given_objects(datasets, trained, tmp_path):
