@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from usg_psg.config import build_cfg, get_config_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-RECIPES = sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob("*.yaml"))
+RECIPES = sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob("*.yaml") if f.parent.name != "vocabularies")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -45,6 +45,19 @@ def test_the_recipe_of_the_specification():
     assert (solver.WARMUP_ITERS, solver.LR_SCHEDULER_NAME) == (1000, "WarmupCosineLR")
     assert solver.AMP.ENABLED and solver.CLIP_GRADIENTS.ENABLED
     assert (solver.CLIP_GRADIENTS.CLIP_TYPE, solver.CLIP_GRADIENTS.CLIP_VALUE) == ("full_model", 1.0)
+
+
+def test_the_recipe_of_the_released_code():
+    """configs/psg.yaml of ChocoWu/USG at 39e6b77, number by number."""
+    cfg = build_cfg("psg/usg_par_released.yaml")
+    usg, solver = cfg.MODEL.USG, cfg.SOLVER
+    assert (usg.HIDDEN_DIM, usg.MASK_DECODER.NUM_QUERIES, usg.MASK_DECODER.NUM_LAYERS) == (256, 100, 9)
+    assert (usg.RELATION_HEAD.RPC.NUM_LAYERS, usg.RELATION_HEAD.RPC.NUM_PAIRS) == (4, 100)
+    assert usg.RELATION_HEAD.NUM_LAYERS == 6
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY) == (8, 1e-4, 1e-4)
+    assert (solver.WARMUP_ITERS, solver.CLIP_GRADIENTS.CLIP_VALUE) == (1000, 0.1)
+    assert solver.MAX_ITER == 50 * -(-46563 // 8), "50 epochs, the last batch of each is not full"
+    assert (usg.LOSS.OBJECT_WEIGHT, usg.LOSS.RELATION_WEIGHT) == (1.0, 0.8)
 
 
 def test_unknown_recipe_lists_the_known_ones():

@@ -117,6 +117,19 @@ def test_predictor_gives_masks_of_the_image_size(cfg):
         predictor(np.zeros((4, 4), np.uint8))
 
 
+def test_predictor_takes_its_names_from_a_vocabulary_file(cfg, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nonexistent")  # no data set is needed
+    cfg.MODEL.USG.VOCABULARY = str(ROOT / "configs" / "vocabularies" / "example.yaml")
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    graph = predictor(np.random.randint(0, 256, (96, 128, 3), dtype=np.uint8))
+    assert len(predictor.model.object_text) == 8 and len(predictor.model.predicate_text) == 6
+    names = predictor.metadata.object_classes
+    assert graph.objects and all(thing.name == names[thing.category_id] for thing in graph.objects)
+    assert {thing.name for thing in graph.objects if not thing.isthing} <= {"counter", "floor", "wall"}
+    assert predictor.metadata.predicate_classes[4] == "on"
+    assert cfg.DATASETS.TEST, "the caller's configuration is left alone"
+
+
 def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_path):
     from usg_psg.engine import USGCheckpointer
 
@@ -135,6 +148,18 @@ def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_pa
     assert names == {"gray_overlay.png", "gray_graph.png", "gray.json", "index.html"}
     read = SceneGraph.from_json((tmp_path / "out" / "gray.json").read_text())
     assert (read.height, read.width) == (48, 64)
+
+
+def test_demo_names_what_is_wrong_with_a_vocabulary(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    (tmp_path / "words.yaml").write_text("thing_classes: [cup, cup]\npredicate_classes: [on]\n")
+    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "image.png")]
+    command += ["--output", str(tmp_path), "--vocabulary", str(tmp_path / "words.yaml")]
+    done = subprocess.run(
+        [*command, "--opts", "MODEL.WEIGHTS", "x.pth"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "words.yaml, thing_classes, stuff_classes: 'cup' occurs twice" in done.stderr
 
 
 def test_demo_names_what_is_missing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_eval_only_gives_the_metrics_of_the_end_of_training(datasets, trained, t
     assert again == before
 
 
+def test_vocabulary_file_in_another_order_gives_the_same_metrics(datasets, trained, tmp_path):
+    names = json.loads((datasets / "psg_shapes" / "psg" / "psg.json").read_text())
+    words = {key: names[key][::-1] for key in ("thing_classes", "stuff_classes", "predicate_classes")}
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps(words | {"thing_classes": [*words["thing_classes"], "dragon"]}))
+    overrides = ["MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.USG.VOCABULARY", str(path)]
+    done = train_net(datasets, tmp_path, "--eval-only", *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "1 names of" in done.stdout + done.stderr
+    again = json.loads((tmp_path / "inference" / "sgdet_psg_shapes_val.json").read_text())["metrics"]
+    assert again == json.loads((trained / "inference" / "sgdet_psg_shapes_val.json").read_text())["metrics"]
+
+
+def test_vocabulary_file_that_lacks_names_is_refused(datasets, tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({"thing_classes": ["dragon"], "predicate_classes": ["greeting"]}))
+    done = train_net(datasets, tmp_path, "--eval-only", f"--vocabulary={path}")
+    assert done.returncode != 0 and "words.json lacks names of the data set 'psg_shapes_val'" in done.stderr
+    done = train_net(datasets, tmp_path, "--eval-only", f"--vocabulary={tmp_path}/none.json")
+    assert done.returncode == 2 and "none.json" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, trained, tmp_path):
     weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
     done = train_net(datasets, tmp_path, "--eval-only", *weights, "TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True")
@@ -95,6 +118,16 @@ def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, train
     plain = [k for k in before["metrics"] if "/head" not in k and "/body" not in k and "/tail" not in k]
     assert {k: before["metrics"][k] for k in plain} == {k: after["metrics"][k] for k in plain}
     assert before["panoptic"] == after["panoptic"]
+
+    names = json.loads((datasets / "psg_shapes" / "psg" / "psg.json").read_text())
+    words = {key: names[key] for key in ("thing_classes", "stuff_classes", "predicate_classes")}
+    words |= {"stuff_classes": [*words["stuff_classes"], "fog"]}
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    program = runpy.run_path(str(ROOT / "tools" / "evaluate_predictions.py"))
+    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == after
+    (tmp_path / "words.json").write_text(json.dumps(words | {"predicate_classes": ["greeting"]}))
+    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 2
 
 
 def test_predicates_of_given_objects(datasets, trained, tmp_path):

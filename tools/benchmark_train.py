@@ -4,10 +4,10 @@
     python tools/benchmark_train.py --config-file configs/psg/usg_par_convnext_large.yaml --batch-size 8 16 \\
         --opts MODEL.CLIP.PRETRAINED ""
 
-Images are generated scenes (psg_shapes, drawn into --data if it is not there yet) read from disk and augmented by loader
-workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be loaded.
-Throughput is the wall-clock time of steps that nothing interrupts; the parts are then timed in further steps, on a GPU
-between CUDA events.
+Images are generated scenes (psg_shapes, drawn into --data if it is not there yet), read from disk and augmented by
+loader workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be
+loaded. Throughput is the wall-clock time of steps that nothing interrupts; the parts are then timed in further steps,
+on a GPU between CUDA events.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser.add_argument("--max-frames", type=int, metavar="N", help="frames of each video, default all")
     parser.add_argument("--page-relations", type=int, default=200, metavar="N", help="relations per image on the page")
     parser.add_argument("--page-images", type=int, default=300, metavar="N", help="images on the page, the first ones")
+    parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
     for name, least in (("top_k", 0), ("frame_step", 1), ("max_frames", 1), ("page_relations", 0), ("page_images", 0)):
@@ -177,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         paths = find_inputs(arguments.input)
         cfg = build_cfg(arguments.config_file, arguments.opts)
+        if arguments.vocabulary:
+            cfg.MODEL.USG.VOCABULARY = arguments.vocabulary
         adapt_to_machine(cfg)
         predictor = SceneGraphPredictor(cfg)
         output.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 import usg_psg  # noqa: F401  selects the engine
-from usg_psg.data import load_psg_json, read_psg_json
+from usg_psg.data import load_psg_json, read_psg_json, read_vocabulary
 from usg_psg.data.psg_json import SPLITS
 from usg_psg.evaluation import SGDetMetrics, read_predictions
 from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
+from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
@@ -30,6 +31,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pred", required=True, type=Path, help="predictions: a file, or the folder of a submission")
     parser.add_argument(
         "--image-root", type=Path, help="folder of the panoptic PNGs; default: ../coco beside the folder of --gt"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="what the numbers in --pred stand for, matched with --gt by name (default: the names of --gt)",
     )
     parser.add_argument("--split", default="test", choices=SPLITS, help="images to score (default: test)")
     parser.add_argument("--task", default="sgdet", choices=TASKS, help="what the model was given (default: sgdet)")
@@ -73,6 +80,8 @@ def evaluate(args: argparse.Namespace) -> str:
         predicate_frequency=frequency if frequency.any() else None,
     )
     predictions = read_predictions(args.pred, images_with_relations(records))
+    if args.vocabulary:
+        predictions = rename_predictions(predictions, read_vocabulary(args.vocabulary), vocabulary, str(args.gt))
     results = score_predictions(metrics, records, predictions).compute()
     lines = [f"{args.task}, {args.split} split of {args.gt}", format_summary(results)]
     if args.predicates is not None:

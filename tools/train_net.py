@@ -3,6 +3,7 @@
 
 python tools/train_net.py --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
 python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+python tools/train_net.py --config-file ... --eval-only --vocabulary prompts.yaml MODEL.WEIGHTS ...
 python tools/train_net.py --config-file ... --resume SOLVER.IMS_PER_BATCH 16 SOLVER.BASE_LR 1e-4
 """
 
@@ -19,12 +20,15 @@ from detectron2.utils.logger import setup_logger
 
 from usg_psg.compat import log_engine
 from usg_psg.config import build_cfg
+from usg_psg.data import read_vocabulary
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine, launch
 
 
 def setup(args) -> CfgNode:
     """The config of a run, frozen, with logging set up."""
     cfg = build_cfg(args.config_file, args.opts)
+    if args.vocabulary:
+        cfg.MODEL.USG.VOCABULARY = args.vocabulary
     for name in ("usg_psg", "mask2former_ops"):
         setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     log_engine()
@@ -41,7 +45,11 @@ def main(args) -> dict | None:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = Trainer.build_model(cfg)
+    # Evaluation needs no names of the training data: a vocabulary file may lack them.
+    alone = cfg.clone()
+    alone.defrost()
+    alone.DATASETS.TRAIN = ()
+    model = Trainer.build_model(alone)
     checkpointer = USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR, load_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
@@ -51,7 +59,14 @@ def main(args) -> dict | None:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
+    arguments = parser.parse_args()
+    if arguments.vocabulary:
+        try:
+            read_vocabulary(arguments.vocabulary)
+        except (ValueError, FileNotFoundError) as error:
+            parser.error(str(error))
     launch(
         main,
         arguments.num_gpus,

@@ -78,6 +78,9 @@ def _logit_scale(mode: str, scale: float, prior: float) -> CfgNode:
 def _add_model(cfg: CfgNode) -> None:
     usg = cfg.MODEL.USG = CfgNode()
     usg.HIDDEN_DIM = 256  # SPEC 3: d
+    # Vocabulary file (docs/open_vocabulary.md): prompts and synonyms of a data set's names, or, where no data set is
+    # involved, the names themselves. "" for the names of the data set in use.
+    usg.VOCABULARY = ""
     # Batches are padded to a multiple of this; positions are relative to the padded size, so a model that was trained
     # on padded images does best on images padded alike. -1 for the backbone's own stride.
     usg.SIZE_DIVISIBILITY = -1
@@ -192,7 +195,9 @@ def get_config_file(name: str) -> str:
     for root in roots:
         if (root / name).is_file():
             return str(root / name)
-    known = sorted({str(f.relative_to(root)) for root in roots for f in root.rglob("*.yaml")})
+    known = sorted(
+        {str(f.relative_to(root)) for root in roots for f in root.rglob("*.yaml") if f.parent.name != "vocabularies"}
+    )
     raise ValueError(f"no recipe {name!r}; there are {', '.join(known)}")
 
 

@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from pycocotools import mask as coco_mask
 
-from .data import get_psg_metadata
+from .data import get_psg_metadata, read_vocabulary
 from .engine import USGCheckpointer, adapt_to_machine
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ class SceneGraphPredictor:
     """A model with its weights and vocabulary: `predictor(image) -> SceneGraph`.
 
     Args:
-        cfg: a recipe with MODEL.WEIGHTS; the vocabulary is that of DATASETS.TEST[0].
+        cfg: a recipe with MODEL.WEIGHTS; the names are those of MODEL.USG.VOCABULARY if it is set, or else of
+            DATASETS.TEST[0].
 
     Raises:
         ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
@@ -208,7 +209,11 @@ class SceneGraphPredictor:
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
-        self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        if cfg.MODEL.USG.VOCABULARY:
+            self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary
+            cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()  # the file's names stand alone
+        else:
+            self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
         self.model = build_model(cfg).eval()
         USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED).load(cfg.MODEL.WEIGHTS)
         self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)

@@ -13,6 +13,7 @@ from .psg_json import load_psg_json, read_psg_json
 from .psg_mapper import PSGDatasetMapper, reindex_relations
 from .register_psg import get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
 from .train_loader import PSGTrainLoader, build_psg_train_loader
+from .vocabulary_file import VocabularyFile, read_vocabulary
 
 register_builtin_psg()
 
@@ -26,12 +27,14 @@ __all__ = [
     "PSGTrainLoader",
     "PSGVocabulary",
     "build_psg_train_loader",
+    "VocabularyFile",
     "decode_panoptic_png",
     "encode_panoptic",
     "get_psg_metadata",
     "load_psg_json",
     "read_image",
     "read_psg_json",
+    "read_vocabulary",
     "register_builtin_psg",
     "register_psg",
     "reindex_relations",

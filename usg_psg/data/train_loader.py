@@ -1,7 +1,8 @@
 """Endless training batches that can start at any place of the run.
 
-What a batch holds depends on the seed and on the number of samples before it alone: not on loader workers, on the number
-of processes, or on whether the run was interrupted. So a run that goes on from a checkpoint sees what it would have seen.
+What a batch holds depends on the seed and on the number of samples before it alone: not on loader workers, on the
+number of processes, or on whether the run was interrupted. So a run that goes on from a checkpoint sees what it would
+have seen.
 
 Letters: N images of the data set, B samples of a batch of one process, W processes.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from safetensors.torch import load_file as load_safetensors
+from safetensors import safe_open
 from torch import nn
+
+from ..modeling.convert import check_record
 
 logger = logging.getLogger(__name__)
 
 EMA_KEY = "ema"
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
+CONVERSION_KEY = "conversion"  # record of `modeling/convert.py`, in files of tools/convert_checkpoint.py
 
 
 def frozen_identity(model: nn.Module) -> dict[str, str] | None:
@@ -82,7 +86,7 @@ class USGCheckpointer(DetectionCheckpointer):
             return super()._load_file(filename)
         try:
             if filename.endswith(".safetensors"):
-                data = load_safetensors(filename)
+                data = _read_safetensors(filename)
             else:
                 data = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -92,6 +96,14 @@ class USGCheckpointer(DetectionCheckpointer):
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: Any) -> Any:
+        record = checkpoint.pop(CONVERSION_KEY, None)
+        if record is not None:
+            check_record(record, checkpoint["model"], self.model)
+            own = self.model.state_dict()
+            missing = {k: v for k, v in own.items() if k not in checkpoint["model"]}
+            logger.info("weights converted from %s: %d tensors of the model are not in them and stay as they are",
+                        record["source"], len(missing))  # fmt: skip
+            checkpoint["model"].update(missing)
         recorded = checkpoint.pop(FROZEN_KEY, None)
         if self.load_ema:
             if EMA_KEY in checkpoint:
@@ -109,6 +121,14 @@ class USGCheckpointer(DetectionCheckpointer):
             own = self.model.state_dict()
             checkpoint["model"].update({k: v for k, v in own.items() if k.startswith("backbone.")})
         return super()._load_model(checkpoint)
+
+
+def _read_safetensors(filename: str) -> dict[str, Any]:
+    """Weights, or weights and the record of a conversion, which is text in the file's metadata."""
+    with safe_open(filename, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        record = (file.metadata() or {}).get(CONVERSION_KEY)
+    return weights if record is None else {"model": weights, CONVERSION_KEY: json.loads(record)}
 
 
 def write_whole(path: Path, write: Any) -> None:

@@ -27,9 +27,9 @@ def launch(
 ) -> None:
     """Call `main(*args)` in every process of the run.
 
-    Under torchrun (which sets RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE) this process is one of them, and the other
-    arguments do not matter. Otherwise `num_gpus` processes are started here, over NCCL with a GPU each, or over gloo
-    on a machine without GPUs; with one process in all, `main` runs in this one.
+    Under torchrun (which sets RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE) this process is one of them, and the
+    other arguments do not matter. Otherwise `num_gpus` processes are started here, over NCCL with a GPU each, or over
+    gloo on a machine without GPUs; with one process in all, `main` runs in this one.
 
     Args:
         main: importable by name in a new process.

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader, get_psg_metadata
 from ..evaluation import SGDetEvaluator
-from ..modeling.usg_par import vocabulary_embeddings
+from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import EMA_KEY, USGCheckpointer, write_whole
 from .ema import ModelEMA
 from .hooks import BestCheckpointHook, CheckpointHook, LossLogHook, StopHook, truncate_log

@@ -115,7 +115,7 @@ class HungarianMatcher(nn.Module):
 
     Args:
         class_weight, mask_weight, dice_weight: of the three costs.
-        num_points: N, sampled once per image and shared by its queries and objects; 0 for all pixels of the mask features.
+        num_points: N, sampled once per image and shared by its queries and objects; 0 for all pixels of the features.
     """
 
     def __init__(

@@ -8,6 +8,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
 
+from .layers import CosineLogits
+from .open_vocab_head import OpenVocabularyHead
+
 MASK_DECODER_REGISTRY = Registry("MASK_DECODER")
 MASK_DECODER_REGISTRY.__doc__ = """
 Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg).
@@ -33,3 +36,10 @@ def build_mask_decoder(cfg: CfgNode) -> nn.Module:
 def build_relation_head(cfg: CfgNode, text_dim: int) -> nn.Module:
     """The registered relation head that MODEL.USG.RELATION_HEAD.NAME names, for text embeddings of width text_dim."""
     return RELATION_HEAD_REGISTRY.get(cfg.MODEL.USG.RELATION_HEAD.NAME)(cfg, text_dim)
+
+
+def build_class_head(cfg: CfgNode, text_dim: int) -> OpenVocabularyHead:
+    """The object classifier of MODEL.USG.CLASS_HEAD, for text embeddings of width text_dim."""
+    head = cfg.MODEL.USG.CLASS_HEAD
+    logit_scale = CosineLogits(head.LOGIT_SCALE, head.SCALE_INIT, head.PRIOR_PROB)
+    return OpenVocabularyHead(cfg.MODEL.USG.HIDDEN_DIM, text_dim, head.NUM_LAYERS, logit_scale)

@@ -187,8 +187,8 @@ def double_maps(x: Tensor) -> Tensor:
 def shrink_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling (without antialiasing) of (B, c, H, W) maps to a size that is not larger.
 
-    Where both sides shrink by the same even factor r, the samples lie in the middle of four pixels: their mean, read from
-    every r-th row and column only and in the maps' own type, is the same thing at a fraction of the memory traffic.
+    Where both sides shrink by the same even factor r, the samples lie in the middle of four pixels: their mean, read
+    from every r-th row and column only and in the maps' own type, is the same thing at a fraction of the traffic.
     """
     factors = {x.shape[-2] / size[0], x.shape[-1] / size[1]}
     (factor,) = factors if len(factors) == 1 else (0.5,)

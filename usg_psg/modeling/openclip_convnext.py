@@ -90,7 +90,7 @@ class OpenCLIPConvNeXt(Backbone):
             image: (B, 3, H, W), H and W multiples of 32.
 
         Returns:
-            "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32; in the type of an autocast around the call.
+            "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32, in the type of an autocast around.
         """
         autocast = image.is_cuda and torch.is_autocast_enabled("cuda")
         dtype = torch.get_autocast_dtype("cuda") if autocast else image.dtype

@@ -16,7 +16,6 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..data.register_psg import get_psg_metadata
 from ..inference import merge_panoptic, rank_relations, triplet_scores
 from ..losses import (
     HungarianMatcher,
@@ -27,10 +26,9 @@ from ..losses import (
     predicate_targets,
 )
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
-from .build import build_mask_decoder, build_pixel_decoder, build_relation_head
-from .layers import CosineLogits
+from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .open_vocab_head import OpenVocabularyHead
-from .text_embeddings import text_embeddings
+from .vocabulary import vocabulary_embeddings
 
 LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
 
@@ -121,20 +119,14 @@ class USGPar(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         usg, loss = cfg.MODEL.USG, cfg.MODEL.USG.LOSS
         backbone = build_backbone(cfg)
-        vocabulary = vocabulary_embeddings(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+        vocabulary = vocabulary_embeddings(cfg, next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None))
         text_dim = vocabulary["object_text"].shape[1]
         sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
-        head = usg.CLASS_HEAD
         return {
             "backbone": backbone,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "mask_decoder": build_mask_decoder(cfg),
-            "class_head": OpenVocabularyHead(
-                usg.HIDDEN_DIM,
-                text_dim,
-                head.NUM_LAYERS,
-                CosineLogits(head.LOGIT_SCALE, head.SCALE_INIT, head.PRIOR_PROB),
-            ),
+            "class_head": build_class_head(cfg, text_dim),
             "relation_head": build_relation_head(cfg, text_dim),
             "matcher": HungarianMatcher(
                 usg.MATCHER.CLASS_COST, usg.MATCHER.MASK_COST, usg.MATCHER.DICE_COST, loss.NUM_POINTS
@@ -188,8 +180,8 @@ class USGPar(nn.Module):
                 gt_classes (N,) and gt_masks (N, H, W), and "relations" (R, 3) int64 (subject, object, predicate). In
                 inference optionally "height", "width" of the original image, which masks are resized to. For
                 "predcls" also "instances", and "original_masks" (N, height, width) bool of the same objects.
-            normalizers: in training, what losses are divided by, from `loss_normalizers`; None counts this batch. A step
-                that accumulates several batches passes the counts of all of them.
+            normalizers: in training, what losses are divided by, from `loss_normalizers`; None counts this batch. A
+                step that accumulates several batches passes the counts of all of them.
 
         Returns:
             In training, weighted losses by name. Otherwise a dict per image:
@@ -428,16 +420,3 @@ def resize_masks(
     if tuple(full.shape[-2:]) != tuple(output_size):
         full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
     return full[0]
-
-
-def vocabulary_embeddings(cfg: CfgNode, dataset_name: str) -> dict:
-    """Arguments of `USGPar.set_vocabulary` for the names of a registered data set."""
-    metadata = get_psg_metadata(dataset_name)
-    clip = cfg.MODEL.CLIP
-    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    names = [*metadata.thing_classes, *metadata.stuff_classes]
-    return {
-        "object_text": text_embeddings(names, clip.OBJECT_TEMPLATES, **where),
-        "predicate_text": text_embeddings(metadata.predicate_classes, clip.PREDICATE_TEMPLATES, **where),
-        "is_thing": [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes),
-    }

@@ -1,0 +1,65 @@
+"""Predictions in the numbering of another vocabulary, brought into that of the annotations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..data.psg_categories import PSGVocabulary
+from ..data.vocabulary_file import VocabularyFile
+from .scene import Prediction
+
+
+def rename_predictions(
+    predictions: Iterable[tuple[str, Prediction]], file: VocabularyFile, annotated: PSGVocabulary, where: str
+) -> Iterator[tuple[str, Prediction]]:
+    """Replace class and predicate numbers by those of the annotations.
+
+    Args:
+        predictions: image_id and prediction; classes count the file's things, then stuff.
+        file: must have every name of the annotations; further names may be in it, but not be predicted.
+        annotated: names of the annotations.
+        where: file of the annotations, for errors.
+
+    Yields:
+        image_id and prediction.
+
+    Raises:
+        ValueError: if the file lacks a name, or a prediction has a number without a name, or with one that the
+            annotations do not know.
+    """
+    file.check_covers(where, annotated)
+    own = file.vocabulary
+    objects = _table(own.object_classes, annotated.object_classes)
+    predicates = _table(own.predicate_classes, annotated.predicate_classes)
+    for image_id, prediction in predictions:
+        at = f"image {image_id!r}"
+        changed = {"labels": _renamed(prediction.labels, objects, own.object_classes, f"{at}, labels", file.path)}
+        if prediction.segment_labels is not None:
+            labels = prediction.segment_labels
+            changed["segment_labels"] = _renamed(labels, objects, own.object_classes, f"{at}, segment", file.path)
+        for key in ("triplets", "triplets_ng"):
+            rows = getattr(prediction, key)
+            if rows is not None:
+                rows = np.array(rows)
+                rows[:, 2] = _renamed(rows[:, 2], predicates, own.predicate_classes, f"{at}, {key}", file.path)
+                changed[key] = rows
+        yield image_id, replace(prediction, **changed)
+
+
+def _table(own: Sequence[str], annotated: Sequence[str]) -> np.ndarray:
+    """For each own number that of the annotations, -1 for none."""
+    position = {name: i for i, name in enumerate(annotated)}
+    return np.array([position.get(name, -1) for name in own], dtype=np.int64)
+
+
+def _renamed(numbers: np.ndarray, table: np.ndarray, names: Sequence[str], at: str, path: str) -> np.ndarray:
+    outside = numbers[(numbers < 0) | (numbers >= len(table))]
+    if len(outside):
+        raise ValueError(f"{at}: {path} has {len(table)} names, got the number {outside[0]}")
+    new = table[numbers]
+    if (new < 0).any():
+        raise ValueError(f"{at}: {names[numbers[new < 0][0]]!r} of {path} is not a name of the annotations")
+    return new

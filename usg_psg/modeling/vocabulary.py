@@ -1,0 +1,47 @@
+"""From a configuration's vocabulary to the text embeddings that the model classifies into."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.config import CfgNode
+
+from ..data.register_psg import get_psg_metadata
+from ..data.vocabulary_file import read_vocabulary
+from .text_embeddings import text_embeddings
+
+logger = logging.getLogger(__name__)
+
+
+def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
+    """Arguments of `USGPar.set_vocabulary`.
+
+    Args:
+        cfg: MODEL.USG.VOCABULARY, if set, gives prompts and synonyms.
+        dataset_name: a registered data set, whose names are taken in its order; None takes those of the file.
+
+    Raises:
+        ValueError: if the file lacks names of the data set, or there is neither.
+    """
+    path, clip = cfg.MODEL.USG.VOCABULARY, cfg.MODEL.CLIP
+    if not path and dataset_name is None:
+        raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
+    file = read_vocabulary(path) if path else None
+    names = file.vocabulary if dataset_name is None else get_psg_metadata(dataset_name)
+    objects, predicates = [*names.thing_classes, *names.stuff_classes], list(names.predicate_classes)
+    is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
+    object_templates, predicate_templates = clip.OBJECT_TEMPLATES, clip.PREDICATE_TEMPLATES
+    if file is not None:
+        if dataset_name is not None:
+            file.check_covers(dataset_name, names)
+            if unused := file.number_left_out(names):
+                logger.info("%d names of %s are not in %s and take no part", unused, path, dataset_name)
+        objects, predicates = file.with_synonyms(objects), file.with_synonyms(predicates)
+        object_templates = file.object_templates or object_templates
+        predicate_templates = file.predicate_templates or predicate_templates
+    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    return {
+        "object_text": text_embeddings(objects, object_templates, **where),
+        "predicate_text": text_embeddings(predicates, predicate_templates, **where),
+        "is_thing": is_thing,
+    }
