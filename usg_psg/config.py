@@ -84,8 +84,9 @@ def _add_model(cfg: CfgNode) -> None:
     # Batches are padded to a multiple of this; positions are relative to the padded size, so a model that was trained
     # on padded images does best on images padded alike. -1 for the backbone's own stride.
     usg.SIZE_DIVISIBILITY = -1
-    # Train through torch.compile: faster steps after a start of some minutes; needs a GPU and what Triton needs.
-    usg.COMPILE = False
+    # "kernels": train through torch.compile; "graphs": and as CUDA graphs. Faster steps after a start of some minutes;
+    # needs a GPU, what Triton needs, and batches of one shape ("lsj" augmentation).
+    usg.COMPILE = "none"
 
     usg.PIXEL_DECODER = CfgNode()
     usg.PIXEL_DECODER.NAME = "MSDeformAttnPixelDecoder"

@@ -10,12 +10,32 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
-// ValueError in Python. TORCH_CHECK_VALUE would collect a C++ backtrace first, of no use to who passed a wrong shape.
+// ValueError in Python. The message is joined without C++ streams: a library linked by a C driver takes parts of the
+// stream classes from whatever was loaded before it, and printing an array through them crashed.
 #define MASK2FORMER_OPS_CHECK(condition, ...) \
-  if (!(condition)) throw ::c10::ValueError(::c10::str(__VA_ARGS__), nullptr)
+  if (!(condition)) TORCH_CHECK_VALUE(false, ::mask2former_ops::message(__VA_ARGS__))
 
 namespace mask2former_ops {
+
+inline std::string text(const char* part) { return part; }
+inline std::string text(int part) { return std::to_string(part); }
+inline std::string text(int64_t part) { return std::to_string(part); }
+inline std::string text(const at::Device& part) { return part.str(); }
+inline std::string text(at::ScalarType part) { return c10::toString(part); }
+inline std::string text(at::IntArrayRef part) {
+  std::string joined = "[";
+  for (size_t i = 0; i < part.size(); ++i) joined += (i ? ", " : "") + std::to_string(part[i]);
+  return joined + "]";
+}
+
+template <typename... Parts>
+std::string message(const Parts&... parts) {
+  std::string joined;
+  (joined.append(text(parts)), ...);
+  return joined;
+}
 
 constexpr int kMaxLevels = 8;
 constexpr int kMaxPoints = 8;

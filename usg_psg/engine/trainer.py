@@ -39,7 +39,7 @@ def adapt_to_machine(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.SOLVER.AMP.ENABLED = False
-        cfg.MODEL.USG.COMPILE = False
+        cfg.MODEL.USG.COMPILE = "none"
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
@@ -81,6 +81,8 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise ValueError("TEST.PRECISE_BN.ENABLED must be False: the trained parts have no batch normalisation")
+        if cfg.MODEL.USG.COMPILE == "graphs" and cfg.SOLVER.ACCUMULATION_STEPS > 1:
+            raise ValueError("MODEL.USG.COMPILE graphs keeps no gradients between batches: use kernels to accumulate")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None

@@ -104,10 +104,7 @@ class Matching:
 
     def result(self) -> Tensor:
         """(L, T) int64 query of each object, UNMATCHED (-1) where an image has more objects than queries."""
-        matched = torch.from_numpy(self._matched.result())
-        if self.device.type == "cuda":
-            matched = matched.pin_memory()
-        return matched.to(self.device, non_blocking=True)
+        return torch.from_numpy(self._matched.result()).to(self.device, non_blocking=True)
 
 
 class HungarianMatcher(nn.Module):
@@ -149,7 +146,8 @@ class HungarianMatcher(nn.Module):
         """
         device = class_logits.device
         counts = targets.counts
-        batch, most = len(counts), targets.max_count
+        # In steps of eight, so that the buffers of one step serve the next.
+        batch, most = len(counts), -(-targets.max_count // 8) * 8
         if most == 0:
             return Matching(class_logits.new_empty((*class_logits.shape[:3], 0), dtype=torch.float32), counts)
         if self.num_points:

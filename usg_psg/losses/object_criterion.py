@@ -70,9 +70,10 @@ class ObjectCriterion(nn.Module):
         # Unmatched objects go to one more query, cut off afterwards: choosing rows would wait for the device.
         query = torch.where(matched_query >= 0, matched_query, num_queries)
         labels = class_logits.new_zeros((num_layers, batch, num_queries + 1, num_classes))
-        labels[layer, targets.image_index, query, targets.classes] = 1.0
+        one = class_logits.new_ones(())  # assigning a number of the host's would wait, too
+        labels[layer, targets.image_index, query, targets.classes] = one
         weight = class_logits.new_full((num_layers, batch, num_queries + 1), self.no_object_weight)
-        weight[layer, targets.image_index, query] = 1.0
+        weight[layer, targets.image_index, query] = one
         labels, weight = labels[:, :, :-1], weight[:, :, :-1]
         return torch.stack([sigmoid_class_loss(*each) for each in zip(class_logits, labels, weight, strict=True)])
 

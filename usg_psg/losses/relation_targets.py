@@ -33,5 +33,5 @@ def predicate_targets(
         dtype=torch.bool,
         device=matched_query.device,
     )
-    labels[image, query[subject], query[object_], predicate] = True
+    labels[image, query[subject], query[object_], predicate] = labels.new_ones(())
     return labels[:, :num_queries, :num_queries]

@@ -54,7 +54,8 @@ class USGPar(nn.Module):
         object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
         relations_per_image: see `rank_relations`.
         task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
-        compile: in training, run the network's parts through `torch.compile`; the first steps then take minutes.
+        compile: "kernels" runs the network's parts through `torch.compile` in training, "graphs" also records them as
+            CUDA graphs, which take the host no time; the first steps then take minutes.
     """
 
     @configurable
@@ -82,11 +83,13 @@ class USGPar(nn.Module):
         overlap_threshold: float = 0.5,
         relations_per_image: int = 100,
         task: str = "sgdet",
-        compile: bool = False,
+        compile: str = "none",
     ):
         super().__init__()
         if task not in ("sgdet", "predcls"):
             raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
+        if compile not in ("none", "kernels", "graphs"):
+            raise ValueError(f"MODEL.USG.COMPILE must be 'none', 'kernels' or 'graphs', got {compile!r}")
         self.task = task
         self.compile_training = compile
         self._compiled: dict[str, Callable] = {}
@@ -212,13 +215,11 @@ class USGPar(nn.Module):
 
         Only in training: there batches have one shape, or few, while test images have many.
         """
-        if not (self.training and self.compile_training):
+        if not self.training or self.compile_training == "none":
             return part(*args)
         name = getattr(part, "__qualname__", type(part).__name__)
         if name not in self._compiled:
-            # What has no gradient runs as a CUDA graph, which takes the host no time.
-            frozen = part is self.backbone and not any(p.requires_grad for p in part.parameters())
-            mode = "reduce-overhead" if frozen else None
+            mode = "reduce-overhead" if self.compile_training == "graphs" else None
             # Of the bound method, not of the module: a compiled module would be another child with the same weights.
             self._compiled[name] = torch.compile(part.forward if isinstance(part, nn.Module) else part, mode=mode)
         if part is self.backbone:
