@@ -59,6 +59,14 @@ class Instances:
         """Whether there is such a field."""
         return name in self._fields
 
+    def get(self, name: str) -> Any:
+        """A field by name."""
+        return self._fields[name]
+
+    def get_fields(self) -> dict[str, Any]:
+        """All fields, not copied."""
+        return self._fields
+
     def to(self, *args: Any, **kwargs: Any) -> Instances:
         """A copy with every field that can be moved or cast moved or cast."""
         moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}

@@ -173,13 +173,12 @@ def get_detection_dataset_dicts(
 
     Args:
         names: one or several data sets.
-        filter_empty: drop images with `annotations` of which none is a non-crowd one; images without that key stay.
+        filter_empty, check_consistency: concern dicts with `annotations`, which this project's have not.
         min_keypoints, proposal_files: not supported here, must keep their defaults.
-        check_consistency: data sets with `annotations` must have equal `thing_classes`.
 
     Raises:
         KeyError: if a data set is not registered.
-        ValueError: if one is empty, nothing is left, or class names differ.
+        ValueError: if one is empty, or its dicts have `annotations`.
     """
     if min_keypoints or proposal_files is not None:
         raise NotImplementedError("min_keypoints and proposal_files: install Detectron2 for them")
@@ -188,14 +187,8 @@ def get_detection_dataset_dicts(
     if empty := [name for name, part in parts.items() if not part]:
         raise ValueError(f"Dataset {empty[0]!r} is empty")
     dicts = [each for name in names for each in parts[name]]
-    if dicts and "annotations" in dicts[0]:
-        if filter_empty:
-            dicts = [each for each in dicts if any(a.get("iscrowd", 0) == 0 for a in each["annotations"])]
-        classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
-        if check_consistency and any(each != classes[0] for each in classes):
-            raise ValueError(f"datasets {names} have different thing_classes")
-    if not dicts:
-        raise ValueError(f"no image is left in datasets {names}")
+    if any("annotations" in each for each in dicts):
+        raise ValueError(f"datasets {names}: dicts with `annotations` need Detectron2 itself")
     return dicts
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from ..config import CfgNode
-from ..data import build_detection_test_loader
 from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from ..modeling import build_model
 from ..solver import LRScheduler, build_lr_scheduler
@@ -96,7 +94,8 @@ class DefaultTrainer(TrainerBase):
     """Base class of trainers that are built from a config.
 
     A subclass's constructor calls `TrainerBase.__init__` and sets cfg, start_iter, max_iter, checkpointer, scheduler
-    and `_trainer`, which has model, data_loader, optimizer, `run_step`, `state_dict` and `load_state_dict`.
+    and `_trainer`, which has model, data_loader, optimizer, `run_step`, `state_dict` and `load_state_dict`. It has
+    class methods build_test_loader and build_evaluator, of a config and the name of a data set.
 
     Args:
         cfg: the config.
@@ -161,21 +160,8 @@ class DefaultTrainer(TrainerBase):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list]:
-        """`build_detection_test_loader`; subclasses pass their mapper."""
-        return build_detection_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of a data set."""
-        raise NotImplementedError("implement build_evaluator, or call test with evaluators")
-
-    @classmethod
     def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+        cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None
     ) -> dict:
         """Evaluate a model on each data set of DATASETS.TEST.
 

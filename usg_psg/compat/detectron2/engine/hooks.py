@@ -29,7 +29,7 @@ class IterationTimer(HookBase):
         self._warmup_iter = warmup_iter
 
     def before_train(self) -> None:
-        self._start, self._in_steps, self._counted = time.perf_counter(), 0.0, 0
+        self._start, self._in_steps = time.perf_counter(), 0.0
 
     def before_step(self) -> None:
         self._step_start = time.perf_counter()
@@ -38,7 +38,6 @@ class IterationTimer(HookBase):
         seconds = time.perf_counter() - self._step_start
         self._in_steps += seconds
         if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
-            self._counted += 1
             self.trainer.storage.put_scalar("time", seconds)
 
     def after_train(self) -> None:
