@@ -12,7 +12,7 @@ from usg_psg.compat import list_names
 from .engines import needs_real, run_python
 
 PROBE = str(Path(__file__).with_name("parity_probe.py"))
-PARTS = ("learning_rates", "loaders", "scaling", "solvers", "structures", "transforms")
+PARTS = ("learning_rates", "scaling", "structures", "transforms")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_default_config_is_detectron2s(behaviours):
 @needs_real
 @pytest.mark.parametrize("part", PARTS)
 def test_behaviour_is_detectron2s(behaviours, part):
-    """Learning rates, batches, transforms and so on agree, to rounding."""
+    """Learning rates, containers, transforms and so on agree, to rounding."""
     bundled, real = (each[part] for each in behaviours)
     assert bundled.keys() == real.keys()
     for key in bundled:

@@ -127,11 +127,6 @@ def new_instance(module: str, name: str) -> Any:
     return cls.__new__(cls)
 
 
-def run_worker(local_rank: int, *args: Any) -> None:
-    """Entry of a process that the bundled `launch` starts; lives here for the same reason as `new_instance`."""
-    importlib.import_module(f"{_PACKAGE}.engine.launch").distributed_worker(local_rank, *args)
-
-
 def _is_bundled(spec: ModuleSpec | None) -> bool:
     return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == _BUNDLED_DIR
 

@@ -1,16 +1,14 @@
-"""Layers with optional normalisation and activation."""
+"""The convolution with norm and activation, and the description of feature maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
-__all__ = ["Conv2d", "ShapeSpec", "cat", "get_norm"]
+__all__ = ["Conv2d", "ShapeSpec"]
 
 
 @dataclass
@@ -24,11 +22,7 @@ class ShapeSpec:
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d followed by an optional norm and an optional activation.
-
-    Args:
-        args, kwargs: as `torch.nn.Conv2d`, and the keywords norm (a module) and activation (a callable on tensors).
-    """
+    """torch's Conv2d with two more keywords: norm, a module, and activation, a callable; either may be None."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         norm, activation = kwargs.pop("norm", None), kwargs.pop("activation", None)
@@ -37,35 +31,7 @@ class Conv2d(nn.Conv2d):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W'); B may be 0."""
+        """(B, C_in, H, W) to (B, C_out, H', W')."""
         x = super().forward(x)
-        for then in (self.norm, self.activation):
-            if then is not None:
-                x = then(x)
-        return x
-
-
-def get_norm(norm: str | Callable | None, out_channels: int) -> nn.Module | None:
-    """A normalisation layer by name.
-
-    Args:
-        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), a callable of the number of channels; "" or None for none.
-    """
-    if norm is None or norm == "":
-        return None
-    if isinstance(norm, str):
-        by_name: dict[str, Callable] = {
-            "BN": nn.BatchNorm2d,
-            "SyncBN": nn.SyncBatchNorm,
-            "FrozenBN": FrozenBatchNorm2d,
-            "GN": lambda channels: nn.GroupNorm(32, channels),
-        }
-        if norm not in by_name:
-            raise ValueError(f"norm must be one of {', '.join(by_name)}, a callable or '', got {norm!r}")
-        norm = by_name[norm]
-    return norm(out_channels)
-
-
-def cat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """`torch.cat` that does not copy a single tensor."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.activation is None else self.activation(x)

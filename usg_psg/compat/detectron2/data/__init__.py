@@ -1,17 +1,231 @@
-"""Data sets by name, loaders, samplers and transforms."""
+"""Data sets by name, lists as data sets, and the loader of test data."""
 
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import UserDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from usg_psg.compat import new_instance
+
+from ..config import CfgNode, configurable
+from ..utils import comm
 from . import transforms  # noqa: F401  `detectron2.data.transforms` is reached as an attribute too
-from .build import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
-from .catalog import DatasetCatalog, Metadata, MetadataCatalog
-from .common import DatasetFromList, MapDataset
 
 __all__ = [
     "DatasetCatalog",
     "DatasetFromList",
-    "MapDataset",
     "Metadata",
     "MetadataCatalog",
     "build_detection_test_loader",
-    "build_detection_train_loader",
     "get_detection_dataset_dicts",
 ]
+
+
+class Metadata(SimpleNamespace):
+    """Facts about a data set as attributes; an attribute can be set again only to an equal value."""
+
+    name: str = "N/A"
+
+    def __getattr__(self, key: str) -> Any:
+        known = sorted(self.__dict__)
+        raise AttributeError(
+            f"Attribute {key!r} does not exist in the metadata of dataset {self.name!r}; it has {known}"
+        )
+
+    def __setattr__(self, key: str, val: Any) -> None:
+        old = self.__dict__.get(key, val)
+        if old != val:
+            raise AssertionError(f"metadata {key!r} of dataset {self.name!r} is {old!r} and cannot become {val!r}")
+        super().__setattr__(key, val)
+
+    def set(self, **kwargs: Any) -> Metadata:
+        """Set attributes; returns itself."""
+        for key, value in kwargs.items():
+            setattr(self, key, value)
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """An attribute, or a default."""
+        return self.__dict__.get(key, default)
+
+
+class _Catalog(UserDict):
+    def list(self) -> list[str]:
+        """Names in the catalog."""
+        return list(self.data)
+
+    def remove(self, name: str) -> None:
+        """Forget a name."""
+        self.data.pop(name)
+
+
+class _DatasetCatalog(_Catalog):
+    """From a data set's name to the function that loads its list of dicts."""
+
+    def register(self, name: str, func: Callable[[], list[dict]]) -> None:
+        """Add a data set; func must return the same each time. AssertionError if the name is taken."""
+        if name in self.data:
+            raise AssertionError(f"Dataset {name!r} is already registered")
+        self.data[name] = func
+
+    def get(self, name: str) -> list[dict]:
+        """Load a data set; KeyError if there is none of that name."""
+        if name not in self.data:
+            raise KeyError(f"Dataset {name!r} is not registered; available are {', '.join(self.data)}")
+        return self.data[name]()
+
+
+class _MetadataCatalog(_Catalog):
+    """From a data set's name to its `Metadata`."""
+
+    def get(self, name: str) -> Metadata:
+        """The metadata of that name, empty at the first call, the same object at every call."""
+        return self.data.setdefault(name, Metadata(name=name))
+
+
+DatasetCatalog = _DatasetCatalog()
+MetadataCatalog = _MetadataCatalog()
+
+
+class _WorkerReady(Dataset):
+    """Lets loader workers that start as fresh processes find this package before they unpickle a data set."""
+
+    def __reduce__(self) -> tuple:
+        return new_instance, (type(self).__module__, type(self).__qualname__), self.__dict__
+
+
+class DatasetFromList(_WorkerReady):
+    """A list as a data set.
+
+    Args:
+        lst: the elements.
+        copy: give out deep copies (serialised elements are new each time anyway).
+        serialize: keep pickled elements in one tensor, which worker processes share instead of copying.
+    """
+
+    def __init__(self, lst: list, copy: bool = True, serialize: bool = True):
+        self._copy = copy
+        self._serialized = serialize
+        if not serialize:
+            self._items = lst
+            return
+        pickled = [np.frombuffer(pickle.dumps(item, protocol=-1), dtype=np.uint8) for item in lst]
+        self._ends = torch.from_numpy(np.cumsum([len(each) for each in pickled], dtype=np.int64))
+        self._items = torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *pickled]))
+
+    def __len__(self) -> int:
+        return len(self._ends if self._serialized else self._items)
+
+    def __getitem__(self, idx: int) -> Any:
+        if not self._serialized:
+            return copy.deepcopy(self._items[idx]) if self._copy else self._items[idx]
+        start = 0 if idx == 0 else self._ends[idx - 1].item()
+        return pickle.loads(memoryview(self._items[start : self._ends[idx].item()].numpy()))
+
+
+class _MappedDataset(_WorkerReady):
+    def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any]):
+        self._dataset = dataset
+        self._mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, idx: int) -> Any:
+        mapped = self._mapper(self._dataset[idx])
+        if mapped is None:
+            raise ValueError(f"the mapper returned None for element {idx}: an evaluation leaves no image out")
+        return mapped
+
+
+class _InferenceSampler(Sampler):
+    """Every index once: each process has a contiguous part, the first ones an index more where they are not equal."""
+
+    def __init__(self, size: int):
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        share, longer = divmod(size, world_size)
+        begin = rank * share + min(rank, longer)
+        self._indices = range(begin, begin + share + (rank < longer))
+
+    def __iter__(self):
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def get_detection_dataset_dicts(
+    names: str | list[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: list[str] | None = None,
+    check_consistency: bool = True,
+) -> list[dict]:
+    """Load registered data sets into one list.
+
+    Args:
+        names: one or several data sets.
+        filter_empty, check_consistency: concern dicts with `annotations`, which this project's have not.
+        min_keypoints, proposal_files: not supported here, must keep their defaults.
+
+    Raises:
+        KeyError: if a data set is not registered.
+        ValueError: if one is empty, or its dicts have `annotations`.
+    """
+    if min_keypoints or proposal_files is not None:
+        raise NotImplementedError("min_keypoints and proposal_files: install Detectron2 for them")
+    names = [names] if isinstance(names, str) else list(names)
+    parts = {name: DatasetCatalog.get(name) for name in names}
+    if empty := [name for name, part in parts.items() if not part]:
+        raise ValueError(f"Dataset {empty[0]!r} is empty")
+    dicts = [each for name in names for each in parts[name]]
+    if any("annotations" in each for each in dicts):
+        raise ValueError(f"datasets {names}: dicts with `annotations` need Detectron2 itself")
+    return dicts
+
+
+def _test_loader_from_config(cfg: CfgNode, dataset_name: str | list[str], mapper: Callable[[dict], Any]) -> dict:
+    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    return {"dataset": dataset, "mapper": mapper, "num_workers": cfg.DATALOADER.NUM_WORKERS}
+
+
+@configurable(from_config=_test_loader_from_config)
+def build_detection_test_loader(
+    dataset: list | Dataset,
+    *,
+    mapper: Callable[[dict], Any],
+    sampler: Sampler | None = None,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    collate_fn: Callable[[list], Any] | None = None,
+) -> DataLoader:
+    """A loader of this process's share of the test data, in order; also called as (cfg, dataset_name, mapper=).
+
+    Args:
+        dataset: list of dataset dicts, or an indexable data set.
+        mapper: from a dataset dict to what the model takes.
+        sampler: of indices; None gives every process its share.
+        batch_size: images per batch of this process.
+        num_workers: loader processes of this process.
+        collate_fn: from the list to a batch; None keeps the list.
+    """
+    dataset = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    return DataLoader(
+        _MappedDataset(dataset, mapper),
+        batch_size=batch_size,
+        sampler=_InferenceSampler(len(dataset)) if sampler is None else sampler,
+        num_workers=num_workers,
+        collate_fn=collate_fn or _as_list,
+    )
+
+
+def _as_list(batch: list) -> list:
+    return batch

@@ -1,26 +1,9 @@
-"""Training: loops, hooks, the default trainer, and the start of several processes."""
+"""Training: the loop with hooks, the base of trainers, command line and set-up."""
 
 from . import hooks
-from .defaults import (
-    DefaultTrainer,
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-)
-from .launch import launch
-from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from .defaults import DefaultTrainer, default_argument_parser, default_setup, default_writers
+from .train_loop import HookBase, TrainerBase
 
 __all__ = [
-    "AMPTrainer",
-    "DefaultTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "hooks",
-    "launch",
-]
+    "DefaultTrainer", "HookBase", "TrainerBase", "default_argument_parser", "default_setup", "default_writers", "hooks",
+]  # fmt: skip

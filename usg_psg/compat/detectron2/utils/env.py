@@ -13,16 +13,10 @@ __all__ = ["seed_all_rng"]
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed Python, NumPy and torch (CPU and every GPU).
-
-    Args:
-        seed: None draws one from the system and logs it.
-    """
+    """Seed Python, NumPy and torch (CPU and every GPU); None draws a seed from the system and logs it."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") >> 1
         logging.getLogger(__name__).info("Using a generated random seed %d", seed)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    # For child processes started later.
-    os.environ["PYTHONHASHSEED"] = str(seed)

@@ -1,4 +1,4 @@
-"""Backbones: from images to named feature maps."""
+"""Registries and builders of models and their parts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from ..config import CfgNode
-from ..layers import ShapeSpec
-from ..utils.registry import Registry
+from .config import CfgNode
+from .layers import ShapeSpec
+from .utils.registry import Registry
 
-__all__ = ["BACKBONE_REGISTRY", "Backbone", "build_backbone"]
+__all__ = [
+    "BACKBONE_REGISTRY", "Backbone", "META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY", "build_backbone", "build_model",
+]  # fmt: skip
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
+META_ARCH_REGISTRY = Registry("META_ARCH")
+SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 
 
 class Backbone(nn.Module, ABC):
@@ -31,11 +35,6 @@ class Backbone(nn.Module, ABC):
         """What height and width of the input must be a multiple of; 0 for anything."""
         return 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Further wishes on padding: `size_divisibility`, `square_size`; see `ImageList.from_tensors`."""
-        return {}
-
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature map."""
         return {
@@ -45,14 +44,16 @@ class Backbone(nn.Module, ABC):
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build MODEL.BACKBONE.NAME.
-
-    Args:
-        input_shape: of the images; None takes the channels from MODEL.PIXEL_MEAN.
-    """
+    """Build MODEL.BACKBONE.NAME for images of input_shape; None takes their channels from MODEL.PIXEL_MEAN."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} built a {type(backbone)}, expected a Backbone")
     return backbone
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE, without loading weights."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -1,0 +1,109 @@
+"""Run a model over a data set, evaluate its outputs, print the results and compare them with expected ones."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pprint import pformat
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import CfgNode
+
+__all__ = ["DatasetEvaluator", "inference_context", "inference_on_dataset", "print_csv_format", "verify_results"]
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetEvaluator:
+    """Base class: `reset`, then `process` each batch, then `evaluate`."""
+
+    def reset(self) -> None:
+        """Forget what was processed."""
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take one batch of model inputs and what the model returned for it."""
+
+    def evaluate(self) -> dict | None:
+        """Results as {task: {metric: value}} on the main process; may be None elsewhere."""
+
+
+def inference_on_dataset(
+    model: Callable[[Any], Any],
+    data_loader: Iterable,
+    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    callbacks: dict[str, Callable] | None = None,
+) -> dict:
+    """Run the model over this process's share of the data, without gradients and in eval mode, and evaluate.
+
+    Args:
+        model: a module, from a batch of the loader to outputs; its training mode is restored afterwards.
+        data_loader: with a length.
+        evaluator: one; several, or none, are not supported here, nor are callbacks.
+
+    Returns:
+        what `evaluator.evaluate()` returns, {} for None.
+    """
+    if callbacks or not isinstance(evaluator, DatasetEvaluator):
+        raise NotImplementedError("callbacks, and other than one evaluator: install Detectron2 for them")
+    total = len(data_loader)
+    logger.info("Start inference on %d batches", total)
+    evaluator.reset()
+    start = shown = time.perf_counter()
+    in_model = 0.0
+    with inference_context(model), torch.no_grad():
+        for done, inputs in enumerate(data_loader, start=1):
+            begin = time.perf_counter()
+            outputs = model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            in_model += time.perf_counter() - begin
+            evaluator.process(inputs, outputs)
+            now = time.perf_counter()
+            if now - shown >= 5 or done == total:
+                shown, each = now, (now - start) / done
+                left = datetime.timedelta(seconds=int(each * (total - done)))
+                text = "Inference done %d/%d. %.4f s / batch (%.4f s in the model). ETA=%s"
+                logger.info(text, done, total, each, in_model / done, left)
+    results = evaluator.evaluate()
+    return {} if results is None else results
+
+
+@contextlib.contextmanager
+def inference_context(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block, the mode before it afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def print_csv_format(results: Mapping[str, Any]) -> None:
+    """Log {task: {metric: value}} in lines for a spreadsheet; metrics with a "-" (per-class ones) are left out."""
+    for task, result in results.items():
+        shown = {name: value for name, value in result.items() if "-" not in name}
+        logger.info("copypaste: Task: %s", task)
+        logger.info("copypaste: %s", ",".join(shown))
+        logger.info("copypaste: %s", ",".join(f"{value:.4f}" for value in shown.values()))
+
+
+def verify_results(cfg: CfgNode, results: Mapping[str, Any]) -> bool:
+    """Compare with TEST.EXPECTED_RESULTS, rows (task, metric, value, tolerance); ends the program on a mismatch."""
+    expected = cfg.TEST.EXPECTED_RESULTS
+    for task, metric, value, tolerance in expected:
+        actual = results[task].get(metric)
+        if actual is None or not math.isfinite(actual) or abs(actual - value) > tolerance:
+            logger.error("Result verification failed! Expected %s, got %s", expected, pformat(results))
+            sys.exit(1)
+    if expected:
+        logger.info("Results verification passed.")
+    return True
