@@ -58,7 +58,9 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
             content = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no PSG file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
     names = {

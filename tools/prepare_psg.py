@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""Check, count, index and clean a data set in PSG's format.
+
+    python tools/prepare_psg.py check --json datasets/psg/psg.json --image-root datasets/coco --workers 8
+
+`check` ends with status 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+import usg_psg  # noqa: F401  selects the engine
+from usg_psg.data import PSG_VOCABULARY
+from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, report_to_dict, write_json
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of this program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="list every fault of the file and its pictures")
+    _add_pictures(check)
+    check.add_argument("--limit-examples", type=_count, default=5, metavar="N", help="of each kind, default 5")
+    check.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report to this file")
+    check.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
+    check.set_defaults(run=run_check)
+    args = parser.parse_args(argv)
+    args.parser = commands.choices[args.command]
+    if not args.json.is_file():
+        args.parser.error(f"--json: there is no file {args.json}")
+    if getattr(args, "image_root", None) is not None and not args.image_root.is_dir():
+        args.parser.error(f"--image-root: there is no folder {args.image_root}")
+    for name in ("report", "output"):
+        path = getattr(args, name, None)
+        if path is not None and not path.absolute().parent.is_dir():
+            args.parser.error(f"--{name}: there is no folder {path.absolute().parent}")
+    return args
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", required=True, type=Path, help="psg.json, or a file of the same form")
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    _add_json(parser)
+    parser.add_argument("--image-root", required=True, type=Path, help="folder that its file names are relative to")
+    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help="default: the cores")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS", help=f"for one image, default {TIMEOUT:g}"
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return value
+
+
+def with_bar(unit: str, function: Callable) -> object:
+    """Call function(progress=...) under a progress bar."""
+    tqdm.monitor_interval = 0  # no thread: the worker processes are forked
+    with tqdm(unit=unit, smoothing=0.05) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return function(progress=progress)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """List every fault; status 1 if there is one that the loader rejects."""
+    report = with_bar(
+        "image",
+        lambda progress: check_dataset(
+            args.json,
+            args.image_root,
+            workers=args.workers,
+            limit_examples=args.limit_examples,
+            vocabulary=PSG_VOCABULARY if args.psg_names else None,
+            timeout=args.timeout,
+            progress=progress,
+        ),
+    )
+    print(format_report(report))
+    if args.report:
+        write_json(args.report, report_to_dict(report))
+    if not report.complete:
+        return 130
+    return 1 if report.num_fatal else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
