@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import PSG_VOCABULARY
-from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, report_to_dict, write_json
+from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, report_to_dict
+from usg_psg.data.files import write_json
+from usg_psg.data.psg_json import write_index
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -31,6 +33,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     check.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report to this file")
     check.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
     check.set_defaults(run=run_check)
+    index = commands.add_parser("index", help="write JSON_FILE.index, from which the data set is loaded in no time")
+    _add_json(index)
+    index.set_defaults(run=run_index)
     args = parser.parse_args(argv)
     args.parser = commands.choices[args.command]
     if not args.json.is_file():
@@ -103,6 +108,13 @@ def run_check(args: argparse.Namespace) -> int:
     if not report.complete:
         return 130
     return 1 if report.num_fatal else 0
+
+
+def run_index(args: argparse.Namespace) -> int:
+    """Pack the file for the loader."""
+    path = write_index(args.json)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

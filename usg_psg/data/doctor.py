@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -217,18 +216,3 @@ def report_to_dict(report: Report) -> dict:
             for kind, what, count in report.rows()
         ],
     }
-
-
-def write_json(path: str | Path, content: dict) -> None:
-    """Write a JSON file that is whole or not there."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="ascii") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -132,6 +132,27 @@ def decode_panoptic_png(file_name: str, *, size: tuple[int, int] | None = None, 
         FileNotFoundError: if there is no such file.
         ValueError: if it is no image, is cut off, has no three colour channels, or has another size.
     """
+    return (_read_colours(file_name, size, image_id) & MAX_COLOUR).view(np.int32)
+
+
+def count_png_ids(
+    file_name: str, *, size: tuple[int, int] | None = None, image_id: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of a panoptic PNG and their pixels; arguments and errors as in `decode_panoptic_png`.
+
+    Returns:
+        ids (n,) int64, ascending, 0 among them if it occurs; pixels (n,) int64.
+    """
+    flat = _read_colours(file_name, size, image_id).ravel()
+    # Segments are runs of equal pixels: thousands of runs, but hundreds of thousands of pixels.
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    ids, run_id = np.unique(flat[starts] & MAX_COLOUR, return_inverse=True)
+    return ids.astype(np.int64), np.bincount(run_id, weights=lengths, minlength=len(ids)).astype(np.int64)
+
+
+def _read_colours(file_name: str, size: tuple[int, int] | None, image_id: str) -> np.ndarray:
+    """(H, W) uint32, R + 256 G + 256^2 B in the low three bytes; the fourth says nothing."""
     with _opened(file_name, image_id) as image:
         if image.mode != "RGB":
             message = f"a panoptic PNG has three 8-bit colour channels (mode RGB), this one has mode {image.mode}"
@@ -140,9 +161,7 @@ def decode_panoptic_png(file_name: str, *, size: tuple[int, int] | None = None, 
             message = _size_message("panoptic PNG", size, (image.height, image.width))
             raise _error("size", file_name, image_id, message)
         image.load()
-        # Four bytes a pixel, the last one padding: the id is the low three of a little-endian integer.
-        colours = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
-    return (colours & MAX_COLOUR).view(np.int32)
+        return np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
 
 
 def encode_panoptic(ids: np.ndarray) -> np.ndarray:
@@ -181,23 +200,6 @@ def segment_index_map(
     if (counts == 0).any():
         raise _error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[counts == 0]))
     return index
-
-
-def count_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a map and their pixels.
-
-    Args:
-        ids: (H, W) int32.
-
-    Returns:
-        ids (n,) int32, ascending, 0 among them if it occurs; pixels (n,) int64.
-    """
-    flat = ids.ravel()
-    # Segments are runs of equal pixels: thousands of runs, but hundreds of thousands of pixels.
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]) if flat.size else np.empty(0, np.int64)
-    lengths = np.diff(starts, append=flat.size)
-    values, run_value = np.unique(flat[starts], return_inverse=True)
-    return values, np.bincount(run_value, weights=lengths, minlength=len(values)).astype(np.int64)
 
 
 def unlisted_message(ids: np.ndarray) -> str:
@@ -266,9 +268,7 @@ def _needed_turn(
 
 
 def _size_message(what: str, expected: tuple[int, int], found: tuple[int, int]) -> str:
-    return (
-        f"the annotations say height x width {expected[0]} x {expected[1]}, the {what} has {found[0]} x {found[1]}"
-    )
+    return f"the annotations say height x width {expected[0]} x {expected[1]}, the {what} has {found[0]} x {found[1]}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,14 +16,13 @@ from .panoptic import (
     MissingPictureError,
     PictureError,
     check_image,
-    count_ids,
-    decode_panoptic_png,
+    count_png_ids,
     no_pixels_message,
     too_many_message,
     unlisted_message,
 )
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault, file_name_faults, record_faults, segment_faults, size_faults, structure_faults
+from .psg_faults import Fault, file_name_faults, record_faults, size_faults
 
 KEYS = ("file_name", "pan_seg_file_name")
 
@@ -41,10 +40,13 @@ def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root:
         Faults in the order of the loader's checks; those of pictures have their path in `file`.
     """
     faults = list(record_faults(record, image_id, vocabulary))
-    if isinstance(record, dict):
-        faults += _picture_faults(record, image_id, vocabulary, root)
-        if not any(structure_faults(record, image_id)):
-            faults += record_notes(record, image_id)
+    if not isinstance(record, dict):
+        return faults
+    kinds = {fault.kind for fault in faults}
+    is_whole = not kinds & {"structure", "missing_key"}
+    faults += _picture_faults(record, image_id, root, is_whole and not kinds & {"segment_id", "duplicate_segment_id"})
+    if is_whole:
+        faults += record_notes(record, image_id)
     return faults
 
 
@@ -62,8 +64,11 @@ def record_notes(record: dict, image_id: str) -> Iterator[Fault]:
             yield Fault("duplicate_relation", image_id, f"relations[{i}]", message, fatal=False)
 
 
-def _picture_faults(record: dict, image_id: str, vocabulary: PSGVocabulary, root: str) -> Iterator[Fault]:
-    """Faults of the pictures that can be found by a record that may have faults itself."""
+def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> Iterator[Fault]:
+    """Faults of the pictures that can be found by a record that may have faults itself.
+
+    has_ids says that the record's segments have distinct, possible ids, to compare with the PNG's.
+    """
     names = {key: record.get(key) for key in KEYS}
     probe = {key: name if isinstance(name, str) else "" for key, name in names.items()}
     invalid = {fault.field for fault in file_name_faults(probe, image_id)}
@@ -78,7 +83,9 @@ def _picture_faults(record: dict, image_id: str, vocabulary: PSGVocabulary, root
             if key == "file_name":
                 yield from _image_notes(path, size, image_id)
             else:
-                yield from _panoptic_faults(record, path, size, image_id, vocabulary)
+                ids, pixels = count_png_ids(path, size=size, image_id=image_id)
+                if has_ids:
+                    yield from _id_faults(record["segments_info"], ids, pixels, image_id, path)
         except (PictureError, MissingPictureError) as error:
             kind = f"{error.problem}_{'image' if key == 'file_name' else 'png'}"
             yield Fault(kind, image_id, key, error.message, True, path)
@@ -99,24 +106,18 @@ def _image_notes(path: str, size: tuple[int, int] | None, image_id: str) -> Iter
         yield Fault("exif_orientation", image_id, "file_name", f"EXIF orientation {orientation}", False, path)
 
 
-def _panoptic_faults(
-    record: dict, path: str, size: tuple[int, int] | None, image_id: str, vocabulary: PSGVocabulary
-) -> Iterator[Fault]:
-    """Faults of a panoptic PNG, and areas that disagree with its pixels."""
-    values, pixels = count_ids(decode_panoptic_png(path, size=size, image_id=image_id))
-    segments = record.get("segments_info")
-    if any(structure_faults(record, image_id)) or _has_invalid_ids(record, image_id, vocabulary):
-        return
+def _id_faults(segments: list[dict], ids: np.ndarray, pixels: np.ndarray, image_id: str, path: str) -> Iterator[Fault]:
+    """Ids that only one of segments_info and PNG has, and areas that disagree with the pixels."""
     if len(segments) > MAX_SEGMENTS:
         message = too_many_message(len(segments))
         yield Fault("too_many_segments_png", image_id, "pan_seg_file_name", message, True, path)
         return
-    listed = np.array([s["id"] for s in segments], dtype=np.int64)
-    unlisted = np.setdiff1d(values[values != 0], listed)
+    area_of = dict(zip(ids.tolist(), pixels.tolist(), strict=True))
+    listed = {s["id"] for s in segments}
+    unlisted = np.array([i for i in area_of if i != 0 and i not in listed])
     if len(unlisted):
         yield Fault("unlisted_ids_png", image_id, "pan_seg_file_name", unlisted_message(unlisted), True, path)
-    area_of = dict(zip(values.tolist(), pixels.tolist(), strict=True))
-    absent = np.array([i for i in listed.tolist() if i not in area_of], dtype=np.int64)
+    absent = np.array([s["id"] for s in segments if s["id"] not in area_of])
     if len(absent):
         yield Fault("ids_without_pixels_png", image_id, "pan_seg_file_name", no_pixels_message(absent), True, path)
     for i, segment in enumerate(segments):
@@ -124,10 +125,6 @@ def _panoptic_faults(
         if area is not None and segment["area"] != area:
             message = f"the file says {segment['area']!r} pixels, the panoptic PNG has {area}"
             yield Fault("area_differs", image_id, f"segments_info[{i}].area", message, False, path)
-
-
-def _has_invalid_ids(record: dict, image_id: str, vocabulary: PSGVocabulary) -> bool:
-    return any(f.kind in ("segment_id", "duplicate_segment_id") for f in segment_faults(record, image_id, vocabulary))
 
 
 def leaves_root(path: str, root: str) -> bool:

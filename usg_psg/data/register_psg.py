@@ -19,6 +19,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from .psg_categories import PSG_VOCABULARY, PSGVocabulary
+from .psg_index import open_index
 from .psg_json import SPLITS, load_psg_json, read_psg_json
 
 PathLike = str | Path
@@ -169,7 +170,7 @@ def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:
 
 @lru_cache(maxsize=16)
 def _read_vocabulary(json_file: str, _modified: int) -> PSGVocabulary:
-    return read_psg_json(json_file).vocabulary
+    return (open_index(json_file) or read_psg_json(json_file)).vocabulary
 
 
 def _vocabulary_metadata(vocabulary: PSGVocabulary) -> dict:

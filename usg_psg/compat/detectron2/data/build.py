@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
 
 from ..config import CfgNode, configurable
 from ..utils.comm import get_world_size
@@ -28,8 +28,8 @@ def get_detection_dataset_dicts(
     min_keypoints: int = 0,
     proposal_files: list[str] | None = None,
     check_consistency: bool = True,
-) -> list[dict]:
-    """Load registered data sets into one list.
+) -> list[dict] | Dataset:
+    """Load registered data sets into one list, or, if the first is a torch Dataset, into one Dataset.
 
     Args:
         names: one or several data sets.
@@ -48,6 +48,9 @@ def get_detection_dataset_dicts(
     for name, part in zip(names, parts, strict=True):
         if not len(part):
             raise ValueError(f"Dataset {name!r} is empty")
+    if isinstance(parts[0], Dataset):
+        # Made on demand: never all in memory at once.
+        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
     dicts = [each for part in parts for each in part]
     if dicts and "annotations" in dicts[0]:
         if filter_empty:
