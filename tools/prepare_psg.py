@@ -2,6 +2,9 @@
 """Check, count, index and clean a data set in PSG's format.
 
     python tools/prepare_psg.py check --json datasets/psg/psg.json --image-root datasets/coco --workers 8
+    python tools/prepare_psg.py stats --json datasets/psg/psg.json --output statistics
+    python tools/prepare_psg.py index --json datasets/psg/psg.json
+    python tools/prepare_psg.py fix   --json datasets/psg/psg.json --image-root datasets/coco --output clean.json
 
 `check` ends with status 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
 """
@@ -11,16 +14,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+from tabulate import tabulate
 from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import PSG_VOCABULARY
-from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, report_to_dict
+from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, one_line, report_to_dict
 from usg_psg.data.files import write_json
 from usg_psg.data.psg_json import write_index
+from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure
+from usg_psg.data.repair import repair_dataset
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -36,13 +44,25 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     index = commands.add_parser("index", help="write JSON_FILE.index, from which the data set is loaded in no time")
     _add_json(index)
     index.set_defaults(run=run_index)
+    stats = commands.add_parser("stats", help="count objects, relations, predicates and pairs")
+    _add_json(stats)
+    stats.add_argument("--output", type=Path, metavar="FOLDER", help="also write statistics.json and predicates.png")
+    stats.set_defaults(run=run_stats)
+    fix = commands.add_parser("fix", help="write a copy without what the loader rejects")
+    _add_pictures(fix)
+    fix.add_argument("--output", required=True, type=Path, metavar="OUT.json", help="the copy; must not exist")
+    fix.add_argument("--log", type=Path, metavar="FILE.json", help="list of all changes, default OUT.json.changes.json")
+    fix.set_defaults(run=run_fix)
     args = parser.parse_args(argv)
     args.parser = commands.choices[args.command]
     if not args.json.is_file():
         args.parser.error(f"--json: there is no file {args.json}")
     if getattr(args, "image_root", None) is not None and not args.image_root.is_dir():
         args.parser.error(f"--image-root: there is no folder {args.image_root}")
-    for name in ("report", "output"):
+    if args.command == "fix" and args.output.exists():
+        same = " the input" if args.output.samefile(args.json) else ""
+        args.parser.error(f"--output: {args.output} exists{same and ', it is' + same}; it is not overwritten")
+    for name in ("report", "output", "log"):
         path = getattr(args, name, None)
         if path is not None and not path.absolute().parent.is_dir():
             args.parser.error(f"--{name}: there is no folder {path.absolute().parent}")
@@ -114,6 +134,37 @@ def run_index(args: argparse.Namespace) -> int:
     """Pack the file for the loader."""
     path = write_index(args.json)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """Count, print and draw."""
+    statistics = dataset_statistics(args.json)
+    print(tabulate(format_statistics(statistics), headers=("", *statistics["splits"]), intfmt=","))
+    if args.output:
+        args.output.mkdir(exist_ok=True)
+        write_json(args.output / "statistics.json", statistics)
+        predicate_figure(statistics).savefig(args.output / "predicates.png", dpi=120, bbox_inches="tight")
+        print(f"statistics.json and predicates.png are in {args.output}")
+    return 0
+
+
+def run_fix(args: argparse.Namespace) -> int:
+    """Write the clean copy and the list of what it lacks."""
+    content, changes = with_bar(
+        "image",
+        lambda progress: repair_dataset(
+            args.json, args.image_root, workers=args.workers, timeout=args.timeout, progress=progress
+        ),
+    )
+    log = args.log or Path(f"{args.output}.changes.json")
+    write_json(log, {"input": str(args.json), "output": str(args.output), "changes": [asdict(c) for c in changes]})
+    write_json(args.output, content, indent=None)
+    for change in changes:
+        print(one_line(change.describe()))
+    counts = Counter(change.what for change in changes)
+    left_out = ", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing"
+    print(f"{args.output}: {len(content['data']):,} images; left out: {left_out}; all changes are in {log}")
     return 0
 
 

@@ -37,6 +37,9 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 640
     cfg.INPUT.MAX_SIZE_TEST = 1066
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
+    # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
+    cfg.DATALOADER.BAD_SAMPLES = "error"
 
 
 def _add_clip(cfg: CfgNode) -> None:

@@ -51,6 +51,10 @@ class PSGFile:
         """Faults of one record that can be seen without opening an image."""
         return record_faults(self.records[position], self.image_ids[position], self.vocabulary)
 
+    def dataset_dict(self, position: int, root: Path) -> dict:
+        """One image as `load_psg_json` describes it, of a record without faults."""
+        return _dataset_dict(self.records[position], self.image_ids[position], root)
+
 
 def read_psg_json(json_file: str | Path) -> PSGFile:
     """Open a PSG file.
@@ -82,6 +86,11 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
         test_image_ids=frozenset(str(x) for x in test_ids),
         vocabulary=PSGVocabulary(**names),
     )
+
+
+def open_psg(json_file: str | Path) -> PSGFile | PSGIndex:
+    """The index of a PSG file where there is a good one, else the file; errors as in `read_psg_json`."""
+    return open_index(json_file) or read_psg_json(json_file)
 
 
 def _require_list(path: str, content: object, key: str, item_type: type | None) -> list:
@@ -155,7 +164,7 @@ def load_psg_json(
     """
     if policy not in POLICIES:
         raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
-    content = open_index(json_file) or read_psg_json(json_file)
+    content = open_psg(json_file)
     if vocabulary is not None:
         check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, split)
@@ -182,7 +191,7 @@ def load_psg_json(
         raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
     if isinstance(content, PSGIndex):
         return PSGRecords(content, kept, root)
-    return [_dataset_dict(content.records[i], content.image_ids[i], root) for i in kept]
+    return [content.dataset_dict(i, root) for i in kept]
 
 
 def write_index(json_file: str | Path) -> Path:
@@ -197,7 +206,7 @@ def write_index(json_file: str | Path) -> Path:
     invalid = {i for i, found in faults.items() if any(f.fatal for f in found)}
     dicts, names = [], []
     for i, record in enumerate(content.records):
-        dicts.append(None if i in invalid else _dataset_dict(record, content.image_ids[i], Path()))
+        dicts.append(None if i in invalid else content.dataset_dict(i, Path()))
         names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
     packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, faults, identity)
     path = index_path(json_file)

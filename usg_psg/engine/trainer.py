@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from ..data import PSGDatasetMapper, get_psg_metadata
 from ..evaluation import SGDetEvaluator
 from ..modeling.usg_par import vocabulary_embeddings
+from .bad_samples import LeftOutReport, build_psg_train_loader
 from .checkpoint import USGCheckpointer
 from .optimizer import build_optimizer
 
@@ -46,8 +47,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Training batches of `PSGDatasetMapper`."""
-        return build_detection_train_loader(cfg, mapper=PSGDatasetMapper(cfg, is_train=True))
+        """Training batches, see `build_psg_train_loader`."""
+        return build_psg_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -89,9 +90,9 @@ class Trainer(DefaultTrainer):
             core.set_vocabulary(*own)
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, on this project's checkpointer."""
+        """Detectron2's hooks, on this project's checkpointer, and the account of images that were left out."""
         self.checkpointer = USGCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        return [*super().build_hooks(), LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))]
 
 
 def vocabulary_names(dataset_name: str) -> tuple:
