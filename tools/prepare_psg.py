@@ -64,6 +64,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args.parser.error(f"--output: {args.output} exists{same and ', it is' + same}; it is not overwritten")
     for name in ("report", "output", "log"):
         path = getattr(args, name, None)
+        if name in ("report", "log") and path is not None and path.exists() and path.samefile(args.json):
+            args.parser.error(f"--{name}: {path} is the input")
         if path is not None and not path.absolute().parent.is_dir():
             args.parser.error(f"--{name}: there is no folder {path.absolute().parent}")
     return args

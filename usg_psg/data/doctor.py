@@ -112,9 +112,7 @@ def check_dataset(
         if vocabulary is not None:
             check_vocabulary(content, vocabulary)
     except ValueError as error:
-        # The loader's message names the file already.
-        message = str(error).removeprefix(str(json_file)).lstrip(":, ")
-        report.add(-1, [Fault("file", "", "", message)], limit_examples)
+        report.add(-1, [Fault("file", "", "", str(error))], limit_examples)
         return report.finish(limit_examples)
     report.num_images = len(content.records)
     try:

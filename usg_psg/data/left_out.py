@@ -64,7 +64,8 @@ class LeftOutImages:
             return ""
         shown = ", ".join(map(repr, list(found)[:MAX_NAMES]))
         more = ", ..." if len(found) > MAX_NAMES else ""
-        return f"{len(found)} images were left out of training (image_id {shown}{more}); first: {next(iter(found.values()))}"
+        reason = next(iter(found.values()))
+        return f"{len(found)} images were left out of training (image_id {shown}{more}); the first: {reason}"
 
 
 def _remove(path: str, owner: int) -> None:

@@ -36,7 +36,7 @@ class Fault:
     Attributes:
         kind: name of the rule, for counting; the function `<kind>_faults` or the key of the check in it.
         image_id: the image, "" if the file as a whole is meant.
-        field: where, for example "relations[3]".
+        field: where, for example "relations[3]"; "" if the message says all.
         message: what was expected and what was found.
         fatal: False if the reader repairs it without loss of meaning (it drops self-relations and counts them).
         file: path of the picture that is meant, "" for the PSG file.
@@ -55,6 +55,8 @@ class Fault:
         Args:
             file: path of the PSG file.
         """
+        if not self.field:
+            return self.message
         if self.file:
             return f"{self.file} (image_id {self.image_id!r}): {self.message}"
         image = f", image_id {self.image_id!r}" if self.image_id else ""
