@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import os
@@ -38,10 +39,11 @@ def many(folder, number):
     return write_json(folder, content([{**record("0"), "image_id": str(i)} for i in range(number)], ["0"]))
 
 
-def run_tool(*args, **kwargs):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, args)], capture_output=True, text=True, timeout=120, check=False, **kwargs
-    )
+@pytest.fixture
+def tool(monkeypatch):
+    """The program's main function."""
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    return importlib.import_module(TOOL.stem).main
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -129,21 +131,28 @@ def _children():
     return listed
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, tool, capsys):
     path, paths = build(RECORDS["predicate"], tmp_path)
     report = tmp_path / "report.json"
-    found = run_tool("check", "--json", path, "--image-root", tmp_path, "--workers", 1, "--report", report)
-    assert found.returncode == 1, found.stderr
-    assert RECORDS["predicate"].message.format(**paths) in found.stdout
-    assert "3 images checked: 1 faults in 1 images, 4 notes" in found.stdout
-    content_ = json.loads(report.read_text())
-    assert content_["kinds"][0]["kind"] == "predicate_range" and content_["complete"]
+    common = ["--image-root", str(tmp_path), "--workers", "1"]
+    assert tool(["check", "--json", str(path), *common, "--report", str(report)]) == 1
+    printed = capsys.readouterr().out
+    assert RECORDS["predicate"].message.format(**paths) in printed
+    assert "3 images checked: 1 faults in 1 images, 4 notes" in printed
+    found = json.loads(report.read_text())
+    assert found["kinds"][0]["kind"] == "predicate_range" and found["complete"]
     clean = tmp_path / "clean.json"
-    fixed = run_tool("fix", "--json", path, "--image-root", tmp_path, "--workers", 1, "--output", clean)
-    assert fixed.returncode == 0, fixed.stderr
-    assert "data[1].relations[5]: relation left out, predicate 4 is out of range" in fixed.stdout
+    assert tool(["fix", "--json", str(path), *common, "--output", str(clean)]) == 0
+    assert "data[1].relations[5]: relation left out, predicate 4 is out of range" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "clean.json.changes.json").read_text())["changes"]) == 1
-    assert run_tool("check", "--json", clean, "--image-root", tmp_path, "--workers", 1).returncode == 0
+    assert tool(["check", "--json", str(clean), *common]) == 0
+    assert tool(["index", "--json", str(clean)]) == 0
+    assert tool(["stats", "--json", str(clean), "--output", str(tmp_path / "counts")]) == 0
+    assert sorted(p.name for p in (tmp_path / "counts").iterdir()) == ["predicates.png", "statistics.json"]
+    assert "related_pairs" in capsys.readouterr().out
+    path.write_text("[]")
+    assert tool(["stats", "--json", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: {path}: not a PSG file, the key 'data' is missing\n"
 
 
 @pytest.mark.parametrize(
@@ -160,18 +169,13 @@ def test_command_line(tmp_path):
         (["fix", "--json", "psg.json", "--image-root", ".", "--output", "link.json"], "exists, it is the input"),
     ],
 )
-def test_wrong_arguments(tmp_path, monkeypatch, capsys, args, message):
-    sys.path.insert(0, str(TOOL.parent))
-    try:
-        import prepare_psg
-    finally:
-        sys.path.remove(str(TOOL.parent))
+def test_wrong_arguments(tmp_path, monkeypatch, capsys, tool, args, message):
     path = many(tmp_path, 2)
     (tmp_path / "link.json").symlink_to(path)
     before = path.read_bytes()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
-        prepare_psg.main(args)
+        tool(args)
     assert error.value.code == 2
     assert message in capsys.readouterr().err and path.read_bytes() == before
 

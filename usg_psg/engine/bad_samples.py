@@ -19,8 +19,8 @@ def build_psg_train_loader(cfg: CfgNode):
 
     The mapper's list of images that are left out becomes the loader's attribute `left_out` (None with "error").
     """
-    mapper = PSGDatasetMapper(cfg, is_train=True)
     with bad_record_policy(cfg.DATALOADER.BAD_SAMPLES):
+        mapper = PSGDatasetMapper(cfg, is_train=True)
         loader = build_detection_train_loader(cfg, mapper=mapper)
     loader.left_out = mapper.left_out
     return loader
