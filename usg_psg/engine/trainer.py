@@ -92,7 +92,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, on this project's checkpointer, and the account of images that were left out."""
         self.checkpointer = USGCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return [*super().build_hooks(), LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))]
+        # First, so that it speaks even if another hook fails at the end.
+        return [LeftOutReport(getattr(self._trainer.data_loader, "left_out", None)), *super().build_hooks()]
 
 
 def vocabulary_names(dataset_name: str) -> tuple:
