@@ -24,8 +24,8 @@ def damaged(tmp_path_factory) -> Path:
 
 
 def test_skip(damaged, tmp_path):
-    overrides = ["DATALOADER.BAD_SAMPLES", "skip", "SOLVER.MAX_ITER", "12", "TEST.EVAL_PERIOD", "0"]
-    overrides += ["DATALOADER.NUM_WORKERS", "2"]
+    overrides = ["DATALOADER.BAD_SAMPLES", "skip", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0"]
+    overrides += ["DATALOADER.NUM_WORKERS", "2", "INPUT.MIN_SIZE_TEST", "96"]
     done = train_net(damaged, tmp_path, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     text = done.stdout + done.stderr
@@ -35,6 +35,6 @@ def test_skip(damaged, tmp_path):
 
 
 def test_error(damaged, tmp_path):
-    done = train_net(damaged, tmp_path, "SOLVER.MAX_ITER", "12", "TEST.EVAL_PERIOD", "0")
+    done = train_net(damaged, tmp_path, "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0")
     assert done.returncode != 0
     assert "image file is truncated" in done.stderr and "(image_id '" in done.stderr
