@@ -38,6 +38,9 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.MAX_SIZE_TEST = 1066
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False  # the order of images depends on the seed alone
+    # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
+    # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
+    cfg.DATALOADER.BAD_SAMPLES = "error"
 
 
 def _add_clip(cfg: CfgNode) -> None:

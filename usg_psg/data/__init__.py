@@ -11,7 +11,7 @@ from .psg_categories import (
 from .psg_dataset import PSGDataset
 from .psg_json import load_psg_json, read_psg_json
 from .psg_mapper import PSGDatasetMapper, reindex_relations
-from .register_psg import get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
+from .register_psg import bad_record_policy, get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
 from .train_loader import PSGTrainLoader, build_psg_train_loader
 from .vocabulary_file import VocabularyFile, read_vocabulary
 
@@ -28,6 +28,7 @@ __all__ = [
     "PSGVocabulary",
     "build_psg_train_loader",
     "VocabularyFile",
+    "bad_record_policy",
     "decode_panoptic_png",
     "encode_panoptic",
     "get_psg_metadata",

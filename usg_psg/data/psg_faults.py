@@ -5,7 +5,6 @@ No image is opened here; `panoptic.py` checks pixels against the file. `check_re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -13,6 +12,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from .psg_categories import PSGVocabulary
 
 MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
+MAX_SIDE = 2**31 - 1  # what a PNG's header holds
+MAX_NUMBER = 2**53  # up to here every integer is also a float
 
 _RECORD_TYPES = {
     "image_id": (str, int),
@@ -35,9 +36,10 @@ class Fault:
     Attributes:
         kind: name of the rule, for counting; the function `<kind>_faults` or the key of the check in it.
         image_id: the image, "" if the file as a whole is meant.
-        field: where, for example "relations[3]".
+        field: where, for example "relations[3]"; "" if the message says all.
         message: what was expected and what was found.
         fatal: False if the reader repairs it without loss of meaning (it drops self-relations and counts them).
+        file: path of the picture that is meant, "" for the PSG file.
     """
 
     kind: str
@@ -45,9 +47,18 @@ class Fault:
     field: str
     message: str
     fatal: bool = True
+    file: str = ""
 
     def describe(self, file: str) -> str:
-        """The fault as one line of an error message."""
+        """The fault as one line, in the words of the loader's error.
+
+        Args:
+            file: path of the PSG file.
+        """
+        if not self.field:
+            return self.message
+        if self.file:
+            return f"{self.file} (image_id {self.image_id!r}): {self.message}"
         image = f", image_id {self.image_id!r}" if self.image_id else ""
         return f"{file}{image}, {self.field}: {self.message}"
 
@@ -81,7 +92,7 @@ def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
 def size_faults(record: dict, image_id: str) -> Iterator[Fault]:
     """Height and width are positive."""
     for key in ("height", "width"):
-        if record[key] <= 0:
+        if not 0 < record[key] <= MAX_SIDE:
             yield Fault("size", image_id, key, f"expected a positive number of pixels, got {record[key]}")
 
 
@@ -118,12 +129,12 @@ def segment_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> It
         if segment["iscrowd"] not in (0, 1):
             yield Fault("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
         area = segment["area"]
-        if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
+        if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area <= MAX_NUMBER:
             yield Fault("area", image_id, f"{where}.area", f"expected a positive number of pixels, got {area!r}")
 
 
 def annotation_faults(record: dict, image_id: str) -> Iterator[Fault]:
-    """Annotations run parallel to the segments; their boxes are four finite numbers in a known mode."""
+    """Annotations run parallel to the segments; their boxes are four numbers of at most 2^53 in a known mode."""
     segments, annotations = record["segments_info"], record["annotations"]
     if len(segments) != len(annotations):
         message = f"expected one per segment ({len(segments)}), got {len(annotations)}"
@@ -137,7 +148,7 @@ def annotation_faults(record: dict, image_id: str) -> Iterator[Fault]:
         if annotation["bbox_mode"] not in (0, 1):
             message = f"expected 0 (x0, y0, x1, y1) or 1 (x, y, w, h), got {annotation['bbox_mode']!r}"
             yield Fault("bbox", image_id, f"{where}.bbox_mode", message)
-        numbers = isinstance(box, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+        numbers = isinstance(box, list) and all(isinstance(v, int | float) and abs(v) <= MAX_NUMBER for v in box)
         if not numbers or len(box) != 4:
             yield Fault("bbox", image_id, f"{where}.bbox", f"expected four finite numbers, got {box!r}")
 

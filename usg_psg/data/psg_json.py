@@ -9,19 +9,22 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.structures import BoxMode
 
+from .files import write_whole
 from .psg_categories import PSGVocabulary
 from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
+from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "trainval", "test")
 POLICIES = ("error", "skip")
+MAX_NAMES = 5  # images that a warning names
 MAX_VAL_IMAGES = 1000
 VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the full 1,000
 
@@ -44,6 +47,14 @@ class PSGFile:
     test_image_ids: frozenset[str]
     vocabulary: PSGVocabulary
 
+    def record_faults(self, position: int) -> Iterator[Fault]:
+        """Faults of one record that can be seen without opening an image."""
+        return record_faults(self.records[position], self.image_ids[position], self.vocabulary)
+
+    def dataset_dict(self, position: int, root: Path) -> dict:
+        """One image as `load_psg_json` describes it, of a record without faults."""
+        return _dataset_dict(self.records[position], self.image_ids[position], root)
+
 
 def read_psg_json(json_file: str | Path) -> PSGFile:
     """Open a PSG file.
@@ -58,7 +69,9 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
             content = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no PSG file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
     names = {
@@ -73,6 +86,11 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
         test_image_ids=frozenset(str(x) for x in test_ids),
         vocabulary=PSGVocabulary(**names),
     )
+
+
+def open_psg(json_file: str | Path) -> PSGFile | PSGIndex:
+    """The index of a PSG file where there is a good one, else the file; errors as in `read_psg_json`."""
+    return open_index(json_file) or read_psg_json(json_file)
 
 
 def _require_list(path: str, content: object, key: str, item_type: type | None) -> list:
@@ -121,8 +139,8 @@ def load_psg_json(
     *,
     vocabulary: PSGVocabulary | None = None,
     policy: str = "error",
-) -> list[dict]:
-    """Dataset dicts of one split.
+) -> Sequence[dict]:
+    """Dataset dicts of one split; from the file's index where there is one (`psg_index.py`).
 
     Args:
         json_file: psg.json or a file of the same form.
@@ -130,7 +148,7 @@ def load_psg_json(
         split: "train", "val", "trainval" or "test", see `select_split`.
         vocabulary: names that the file must have; None accepts the file's own.
         policy: what an invalid image causes. "error": ValueError at the first fault. "skip": the image is left out,
-            and the number of images by kind of fault is logged as a warning.
+            and the number of images by kind of fault and the first ids are logged as a warning.
 
     Returns:
         One dict per image, in the file's order: file_name and pan_seg_file_name (absolute paths), image_id (str),
@@ -138,6 +156,7 @@ def load_psg_json(
         iscrowd, area, bbox as x0, y0, x1, y1 in pixels, bbox_mode) and relations, rows [subject, object, predicate]
         of positions in segments_info and a predicate, 0-based. Exact duplicates stay; rows that relate a segment to
         itself carry no meaning, codebases differ in keeping them, and here they are left out with a counted warning.
+        With an index a `PSGRecords`, otherwise a list.
 
     Raises:
         FileNotFoundError: if json_file does not exist.
@@ -145,7 +164,7 @@ def load_psg_json(
     """
     if policy not in POLICIES:
         raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
-    content = read_psg_json(json_file)
+    content = open_psg(json_file)
     if vocabulary is not None:
         check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, split)
@@ -164,15 +183,38 @@ def load_psg_json(
         logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
     if bad:
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        num_images = len(bad - {None})
-        logger.warning("%s, split %s: %d invalid images left out (%s)", content.path, split, num_images, kinds)
-    dicts = [_dataset_dict(content.records[i], content.image_ids[i], root) for i in chosen if i not in bad]
-    if not dicts:
+        names = [repr(content.image_ids[i]) for i in sorted(bad - {None})]
+        shown = f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
+        logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(names), kinds, shown)
+    kept = [i for i in chosen if i not in bad]
+    if not kept:
         raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
-    return dicts
+    if isinstance(content, PSGIndex):
+        return PSGRecords(content, kept, root)
+    return [content.dataset_dict(i, root) for i in kept]
 
 
-def check_vocabulary(content: PSGFile, expected: PSGVocabulary) -> None:
+def write_index(json_file: str | Path) -> Path:
+    """Make a PSG file's index; returns its path.
+
+    Raises:
+        as `read_psg_json`; OSError: if it cannot be written.
+    """
+    identity = file_identity(json_file) if Path(json_file).is_file() else {}
+    content = read_psg_json(json_file)
+    faults = {i: found for i in range(len(content.records)) if (found := list(content.record_faults(i)))}
+    invalid = {i for i, found in faults.items() if any(f.fatal for f in found)}
+    dicts, names = [], []
+    for i, record in enumerate(content.records):
+        dicts.append(None if i in invalid else content.dataset_dict(i, Path()))
+        names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
+    packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, faults, identity)
+    path = index_path(json_file)
+    write_whole(path, lambda file: file.write(packed))
+    return path
+
+
+def check_vocabulary(content: PSGFile | PSGIndex, expected: PSGVocabulary) -> None:
     """Compare a file's names with those that its data set is registered with.
 
     Raises:
@@ -188,12 +230,12 @@ def check_vocabulary(content: PSGFile, expected: PSGVocabulary) -> None:
         raise ValueError(f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}")
 
 
-def _split_faults(content: PSGFile, chosen: list[int], split: str) -> Iterator[tuple[int | None, Fault]]:
+def _split_faults(content: PSGFile | PSGIndex, chosen: list[int], split: str) -> Iterator[tuple[int | None, Fault]]:
     """Faults of the chosen records with their positions; None where no record is to blame."""
     first: dict[str, int] = {}
     for i in chosen:
         image_id = content.image_ids[i]
-        for fault in record_faults(content.records[i], image_id, content.vocabulary):
+        for fault in content.record_faults(i):
             yield i, fault
         if first.setdefault(image_id, i) != i:
             for fault in duplicate_image_faults([image_id, image_id]):

@@ -14,9 +14,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from .left_out import LeftOutImages
 from .panoptic import read_image, read_segment_index_map
 
 logger = logging.getLogger(__name__)
+
+MAX_FAILURES_IN_A_ROW = 100
 
 
 def reindex_relations(relations: np.ndarray | list, keep: np.ndarray) -> np.ndarray:
@@ -112,16 +115,21 @@ class PSGDatasetMapper:
             augmentations: applied in order, to image and segments alike.
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
-            bad_sample: what an unreadable or inconsistent image causes, "error" or "skip": the mapper then returns
-                None, in whose place Detectron2's training loader draws another image, and logs a warning.
+            bad_sample: what an unreadable or inconsistent image causes, "error" or, in training only, "skip": the
+                mapper then returns None, in whose place Detectron2's training loader draws another image, logs a
+                warning and notes the image in `left_out`.
         """
         if bad_sample not in ("error", "skip"):
             raise ValueError(f"bad_sample: expected 'error' or 'skip', got {bad_sample!r}")
+        if bad_sample == "skip" and not is_train:
+            raise ValueError("bad_sample: 'skip' is for training only, an evaluation counts every image")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.with_annotations = is_train if with_annotations is None else with_annotations
         self.bad_sample = bad_sample
+        self.left_out = LeftOutImages() if bad_sample == "skip" else None
+        self._failures_in_a_row = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -130,6 +138,7 @@ class PSGDatasetMapper:
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "with_annotations": is_train or cfg.TEST.TASK == "predcls",
+            "bad_sample": cfg.DATALOADER.BAD_SAMPLES if is_train else "error",
         }
 
     def __call__(self, dataset_dict: dict) -> dict | None:
@@ -150,12 +159,22 @@ class PSGDatasetMapper:
                 file; the message names file and image_id.
         """
         try:
-            return self._map(dataset_dict)
+            result = self._map(dataset_dict)
         except (FileNotFoundError, ValueError) as error:
             if self.bad_sample == "error":
                 raise
-            logger.warning("image left out: %s", error)
+            self._leave_out(str(dataset_dict.get("image_id", dataset_dict["file_name"])), error)
             return None
+        self._failures_in_a_row = 0
+        return result
+
+    def _leave_out(self, image_id: str, error: Exception) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            # No damaged image here and there: a folder is missing or a disk is gone.
+            raise ValueError(f"{self._failures_in_a_row} images in a row cannot be used, the last one: {error}")
+        if self.left_out.add(image_id, str(error)):
+            logger.warning("image left out: %s", error)
 
     def _map(self, dataset_dict: dict) -> dict:
         result = copy.deepcopy(dataset_dict)

@@ -11,7 +11,8 @@ loaded or its metadata asked for, not only on import, so setting it afterwards w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from .psg_categories import PSG_VOCABULARY, PSGVocabulary
-from .psg_json import SPLITS, load_psg_json, read_psg_json
+from .psg_json import POLICIES, SPLITS, load_psg_json, open_psg
 
 PathLike = str | Path
 IGNORE_LABEL = 255
@@ -38,6 +39,7 @@ class _Source:
 
 
 _SOURCES: dict[str, _Source] = {}
+_policy_override: str | None = None
 
 
 def datasets_root() -> Path:
@@ -112,6 +114,23 @@ def get_psg_metadata(name: str) -> Metadata:
     return metadata
 
 
+@contextmanager
+def bad_record_policy(policy: str) -> Iterator[None]:
+    """Load data sets with this policy for invalid records; those registered with "skip" keep it.
+
+    Raises:
+        ValueError: if the policy is unknown.
+    """
+    global _policy_override
+    if policy not in POLICIES:
+        raise ValueError(f"DATALOADER.BAD_SAMPLES: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    before, _policy_override = _policy_override, policy
+    try:
+        yield
+    finally:
+        _policy_override = before
+
+
 def register_builtin_psg() -> None:
     """Register the data sets of this module's docstring."""
     for split in SPLITS:
@@ -143,7 +162,7 @@ def _register(name: str, source: _Source) -> None:
     MetadataCatalog.get(name).set(evaluator_type="psg_sgdet")
 
 
-def _load(name: str) -> list[dict]:
+def _load(name: str) -> Sequence[dict]:
     source = _SOURCES[name]
     _require_file(name, source.json_file())
     return load_psg_json(
@@ -151,7 +170,7 @@ def _load(name: str) -> list[dict]:
         source.image_root(),
         source.split,
         vocabulary=source.vocabulary,
-        policy=source.policy,
+        policy="skip" if "skip" in (source.policy, _policy_override) else "error",
     )
 
 
@@ -169,7 +188,7 @@ def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:
 
 @lru_cache(maxsize=16)
 def _read_vocabulary(json_file: str, _modified: int) -> PSGVocabulary:
-    return read_psg_json(json_file).vocabulary
+    return open_psg(json_file).vocabulary
 
 
 def _vocabulary_metadata(vocabulary: PSGVocabulary) -> dict:

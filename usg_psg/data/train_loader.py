@@ -23,7 +23,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .left_out import LeftOutImages
 from .psg_mapper import PSGDatasetMapper
+from .register_psg import bad_record_policy
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +211,11 @@ class PSGTrainLoader:
         self.pin_memory = pin_memory
 
     @property
+    def left_out(self) -> LeftOutImages | None:
+        """The mapper's list of images that could not be used, if it keeps one."""
+        return getattr(self.samples.mapper, "left_out", None)
+
+    @property
     def seed(self) -> int:
         return self.stream.seed
 
@@ -251,13 +258,17 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
             f"SOLVER.IMS_PER_BATCH {total} cannot be split evenly over {comm.get_world_size()} processes "
             f"with SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS}"
         )
-    dataset = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
-    )
+    with bad_record_policy(cfg.DATALOADER.BAD_SAMPLES):
+        mapper = mapper or PSGDatasetMapper(cfg, is_train=True)
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
+        )
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)  # in shared memory; what comes from an index is so already
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return PSGTrainLoader(
-        DatasetFromList(dataset, copy=False),
-        mapper or PSGDatasetMapper(cfg, is_train=True),
+        dataset,
+        mapper,
         total // parts,
         seed,
         steps_per_update=cfg.SOLVER.ACCUMULATION_STEPS,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detectron2.engine import HookBase
 
+from ..data.left_out import LeftOutImages
 from .checkpoint import USGCheckpointer, write_whole
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,24 @@ def truncate_log(path: Path, first_iteration: int) -> None:
                 break
             good += len(line)
     os.truncate(path, good)
+
+
+class LeftOutReport(HookBase):
+    """Logs at the end of training, also of one that failed, how many images were left out and the first of them.
+
+    Each process counts the images that its own loader met.
+
+    Args:
+        left_out: the loader's list; None if it leaves nothing out.
+    """
+
+    def __init__(self, left_out: LeftOutImages | None):
+        self.left_out = left_out
+
+    def after_train(self) -> None:
+        """Log the summary."""
+        if self.left_out is not None and (summary := self.left_out.summary()):
+            logger.warning("%s", summary)
 
 
 class StopHook(HookBase):

@@ -23,7 +23,7 @@ from ..evaluation import SGDetEvaluator
 from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import EMA_KEY, USGCheckpointer, write_whole
 from .ema import ModelEMA
-from .hooks import BestCheckpointHook, CheckpointHook, LossLogHook, StopHook, truncate_log
+from .hooks import BestCheckpointHook, CheckpointHook, LeftOutReport, LossLogHook, StopHook, truncate_log
 from .optimizer import GradientClipper, build_optimizer
 from .step_runner import NonFiniteReport, StepRunner
 
@@ -129,7 +129,9 @@ class Trainer(DefaultTrainer):
                 self._last_eval_results = self.test(cfg, self.model)
             return self._last_eval_results
 
-        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        # The account of images that were left out first, so that it is given even if another hook fails at the end.
+        left_out = LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))
+        built: list[HookBase] = [left_out, hooks.IterationTimer(), hooks.LRScheduler()]
         checkpoints = None
         if comm.is_main_process():
             checkpoints = CheckpointHook(

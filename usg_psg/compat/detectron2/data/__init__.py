@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from usg_psg.compat import new_instance
 
@@ -168,8 +168,8 @@ def get_detection_dataset_dicts(
     min_keypoints: int = 0,
     proposal_files: list[str] | None = None,
     check_consistency: bool = True,
-) -> list[dict]:
-    """Load registered data sets into one list.
+) -> list[dict] | Dataset:
+    """Load registered data sets into one list, or, if the first is a torch Dataset, into one Dataset.
 
     Args:
         names: one or several data sets.
@@ -184,8 +184,11 @@ def get_detection_dataset_dicts(
         raise NotImplementedError("min_keypoints and proposal_files: install Detectron2 for them")
     names = [names] if isinstance(names, str) else list(names)
     parts = {name: DatasetCatalog.get(name) for name in names}
-    if empty := [name for name, part in parts.items() if not part]:
+    if empty := [name for name, part in parts.items() if not len(part)]:
         raise ValueError(f"Dataset {empty[0]!r} is empty")
+    first = parts[names[0]]
+    if isinstance(first, Dataset):
+        return first if len(names) == 1 else ConcatDataset([parts[name] for name in names])
     dicts = [each for name in names for each in parts[name]]
     if any("annotations" in each for each in dicts):
         raise ValueError(f"datasets {names}: dicts with `annotations` need Detectron2 itself")

@@ -1,0 +1,58 @@
+"""docs/robustness.md says what the tests hold: its rows are those of the cases, and the tests it names exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from .bad_cases import FILES, NOTES, PICTURES, RECORDS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOC = ROOT / "docs" / "robustness.md"
+PLACES = {"{json}": "JSON", "{image}": "IMAGE", "{png}": "PNG"}
+
+
+def table_rows() -> dict[str, list[str]]:
+    """The tables of the cases, one row each: what, exact message, test."""
+    groups = {
+        "files": {key: (what, message, "test_file") for key, (what, _, message) in FILES.items()},
+        "records": {key: (case.what, case.message, "test_fault") for key, case in RECORDS.items()},
+        "pictures": {key: (case.what, case.message, "test_fault") for key, case in PICTURES.items()},
+        "notes": {key: (case.what, case.message, "test_note") for key, case in NOTES.items()},
+    }
+    return {
+        title: [f"| {what} | `{_shown(message)}` | `{test}[{key}]` |" for key, (what, message, test) in cases.items()]
+        for title, cases in groups.items()
+    }
+
+
+def _shown(message: str) -> str:
+    for place, name in PLACES.items():
+        message = message.replace(place, name)
+    return message
+
+
+@pytest.mark.parametrize("title", ["files", "records", "pictures", "notes"])
+def test_every_case_is_in_the_table(title):
+    lines = DOC.read_text(encoding="utf-8").splitlines()
+    missing = [row for row in table_rows()[title] if row not in lines]
+    assert not missing
+
+
+def test_named_tests_exist():
+    text = DOC.read_text(encoding="utf-8")
+    functions = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        functions[path.relative_to(ROOT / "tests").as_posix()] = names
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) >= 15
+    for file, function in named:
+        assert function in functions[file], (file, function)
+    cases = {"test_file": FILES, "test_fault": PICTURES | RECORDS, "test_note": NOTES}
+    rows = re.findall(r"`(test_\w+)\[(\w+)\]`", text)
+    assert sorted(rows) == sorted((test, key) for test, known in cases.items() for key in known)

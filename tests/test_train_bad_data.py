@@ -1,0 +1,40 @@
+"""tools/train_net.py on damaged data: stops by default, trains on the rest on request, says what it left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from usg_psg.data.psg_json import write_index
+from usg_psg.data.psg_shapes import generate_psg_shapes
+
+from .test_train_net import train_net
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Path:
+    """Eight training scenes, one of them cut off, loaded from an index."""
+    root = tmp_path_factory.mktemp("damaged")
+    json_file = generate_psg_shapes(root / "psg_shapes", num_train=8, num_val=2, size=(96, 128), preset="easy", seed=0)
+    write_index(json_file)
+    image = sorted((root / "psg_shapes" / "coco" / "train2017").glob("*.jpg"))[3]
+    image.write_bytes(image.read_bytes()[:-200])
+    return root
+
+
+def test_skip(damaged, tmp_path):
+    overrides = ["DATALOADER.BAD_SAMPLES", "skip", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0"]
+    overrides += ["DATALOADER.NUM_WORKERS", "2", "INPUT.MIN_SIZE_TEST", "96"]
+    done = train_net(damaged, tmp_path, *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = done.stdout + done.stderr
+    assert "1 images were left out of training (image_id '" in text
+    assert "image file is truncated" in text.rpartition("left out of training")[2]
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_error(damaged, tmp_path):
+    done = train_net(damaged, tmp_path, "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0")
+    assert done.returncode != 0
+    assert "image file is truncated" in done.stderr and "(image_id '" in done.stderr

@@ -1,0 +1,254 @@
+"""A packed copy of a PSG file beside it, from which a data set is loaded without reading the JSON.
+
+`psg.json.index` is a safetensors file of flat arrays, mapped into memory: processes share its pages, and an image's
+dict is made when it is asked for. It holds what `load_psg_json` would find, faults included, and the size, time and
+ends of the JSON file that it was made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures import BoxMode
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_safetensors
+from torch.utils.data import Dataset
+
+from .psg_categories import PSGVocabulary
+from .psg_faults import Fault
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".index"
+VERSION = "1"
+_END_BYTES = 2**16
+_ARRAYS = {
+    "height": np.int32,
+    "width": np.int32,
+    "segment_end": np.int64,
+    "segment_id": np.int32,
+    "category_id": np.int32,
+    "isthing": np.bool_,
+    "iscrowd": np.bool_,
+    "area": np.int64,
+    "bbox": np.float64,
+    "relation_end": np.int64,
+    "relations": np.int32,
+    "name_end": np.int64,
+    "names": np.uint8,
+    "text": np.uint8,
+}
+
+
+@dataclass(frozen=True)
+class PSGIndex:
+    """An opened index; stands in for `PSGFile` where no record's JSON is needed.
+
+    Letters: n images, S segments and R relations of all of them.
+
+    Attributes:
+        path: the PSG file that it stands for.
+        image_ids, test_image_ids, vocabulary: as in `PSGFile`.
+        faults: of the records that have any, by position; those with a fatal one are not packed.
+        arrays: height, width (n,); segment_end, relation_end, name_end (n,), (n,), (2 n,): ends of each image's part
+            of segment_id, category_id, isthing, iscrowd, area (S,), bbox (S, 4) as x0, y0, x1, y1, relations (R, 3)
+            and names, UTF-8 bytes of file_name and pan_seg_file_name.
+    """
+
+    path: str
+    image_ids: list[str]
+    test_image_ids: frozenset[str]
+    vocabulary: PSGVocabulary
+    faults: dict[int, list[Fault]]
+    arrays: dict[str, np.ndarray]
+
+    def record_faults(self, position: int) -> Sequence[Fault]:
+        """Faults of one record."""
+        return self.faults.get(position, ())
+
+    def dataset_dict(self, position: int, root: Path) -> dict:
+        """One image as `load_psg_json` describes it, without faults."""
+        a = self.arrays
+        first, last = _span(a["segment_end"], position)
+        columns = (a[key][first:last].tolist() for key in ("segment_id", "category_id", "isthing", "iscrowd", "area"))
+        segments = [
+            {
+                "id": number,
+                "category_id": category,
+                "isthing": isthing,
+                "iscrowd": iscrowd,
+                "area": area,
+                "bbox": box,
+                "bbox_mode": BoxMode.XYXY_ABS,
+            }
+            for number, category, isthing, iscrowd, area, box in zip(
+                *columns, a["bbox"][first:last].tolist(), strict=True
+            )
+        ]
+        first, last = _span(a["relation_end"], position)
+        names = [bytes(a["names"][slice(*_span(a["name_end"], 2 * position + k))]).decode() for k in (0, 1)]
+        return {
+            "file_name": str(root / names[0]),
+            "pan_seg_file_name": str(root / names[1]),
+            "image_id": self.image_ids[position],
+            "height": int(a["height"][position]),
+            "width": int(a["width"][position]),
+            "segments_info": segments,
+            "relations": a["relations"][first:last].tolist(),
+        }
+
+
+class PSGRecords(Dataset, Sequence):
+    """Images of an index, each made when it is asked for; a sequence of dataset dicts.
+
+    Detectron2's loaders take it as it is; it never becomes a list, and processes share its memory.
+    """
+
+    def __init__(self, index: PSGIndex, positions: Sequence[int], root: Path):
+        self._index, self._root = index, root
+        self._positions = np.asarray(positions, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, item: int | slice) -> dict | list[dict]:
+        if isinstance(item, slice):
+            return [self[i] for i in range(*item.indices(len(self)))]
+        return self._index.dataset_dict(int(self._positions[item]), self._root)
+
+    def __iter__(self) -> Iterator[dict]:
+        return (self[i] for i in range(len(self)))
+
+    def __reduce__(self) -> tuple:
+        # A process that starts afresh maps the file itself.
+        return _reopen, (self._index.path, self._positions, self._root)
+
+
+def _reopen(json_file: str, positions: np.ndarray, root: Path) -> PSGRecords:
+    index = open_index(json_file)
+    if index is None:
+        raise ValueError(f"{index_path(json_file)}: the index is not there any more or was changed")
+    return PSGRecords(index, positions, root)
+
+
+def _span(ends: np.ndarray, position: int) -> tuple[int, int]:
+    return int(ends[position - 1]) if position else 0, int(ends[position])
+
+
+def index_path(json_file: str | Path) -> Path:
+    """Where the index of a PSG file lies."""
+    return Path(f"{json_file}{SUFFIX}")
+
+
+def open_index(json_file: str | Path) -> PSGIndex | None:
+    """The index of a PSG file; None without one, and, with a warning, for one that does not belong to it or is damaged.
+
+    Raises:
+        FileNotFoundError: if there is an index but not the file that it belongs to.
+    """
+    path = index_path(json_file)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != f"usg_psg index {VERSION}":
+                raise ValueError("not an index of this version")
+            if json.loads(metadata["source"]) != file_identity(json_file):
+                raise ValueError(f"{json_file} has changed since")
+            arrays = {name: file.get_tensor(name).numpy() for name in _ARRAYS}
+        if _digest(arrays) != metadata["sha256"]:
+            raise ValueError("its content is damaged")
+        text = json.loads(bytes(arrays["text"]))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no PSG file {json_file}") from error
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        logger.warning("%s: index ignored (%s); tools/prepare_psg.py index makes a new one", path, error)
+        return None
+    faults: dict[int, list[Fault]] = {}
+    for position, fault in text["faults"]:
+        faults.setdefault(position, []).append(Fault(**fault))
+    return PSGIndex(
+        str(json_file),
+        text["image_ids"],
+        frozenset(text["test_image_ids"]),
+        PSGVocabulary(**{key: tuple(names) for key, names in text["vocabulary"].items()}),
+        faults,
+        arrays,
+    )
+
+
+def pack_index(
+    dicts: list[dict | None],
+    names: list[tuple[str, str]],
+    image_ids: list[str],
+    test_image_ids: frozenset[str],
+    vocabulary: PSGVocabulary,
+    faults: dict[int, list[Fault]],
+    identity: dict,
+) -> bytes:
+    """Content of an index file.
+
+    Args:
+        dicts: dataset dict of each record, None for one that is not valid.
+        names: file_name and pan_seg_file_name of each, relative to the data root.
+        image_ids, test_image_ids, vocabulary: of the file.
+        faults: by position.
+        identity: of the PSG file, see `file_identity`, from before it was read.
+    """
+    segments = [s for d in dicts if d for s in d["segments_info"]]
+    encoded = [name.encode() for pair in names for name in pair]
+    text = {
+        "image_ids": image_ids,
+        "test_image_ids": sorted(test_image_ids),
+        "vocabulary": asdict(vocabulary),
+        "faults": [(position, asdict(fault)) for position, found in faults.items() for fault in found],
+    }
+    columns = {
+        "height": [d["height"] if d else 0 for d in dicts],
+        "width": [d["width"] if d else 0 for d in dicts],
+        "segment_end": np.cumsum([len(d["segments_info"]) if d else 0 for d in dicts]),
+        "segment_id": [s["id"] for s in segments],
+        "category_id": [s["category_id"] for s in segments],
+        "isthing": [s["isthing"] for s in segments],
+        "iscrowd": [s["iscrowd"] for s in segments],
+        "area": [s["area"] for s in segments],
+        "bbox": np.array([s["bbox"] for s in segments], dtype=np.float64).reshape(-1, 4),
+        "relation_end": np.cumsum([len(d["relations"]) if d else 0 for d in dicts]),
+        "relations": np.array([r for d in dicts if d for r in d["relations"]], dtype=np.int32).reshape(-1, 3),
+        "name_end": np.cumsum([len(name) for name in encoded]),
+        "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "text": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8),
+    }
+    arrays = {name: np.asarray(columns[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+    metadata = {
+        "format": f"usg_psg index {VERSION}",
+        "source": json.dumps(identity),
+        "sha256": _digest(arrays),
+    }
+    return save_safetensors(arrays, metadata)
+
+
+def file_identity(json_file: str | Path) -> dict:
+    """What tells a PSG file from a changed one without reading it: size, time, and a hash of its two ends."""
+    with open(json_file, "rb") as file:
+        status = os.fstat(file.fileno())
+        digest = hashlib.sha256(file.read(_END_BYTES))
+        file.seek(max(0, status.st_size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ends": digest.hexdigest()}
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""A copy of a PSG file without what the loader rejects.
+
+Nothing is invented: relations, segments without pixels and images are left out, values are never changed. A segment
+that has pixels in the panoptic PNG cannot go without the PNG, so its image goes as a whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .doctor import TIMEOUT, file_faults
+from .panoptic import MissingPictureError, PictureError, count_png_ids
+from .picture_faults import image_faults
+from .psg_categories import PSGVocabulary
+from .psg_faults import Fault, is_integer
+from .psg_json import PSGFile, read_psg_json
+from .psg_mapper import reindex_relations
+from .worker_pool import Failure, run_isolated
+
+_RELATION_KINDS = ("relation_form", "relation_range", "predicate_range", "self_relation")
+_BROKEN_KINDS = ("structure", "missing_key", "file_name", "annotations")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was left out.
+
+    Attributes:
+        what: "image", "segment", "relation" or "test_image_id".
+        image_id: the image.
+        field: where it was in the original file.
+        reason: the fault.
+    """
+
+    what: str
+    image_id: str
+    field: str
+    reason: str
+
+    def describe(self) -> str:
+        """The change as one line."""
+        return f"image_id {self.image_id!r}, {self.field}: {self.what} left out, {self.reason}"
+
+
+def repair_dataset(
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    workers: int = 1,
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict, list[Change]]:
+    """The content of a PSG file without its faults, and all that was left out.
+
+    Args:
+        as `doctor.check_dataset`.
+
+    Returns:
+        content for a JSON file, of which `check_dataset` finds no fault; changes in the file's order.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a PSG file, or no image is left.
+    """
+    file = read_psg_json(json_file)
+    results: list[tuple[dict | None, list[Change]]] = [(None, [])] * len(file.records)
+    repair = _ImageRepair(file, os.path.realpath(image_root))
+    for done, (position, result) in enumerate(run_isolated(repair, len(file.records), workers, timeout), start=1):
+        if isinstance(result, Failure):
+            result = (None, [Change("image", file.image_ids[position], f"data[{position}]", result.message)])
+        results[position] = result
+        if progress is not None:
+            progress(done, len(file.records))
+    records, changes, seen = [], [], set()
+    for position, (record, found) in enumerate(results):
+        image_id = file.image_ids[position]
+        changes += found
+        if record is None:
+            continue
+        if image_id in seen:
+            changes.append(Change("image", image_id, f"data[{position}]", "the image occurs more than once"))
+            continue
+        seen.add(image_id)
+        records.append(record)
+    if not records:
+        raise ValueError(f"{json_file}: no image is left")
+    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    content["data"] = records
+    test_ids = content["test_image_ids"]
+    content["test_image_ids"] = [x for x in test_ids if str(x) in seen]
+    changes += [
+        Change("test_image_id", str(x), f"test_image_ids[{i}]", "there is no image of this id in data")
+        for i, x in enumerate(test_ids)
+        if str(x) not in seen
+    ]
+    _assert_clean(file, content)
+    return content, changes
+
+
+def _assert_clean(file: PSGFile, content: dict) -> None:
+    ids = [str(record["image_id"]) for record in content["data"]]
+    test_ids = frozenset(map(str, content["test_image_ids"]))
+    clean = PSGFile(file.path, content["data"], ids, test_ids, file.vocabulary)
+    assert not any(fault.fatal for fault in file_faults(clean))
+
+
+@dataclass
+class _ImageRepair:
+    file: PSGFile
+    root: str
+
+    def __call__(self, position: int) -> tuple[dict | None, list[Change]]:
+        file = self.file
+        record, image_id = file.records[position], file.image_ids[position]
+        return repair_image(record, image_id, f"data[{position}]", file.vocabulary, self.root)
+
+
+def repair_image(
+    record: object, image_id: str, field: str, vocabulary: PSGVocabulary, root: str
+) -> tuple[dict | None, list[Change]]:
+    """One record without its faults, and what was left out; None for one that goes as a whole.
+
+    Args:
+        record: entry of the file's `data`; not changed.
+        image_id: its id.
+        field: where it is in the file.
+        vocabulary, root: as in `image_faults`.
+    """
+    faults = image_faults(record, image_id, vocabulary, root)
+    if not any(f.fatal or f.kind in _RELATION_KINDS for f in faults):
+        return record, []
+    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
+    if broken:
+        return None, [_whole(image_id, field, broken)]
+    repaired = copy.deepcopy(record)
+    changes = _drop_relations(repaired, image_id, field, faults)
+    changes += _drop_segments(repaired, image_id, field, root)
+    left = [f for f in image_faults(repaired, image_id, vocabulary, root) if f.fatal]
+    if left:
+        return None, [_whole(image_id, field, left)]
+    return repaired, changes
+
+
+def _whole(image_id: str, field: str, faults: list[Fault]) -> Change:
+    return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in faults))
+
+
+def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> list[Change]:
+    reasons: dict[int, str] = {}
+    for fault in faults:
+        if fault.kind in _RELATION_KINDS:
+            reasons.setdefault(int(re.search(r"\[(\d+)\]", fault.field).group(1)), fault.message)
+    record["_rows"] = [i for i in range(len(record["relations"])) if i not in reasons]
+    record["relations"] = [record["relations"][i] for i in record["_rows"]]
+    return [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+
+
+def _drop_segments(record: dict, image_id: str, field: str, root: str) -> list[Change]:
+    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew."""
+    rows = record.pop("_rows")
+    try:
+        ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
+    except (PictureError, MissingPictureError):
+        return []
+    keep = np.array([is_integer(s["id"]) and s["id"] in ids for s in record["segments_info"]], dtype=bool)
+    if keep.all():
+        return []
+    changes = [
+        Change(
+            "segment",
+            image_id,
+            f"{field}.segments_info[{i}]",
+            f"the panoptic PNG has no pixel of its id {record['segments_info'][i]['id']!r}",
+        )
+        for i in np.flatnonzero(~keep)
+    ]
+    for i, (subject, object_, _) in zip(rows, record["relations"], strict=True):
+        gone = [int(end) for end in dict.fromkeys((subject, object_)) if not keep[end]]
+        if gone:
+            reason = f"it relates segment {' and '.join(map(str, gone))}, which was left out"
+            changes.append(Change("relation", image_id, f"{field}.relations[{i}]", reason))
+    record["relations"] = reindex_relations(record["relations"], keep).tolist()
+    for key in ("segments_info", "annotations"):
+        record[key] = [item for item, kept in zip(record[key], keep, strict=True) if kept]
+    return changes
