@@ -12,11 +12,18 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from usg_psg.config import build_cfg
-from usg_psg.data import PSGDatasetMapper, bad_record_policy, load_psg_json, register_psg, unregister_psg
+from usg_psg.data import (
+    PSGDatasetMapper,
+    bad_record_policy,
+    build_psg_train_loader,
+    load_psg_json,
+    register_psg,
+    unregister_psg,
+)
 from usg_psg.data.left_out import LeftOutImages
 from usg_psg.data.psg_mapper import MAX_FAILURES_IN_A_ROW
 from usg_psg.engine import Trainer
-from usg_psg.engine.bad_samples import LeftOutReport, build_psg_train_loader
+from usg_psg.engine.hooks import LeftOutReport
 
 from .bad_cases import cut_png
 from .psg_files import content, record, write_json, write_pictures

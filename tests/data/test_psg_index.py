@@ -8,9 +8,9 @@ import os
 import pickle
 
 import pytest
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 
-from usg_psg.data import PSGDatasetMapper, get_psg_metadata, load_psg_json, register_psg, unregister_psg
+from usg_psg.data import PSGDatasetMapper, PSGTrainLoader, get_psg_metadata, load_psg_json, register_psg, unregister_psg
 from usg_psg.data.psg_index import PSGRecords, index_path, open_index
 from usg_psg.data.psg_json import SPLITS, write_index
 
@@ -145,9 +145,7 @@ def test_loader_on_an_index(tmp_path, workers):
     path = write_json(tmp_path, content(entries, []))
     write_index(path)
     mapper = PSGDatasetMapper(is_train=True, augmentations=[])
-    loader = build_detection_train_loader(
-        load_psg_json(path, tmp_path, "trainval"), mapper=mapper, total_batch_size=2, num_workers=workers
-    )
+    loader = PSGTrainLoader(load_psg_json(path, tmp_path, "trainval"), mapper, 2, seed=0, num_workers=workers)
     batches = iter(loader)
     seen = {x["image_id"] for _ in range(9) for x in next(batches)}
     assert seen == {str(i) for i in range(6)}
