@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Trains on one or several machines of a SLURM cluster: one torchrun per machine, one process per GPU.
+#
+#   sbatch --nodes 2 --gpus-per-node 8 tools/slurm_train.sh --config-file configs/psg/usg_par_convnext_large.yaml \
+#       OUTPUT_DIR /shared/usg_par SOLVER.IMS_PER_BATCH 64
+#
+# Run it from the repository's root, with the environment that has the project active. OUTPUT_DIR must lie on a disk
+# that all machines see. It always resumes: the cluster's warning (SIGUSR1, three minutes before the time is up) makes
+# the run save its state and end, and the job goes back into the queue.
+# PROCESSES_PER_NODE sets the number of processes where SLURM knows no GPUs (default: GPUs per machine, else 1).
+#SBATCH --job-name=usg_psg
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+# `B:` sends the warning to this script alone, which tells the trainings to end; torchrun passes SIGTERM on to them.
+warned=
+trap 'warned=1; scancel --signal=TERM "$SLURM_JOB_ID.0" || true' USR1
+
+srun --kill-on-bad-exit=1 torchrun \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" \
+    --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$SLURM_JOB_ID" \
+    tools/train_net.py --resume "$@" &
+status=0
+wait $! || status=$?
+if [ -n "$warned" ]; then
+    wait $! || true  # the first wait ended with the signal
+    echo "out of time: back into the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+fi
+exit $status
