@@ -1,6 +1,5 @@
 """The quickstart's recipe gives the same losses on both engines, and twice on one."""
 
-import importlib.util
 import json
 import os
 import subprocess
