@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata
 from .engine import USGCheckpointer, adapt_to_machine
+from .names import display_names
 
 if TYPE_CHECKING:
     import networkx
@@ -35,13 +36,18 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 @dataclass
 class SceneObject:
-    """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE."""
+    """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE.
+
+    `label` is the name to show, unique in the image ("person 2"). The graph that holds all objects of the image gives
+    it, and it stays with the object in every part of that graph.
+    """
 
     name: str
     category_id: int
     score: float
     isthing: bool
     mask: dict
+    label: str = ""
 
     def mask_array(self) -> np.ndarray:
         """(H, W) bool."""
@@ -73,6 +79,11 @@ class SceneGraph:
     width: int
     objects: list[SceneObject]
     relations: list[SceneRelation]
+
+    def __post_init__(self) -> None:
+        if not all(thing.label for thing in self.objects):
+            labels = display_names([thing.name for thing in self.objects])
+            self.objects = [replace(thing, label=label) for thing, label in zip(self.objects, labels, strict=True)]
 
     @classmethod
     def from_output(
@@ -128,7 +139,7 @@ class SceneGraph:
         return SceneGraph(self.height, self.width, self.objects, kept)
 
     def top(self, count: int | None = None, score_threshold: float = 0.0) -> SceneGraph:
-        """The best relations, with the objects that take part in them only; indices are renumbered."""
+        """The best relations, with the objects that take part in them only; indices are renumbered, labels are not."""
         relations = [r for r in self.relations if r.score >= score_threshold][:count]
         used = sorted({r.subject for r in relations} | {r.object for r in relations})
         new = {old: index for index, old in enumerate(used)}

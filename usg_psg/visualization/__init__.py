@@ -1,6 +1,7 @@
 """Pictures of scene graphs."""
 
-from .colors import class_color, display_names
+from ..names import display_names
+from .colors import class_color
 from .graph import draw_graph
 from .overlay import draw_overlay
 

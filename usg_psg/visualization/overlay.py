@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .colors import class_color, display_names, text_color
+from .colors import class_color, text_color
 
 if TYPE_CHECKING:
     from ..predictor import SceneGraph
@@ -72,7 +72,7 @@ def _draw_labels(draw: ImageDraw.ImageDraw, graph: SceneGraph, masks: list[np.nd
     for index in sorted(range(len(masks)), key=lambda i: int(masks[i].sum())):
         if not masks[index].any():
             continue
-        text = display_names([o.name for o in graph.objects])[index]
+        text = graph.objects[index].label
         left, top, right, bottom = font.getbbox(text)
         pad = font.size // 4
         extent = (right - left + 2 * pad, bottom - top + 2 * pad)
