@@ -3,6 +3,6 @@
 from ..names import display_names
 from .colors import class_color
 from .graph import draw_graph
-from .overlay import draw_overlay
+from .overlay import draw_overlay, save_overlay
 
-__all__ = ["class_color", "display_names", "draw_graph", "draw_overlay"]
+__all__ = ["class_color", "display_names", "draw_graph", "draw_overlay", "save_overlay"]
