@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata
 from .engine import USGCheckpointer, adapt_to_machine
+from .modeling.usg_par import embed_vocabulary
 from .names import display_names
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT = "usg_psg scene graph"
 VERSION = 1
+
+Vocabulary = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # things, stuff, predicates
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -207,7 +210,7 @@ class SceneGraphPredictor:
     """A model with its weights and vocabulary: `predictor(image) -> SceneGraph`.
 
     Args:
-        cfg: a recipe with MODEL.WEIGHTS; the vocabulary is that of DATASETS.TEST[0].
+        cfg: a recipe with MODEL.WEIGHTS; the vocabulary is that of DATASETS.TEST[0], until `set_vocabulary`.
 
     Raises:
         ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
@@ -220,9 +223,34 @@ class SceneGraphPredictor:
         cfg.defrost()
         adapt_to_machine(cfg)
         self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        self.cfg = cfg
+        self.own_vocabulary: Vocabulary = tuple(
+            tuple(self.metadata.get(kind)) for kind in ("thing_classes", "stuff_classes", "predicate_classes")
+        )
+        # The model is built with the names of the training data, which may be others.
+        self.vocabulary: Vocabulary | None = None
         self.model = build_model(cfg).eval()
+        self.set_vocabulary(*self.own_vocabulary)
         USGCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    def set_vocabulary(
+        self, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
+    ) -> None:
+        """Look for other objects and relations from now on, without retraining.
+
+        Args:
+            thing_classes: countable objects; commas separate synonyms.
+            stuff_classes: amorphous ones, of which all pixels are one object.
+            predicate_classes: relations.
+
+        Raises:
+            ValueError: if there is no object or no predicate, or a name is empty.
+        """
+        vocabulary = (tuple(thing_classes), tuple(stuff_classes), tuple(predicate_classes))
+        if vocabulary != self.vocabulary:
+            self.model.set_vocabulary(**embed_vocabulary(self.cfg, *vocabulary))
+            self.vocabulary = vocabulary
 
     def __call__(self, image: np.ndarray) -> SceneGraph:
         """Parse one (H, W, 3) uint8 RGB image."""
@@ -238,5 +266,4 @@ class SceneGraphPredictor:
             resized = self.resize.get_transform(image).apply_image(image)
             tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-        names = (self.metadata.thing_classes, self.metadata.stuff_classes, self.metadata.predicate_classes)
-        return [SceneGraph.from_output(output, *names) for output in self.model(inputs)]
+        return [SceneGraph.from_output(output, *self.vocabulary) for output in self.model(inputs)]

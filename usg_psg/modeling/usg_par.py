@@ -386,11 +386,17 @@ def resize_masks(
 def vocabulary_embeddings(cfg: CfgNode, dataset_name: str) -> dict:
     """Arguments of `USGPar.set_vocabulary` for the names of a registered data set."""
     metadata = get_psg_metadata(dataset_name)
+    return embed_vocabulary(cfg, metadata.thing_classes, metadata.stuff_classes, metadata.predicate_classes)
+
+
+def embed_vocabulary(
+    cfg: CfgNode, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
+) -> dict:
+    """Arguments of `USGPar.set_vocabulary` for any names; category ids count things, then stuff."""
     clip = cfg.MODEL.CLIP
     where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    names = [*metadata.thing_classes, *metadata.stuff_classes]
     return {
-        "object_text": text_embeddings(names, clip.OBJECT_TEMPLATES, **where),
-        "predicate_text": text_embeddings(metadata.predicate_classes, clip.PREDICATE_TEMPLATES, **where),
-        "is_thing": [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes),
+        "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
+        "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
+        "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
     }
