@@ -32,7 +32,7 @@ def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str])
     """
     if len(configs) not in (1, len(checkpoints)):
         raise ValueError(
-            f"--config-file: expected one file, or one for each of the {len(checkpoints)} checkpoints, got {len(configs)}"
+            f"--config-file: expected one, or one for each of the {len(checkpoints)} checkpoints, got {len(configs)}"
         )
     configs = configs * len(checkpoints) if len(configs) == 1 else configs
     predictors = {}
@@ -47,12 +47,14 @@ def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str])
 
 def check_port(host: str, port: int) -> None:
     """Raise ValueError if nothing can listen there, before models are loaded."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"cannot listen on port {port}: expected 0 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"cannot listen on {host} port {port} ({error}); choose another one with --port") from error
 
 

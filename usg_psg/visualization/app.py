@@ -55,9 +55,7 @@ def check_upload(path: str, limits: Limits) -> None:
     if kind not in FORMATS:
         raise ValueError(f"{_shown_name(path)} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
     if width * height > limits.megapixels * 1e6:
-        raise ValueError(
-            f"The picture has {width} x {height} pixels; at most {limits.megapixels:g} million are taken."
-        )
+        raise ValueError(f"The picture has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
 
 
 def read_names(text: str, what: str, limits: Limits) -> list[str]:
@@ -186,8 +184,10 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
                 button = gr.Button("Find the scene graph", variant="primary")
             with gr.Column(scale=2, min_width=480):
                 status = gr.Markdown()
-                overlay = gr.Image(label="Objects", format="png", interactive=False, elem_id="overlay")
-                graph = gr.Image(label="Scene graph", format="png", interactive=False, elem_id="graph")
+                # Without gradio's share button, which sends the picture to another server.
+                look = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+                overlay = gr.Image(label="Objects", elem_id="overlay", **look)
+                graph = gr.Image(label="Scene graph", elem_id="graph", **look)
                 table = gr.Dataframe(label="Relations", headers=COLUMNS, interactive=False, elem_id="relations")
                 download = gr.DownloadButton("Download JSON", elem_id="json")
         button.click(session.parse, controls, [overlay, graph, table, download, status], api_name="parse")
@@ -218,8 +218,8 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
     # gradio would open the file before anything is checked, and answer a broken one with "Error".
     picture.preprocess = _uploaded_path
     model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
-    top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown")
-    threshold = gr.Slider(0.0, 1.0, value=0.02, step=0.01, label="Least score")
+    top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
+    threshold = gr.Slider(0.0, 1.0, value=0.02, step=0.01, label="Least score", elem_id="threshold")
     with gr.Accordion("Vocabulary", open=False):
         hint = "one name per line; empty: the model's own"
         objects = gr.Textbox(label="Objects", lines=5, max_lines=12, placeholder=hint, elem_id="objects")
