@@ -21,8 +21,8 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
 
-gr = pytest.importorskip("gradio", reason="the app is an extra")
-from usg_psg.visualization.app import Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
+pytest.importorskip("gradio", reason="the app is an extra")
+from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, names=5)
@@ -106,7 +106,7 @@ def test_the_orientation_note_of_cameras_is_followed(session, files):
     ],
 )
 def test_bad_uploads_are_refused(session, files, name, message):
-    with pytest.raises(gr.Error, match=message) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         parse(session, files[name])
     assert str(Path(files[name]).parent) not in str(caught.value), "the server's folders are nobody's business"
 
@@ -120,7 +120,7 @@ def test_size_is_checked_before_pixels_are_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(data)
     with pytest.raises(ValueError, match="too many pixels"):
         check_upload(str(tmp_path / "bomb.png"), Limits())
-    with pytest.raises(gr.Error, match="Choose a picture"):
+    with pytest.raises(BadInput, match="Choose a picture"):
         parse(Session({}, LIMITS), None)
 
 
@@ -250,8 +250,11 @@ def test_visit_with_a_good_picture(page, files):
 def test_visit_with_a_bad_file(page, files, name, message):
     upload(page, files[name])
     send(page)
-    page.get_by_text(message).wait_for()
+    page.locator("#status").get_by_text(message).wait_for()
+    assert page.get_by_text(message).count() == 2, "in its place and as a note that passes"
+    assert page.locator("#json").is_disabled() and page.locator("#overlay img").count() == 0
     if folder := os.environ.get("USG_PSG_SCREENSHOTS"):
+        page.wait_for_timeout(1000)
         page.screenshot(path=f"{folder}/app_{name}.png")
     upload(page, files["good"])
     send(page)

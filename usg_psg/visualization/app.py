@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,10 @@ LONGEST_SHOWN = 1600  # pixels of the pictures on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
+
+
+class BadInput(ValueError):
+    """What the visitor gave cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,10 @@ class Session:
             Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
 
         Raises:
-            gr.Error: with a message for the visitor.
+            BadInput: with a message for the visitor.
         """
         if not path:
-            raise _refusal("Choose a picture first.")
+            raise BadInput("Choose a picture first.")
         try:
             check_upload(path, self.limits)
             image = read_image(path, "RGB")
@@ -116,9 +120,9 @@ class Session:
                 graph = self._predict(image, model, objects, predicates)
                 file = self._write(graph)
         except torch.OutOfMemoryError:
-            raise _refusal("There is not enough memory for this picture; try a smaller one.") from None
+            raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
-            raise _refusal(str(error).replace(path, _shown_name(path))) from None
+            raise BadInput(str(error).replace(path, _shown_name(path))) from None
         shown = graph.constrained().top(int(top_k), float(threshold))
         scale = LONGEST_SHOWN / max(image.shape[:2])
         overlay = draw_overlay(image, shown, scale if scale < 1 else None)
@@ -183,14 +187,14 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
                 controls = _controls(list(predictors), session)
                 button = gr.Button("Find the scene graph", variant="primary")
             with gr.Column(scale=2, min_width=480):
-                status = gr.Markdown()
+                status = gr.Markdown(elem_id="status")
                 # Without gradio's share button, which sends the picture to another server.
                 look = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 overlay = gr.Image(label="Objects", elem_id="overlay", **look)
                 graph = gr.Image(label="Scene graph", elem_id="graph", **look)
                 table = gr.Dataframe(label="Relations", headers=COLUMNS, interactive=False, elem_id="relations")
-                download = gr.DownloadButton("Download JSON", elem_id="json")
-        button.click(session.parse, controls, [overlay, graph, table, download, status], api_name="parse")
+                download = gr.DownloadButton("Download JSON", interactive=False, elem_id="json")
+        button.click(_answer(session), controls, [overlay, graph, table, download, status], api_name="parse")
     # One picture at a time: the model is shared.
     app.queue(default_concurrency_limit=1, max_size=20)
     return app
@@ -229,16 +233,26 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
     return [picture, model, top_k, threshold, objects, predicates]
 
 
+def _answer(session: Session) -> Callable:
+    """`Session.parse` for the page: what cannot be used clears the last results and says why, and stays to be read."""
+
+    def parse(path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str) -> tuple:
+        try:
+            overlay, graph, rows, file, text = session.parse(path, model, top_k, threshold, objects, predicates)
+        except BadInput as error:
+            gr.Warning(str(error), title="This did not work")
+            return None, None, [], gr.DownloadButton(value=None, interactive=False), f"**This did not work:** {error}"
+        return overlay, graph, rows, gr.DownloadButton(value=file, interactive=True), text
+
+    return parse
+
+
 def _uploaded_path(payload) -> str | None:
     if payload is None:
         return None
     if not payload.path:
-        raise _refusal("The picture did not arrive; send it as a file.")
+        raise gr.Error("The picture did not arrive; send it as a file.", print_exception=False)
     return payload.path
-
-
-def _refusal(message: str) -> gr.Error:
-    return gr.Error(message, title="This did not work", print_exception=False)
 
 
 def _shown_name(path: str) -> str:
