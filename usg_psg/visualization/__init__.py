@@ -2,7 +2,16 @@
 
 from ..names import display_names
 from .colors import class_color
+from .comparison import compare_graphs, draw_comparison
 from .graph import draw_graph
 from .overlay import draw_overlay, save_overlay
 
-__all__ = ["class_color", "display_names", "draw_graph", "draw_overlay", "save_overlay"]
+__all__ = [
+    "class_color",
+    "compare_graphs",
+    "display_names",
+    "draw_comparison",
+    "draw_graph",
+    "draw_overlay",
+    "save_overlay",
+]

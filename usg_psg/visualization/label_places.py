@@ -16,7 +16,7 @@ from .geometry import crossings, length_inside, shared_area
 
 GAP = 3.0  # least distance between labels
 SITS = 0.6  # part of a label that must lie on its object for the label to need no line
-HIDES = 0.5  # part of its object that a label on it may cover
+HIDES = 0.35  # part of its object that a label on it may cover
 CHECKED = 60  # best places whose lines are looked at
 # Costs, in label heights of distance.
 LINE, COVER, CROSS = 2.5, 8.0, 12.0
