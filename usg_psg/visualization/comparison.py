@@ -21,7 +21,7 @@ from ..evaluation.matching import (
     pair_hits,
     triplet_hits,
 )
-from .figures import FONT, POINT, drawing
+from .figures import FONT, POINT, drawing, text_size
 from .overlay import add_overlay, compose_overlay, label_font
 
 if TYPE_CHECKING:
@@ -179,12 +179,15 @@ def _text(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, ha: 
 
 def _fit(text: str, width: float, size: int = TEXT) -> str:
     """The text, cut off with an ellipsis where it is wider than `width` pixels."""
-    font = label_font(size)
-    if font.getlength(text) <= width:
+    # Pillow measures faster; matplotlib's glyphs are some percent wider or narrower, so near the limit it decides.
+    if label_font(size).getlength(text) < 0.9 * width or text_size(text, size)[0] <= width:
         return text
-    while text and font.getlength(text + "\u2026") > width:
-        text = text[:-1]
-    return text + "\u2026"
+    low, high = 0, len(text)  # that many letters fit, that many do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = text_size(text[:middle] + "\u2026", size)[0] <= width
+        low, high = (middle, high) if fits else (low, middle)
+    return text[:low] + "\u2026"
 
 
 def _rows(relations: list[SceneRelation]) -> np.ndarray:
