@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata
 from .engine import USGCheckpointer, adapt_to_machine
-from .modeling.usg_par import embed_vocabulary
+from .modeling.build import embed_vocabulary
 from .names import display_names
 
 if TYPE_CHECKING:

@@ -1,12 +1,16 @@
-"""Registries of the parts that Detectron2 has none for, and the functions that build from them."""
+"""Registries of the parts that Detectron2 has none for, and the functions that build from a config."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
+
+from .text_embeddings import text_embeddings
 
 MASK_DECODER_REGISTRY = Registry("MASK_DECODER")
 MASK_DECODER_REGISTRY.__doc__ = """
@@ -33,3 +37,16 @@ def build_mask_decoder(cfg: CfgNode) -> nn.Module:
 def build_relation_head(cfg: CfgNode, text_dim: int) -> nn.Module:
     """The registered relation head that MODEL.USG.RELATION_HEAD.NAME names, for text embeddings of width text_dim."""
     return RELATION_HEAD_REGISTRY.get(cfg.MODEL.USG.RELATION_HEAD.NAME)(cfg, text_dim)
+
+
+def embed_vocabulary(
+    cfg: CfgNode, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
+) -> dict:
+    """Arguments of `USGPar.set_vocabulary` for any names; category ids count things, then stuff."""
+    clip = cfg.MODEL.CLIP
+    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    return {
+        "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
+        "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
+        "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
+    }

@@ -19,10 +19,9 @@ from ..data.register_psg import get_psg_metadata
 from ..inference import merge_panoptic, rank_relations, triplet_scores
 from ..losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
-from .build import build_mask_decoder, build_pixel_decoder, build_relation_head
+from .build import build_mask_decoder, build_pixel_decoder, build_relation_head, embed_vocabulary
 from .layers import CosineLogits
 from .open_vocab_head import OpenVocabularyHead
-from .text_embeddings import text_embeddings
 
 LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
 
@@ -387,16 +386,3 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str) -> dict:
     """Arguments of `USGPar.set_vocabulary` for the names of a registered data set."""
     metadata = get_psg_metadata(dataset_name)
     return embed_vocabulary(cfg, metadata.thing_classes, metadata.stuff_classes, metadata.predicate_classes)
-
-
-def embed_vocabulary(
-    cfg: CfgNode, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
-) -> dict:
-    """Arguments of `USGPar.set_vocabulary` for any names; category ids count things, then stuff."""
-    clip = cfg.MODEL.CLIP
-    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    return {
-        "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
-        "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
-        "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
-    }
