@@ -130,7 +130,7 @@ def draw_comparison(
         y -= TITLE + shown
         add_overlay(axes, overlay, x + (PANEL_WIDTH - overlay.pixels.shape[1]) // 2, y)
         _write_lines(axes, x, y - MARGIN, lines)
-    legend = "\u2713 found   \u2717 missed, or not annotated   \u2260 pair annotated with another predicate"
+    legend = "\u2713 found, \u2717 missed or not annotated, \u2260 pair annotated with another predicate"
     _text(axes, MARGIN, MARGIN, legend, color=GRAY, size=TEXT - 2)
     return figure
 
