@@ -48,6 +48,7 @@ setup(
     ],
     extras_require={
         "detectron2": [DETECTRON2],
+        "app": ["gradio>=6"],
         "test": ["pytest", "pytest-timeout", "hypothesis", "tifffile", "playwright", "ruff==0.17.6"],
     },
 )

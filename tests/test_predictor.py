@@ -130,6 +130,20 @@ def test_predictor_takes_its_names_from_a_vocabulary_file(cfg, monkeypatch):
     assert cfg.DATASETS.TEST, "the caller's configuration is left alone"
 
 
+def test_predictor_takes_another_vocabulary(cfg):
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    own = predictor.own_vocabulary
+    assert predictor.vocabulary == own and len(predictor.model.object_text) == len(own[0]) + len(own[1])
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    predictor.set_vocabulary(["teapot", "broom"], ["mud"], ["eats"])
+    assert predictor.model.is_thing.tolist() == [True, True, False] and len(predictor.model.predicate_text) == 1
+    made = predictor(image)
+    assert made.objects and {o.name for o in made.objects} <= {"teapot", "broom", "mud"}
+    with pytest.raises(ValueError, match="at least one name"):
+        predictor.set_vocabulary(["teapot"], [], [])
+    assert predictor.vocabulary[2] == ("eats",), "a refused vocabulary changes nothing"
+
+
 def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_path):
     from usg_psg.engine import USGCheckpointer
 

@@ -104,9 +104,11 @@ def test_vocabulary_file_that_lacks_names_is_refused(datasets, tmp_path):
 
 def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, trained, tmp_path):
     weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
-    done = train_net(datasets, tmp_path, "--eval-only", *weights, "TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True")
+    extras = ["TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True", "TEST.USG.PICTURES", "1"]
+    done = train_net(datasets, tmp_path, "--eval-only", *weights, *extras)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "inference" / "plots").glob("*.png"))
+    assert len(list((tmp_path / "inference" / "pictures").glob("001_*.png"))) == 1
     exported = tmp_path / "inference" / "predictions_psg_shapes_val" / "predictions.json"
     command = [sys.executable, "tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
     command += ["--pred", str(exported), "--output", str(tmp_path / "again.json")]

@@ -186,6 +186,7 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
+    cfg.TEST.USG.PICTURES = 0  # also draw so many of the worst images, annotation beside prediction
 
 
 def get_config_file(name: str) -> str:

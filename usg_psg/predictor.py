@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,16 @@ from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata, read_vocabulary
 from .engine import USGCheckpointer, adapt_to_machine
+from .modeling.vocabulary import embed_names, vocabulary_embeddings
+from .names import display_names
 
 if TYPE_CHECKING:
     import networkx
 
 FORMAT = "usg_psg scene graph"
 VERSION = 1
+
+Vocabulary = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # things, stuff, predicates
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -35,13 +39,18 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 @dataclass
 class SceneObject:
-    """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE."""
+    """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE.
+
+    `label` is the name to show, unique in the image ("person 2"). The graph that holds all objects of the image gives
+    it, and it stays with the object in every part of that graph.
+    """
 
     name: str
     category_id: int
     score: float
     isthing: bool
     mask: dict
+    label: str = ""
 
     def mask_array(self) -> np.ndarray:
         """(H, W) bool."""
@@ -73,6 +82,11 @@ class SceneGraph:
     width: int
     objects: list[SceneObject]
     relations: list[SceneRelation]
+
+    def __post_init__(self) -> None:
+        if not all(thing.label for thing in self.objects):
+            labels = display_names([thing.name for thing in self.objects])
+            self.objects = [replace(thing, label=label) for thing, label in zip(self.objects, labels, strict=True)]
 
     @classmethod
     def from_output(
@@ -128,7 +142,7 @@ class SceneGraph:
         return SceneGraph(self.height, self.width, self.objects, kept)
 
     def top(self, count: int | None = None, score_threshold: float = 0.0) -> SceneGraph:
-        """The best relations, with the objects that take part in them only; indices are renumbered."""
+        """The best relations, with the objects that take part in them only; indices are renumbered, labels are not."""
         relations = [r for r in self.relations if r.score >= score_threshold][:count]
         used = sorted({r.subject for r in relations} | {r.object for r in relations})
         new = {old: index for index, old in enumerate(used)}
@@ -197,7 +211,7 @@ class SceneGraphPredictor:
 
     Args:
         cfg: a recipe with MODEL.WEIGHTS; the names are those of MODEL.USG.VOCABULARY if it is set, or else of
-            DATASETS.TEST[0].
+            DATASETS.TEST[0], until `set_vocabulary`.
 
     Raises:
         ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
@@ -209,14 +223,43 @@ class SceneGraphPredictor:
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
+        cfg.DATASETS.TRAIN = ()  # the names of the training data, which may be others, do not matter
         if cfg.MODEL.USG.VOCABULARY:
             self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary
-            cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()  # the file's names stand alone
+            cfg.DATASETS.TEST = ()  # the file's names stand alone
         else:
             self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        self.cfg = cfg
+        self.own_vocabulary: Vocabulary = tuple(
+            tuple(getattr(self.metadata, kind)) for kind in ("thing_classes", "stuff_classes", "predicate_classes")
+        )
+        self.vocabulary = self.own_vocabulary
         self.model = build_model(cfg).eval()
         USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED).load(cfg.MODEL.WEIGHTS)
         self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    def set_vocabulary(
+        self, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
+    ) -> None:
+        """Look for other objects and relations from now on, without retraining.
+
+        Args:
+            thing_classes: countable objects; commas separate synonyms.
+            stuff_classes: amorphous ones, of which all pixels are one object.
+            predicate_classes: relations.
+
+        Raises:
+            ValueError: if there is no object or no predicate, or a name is empty.
+        """
+        vocabulary = (tuple(thing_classes), tuple(stuff_classes), tuple(predicate_classes))
+        if vocabulary == self.vocabulary:
+            return
+        if vocabulary == self.own_vocabulary:  # with the prompts of its file, if it came from one
+            embeddings = vocabulary_embeddings(self.cfg, next(iter(self.cfg.DATASETS.TEST), None))
+        else:
+            embeddings = embed_names(self.cfg, *vocabulary)
+        self.model.set_vocabulary(**embeddings)
+        self.vocabulary = vocabulary
 
     def __call__(self, image: np.ndarray) -> SceneGraph:
         """Parse one (H, W, 3) uint8 RGB image."""
@@ -232,5 +275,4 @@ class SceneGraphPredictor:
             resized = self.resize.get_transform(image).apply_image(image)
             tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-        names = (self.metadata.thing_classes, self.metadata.stuff_classes, self.metadata.predicate_classes)
-        return [SceneGraph.from_output(output, *names) for output in self.model(inputs)]
+        return [SceneGraph.from_output(output, *self.vocabulary) for output in self.model(inputs)]

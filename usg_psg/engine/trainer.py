@@ -176,6 +176,7 @@ class Trainer(DefaultTrainer):
             task=cfg.TEST.TASK,
             export=cfg.TEST.USG.EXPORT,
             plots=cfg.TEST.USG.PLOTS,
+            pictures=cfg.TEST.USG.PICTURES,
         )
 
     @classmethod

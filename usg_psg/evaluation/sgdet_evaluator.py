@@ -20,6 +20,7 @@ from .records import count_missing, ground_truth_from_record, images_with_relati
 from .report import format_summary, results_to_dict, save_results
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
+from .worst_pictures import WorstPictures
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class SGDetEvaluator(DatasetEvaluator):
         predicate_frequency: (P,) training frequency for head, body and tail, see `SGDetMetrics`.
         export: "json", "sgbench" or "openpsg": also write the predictions, see `export.open_writer`; needs output_dir.
         plots: also draw the figures of `plots.save_plots`; needs output_dir.
+        pictures: also draw so many of the worst images, annotation beside prediction; needs output_dir.
     """
 
     def __init__(
@@ -52,14 +54,17 @@ class SGDetEvaluator(DatasetEvaluator):
         predicate_frequency: np.ndarray | None = None,
         export: str = "",
         plots: bool = False,
+        pictures: int = 0,
     ):
         if task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
-        if (export or plots) and not output_dir:
+        if (export or plots or pictures) and not output_dir:
             raise ValueError("output_dir: expected a folder, as predictions or plots are to be written, got none")
+        if pictures < 0:
+            raise ValueError(f"pictures: expected 0 or more, got {pictures}")
         self.dataset_name, self.output_dir, self.task = dataset_name, output_dir, task
         self.ks, self.predicate_frequency = tuple(ks), predicate_frequency
-        self.export, self.plots = export, plots
+        self.export, self.plots, self.pictures = export, plots, pictures
         self.results: SGDetResults | None = None
         self._images: dict[str, dict] | None = None
         self._writer: PredictionWriter | None = None
@@ -68,6 +73,7 @@ class SGDetEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget every image."""
         self._metrics: SGDetMetrics | None = None
+        self._worst: WorstPictures | None = None
         self._processed: set[str] = set()
         if self._writer is not None:
             self._writer.close()
@@ -81,6 +87,8 @@ class SGDetEvaluator(DatasetEvaluator):
         if self.export and self._writer is None:
             folder = Path(self.output_dir) / f"predictions_{self.dataset_name}"
             self._writer = open_writer(self.export, folder, comm.get_rank())
+        if self.pictures:
+            self._worst = WorstPictures(self.pictures, metadata)
         is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
         return SGDetMetrics(
             len(metadata.predicate_classes),
@@ -112,6 +120,8 @@ class SGDetEvaluator(DatasetEvaluator):
             gt = ground_truth_from_record(record)
             prediction = prediction_from_output(output, gt, with_masks=self._writer is not None)
             self._metrics.update(gt, prediction)
+            if self._worst is not None:
+                self._worst.add(gt, prediction, output)
             if self._writer is not None:
                 self._writer.add(image_id, prediction)
 
@@ -130,6 +140,7 @@ class SGDetEvaluator(DatasetEvaluator):
         if self._writer is not None:
             self._writer.close()
         gathered = comm.gather((metrics, self._processed), dst=0)
+        kept = comm.gather(self._worst, dst=0) if self.pictures else []
         if not comm.is_main_process():
             return None
         if self._writer is not None:
@@ -149,7 +160,16 @@ class SGDetEvaluator(DatasetEvaluator):
             from .plots import save_plots
 
             save_plots(Path(self.output_dir) / "plots", self.results, metadata.predicate_classes)
+        if self.pictures:
+            self._save_pictures(kept)
         return results_to_dict(self.results, self.task)
+
+    def _save_pictures(self, kept: list[WorstPictures]) -> None:
+        for other in kept[1:]:
+            kept[0].merge(other)
+        folder = Path(self.output_dir) / "pictures"
+        paths = kept[0].save(folder, self._images)
+        logger.info("pictures of the %d worst images are in %s", len(paths), folder)
 
     def _start_merged(self, gathered: list[tuple[SGDetMetrics, set[str]]]) -> tuple[SGDetMetrics, set[str]]:
         total, processed = self._blank(gathered[0][0]), set()

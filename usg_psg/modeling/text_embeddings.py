@@ -20,16 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..names import spoken_name
 from .openclip import load_openclip, weights_identity
 
 logger = logging.getLogger(__name__)
-
-
-def spoken_name(name: str) -> str:
-    """What a category name means to a reader: COCO's "wall-other-merged" is "wall", "floor-wood" is "floor wood"."""
-    for suffix in ("-merged", "-other"):
-        name = name.replace(suffix, "")
-    return name.replace("-", " ").replace("_", " ").strip()
 
 
 def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
@@ -44,4 +45,23 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         "object_text": text_embeddings(objects, object_templates, **where),
         "predicate_text": text_embeddings(predicates, predicate_templates, **where),
         "is_thing": is_thing,
+    }
+
+
+def embed_names(
+    cfg: CfgNode, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
+) -> dict:
+    """Arguments of `USGPar.set_vocabulary` for any names, with the configuration's prompts.
+
+    Args:
+        cfg: MODEL.CLIP.
+        thing_classes, stuff_classes: category ids count things, then stuff.
+        predicate_classes: names of the relations.
+    """
+    clip = cfg.MODEL.CLIP
+    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    return {
+        "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
+        "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
+        "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
     }

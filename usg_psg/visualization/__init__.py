@@ -1,8 +1,21 @@
 """Pictures of scene graphs."""
 
-from .colors import class_color, display_names
+from ..names import display_names
+from .colors import class_color
+from .comparison import compare_graphs, draw_comparison
 from .graph import draw_graph
-from .overlay import draw_overlay
+from .overlay import draw_overlay, save_overlay
 from .page import PageItem, PageWriter, write_page
 
-__all__ = ["PageItem", "PageWriter", "class_color", "display_names", "draw_graph", "draw_overlay", "write_page"]
+__all__ = [
+    "PageItem",
+    "PageWriter",
+    "class_color",
+    "compare_graphs",
+    "display_names",
+    "draw_comparison",
+    "draw_graph",
+    "draw_overlay",
+    "save_overlay",
+    "write_page",
+]

@@ -1,11 +1,9 @@
-"""Colours and names that stay the same from picture to picture."""
+"""Colours that stay the same from picture to picture."""
 
 from __future__ import annotations
 
 import colorsys
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
 
 GOLDEN_ANGLE = 0.381966  # of a full turn; successive hues are as far apart as can be
 
@@ -24,14 +22,3 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
     linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
-
-
-def display_names(names: Sequence[str]) -> list[str]:
-    """Names to show: numbered where a class occurs more than once, COCO's "-merged" and "-other" taken off."""
-    from ..modeling.text_embeddings import spoken_name
-
-    total, seen, shown = Counter(names), Counter(), []
-    for name in names:
-        seen[name] += 1
-        shown.append(spoken_name(name) + (f" {seen[name]}" if total[name] > 1 else ""))
-    return shown

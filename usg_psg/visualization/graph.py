@@ -4,146 +4,119 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib
-import networkx
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.transforms import Bbox
+from matplotlib.patches import FancyBboxPatch, Polygon
 
-from .colors import class_color, display_names, text_color
+from .colors import class_color, text_color
+from .figures import FONT, POINT, drawing, text_size
+from .graph_layout import layout_graph, route
 
 if TYPE_CHECKING:
     from ..predictor import SceneGraph
 
-CURVATURE = 0.14  # keeps the arrows of (a, b) and (b, a) apart
-ALONG = np.linspace(0.5, 0.12, 20)  # places of a label on its arrow, middle first
+NODE_FONT, LABEL_FONT = 19.0, 15.0  # pixels
+NODE_PAD, LABEL_PAD = np.array([24.0, 18.0]), np.array([12.0, 8.0])  # what a box adds to its text, both sides together
+MARGIN = 24.0
+SMALLEST = np.array([420.0, 200.0])  # of a drawing
+HEAD = np.array([14.0, 5.5])  # length and half width of an arrow's head
 
 
 def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
     """Draw the relations of a graph between the objects that take part in them.
 
-    Nodes have the colours of their masks in `draw_overlay`; each arrow goes from subject to object and carries the
-    predicate. Several predicates of one pair share an arrow.
+    Nodes have the colours of their masks in `draw_overlay`; each arrow goes from subject to object, in the subject's
+    colour, and through the box of its predicate. Several predicates of one pair share an arrow. The drawing grows
+    with the graph, so that no box covers another.
 
     Args:
         graph: usually `graph.constrained().top(k)`.
         show_scores: write scores behind predicates.
 
     Returns:
-        A figure, to be saved with `figure.savefig(path)` as PNG or SVG.
+        A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.
     """
     edges: dict[tuple[int, int], list[str]] = {}
     for relation in graph.relations:
         score = f" {relation.score:.2f}" if show_scores else ""
         edges.setdefault((relation.subject, relation.object), []).append(relation.predicate + score)
     nodes = sorted({i for pair in edges for i in pair})
-    side = 4.2 + 0.4 * len(nodes)
-    figure = Figure(figsize=(1.35 * side, side), dpi=100, layout="none")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set_xlim(-1.45, 1.45)
-    axes.set_ylim(-1.2, 1.2)
     if not nodes:
-        axes.text(0, 0, "no relations", ha="center", va="center", fontsize=16, color="0.4")
+        figure, axes = drawing(*SMALLEST)
+        axes.text(*SMALLEST / 2, "no relations", ha="center", va="center", fontsize=NODE_FONT * POINT, color="0.4")
         return figure
-    place = _layout(nodes, edges)
-    names = display_names([o.name for o in graph.objects])
-    boxes = [_draw_node(axes, place[i], names[i], class_color(graph.objects[i].name)) for i in nodes]
-    taken = [patch.get_window_extent(figure.canvas.get_renderer()) for patch in boxes]
-    patches = dict(zip(nodes, boxes, strict=True))
-    for (subject, object_), labels in edges.items():
-        _draw_edge(axes, place[subject], place[object_], patches[subject], patches[object_], "\n".join(labels), taken)
+    names = [graph.objects[i].label for i in nodes]
+    labels = ["\n".join(lines) for lines in edges.values()]
+    sizes = [text_size(name, NODE_FONT) + NODE_PAD for name in names]
+    sizes = np.array([*sizes, *(text_size(label, LABEL_FONT) + LABEL_PAD for label in labels)])
+    position = {node: n for n, node in enumerate(nodes)}
+    arrows = [(position[subject], position[object_]) for subject, object_ in edges]
+    centres, extent = layout_graph(sizes, arrows)
+    size = np.maximum(np.ceil(extent) + 2 * MARGIN, SMALLEST)
+    centres = centres + (size - extent) / 2
+    figure, axes = drawing(*size)
+    colors = [class_color(graph.objects[i].name) for i in nodes]
+    _draw_arrows(axes, arrows, centres, sizes, [_dark(color) for color in colors])
+    for n, name in enumerate(names):
+        _draw_box(axes, centres[n], sizes[n], name, NODE_FONT, np.array(colors[n]) / 255, "0.2", text_color(colors[n]))
+    for n, label in enumerate(labels, start=len(nodes)):
+        edge = _dark(colors[arrows[n - len(nodes)][0]])
+        _draw_box(axes, centres[n], sizes[n], label, LABEL_FONT, "white", edge, (25, 25, 25))
     return figure
 
 
-def _layout(nodes: list[int], edges: dict[tuple[int, int], list[str]]) -> dict[int, np.ndarray]:
-    """Places in [-1.15, 1.15] x [-1, 1]: on an ellipse, in an order that keeps related nodes close."""
-    related = networkx.Graph()
-    related.add_nodes_from(nodes)
-    related.add_edges_from(edges)
-    if len(nodes) <= 3:
-        order = nodes
-    else:
-        spread = networkx.kamada_kawai_layout(related.subgraph(nodes)) if networkx.is_connected(related) else None
-        spread = spread or networkx.spring_layout(related, seed=0)
-        order = sorted(nodes, key=lambda i: np.arctan2(spread[i][1], spread[i][0]))
-    angles = np.pi / 2 + 2 * np.pi * np.arange(len(order)) / len(order)
-    if len(order) == 2:
-        angles = np.array([np.pi, 0.0])
-    return {
-        node: np.array([1.12 * np.cos(angle), 0.98 * np.sin(angle)]) for node, angle in zip(order, angles, strict=True)
-    }
+def _dark(color: tuple[int, int, int]) -> np.ndarray:
+    """The colour in 0 to 1, darkened until a thin line of it shows on white."""
+    shade = np.array(color) / 255
+    luminance = float(shade @ (0.299, 0.587, 0.114))
+    return shade * min(1.0, 0.45 / max(luminance, 1e-6))
 
 
-def _draw_node(axes, place: np.ndarray, name: str, color: tuple[int, int, int]):
-    text = axes.text(
-        *place,
-        name,
+def _draw_box(axes: Axes, centre, size, text: str, font: float, face, edge, color: tuple[int, int, int]) -> None:
+    radius = min(8.0, size[1] / 4)
+    axes.add_patch(
+        FancyBboxPatch(
+            centre - size / 2,
+            *size,
+            boxstyle=f"round,pad=0,rounding_size={radius}",
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=1.1,
+            zorder=3,
+        )
+    )
+    axes.text(
+        *centre,
+        text,
         ha="center",
         va="center",
-        fontsize=14,
-        color=np.array(text_color(color)) / 255,
-        bbox={"boxstyle": "round,pad=0.45", "facecolor": np.array(color) / 255, "edgecolor": "0.25"},
-        zorder=3,
+        fontsize=font * POINT,
+        fontfamily=FONT,
+        color=np.array(color) / 255,
+        parse_math=False,
+        zorder=4,
     )
-    text.draw(axes.figure.canvas.get_renderer())  # gives the box its size
-    return text.get_bbox_patch()
 
 
-def _draw_edge(axes, start, end, start_patch, end_patch, label: str, taken: list[Bbox]) -> None:
-    arrow = FancyArrowPatch(
-        start,
-        end,
-        connectionstyle=f"arc3,rad={CURVATURE}",
-        arrowstyle="-|>",
-        mutation_scale=18,
-        patchA=start_patch,
-        patchB=end_patch,
-        shrinkA=2,
-        shrinkB=3,
-        color="0.45",
-        linewidth=1.6,
-        zorder=1,
-    )
-    axes.add_patch(arrow)
-    text = axes.text(
-        0,
-        0,
-        label,
-        ha="center",
-        va="center",
-        fontsize=11,
-        color="0.1",
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "0.8", "linewidth": 0.6},
-        zorder=2,
-    )
-    # The control point of matplotlib's arc3, in screen pixels: off the middle by CURVATURE times the distance.
-    to_pixels = axes.transData.transform
-    a, b = to_pixels(start), to_pixels(end)
-    control = (a + b) / 2 + CURVATURE * np.array([b[1] - a[1], a[0] - b[0]])
-    renderer = axes.figure.canvas.get_renderer()
-    best, least = None, np.inf
-    for t in (t for near in ALONG for t in (near, 1 - near)):
-        point = (1 - t) ** 2 * a + 2 * t * (1 - t) * control + t**2 * b
-        text.set_position(axes.transData.inverted().transform(point))
-        text.draw(renderer)
-        extent = text.get_bbox_patch().get_window_extent(renderer)
-        covered = sum(_shared_area(extent, other) for other in taken)
-        if covered < least:
-            best, least = (text.get_position(), extent), covered
-        if covered == 0:
-            break
-    text.set_position(best[0])
-    taken.append(best[1])
-
-
-def _shared_area(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(0.0, width) * max(0.0, height)
-
-
-matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text in SVG files
+def _draw_arrows(axes: Axes, arrows: list[tuple[int, int]], centres, sizes, colors: list[np.ndarray]) -> None:
+    count = len(centres) - len(arrows)
+    subject, object_ = (centres[[arrow[end] for arrow in arrows]] for end in (0, 1))
+    for n, line in enumerate(route(subject, centres[count:], object_, points=60)):
+        target = arrows[n][1]
+        # The second half, from the label on: up to where it enters the object's box.
+        away = np.abs(line - centres[target]) - sizes[target] / 2
+        outside = np.flatnonzero((away > 2.0).any(axis=1))
+        last = int(outside[-1])
+        tip = line[last]
+        start = line[max(0, last - 4)] if np.linalg.norm(tip - line[max(0, last - 4)]) > 1 else line[0]
+        along = (tip - start) / np.linalg.norm(tip - start)
+        back = tip - HEAD[0] * along
+        side = HEAD[1] * np.array([-along[1], along[0]])
+        # The line stops inside the head, whose point would be blunt otherwise.
+        body = line[: last + 1]
+        body = np.vstack([body[np.linalg.norm(body - tip, axis=1) > HEAD[0]], back + 0.2 * (tip - back)])
+        axes.plot(*body.T, color=colors[arrows[n][0]], linewidth=1.6, solid_capstyle="butt", zorder=1)
+        axes.add_patch(
+            Polygon([tip, back + side, back - side], closed=True, color=colors[arrows[n][0]], lw=0, zorder=2)
+        )

@@ -1,7 +1,8 @@
-"""Masks and labels over an image."""
+"""Masks and labels over an image, as pixels or as a vector drawing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,17 +10,49 @@ from typing import TYPE_CHECKING
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
-from .colors import class_color, display_names, text_color
+from .colors import class_color, text_color
+from .figures import FONT, POINT, drawing
+from .label_places import Place, has_room, place_labels
 
 if TYPE_CHECKING:
     from ..predictor import SceneGraph
 
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
+MIN_FONT = 13  # pixels
+GROWTH, MAX_STEPS = 1.25, 14  # crowded pictures are enlarged step by step until every label has room
 THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of a picture
+VECTOR_SUFFIXES = (".svg", ".pdf")
+PIXEL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-Box = tuple[float, float, float, float]
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name, the colour of its object (RGB, 0 to 255), and its place in the picture."""
+
+    text: str
+    color: Color
+    place: Place
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A picture with painted masks, and the labels that belong on it.
+
+    Attributes:
+        pixels: (H', W', 3) uint8 RGB.
+        labels: those that found room.
+        font: size in pixels.
+    """
+
+    pixels: np.ndarray
+    labels: list[Label]
+    font: int
 
 
 @lru_cache(maxsize=8)
@@ -28,86 +61,192 @@ def label_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def draw_overlay(image: np.ndarray, graph: SceneGraph) -> np.ndarray:
+def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> np.ndarray:
     """Paint the masks of all objects of a graph with their names.
+
+    Names lie inside the picture and never on each other. One that would hide its object, or finds no room on it,
+    stands beside it with a line to it.
 
     Args:
         image: (H, W, 3) uint8 RGB of the graph's size.
-        graph: what to draw; large masks come first, so that small ones stay visible.
+        graph: what to draw; where masks overlap, the smaller one shows.
+        scale: of the result to the image; names that find no room are left out. None enlarges small images, and
+            crowded ones until every name has room.
 
     Returns:
-        (H', W', 3) uint8 RGB, enlarged by one factor if the image is small.
+        (H', W', 3) uint8 RGB.
 
     Raises:
         ValueError: if image and graph differ in size.
     """
-    if image.shape[:2] != (graph.height, graph.width):
-        raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
-    scale = max(1.0, MIN_LONG_SIDE / max(image.shape[:2]), MIN_SHORT_SIDE / min(image.shape[:2]))
-    size = (round(graph.width * scale), round(graph.height * scale))
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    masks = [
-        cv2.resize(o.mask_array().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        for o in graph.objects
-    ]
-    thickness = max(1, round(max(size) / 600))
-    order = sorted(range(len(masks)), key=lambda i: -int(masks[i].sum()))
-    for index in order:
-        color = np.array(class_color(graph.objects[index].name), np.float32)
-        opacity = THING_OPACITY if graph.objects[index].isthing else STUFF_OPACITY
-        canvas[masks[index]] += opacity * (color - canvas[masks[index]])
-    canvas = np.ascontiguousarray(canvas.round().clip(0, 255).astype(np.uint8))
-    for index in order:
-        contours, _ = cv2.findContours(masks[index].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, class_color(graph.objects[index].name), thickness, cv2.LINE_AA)
+    overlay = compose_overlay(image, graph, scale)
+    canvas = overlay.pixels.copy()
+    width = max(1, round(overlay.font / 9))
+    for label in overlay.labels:
+        if label.place.leader is not None:
+            start, end = (tuple(round(16 * (v - 0.5)) for v in p) for p in (label.place.anchor, label.place.leader))
+            for color, extra in (((255, 255, 255), 2), (label.color, 0)):
+                cv2.line(canvas, start, end, color, width + extra, cv2.LINE_AA, shift=4)
+                cv2.circle(canvas, start, 16 * (2 * width + extra // 2), color, -1, cv2.LINE_AA, shift=4)
     picture = Image.fromarray(canvas)
-    _draw_labels(ImageDraw.Draw(picture), graph, masks, size)
+    draw, font = ImageDraw.Draw(picture), label_font(overlay.font)
+    for label in overlay.labels:
+        left, top, right, bottom = label.place.box
+        draw.rounded_rectangle((left, top, right - 1, bottom - 1), radius=_pad(overlay.font), fill=label.color)
+        middle = ((left + right) / 2, (top + bottom) / 2)
+        draw.text(middle, label.text, font=font, fill=text_color(label.color), anchor="mm")
     return np.asarray(picture)
 
 
-def _draw_labels(draw: ImageDraw.ImageDraw, graph: SceneGraph, masks: list[np.ndarray], size: tuple[int, int]) -> None:
-    font = label_font(max(13, round(max(size) / 55)))
-    placed: list[Box] = []
-    # Small objects first: they have the fewest places for a label.
-    for index in sorted(range(len(masks)), key=lambda i: int(masks[i].sum())):
-        if not masks[index].any():
-            continue
-        text = display_names([o.name for o in graph.objects])[index]
-        left, top, right, bottom = font.getbbox(text)
-        pad = font.size // 4
-        extent = (right - left + 2 * pad, bottom - top + 2 * pad)
-        box = _free_place(masks[index], extent, size, placed)
-        placed.append(box)
-        color = class_color(graph.objects[index].name)
-        draw.rounded_rectangle(box, radius=pad, fill=color)
-        draw.text((box[0] + pad - left, box[1] + pad - top), text, font=font, fill=text_color(color))
+def save_overlay(path: str | Path, image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> None:
+    """Write `draw_overlay`'s picture; in SVG and PDF files lines and names are vectors over the embedded pixels.
+
+    Args:
+        path: its suffix says the format.
+        image, graph, scale: as `draw_overlay`.
+
+    Raises:
+        ValueError: for an unknown suffix, or if image and graph differ in size.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in PIXEL_SUFFIXES:
+        Image.fromarray(draw_overlay(image, graph, scale)).save(path)
+        return
+    if suffix not in VECTOR_SUFFIXES:
+        known = ", ".join((*PIXEL_SUFFIXES, *VECTOR_SUFFIXES))
+        raise ValueError(f"{path}: cannot write pictures of this suffix; known are {known}")
+    overlay = compose_overlay(image, graph, scale)
+    height, width = overlay.pixels.shape[:2]
+    figure, axes = drawing(width, height)
+    add_overlay(axes, overlay)
+    figure.savefig(path)
 
 
-def _free_place(mask: np.ndarray, extent: tuple[int, int], size: tuple[int, int], placed: list[Box]) -> Box:
-    """A box inside the picture, near the middle of the mask's thickest part, that covers no other label if it can."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    width, height = extent
-    best, least = None, np.inf
-    step = height * 0.6
-    for ring in range(25):
-        angles = np.linspace(0, 2 * np.pi, max(1, 8 * ring), endpoint=False)
-        for angle in angles:
-            cx, cy = x + 1.6 * ring * step * np.cos(angle), y + ring * step * np.sin(angle)
-            left = float(np.clip(cx - width / 2, 0, max(0, size[0] - width)))
-            top = float(np.clip(cy - height / 2, 0, max(0, size[1] - height)))
-            box = (left, top, left + width, top + height)
-            covered = sum(_overlap(box, other) for other in placed)
-            if covered == 0:
-                return box
-            if covered < least:
-                best, least = box, covered
-    return best
+def add_overlay(axes: Axes, overlay: Overlay, left: float = 0.0, bottom: float = 0.0) -> None:
+    """Draw an overlay into axes that count in pixels with y upwards, its lower left corner at (left, bottom)."""
+    height, width = overlay.pixels.shape[:2]
+    view = axes.axis()
+    axes.imshow(overlay.pixels, extent=(left, left + width, bottom, bottom + height), interpolation="none", zorder=0)
+    axes.set_aspect("auto")
+    axes.axis(view)  # imshow fits the axes to the image
+    top = bottom + height
+    thin = max(1.0, overlay.font / 9) * POINT
+    for label in overlay.labels:
+        color = np.array(label.color) / 255
+        if label.place.leader is not None:
+            (x0, y0), (x1, y1) = label.place.anchor, label.place.leader
+            for shade, extra, layer in (("white", 2 * POINT, 1), (color, 0, 2)):
+                line = ([left + x0, left + x1], [top - y0, top - y1])
+                axes.plot(*line, color=shade, linewidth=thin + extra, zorder=layer, solid_capstyle="round")
+                axes.plot(left + x0, top - y0, "o", color=shade, markersize=4 * thin + extra, mew=0, zorder=layer)
+        x0, y0, x1, y1 = label.place.box
+        style = f"round,pad=0,rounding_size={_pad(overlay.font)}"
+        box = FancyBboxPatch((left + x0, top - y1), x1 - x0, y1 - y0, boxstyle=style, color=color, lw=0, zorder=3)
+        axes.add_patch(box)
+        axes.text(
+            left + (x0 + x1) / 2,
+            top - (y0 + y1) / 2,
+            label.text,
+            ha="center",
+            va="center_baseline",
+            fontsize=overlay.font * POINT,
+            fontfamily=FONT,
+            color=np.array(text_color(label.color)) / 255,
+            parse_math=False,
+            zorder=4,
+        )
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Area that two boxes share, with one pixel of air around."""
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    return max(0.0, width) * max(0.0, height)
+def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> Overlay:
+    """The painted picture and its labels, for `draw_overlay` and `add_overlay`; arguments as of the former."""
+    if image.shape[:2] != (graph.height, graph.width):
+        raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
+    owner = owner_map(graph)
+    texts = [thing.label for thing in graph.objects]
+    start = scale or max(1.0, MIN_LONG_SIDE / max(image.shape[:2]), MIN_SHORT_SIDE / min(image.shape[:2]))
+    largest = max(MIN_FONT, round(start * max(image.shape[:2]) / 55))
+    # A crowded picture first gets a smaller font, then more room.
+    tries = [(start, font) for font in sorted({largest, (largest + MIN_FONT) // 2, MIN_FONT}, reverse=True)]
+    if scale is None:
+        tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS)]
+    for factor, font in tries:
+        enlarged = _resize_nearest(owner, factor)
+        places = place_labels(enlarged, [_label_size(text, font) for text in texts])
+        if has_room(enlarged, places):
+            break
+    labels = [
+        Label(thing.label, class_color(thing.name), place)
+        for thing, place in zip(graph.objects, places, strict=True)
+        if place is not None
+    ]
+    return Overlay(paint_masks(image, graph, factor, enlarged), labels, font)
+
+
+def owner_map(graph: SceneGraph) -> np.ndarray:
+    """(H, W) int32: n + 1 inside object n, 0 elsewhere; where masks overlap, the smallest one has the pixel."""
+    owner = np.zeros((graph.height, graph.width), np.int32)
+    masks = {index: thing.mask_array() for index, thing in enumerate(graph.objects)}
+    for index in sorted(masks, key=lambda i: -int(masks[i].sum())):
+        owner[masks[index]] = index + 1
+    return owner
+
+
+def paint_masks(
+    image: np.ndarray, graph: SceneGraph, scale: float = 1.0, owner: np.ndarray | None = None
+) -> np.ndarray:
+    """The image with the colours of its objects, outlined, and nothing outside their masks changed.
+
+    Args:
+        image: (H, W, 3) uint8 RGB of the graph's size.
+        graph: objects to paint.
+        scale: of the result; masks are scaled to the nearest pixel.
+        owner: `owner_map` at the result's size, where it is at hand.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
+    owner = _resize_nearest(owner_map(graph), scale) if owner is None else owner
+    size = owner.shape[::-1]
+    shrinks = size[0] < image.shape[1]
+    canvas = image
+    if size != image.shape[1::-1]:
+        canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    colors = np.array([(0, 0, 0), *(class_color(thing.name) for thing in graph.objects)], np.float32)
+    opacity = [THING_OPACITY if thing.isthing else STUFF_OPACITY for thing in graph.objects]
+    opacity = np.array([0.0, *opacity], np.float32)[owner]
+    opacity[_outlines(owner, max(1, round(max(size) / 600)))] = 1.0
+    painted = canvas + opacity[..., None] * (colors[owner] - canvas)
+    return painted.round().clip(0, 255).astype(np.uint8)
+
+
+def _outlines(owner: np.ndarray, thickness: int) -> np.ndarray:
+    """(H, W) bool: pixels of objects that are at most `thickness` pixels from another owner's, on the inside."""
+    edge = np.zeros(owner.shape, bool)
+    for step in range(1, thickness + 1):
+        across, down = owner[:, step:] != owner[:, :-step], owner[step:] != owner[:-step]
+        edge[:, step:] |= across
+        edge[:, :-step] |= across
+        edge[step:] |= down
+        edge[:-step] |= down
+    return edge & (owner > 0)
+
+
+def _resize_nearest(owner: np.ndarray, scale: float) -> np.ndarray:
+    """Each pixel of the result takes the one that its middle falls into; in integers, so exactly."""
+    if scale == 1:
+        return owner
+    height, width = (max(1, round(side * scale)) for side in owner.shape)
+    rows = (2 * np.arange(height) + 1) * owner.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * owner.shape[1] // (2 * width)
+    return np.ascontiguousarray(owner[rows[:, None], columns])
+
+
+def _pad(font: int) -> int:
+    return max(2, font // 4)
+
+
+def _label_size(text: str, font: int) -> tuple[int, int]:
+    """Width and height of a label in pixels, the same height for every text."""
+    left, _, right, _ = label_font(font).getbbox(text)
+    ascent, descent = label_font(font).getmetrics()
+    return int(np.ceil(right - left)) + 2 * _pad(font) + 2, ascent + descent + 2

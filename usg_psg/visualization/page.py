@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .colors import class_color, display_names, text_color
+from ..names import display_names
+from .colors import class_color, text_color
 
 if TYPE_CHECKING:
     from ..predictor import SceneGraph

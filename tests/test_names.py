@@ -1,0 +1,29 @@
+"""Names to show."""
+
+from usg_psg.names import display_names
+from usg_psg.predictor import SceneGraph
+
+from .visualization.scenes import stripes
+
+
+def test_names_are_numbered_where_they_repeat():
+    assert display_names(["person", "wall-other-merged", "person"]) == ["person 1", "wall", "person 2"]
+    assert display_names(["water", "water-other"]) == ["water 1", "water 2"], "two categories, one name to the reader"
+
+
+def test_labels_of_a_graph_stay_with_its_objects():
+    graph = stripes(count=4)
+    assert [o.label for o in graph.objects] == ["grass", "person 1", "person 2", "person 3"]
+    part = graph.top(3)
+    part = SceneGraph(part.height, part.width, part.objects[2:], [])
+    assert [o.label for o in part.objects] == ["person 2", "person 3"]
+    assert SceneGraph.from_json(part.to_json()) == part
+
+
+def test_files_without_labels_are_read():
+    graph = stripes(count=3)
+    text = graph.to_json()
+    for thing in graph.objects:
+        text = text.replace(f', "label": "{thing.label}"', "")
+    assert "label" not in text
+    assert SceneGraph.from_json(text) == graph

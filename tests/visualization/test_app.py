@@ -1,0 +1,277 @@
+"""The web page: what it refuses, and a visit in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from usg_psg.config import build_cfg
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+
+pytest.importorskip("gradio", reason="the app is an extra")
+from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = Limits(megabytes=0.5, megapixels=0.1, names=5)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=1, num_val=1, size=(96, 128), preset="easy", seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.TEXT_CACHE", str(root)]
+        opts += ["TEST.USG.OBJECT_THRESHOLD", "0.0", "TEST.USG.OVERLAP_THRESHOLD", "0.0"]
+        torch.manual_seed(1)
+        predictor = SceneGraphPredictor(build_cfg("quickstart/usg_par_quickstart.yaml", opts), allow_random=True)
+        # Fresh masks hardly differ, so one would own every pixel and nothing would be related.
+        with torch.no_grad():
+            predictor.model.mask_decoder.mask_embed.layers[-1].weight.mul_(40)
+        yield predictor
+
+
+@pytest.fixture
+def session(predictor):
+    return Session({"a": predictor}, LIMITS)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Uploads by name: good, turned, text, cut, many (pixels), big (bytes), gif."""
+    folder = tmp_path_factory.mktemp("uploads")
+    rng = np.random.default_rng(0)
+    paths = {name: str(folder / f"{name}.jpg") for name in ("good", "turned", "text", "cut", "many", "big")}
+    picture = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    picture.save(paths["good"], quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    picture.save(paths["turned"], exif=exif)
+    Path(paths["text"]).write_text("not a picture\n" * 20)
+    Path(paths["cut"]).write_bytes(Path(paths["good"]).read_bytes()[:2000])
+    Image.new("RGB", (400, 300)).save(paths["many"])
+    Path(paths["big"]).write_bytes(Path(paths["good"]).read_bytes() + bytes(600_000))
+    paths["gif"] = str(folder / "moving.gif")
+    picture.save(paths["gif"])
+    return paths
+
+
+def parse(session, path, **changes):
+    return session.parse(
+        **{"path": path, "model": "a", "top_k": 5, "threshold": 0.0, "objects": "", "predicates": ""} | changes
+    )
+
+
+def test_a_good_picture_gives_everything(session, files):
+    overlay, graph, rows, file, text = parse(session, files["good"])
+    assert overlay.shape[1] * 96 == overlay.shape[0] * 128 and overlay.dtype == graph.dtype == np.uint8
+    whole = SceneGraph.from_json(Path(file).read_text())
+    assert (whole.height, whole.width) == (96, 128)
+    best = whole.constrained().relations[:5]
+    labels = [o.label for o in whole.objects]
+    assert rows == [
+        [n, labels[r.subject], r.predicate, labels[r.object], round(r.score, 3)] for n, r in enumerate(best, start=1)
+    ]
+    assert len(rows) == 5 and "5 relations shown" in text
+    assert parse(session, files["good"], threshold=1.0)[2] == []
+
+
+def test_the_orientation_note_of_cameras_is_followed(session, files):
+    whole = SceneGraph.from_json(Path(parse(session, files["turned"])[3]).read_text())
+    assert (whole.height, whole.width) == (128, 96)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("text", "text.jpg is not a picture"),
+        ("cut", "cut.jpg: not a readable image"),
+        ("many", "400 x 300 pixels"),
+        ("big", "0.6 MB"),
+        ("gif", "GIF"),
+    ],
+)
+def test_bad_uploads_are_refused(session, files, name, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        parse(session, files[name])
+    assert str(Path(files[name]).parent) not in str(caught.value), "the server's folders are nobody's business"
+
+
+def test_size_is_checked_before_pixels_are_decoded(tmp_path):
+    """A PNG whose header promises 10^10 pixels and that has none of them."""
+    Image.new("L", (8, 8)).save(tmp_path / "bomb.png")
+    data = bytearray((tmp_path / "bomb.png").read_bytes())
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(data)
+    with pytest.raises(ValueError, match="too many pixels"):
+        check_upload(str(tmp_path / "bomb.png"), Limits())
+    with pytest.raises(BadInput, match="Choose a picture"):
+        parse(Session({}, LIMITS), None)
+
+
+def test_another_vocabulary(session, predictor, files):
+    things, stuff, predicates = predictor.own_vocabulary
+    objects = f"teapot\n  {stuff[0]} \nteapot\n\nbroom"
+    whole = SceneGraph.from_json(Path(parse(session, files["good"], objects=objects, predicates="eats")[3]).read_text())
+    assert predictor.vocabulary == (("teapot", "broom"), (stuff[0],), ("eats",))
+    assert {o.name for o in whole.objects} <= {"teapot", "broom", stuff[0]}
+    assert {r.predicate for r in whole.relations} == {"eats"}
+    assert all(o.isthing == (o.name != stuff[0]) for o in whole.objects)
+    parse(session, files["good"])
+    assert predictor.vocabulary == predictor.own_vocabulary, "the next visitor gets the model's own names"
+    assert session.own_names("a")[1].splitlines() == list(predicates)
+
+
+def test_names():
+    assert read_names(" a \n\nb\na", "object", LIMITS) == ["a", "b"]
+    with pytest.raises(ValueError, match="6 object names"):
+        read_names("\n".join("abcdef"), "object", LIMITS)
+    with pytest.raises(ValueError, match="81 letters"):
+        read_names("x" * 81, "object", LIMITS)
+
+
+def test_few_files_are_kept(session, files):
+    graph = SceneGraph(4, 4, [], [])
+    written = [session._write(graph) for _ in range(40)]
+    assert [os.path.exists(path) for path in written] == [False] * 8 + [True] * 32
+
+
+def test_an_app_needs_a_model():
+    with pytest.raises(ValueError, match="at least one model"):
+        build_app({})
+
+
+BASE = ["app.py", "--config-file", "quickstart/usg_par_quickstart.yaml", "--checkpoint", "missing.pth"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--port", "0"], "there is no file missing.pth"),
+        (["--port", "{busy}"], "port {busy}"),
+        (["--port", "99999"], "port 99999"),
+        (["--host", "256.0.0.1"], "256.0.0.1"),
+        (["--max-megabytes", "0"], "above 0"),
+        (["--port", "0", "--config-file", "a.yaml", "b.yaml"], "got 2"),
+    ],
+)
+def test_the_program_says_what_is_wrong(arguments, message, monkeypatch, capsys):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", [*BASE, *(a.format(busy=port) for a in arguments)])
+        main = runpy.run_path(str(ROOT / "tools" / "app.py"))["main"]
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    assert stopped.value.code == 2 and message.format(busy=port) in capsys.readouterr().err
+
+
+def test_without_gradio_the_program_says_how_to_get_it():
+    code = f"import runpy, sys; sys.modules['gradio'] = None; sys.argv = {BASE!r}; "
+    code += "runpy.run_path('tools/app.py', run_name='__main__')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'gradio>=6'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def page(predictor):
+    """A page of the app in headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium")
+    app = build_app({"first.pth": predictor, "second.pth": predictor}, LIMITS)
+    _, url, _ = launch_app(app, LIMITS, port=None, prevent_thread_lock=True, quiet=True)
+    try:
+        with playwright.sync_playwright() as runner:
+            browser = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 1500})
+            page.set_default_timeout(60_000)
+            page.goto(url)
+            yield page
+            browser.close()
+    finally:
+        app.close()
+
+
+def upload(page, path: str) -> None:
+    page.reload()
+    page.locator("#picture input[type=file]").first.set_input_files(path)
+
+
+def send(page) -> None:
+    page.locator("#picture img").first.wait_for()
+    page.locator("#threshold input[type=number]").fill("0")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Find the scene graph").click()
+
+
+def column(page, number: int) -> list[str]:
+    """Texts of a column of the table, counted from 1."""
+    cells = page.locator(f"#relations [role=gridcell][aria-colindex='{number}']")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+def test_visit_with_a_good_picture(page, files):
+    upload(page, files["good"])
+    send(page)
+    for name in ("overlay", "graph"):
+        picture = page.locator(f"#{name} img")
+        picture.wait_for()
+        page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
+    page.get_by_text("10 relations shown").wait_for()
+    page.locator("#relations [role=grid][aria-rowcount='11']").wait_for()  # with the head
+    assert len(column(page, 3)) == 10 and column(page, 1) == [str(n) for n in range(1, 11)]
+    with page.expect_download() as download:
+        page.locator("#json").click()
+    whole = json.loads(Path(download.value.path()).read_text())
+    assert whole["format"] == "usg_psg scene graph" and len(whole["relations"]) >= 10
+    if folder := os.environ.get("USG_PSG_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/app.png", full_page=True)
+
+
+@pytest.mark.parametrize("name, message", [("text", "text.jpg is not a picture"), ("many", "400 x 300 pixels")])
+def test_visit_with_a_bad_file(page, files, name, message):
+    upload(page, files[name])
+    send(page)
+    page.locator("#status").get_by_text(message).wait_for()
+    assert page.get_by_text(message).count() == 2, "in its place and as a note that passes"
+    assert page.locator("#json").is_disabled() and page.locator("#overlay img").count() == 0
+    if folder := os.environ.get("USG_PSG_SCREENSHOTS"):
+        page.wait_for_timeout(1000)
+        page.screenshot(path=f"{folder}/app_{name}.png")
+    upload(page, files["good"])
+    send(page)
+    page.get_by_text("10 relations shown").wait_for()
+
+
+def test_visit_with_a_file_that_is_too_large(page, files):
+    upload(page, files["big"])
+    page.get_by_text("maximum allowed size").first.wait_for()
+
+
+def test_visit_with_own_names(page, files):
+    upload(page, files["good"])
+    page.get_by_text("Vocabulary").click()
+    page.locator("#predicates textarea").fill("eats\nadmires")
+    send(page)
+    page.get_by_text("relations shown").wait_for()
+    page.locator("#relations [role=gridcell]").first.wait_for()
+    cells = set(column(page, 3))
+    assert cells and cells <= {"eats", "admires"}

@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Serve a web page: a picture or the webcam in; masks, scene graph, table of relations and JSON out.
+
+    pip install -e .[app]
+    python tools/app.py --config-file configs/quickstart/usg_par_quickstart.yaml \\
+        --checkpoint output/quickstart/model_final.pth
+
+Several checkpoints can be chosen from on the page; give one configuration for all, or one for each.
+"""
+
+from __future__ import annotations
+
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+
+# isort: split
+import argparse
+import os
+import socket
+import sys
+
+from detectron2.utils.logger import setup_logger
+
+from usg_psg.config import build_cfg
+from usg_psg.predictor import SceneGraphPredictor
+
+
+def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str]) -> dict[str, SceneGraphPredictor]:
+    """A model for each checkpoint, by its path.
+
+    Raises:
+        ValueError, FileNotFoundError: if the numbers do not fit, or a file is missing or wrong.
+    """
+    if len(configs) not in (1, len(checkpoints)):
+        raise ValueError(
+            f"--config-file: expected one, or one for each of the {len(checkpoints)} checkpoints, got {len(configs)}"
+        )
+    configs = configs * len(checkpoints) if len(configs) == 1 else configs
+    predictors = {}
+    for config, checkpoint in zip(configs, checkpoints, strict=True):
+        if not os.path.isfile(checkpoint):
+            raise FileNotFoundError(f"--checkpoint: there is no file {checkpoint}")
+        if checkpoint in predictors:
+            raise ValueError(f"--checkpoint: {checkpoint} is given twice")
+        predictors[checkpoint] = SceneGraphPredictor(build_cfg(config, [*opts, "MODEL.WEIGHTS", checkpoint]))
+    return predictors
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ValueError if nothing can listen there, before models are loaded."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"cannot listen on port {port}: expected 0 to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host} port {port} ({error}); choose another one with --port") from error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", nargs="+", required=True, help="recipe of the models, or one for each")
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="weights to choose from")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
+    parser.add_argument("--max-megabytes", type=float, default=20, help="largest upload (default %(default)s)")
+    parser.add_argument("--max-megapixels", type=float, default=30, help="largest picture (default %(default)s)")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the recipes")
+    arguments = parser.parse_args()
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        from usg_psg.visualization.app import Limits, build_app, launch_app
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        parser.error("the app needs gradio: pip install 'gradio>=6', or pip install -e .[app] in this repository")
+    setup_logger(name="usg_psg")
+    try:
+        if min(arguments.max_megabytes, arguments.max_megapixels) <= 0:
+            raise ValueError("--max-megabytes, --max-megapixels: expected numbers above 0")
+        check_port(arguments.host, arguments.port)
+        predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts)
+    except (ValueError, OSError, KeyError) as error:
+        parser.error(str(error))
+    limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+    try:
+        launch_app(build_app(predictors, limits), limits, arguments.host, arguments.port, arguments.share)
+    except OSError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Names of objects as readers see them, made in one place so that every picture, table and file agrees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+
+def spoken_name(name: str) -> str:
+    """What a category name means to a reader: COCO's "wall-other-merged" is "wall", "floor-wood" is "floor wood"."""
+    for suffix in ("-merged", "-other"):
+        name = name.replace(suffix, "")
+    return name.replace("-", " ").replace("_", " ").strip()
+
+
+def display_names(names: Sequence[str]) -> list[str]:
+    """Names to show for all objects of an image, given its category names: numbered where one repeats."""
+    spoken = [spoken_name(name) for name in names]
+    total, seen, shown = Counter(spoken), Counter(), []
+    for name in spoken:
+        seen[name] += 1
+        shown.append(f"{name} {seen[name]}" if total[name] > 1 else name)
+    return shown

@@ -1,0 +1,259 @@
+"""A web page that turns uploaded pictures into scene graphs; needs gradio (the extra "app")."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data import read_image
+from ..predictor import SceneGraph, SceneGraphPredictor
+from .figures import to_array
+from .graph import draw_graph
+from .overlay import draw_overlay
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
+LONGEST_SHOWN = 1600  # pixels of the pictures on the page
+MAX_NAME = 80  # characters
+KEPT_FILES = 32
+COLUMNS = ["rank", "subject", "predicate", "object", "score"]
+
+
+class BadInput(ValueError):
+    """What the visitor gave cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an upload and a vocabulary may be at most: megabytes (10^6), megapixels (10^6), names in one box."""
+
+    megabytes: float = 20.0
+    megapixels: float = 30.0
+    names: int = 500
+
+
+def check_upload(path: str, limits: Limits) -> None:
+    """Refuse a file before it is decoded: only its size and its header are read.
+
+    Raises:
+        ValueError: if it is too large, no picture, or of a format that is not taken.
+    """
+    size = Path(path).stat().st_size / 1e6
+    if size > limits.megabytes:
+        raise ValueError(f"The file has {size:.1f} MB; at most {limits.megabytes:g} MB are taken.")
+    try:
+        with Image.open(path) as image:
+            kind, (width, height) = image.format, image.size
+    except Image.DecompressionBombError:
+        raise ValueError(f"The picture has too many pixels; at most {limits.megapixels:g} million are taken.") from None
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError(f"{_shown_name(path)} is not a picture, or it is damaged.") from None
+    if kind not in FORMATS:
+        raise ValueError(f"{_shown_name(path)} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
+    if width * height > limits.megapixels * 1e6:
+        raise ValueError(f"The picture has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
+
+
+def read_names(text: str, what: str, limits: Limits) -> list[str]:
+    """Names of a text box, one per line, each once; empty lines do not count.
+
+    Raises:
+        ValueError: if there are too many, or one is too long.
+    """
+    names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
+    if len(names) > limits.names:
+        raise ValueError(f"{len(names)} {what} names were given; at most {limits.names} are taken.")
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise ValueError(f"The {what} name {name[:20]}... has {len(name)} letters; at most {MAX_NAME} are taken.")
+    return names
+
+
+class Session:
+    """Parses uploads; one at a time, because the vocabulary belongs to the model and not to the visitor.
+
+    Args:
+        predictors: models by the name that the page shows.
+        limits: of uploads.
+    """
+
+    def __init__(self, predictors: Mapping[str, SceneGraphPredictor], limits: Limits):
+        self.predictors, self.limits = predictors, limits
+        self.lock = threading.Lock()
+        self.folder = tempfile.TemporaryDirectory(prefix="usg_psg_app_")
+        self.written: deque[Path] = deque()
+        self.count = 0
+
+    def parse(
+        self, path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str
+    ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
+        """What the page shows of one upload.
+
+        Args:
+            path: the uploaded file, None for none.
+            model: a name of `predictors`.
+            top_k: most relations that are shown.
+            threshold: least score of those.
+            objects, predicates: names, one per line; empty for the model's own. A name that is stuff to the model
+                stays stuff, every other one is a thing.
+
+        Returns:
+            Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
+
+        Raises:
+            BadInput: with a message for the visitor.
+        """
+        if not path:
+            raise BadInput("Choose a picture first.")
+        try:
+            check_upload(path, self.limits)
+            image = read_image(path, "RGB")
+            with self.lock:
+                graph = self._predict(image, model, objects, predicates)
+                file = self._write(graph)
+        except torch.OutOfMemoryError:
+            raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
+        except (ValueError, FileNotFoundError) as error:
+            raise BadInput(str(error).replace(path, _shown_name(path))) from None
+        shown = graph.constrained().top(int(top_k), float(threshold))
+        scale = LONGEST_SHOWN / max(image.shape[:2])
+        overlay = draw_overlay(image, shown, scale if scale < 1 else None)
+        rows = [
+            [n, shown.objects[r.subject].label, r.predicate, shown.objects[r.object].label, round(r.score, 3)]
+            for n, r in enumerate(shown.relations, start=1)
+        ]
+        text = (
+            f"{len(graph.objects)} objects and {len(graph.constrained().relations)} relations found, "
+            f"{len(rows)} relations shown. The JSON file has all of them."
+        )
+        return overlay, to_array(draw_graph(shown)), rows, file, text
+
+    def own_names(self, model: str) -> tuple[str, str]:
+        """The model's object and predicate names, one per line."""
+        things, stuff, predicates = self.predictors[model].own_vocabulary
+        return "\n".join((*things, *stuff)), "\n".join(predicates)
+
+    def _predict(self, image: np.ndarray, model: str, objects: str, predicates: str) -> SceneGraph:
+        predictor = self.predictors[model]
+        things, stuff, relations = predictor.own_vocabulary
+        names = read_names(objects, "object", self.limits) or [*things, *stuff]
+        predictor.set_vocabulary(
+            [name for name in names if name not in stuff],
+            [name for name in names if name in stuff],
+            read_names(predicates, "predicate", self.limits) or relations,
+        )
+        return predictor(image)
+
+    def _write(self, graph: SceneGraph) -> str:
+        """A file for the download button; gradio keeps its own copy, so only the newest ones stay here."""
+        self.count += 1
+        path = Path(self.folder.name) / f"scene_graph_{self.count}.json"
+        path.write_text(graph.to_json(), encoding="utf-8")
+        self.written.append(path)
+        while len(self.written) > KEPT_FILES:
+            self.written.popleft().unlink(missing_ok=True)
+        return str(path)
+
+
+def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | None = None) -> gr.Blocks:
+    """The page, ready for `launch_app`.
+
+    Args:
+        predictors: models by the name that the page shows; the first is chosen at the start.
+        limits: of uploads.
+
+    Raises:
+        ValueError: without a model.
+    """
+    if not predictors:
+        raise ValueError("predictors: expected at least one model, got none")
+    limits = limits or Limits()
+    session = Session(predictors, limits)
+    with gr.Blocks(title="Scene graphs", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
+        gr.Markdown(
+            "# Panoptic scene graphs\nObjects of a picture, their masks, and how they relate. At most "
+            f"{limits.megabytes:g} MB and {limits.megapixels:g} million pixels; JPEG, PNG, WebP, BMP or TIFF."
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=320):
+                controls = _controls(list(predictors), session)
+                button = gr.Button("Find the scene graph", variant="primary")
+            with gr.Column(scale=2, min_width=480):
+                status = gr.Markdown(elem_id="status")
+                # Without gradio's share button, which sends the picture to another server.
+                look = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+                overlay = gr.Image(label="Objects", elem_id="overlay", **look)
+                graph = gr.Image(label="Scene graph", elem_id="graph", **look)
+                table = gr.Dataframe(label="Relations", headers=COLUMNS, interactive=False, elem_id="relations")
+                download = gr.DownloadButton("Download JSON", interactive=False, elem_id="json")
+        button.click(_answer(session), controls, [overlay, graph, table, download, status], api_name="parse")
+    # One picture at a time: the model is shared.
+    app.queue(default_concurrency_limit=1, max_size=20)
+    return app
+
+
+def launch_app(app: gr.Blocks, limits: Limits, host: str = "127.0.0.1", port: int = 7860, share: bool = False, **more):
+    """Serve the page; `more` goes to gradio's `launch`, whose result is returned."""
+    # The default theme asks a font server.
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    return app.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        max_file_size=int(limits.megabytes * 1e6),
+        theme=gr.themes.Default(**fonts),
+        **more,
+    )
+
+
+def _controls(models: list[str], session: Session) -> list[gr.components.Component]:
+    """Components whose values `Session.parse` takes, in its order."""
+    picture = gr.Image(
+        label="Picture", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], elem_id="picture"
+    )
+    # gradio would open the file before anything is checked, and answer a broken one with "Error".
+    picture.preprocess = _uploaded_path
+    model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
+    top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
+    threshold = gr.Slider(0.0, 1.0, value=0.02, step=0.01, label="Least score", elem_id="threshold")
+    with gr.Accordion("Vocabulary", open=False):
+        hint = "one name per line; empty: the model's own"
+        objects = gr.Textbox(label="Objects", lines=5, max_lines=12, placeholder=hint, elem_id="objects")
+        predicates = gr.Textbox(label="Predicates", lines=5, max_lines=12, placeholder=hint, elem_id="predicates")
+        own = gr.Button("Insert the model's names", size="sm")
+        own.click(session.own_names, model, [objects, predicates], api_name=False)
+    return [picture, model, top_k, threshold, objects, predicates]
+
+
+def _answer(session: Session) -> Callable:
+    """`Session.parse` for the page: what cannot be used clears the last results and says why, and stays to be read."""
+
+    def parse(path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str) -> tuple:
+        try:
+            overlay, graph, rows, file, text = session.parse(path, model, top_k, threshold, objects, predicates)
+        except BadInput as error:
+            gr.Warning(str(error), title="This did not work")
+            return None, None, [], gr.DownloadButton(value=None, interactive=False), f"**This did not work:** {error}"
+        return overlay, graph, rows, gr.DownloadButton(value=file, interactive=True), text
+
+    return parse
+
+
+def _uploaded_path(payload) -> str | None:
+    if payload is None:
+        return None
+    if not payload.path:
+        raise gr.Error("The picture did not arrive; send it as a file.", print_exception=False)
+    return payload.path
+
+
+def _shown_name(path: str) -> str:
+    return Path(path).name

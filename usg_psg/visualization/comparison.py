@@ -1,0 +1,206 @@
+"""Annotation beside prediction: which relations were found, which are wrong, which are missing.
+
+Letters: T annotated relations, R predicted ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..evaluation.matching import (
+    NEVER,
+    first_ranks,
+    label_map_from_masks,
+    mask_overlap,
+    match_one_to_one,
+    pair_hits,
+    triplet_hits,
+)
+from .figures import FONT, POINT, drawing, text_size
+from .overlay import add_overlay, compose_overlay, label_font
+
+if TYPE_CHECKING:
+    from ..predictor import SceneGraph, SceneRelation
+
+PANEL_WIDTH, PANEL_HEIGHT = 680, 620  # pixels; the larger side of the image decides
+MARGIN, TITLE, ROW, TEXT = 24, 40, 26, 15  # pixels
+GREEN, RED, AMBER, GRAY = "#1a7f37", "#c0262d", "#9a6700", "#6e7781"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction held against its annotation, by the rules of the protocol `single` in docs/evaluation.md.
+
+    Attributes:
+        annotated: T relations without exact duplicates.
+        predicted: the first R, one predicate for each ordered pair.
+        rank: (T,) int64, position of the first predicted relation that hits, `NEVER` for none.
+        hit: (R,) bool, the relation hits an annotated one.
+        near: (R,) bool, it hits none, but its pair is annotated with another predicate.
+    """
+
+    annotated: list[SceneRelation]
+    predicted: list[SceneRelation]
+    rank: np.ndarray
+    hit: np.ndarray
+    near: np.ndarray
+
+    @property
+    def found(self) -> int:
+        """Annotated relations that were found."""
+        return int((self.rank != NEVER).sum())
+
+
+def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> Comparison:
+    """Match the first k relations of a prediction with an annotation.
+
+    An object counts as found if its category agrees and the mask IoU is above 0.5, one to one.
+
+    Args:
+        ground_truth, prediction: of one image and one vocabulary; the masks of each do not overlap.
+        k: predicted relations that count, the best ones under the graph constraint.
+
+    Raises:
+        ValueError: if the sizes differ, masks of one graph overlap, or one id stands for two names.
+    """
+    sizes = [(graph.height, graph.width) for graph in (ground_truth, prediction)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"prediction: expected {sizes[0][0]}x{sizes[0][1]}, got {sizes[1][0]}x{sizes[1][1]}")
+    _check_vocabulary(ground_truth, prediction)
+    annotated = list({(r.subject, r.object, r.predicate_id): r for r in ground_truth.relations}.values())
+    predicted = prediction.constrained().relations[:k]
+    gt_map = label_map_from_masks([o.mask for o in ground_truth.objects], "ground_truth masks")
+    if not ground_truth.objects:
+        gt_map = np.zeros(sizes[0], np.int32)
+    overlap = mask_overlap([o.mask for o in prediction.objects], gt_map, len(ground_truth.objects))
+    labels = [np.array([o.category_id for o in g.objects], dtype=np.int64) for g in (prediction, ground_truth)]
+    matched = match_one_to_one(overlap.iou(), *labels)
+    hits = triplet_hits(_rows(predicted), matched, _rows(annotated))
+    hit = hits.any(axis=1)
+    near = pair_hits(_rows(predicted), matched, _rows(annotated)).any(axis=1) & ~hit
+    return Comparison(annotated, predicted, first_ranks(hits), hit, near)
+
+
+def draw_comparison(
+    image: np.ndarray, ground_truth: SceneGraph, prediction: SceneGraph, k: int = 20, title: str = ""
+) -> Figure:
+    """Masks and relations of an annotation, left, and of the first k relations of a prediction, right.
+
+    Annotated relations are marked as found, with the rank, or missed; predicted ones as right, as right but for the
+    predicate, or as not annotated.
+
+    Args:
+        image: (H, W, 3) uint8 RGB of the graphs' size.
+        ground_truth, prediction, k: as `compare_graphs`.
+        title: written above, e.g. the image's id.
+
+    Returns:
+        A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.
+
+    Raises:
+        ValueError: as `compare_graphs`, or if the image has another size.
+    """
+    result = compare_graphs(ground_truth, prediction, k)
+    scale = min(PANEL_WIDTH / image.shape[1], PANEL_HEIGHT / image.shape[0])
+    overlays = [
+        compose_overlay(image, replace(graph, relations=relations).top(), scale)
+        for graph, relations in ((ground_truth, result.annotated), (prediction, result.predicted))
+    ]
+    left, right = _annotated_lines(ground_truth, result), _predicted_lines(prediction, result)
+    shown = overlays[0].pixels.shape[0]
+    above = TITLE if title else 0
+    listed = ROW * max(len(left), len(right), 1)
+    width, height = 2 * PANEL_WIDTH + 3 * MARGIN, 2 * MARGIN + above + TITLE + shown + MARGIN + listed + ROW
+    figure, axes = drawing(width, height)
+    top = height - MARGIN
+    if title:
+        _text(axes, MARGIN, top - above / 2, _fit(title, width - 2 * MARGIN, TEXT + 3), size=TEXT + 3)
+    headings = (
+        f"Annotation: {result.found} of {len(result.annotated)} relations found",
+        f"Prediction: {int(result.hit.sum())} of the first {len(result.predicted)} relations are annotated",
+    )
+    for n, (heading, overlay, lines) in enumerate(zip(headings, overlays, (left, right), strict=True)):
+        x, y = MARGIN + n * (PANEL_WIDTH + MARGIN), top - above
+        _text(axes, x, y - TITLE / 2, heading, size=TEXT + 2, weight="bold")
+        y -= TITLE + shown
+        add_overlay(axes, overlay, x + (PANEL_WIDTH - overlay.pixels.shape[1]) // 2, y)
+        _write_lines(axes, x, y - MARGIN, lines)
+    legend = "\u2713 found, \u2717 missed or not annotated, \u2260 pair annotated with another predicate"
+    _text(axes, MARGIN, MARGIN, legend, color=GRAY, size=TEXT - 2)
+    return figure
+
+
+Line = tuple[str, str, str, str]  # mark, its colour, relation, remark
+
+
+def _annotated_lines(graph: SceneGraph, result: Comparison) -> list[Line]:
+    lines = []
+    for relation, rank in zip(result.annotated, result.rank.tolist(), strict=True):
+        found = rank != NEVER
+        remark = f"rank {rank + 1}" if found else "missed"
+        lines.append(("\u2713" if found else "\u2717", GREEN if found else RED, _spoken(graph, relation), remark))
+    return lines
+
+
+def _predicted_lines(graph: SceneGraph, result: Comparison) -> list[Line]:
+    lines = []
+    for n, relation in enumerate(result.predicted):
+        mark, color = ("\u2713", GREEN) if result.hit[n] else ("\u2260", AMBER) if result.near[n] else ("\u2717", GRAY)
+        lines.append((mark, color, f"{n + 1}. {_spoken(graph, relation)}", f"{relation.score:.2f}"))
+    return lines
+
+
+def _spoken(graph: SceneGraph, relation: SceneRelation) -> str:
+    ends = (graph.objects[i].label for i in (relation.subject, relation.object))
+    return f" {relation.predicate} ".join(ends)
+
+
+def _write_lines(axes: Axes, x: float, y: float, lines: list[Line]) -> None:
+    if not lines:
+        _text(axes, x, y - ROW / 2, "no relations", color=GRAY)
+    for mark, color, relation, remark in lines:
+        _text(axes, x, y - ROW / 2, mark, color=color, weight="bold")
+        _text(
+            axes, x + 24, y - ROW / 2, _fit(relation, PANEL_WIDTH - 24 - 90), color=GRAY if color == GRAY else "black"
+        )
+        _text(axes, x + PANEL_WIDTH, y - ROW / 2, remark, color=color, ha="right")
+        y -= ROW
+
+
+def _text(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, ha: str = "left", **style) -> None:
+    font = {"fontsize": size * POINT, "fontfamily": FONT}
+    axes.text(x, y, text, ha=ha, va="center_baseline", parse_math=False, **font, **style)
+
+
+def _fit(text: str, width: float, size: int = TEXT) -> str:
+    """The text, cut off with an ellipsis where it is wider than `width` pixels."""
+    # Pillow measures faster; matplotlib's glyphs are some percent wider or narrower, so near the limit it decides.
+    if label_font(size).getlength(text) < 0.9 * width or text_size(text, size)[0] <= width:
+        return text
+    low, high = 0, len(text)  # that many letters fit, that many do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = text_size(text[:middle] + "\u2026", size)[0] <= width
+        low, high = (middle, high) if fits else (low, middle)
+    return text[:low] + "\u2026"
+
+
+def _rows(relations: list[SceneRelation]) -> np.ndarray:
+    rows = [(r.subject, r.object, r.predicate_id) for r in relations]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _check_vocabulary(*graphs: SceneGraph) -> None:
+    names: dict[tuple[str, int], str] = {}
+    for graph in graphs:
+        entries = [("category_id", o.category_id, o.name) for o in graph.objects]
+        entries += [("predicate_id", r.predicate_id, r.predicate) for r in graph.relations]
+        for kind, number, name in entries:
+            if names.setdefault((kind, number), name) != name:
+                known = names[kind, number]
+                raise ValueError(f"prediction: {kind} {number} is {name!r}, but {known!r} in ground_truth")
