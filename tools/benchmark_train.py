@@ -20,61 +20,21 @@ import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from part_timer import PartTimer, use_psg_sized_vocabulary
 from torch import nn
 
 from usg_psg.config import build_cfg
-from usg_psg.data import PSG_VOCABULARY, build_psg_train_loader
+from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer
 from usg_psg.engine.trainer import autocast_dtype
 from usg_psg.losses.matcher import Matching
-
-
-class PartTimer:
-    """Time spent in calls, by name, on the device's own clock where there is one."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        self.spans: dict[str, list] = defaultdict(list)
-
-    def now(self):
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def wrap(self, owner: object, attribute: str, name: str | Callable[..., str]) -> None:
-        """Time every call of owner.attribute under a name, or under what a function makes of the arguments."""
-        call: Callable = getattr(owner, attribute)
-
-        def timed(*args, **kwargs):
-            start = self.now()
-            result = call(*args, **kwargs)
-            self.spans[name if isinstance(name, str) else name(*args)].append((start, self.now()))
-            return result
-
-        setattr(owner, attribute, timed)
-
-    def milliseconds(self) -> dict[str, float]:
-        """Median per call."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return {
-            name: statistics.median(
-                start.elapsed_time(end) if self.cuda else 1000 * (end - start) for start, end in spans
-            )
-            for name, spans in self.spans.items()
-        }
 
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
@@ -95,15 +55,6 @@ def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
     timer.wrap(runner, "backward", "backward")
     timer.wrap(runner, "update", "optimizer")
     timer.wrap(runner, "run_step", "step")
-
-
-def use_psg_sized_vocabulary(model: nn.Module) -> None:
-    """133 object and 56 predicate names with random embeddings; the scenes' own ids are among them."""
-    width = model.object_text.shape[1]
-    objects = F.normalize(torch.randn(len(PSG_VOCABULARY.object_classes), width), dim=1)
-    predicates = F.normalize(torch.randn(len(PSG_VOCABULARY.predicate_classes), width), dim=1)
-    is_thing = [True] * len(PSG_VOCABULARY.thing_classes) + [False] * len(PSG_VOCABULARY.stuff_classes)
-    model.set_vocabulary(objects, predicates, is_thing)
 
 
 def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:

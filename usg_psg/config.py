@@ -184,6 +184,8 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
     cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
+    cfg.TEST.USG.DTYPE = "float32"  # of matrix products on a GPU; "bfloat16" and "float16" are faster
+    cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside of training; pays where all images have one size
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
     cfg.TEST.USG.PICTURES = 0  # also draw so many of the worst images, annotation beside prediction

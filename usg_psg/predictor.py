@@ -37,6 +37,16 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list[dict]:
+    """`encode_mask` of each segment of a map (H, W), all in one call."""
+    columns = np.asfortranarray(panoptic)
+    masks = np.empty((*panoptic.shape, len(segments_info)), dtype=bool, order="F")
+    for index, info in enumerate(segments_info):
+        np.equal(columns, info["id"], out=masks[:, :, index])
+    encoded = coco_mask.encode(masks.view(np.uint8)) if segments_info else []
+    return [{"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+
 @dataclass
 class SceneObject:
     """One object: name, category_id (0-based), score in [0, 1], whether it is a thing, and its mask as COCO RLE.
@@ -115,9 +125,9 @@ class SceneGraph:
                 category_id=info["category_id"],
                 score=float(info["score"]),
                 isthing=bool(info["isthing"]),
-                mask=encode_mask(panoptic == info["id"]),
+                mask=mask,
             )
-            for info in segments_info
+            for info, mask in zip(segments_info, encode_segments(panoptic, segments_info), strict=True)
         ]
         position = {info["id"]: index for index, info in enumerate(segments_info)}
         segment = [position.get(i, -1) for i in output["instances"].segment_ids.tolist()]

@@ -39,7 +39,7 @@ def adapt_to_machine(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.SOLVER.AMP.ENABLED = False
-        cfg.MODEL.USG.COMPILE = "none"
+        cfg.MODEL.USG.COMPILE = cfg.TEST.USG.COMPILE = "none"
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:

@@ -56,6 +56,8 @@ class USGPar(nn.Module):
         task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
         compile: "kernels" runs the network's parts through `torch.compile` in training, "graphs" also records them as
             CUDA graphs, which take the host no time; the first steps then take minutes.
+        inference_compile: the same outside of training, once for each size of images.
+        inference_dtype: of matrix products on a GPU outside of training, "float32", "bfloat16" or "float16".
     """
 
     @configurable
@@ -84,15 +86,21 @@ class USGPar(nn.Module):
         relations_per_image: int = 100,
         task: str = "sgdet",
         compile: str = "none",
+        inference_compile: str = "none",
+        inference_dtype: str = "float32",
     ):
         super().__init__()
         if task not in ("sgdet", "predcls"):
             raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
-        if compile not in ("none", "kernels", "graphs"):
-            raise ValueError(f"MODEL.USG.COMPILE must be 'none', 'kernels' or 'graphs', got {compile!r}")
+        for key, value in (("MODEL.USG.COMPILE", compile), ("TEST.USG.COMPILE", inference_compile)):
+            if value not in ("none", "kernels", "graphs"):
+                raise ValueError(f"{key} must be 'none', 'kernels' or 'graphs', got {value!r}")
+        if inference_dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"TEST.USG.DTYPE must be float32, bfloat16 or float16, got {inference_dtype!r}")
         self.task = task
-        self.compile_training = compile
-        self._compiled: dict[str, Callable] = {}
+        self.compile_modes = {True: compile, False: inference_compile}  # in training, outside of it
+        self.inference_dtype = getattr(torch, inference_dtype)
+        self._compiled: dict[tuple[str, bool], Callable] = {}
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.mask_decoder = mask_decoder
@@ -148,6 +156,8 @@ class USGPar(nn.Module):
             "relations_per_image": cfg.TEST.USG.RELATIONS_PER_IMAGE,
             "task": cfg.TEST.TASK,
             "compile": usg.COMPILE,
+            "inference_compile": cfg.TEST.USG.COMPILE,
+            "inference_dtype": cfg.TEST.USG.DTYPE,
         }
 
     @property
@@ -195,36 +205,41 @@ class USGPar(nn.Module):
                     them; subject and object index the instances;
                 "pairs": subject, object, score of the K proposals, best first.
         """
+        if not self.training and self.device.type == "cuda" and self.inference_dtype != torch.float32:
+            with torch.autocast("cuda", dtype=self.inference_dtype):
+                return self._scene_graphs(batched_inputs, *self._dense(batched_inputs))
+        images, pixel_features, decoded = self._dense(batched_inputs)
+        if not self.training:
+            return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
+        targets = SceneGraphTargets.from_instances(
+            [x["instances"] for x in batched_inputs],
+            [x["relations"] for x in batched_inputs],
+            tuple(images.tensor.shape[-2:]),
+            self.device,
+        )
+        if normalizers is None:
+            normalizers = loss_normalizers([batched_inputs], self.device)
+        return self._losses(pixel_features, decoded, targets, normalizers)
+
+    def _dense(self, batched_inputs: list[dict]) -> tuple[ImageList, PixelDecoderOutput, MaskDecoderOutput]:
         images = self._preprocess(batched_inputs)
         pixel_features = self._run(self.pixel_decoder, self._run(self.backbone, images.tensor))
         decoded = self._run(self.mask_decoder, pixel_features)
-        if self.training:
-            targets = SceneGraphTargets.from_instances(
-                [x["instances"] for x in batched_inputs],
-                [x["relations"] for x in batched_inputs],
-                tuple(images.tensor.shape[-2:]),
-                self.device,
-            )
-            if normalizers is None:
-                normalizers = loss_normalizers([batched_inputs], self.device)
-            return self._losses(pixel_features, decoded, targets, normalizers)
-        return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
+        return images, pixel_features, decoded
 
     def _run(self, part: Callable, *args: Any) -> Any:
-        """Call a part of the network, compiled if this is training and `compile` is set.
-
-        Only in training: there batches have one shape, or few, while test images have many.
-        """
-        if not self.training or self.compile_training == "none":
+        """Call a part of the network, compiled if that is asked for."""
+        mode = self.compile_modes[self.training]
+        if mode == "none":
             return part(*args)
-        name = getattr(part, "__qualname__", type(part).__name__)
-        if name not in self._compiled:
-            mode = "reduce-overhead" if self.compile_training == "graphs" else None
+        key = (getattr(part, "__qualname__", type(part).__name__), self.training)
+        if key not in self._compiled:
             # Of the bound method, not of the module: a compiled module would be another child with the same weights.
-            self._compiled[name] = torch.compile(part.forward if isinstance(part, nn.Module) else part, mode=mode)
+            function = part.forward if isinstance(part, nn.Module) else part
+            self._compiled[key] = torch.compile(function, mode="reduce-overhead" if mode == "graphs" else None)
         if part is self.backbone:
             torch.compiler.cudagraph_mark_step_begin()
-        return self._compiled[name](*args)
+        return self._compiled[key](*args)
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
@@ -289,14 +304,16 @@ class USGPar(nn.Module):
         decoded: MaskDecoderOutput,
     ) -> list[dict]:
         queries = decoded.queries[-1]
-        class_logits = self.class_head(queries, self.object_text)
+        class_logits = self._run(self.class_head, queries, self.object_text)
         find_objects = self._given_objects if self.task == "predcls" else self._detected_objects
         objects, query_scores, instance_of_query = find_objects(
             batched_inputs, images, pixel_features, decoded, class_logits
         )
         is_instance = instance_of_query >= 0
-        proposals = self.relation_head.propose(queries, is_instance[:, :, None] & is_instance[:, None, :])
-        predicate_logits = self.relation_head.decode(queries, proposals, pixel_features, self.predicate_text)
+        related = is_instance[:, :, None] & is_instance[:, None, :]
+        proposals = self._run(self.relation_head.propose, queries, related)
+        text = self.predicate_text
+        predicate_logits = self._run(self.relation_head.decode, queries, proposals, pixel_features, text)
         relations = zip(
             instance_of_query,
             query_scores,

@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..names import display_names
 from .colors import class_color, text_color
 
 if TYPE_CHECKING:
@@ -211,12 +210,12 @@ def _layer(
     if len(graph.objects) > MAX_OBJECTS:
         raise ValueError(f"objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")
     objects = []
-    for thing, name in zip(graph.objects, display_names([o.name for o in graph.objects]), strict=True):
+    for thing in graph.objects:
         mask = _resized(thing.mask, size)
         color = class_color(thing.name)
         objects.append(
             {
-                "name": name,
+                "name": thing.label,
                 "color": _hex(color),
                 "ink": _hex(text_color(color)),
                 "thing": thing.isthing,

@@ -1,0 +1,61 @@
+"""Shared by the benchmark programs: times by part, a vocabulary of PSG's size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from usg_psg.data import PSG_VOCABULARY
+
+
+class PartTimer:
+    """Time spent in calls, by name, on the device's own clock where there is one."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.spans: dict[str, list] = defaultdict(list)
+
+    def now(self):
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def wrap(self, owner: object, attribute: str, name: str | Callable[..., str]) -> None:
+        """Time every call of owner.attribute under a name, or under what a function makes of the arguments."""
+        call: Callable = getattr(owner, attribute)
+
+        def timed(*args, **kwargs):
+            start = self.now()
+            result = call(*args, **kwargs)
+            self.spans[name if isinstance(name, str) else name(*args)].append((start, self.now()))
+            return result
+
+        setattr(owner, attribute, timed)
+
+    def milliseconds(self) -> dict[str, float]:
+        """Median per call."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        return {
+            name: statistics.median(
+                start.elapsed_time(end) if self.cuda else 1000 * (end - start) for start, end in spans
+            )
+            for name, spans in self.spans.items()
+        }
+
+
+def use_psg_sized_vocabulary(model: nn.Module) -> None:
+    """133 object and 56 predicate names with random embeddings; the scenes' own ids are among them."""
+    width = model.object_text.shape[1]
+    objects = F.normalize(torch.randn(len(PSG_VOCABULARY.object_classes), width), dim=1)
+    predicates = F.normalize(torch.randn(len(PSG_VOCABULARY.predicate_classes), width), dim=1)
+    is_thing = [True] * len(PSG_VOCABULARY.thing_classes) + [False] * len(PSG_VOCABULARY.stuff_classes)
+    model.set_vocabulary(objects, predicates, is_thing)
