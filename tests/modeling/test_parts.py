@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
-from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, double_maps, shrink_maps, sine_position
+from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, enlarge_maps, shrink_maps, sine_position
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
 from usg_psg.modeling.rpc import select_pairs
@@ -164,12 +164,13 @@ def test_shrinking_maps_is_bilinear_resampling(size):
     torch.testing.assert_close(shrink_maps(x, size), expected)
 
 
+@pytest.mark.parametrize("size", [(10, 14), (9, 14), (10, 13), (11, 20)])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_doubling_maps_is_bilinear_resampling(channels_last):
+def test_enlarging_maps_is_bilinear_resampling(size, channels_last):
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     given = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    expected = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(double_maps(given), expected)
+    expected = torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(enlarge_maps(given, size), expected)
     weight = torch.randn_like(expected)
-    (gradient,) = torch.autograd.grad((double_maps(given) * weight).sum(), x)
+    (gradient,) = torch.autograd.grad((enlarge_maps(given, size) * weight).sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), x)[0])

@@ -169,11 +169,14 @@ class CosineLogits(nn.Module):
         return cosine * self.log_scale.exp().clamp(max=self.MAX_SCALE) + self.bias
 
 
-def double_maps(x: Tensor) -> Tensor:
-    """Bilinear upsampling of (B, c, H, W) maps by two, in their own type; channels-last maps stay so.
+def enlarge_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resampling of (B, c, H, W) maps to a size that is not smaller; channels-last maps stay so.
 
-    Written as sums of shifted maps, whose gradient is again such sums, and not a scattered addition.
+    Twice the size, which is what padding to the backbone's stride gives, is written as sums of shifted maps in their
+    own type: their gradient is again such sums, and not a scattered addition.
     """
+    if tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1]):
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
     def double(x: Tensor, dim: int) -> Tensor:
         last = x.shape[dim] - 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mask2former_ops import MSDeformAttn
 
 from ..structures import PixelDecoderOutput
-from .layers import double_maps, sine_position
+from .layers import enlarge_maps, sine_position
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -132,7 +132,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(x.split(sizes, dim=1), shapes, strict=True)
         ]
         lateral = self.lateral(features["res2"])
-        return PixelDecoderOutput(self.mask_features(self.output(lateral + double_maps(encoded[-1]))), encoded)
+        enlarged = enlarge_maps(encoded[-1], lateral.shape[-2:])
+        return PixelDecoderOutput(self.mask_features(self.output(lateral + enlarged)), encoded)
 
     def _positions(self, shapes: list[tuple[int, int]], x: Tensor) -> Tensor:
         """(1, S, d): sine code of the place plus the learned code of the level."""
