@@ -23,7 +23,8 @@ processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-# `B:` sends the warning to this script alone, which tells the trainings to end; torchrun passes SIGTERM on to them.
+# `B:` sends the warning to this script alone, which tells the trainings to end; torchrun waits this long for them.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120
 warned=
 trap 'warned=1; scancel --signal=TERM "$SLURM_JOB_ID.0" || true' USR1
 

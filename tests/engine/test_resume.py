@@ -25,22 +25,13 @@ def datasets(tmp_path_factory) -> Path:
     return root
 
 
-def start(datasets: Path, output: Path, *overrides: str, resume: bool = True) -> subprocess.Popen:
+def start(datasets: Path, output: Path, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
-    command += ["--resume"] * resume
+    command += ["--resume", *options]
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "SOLVER.CHECKPOINT_PERIOD", "4"]
     command += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "5", "MODEL.USG.LOSS.NUM_POINTS", "128"]
-    command += [
-        "DATALOADER.NUM_WORKERS",
-        "1",
-        "TEST.EVAL_PERIOD",
-        "0",
-        "DATASETS.TEST",
-        "()",
-        "SOLVER.EMA.ENABLED",
-        "True",
-    ]
-    command += ["SEED", "7"]
+    command += ["DATALOADER.NUM_WORKERS", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"]
+    command += ["SOLVER.EMA.ENABLED", "True", "SEED", "7"]
     env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [*command, *overrides], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -97,13 +88,23 @@ def test_killed_at_random_moments_the_losses_are_those_of_an_undisturbed_run(dat
 def test_a_terminated_run_saves_its_state_and_goes_on(datasets, undisturbed, tmp_path):
     process = start(datasets, tmp_path)
     wait_for_step(tmp_path, 6, process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's processes get it, too
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM, errors[-2000:]
     stopped = len(losses(tmp_path))
     assert (tmp_path / "last_checkpoint").read_text() == f"model_{stopped - 1:07d}.pth"
     finish(start(datasets, tmp_path, "DATALOADER.NUM_WORKERS", "0"))
     assert losses(tmp_path) == undisturbed
+
+
+def test_two_processes_end_together_when_the_one_that_started_them_is_asked_to(datasets, tmp_path):
+    process = start(datasets, tmp_path, options=("--num-gpus", "2", "--dist-url", "auto"))
+    wait_for_step(tmp_path, 6, process)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGUSR1, errors[-2000:]
+    stopped = len(losses(tmp_path))
+    assert 6 <= stopped < STEPS and (tmp_path / "last_checkpoint").read_text() == f"model_{stopped - 1:07d}.pth"
 
 
 def test_the_log_is_cut_where_the_run_goes_on(tmp_path):

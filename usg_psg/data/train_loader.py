@@ -10,7 +10,10 @@ Letters: N images of the data set, B samples of a batch of one process, W proces
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -165,9 +168,30 @@ class Batch(list):
         return self
 
 
-def _seed_worker(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
     # For code that draws outside of samples; inside, `seeded` decides.
     seed_all_rng(torch.initial_seed() % 2**31)
+    leave_signals_to_parent()
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore SIGTERM and SIGUSR1 from now on, but for a SIGTERM that the parent process sends itself.
+
+    A scheduler's warning goes to every process of a job. A loader process that it ended would take the training process
+    along, before that has saved its state.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+        return
+    parent, signals = os.getppid(), {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        while True:
+            info = signal.sigwaitinfo(signals)
+            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class PSGTrainLoader:
@@ -233,7 +257,7 @@ class PSGTrainLoader:
                 num_workers=self.num_workers,
                 collate_fn=Batch,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_seed_worker,
+                worker_init_fn=_start_worker,
             )
         )
 

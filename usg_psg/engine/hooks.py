@@ -10,9 +10,11 @@ import threading
 from pathlib import Path
 
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 from ..data.left_out import LeftOutImages
 from .checkpoint import USGCheckpointer, write_whole
+from .launch import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +162,6 @@ class StopHook(HookBase):
         checkpoint: saves the state on the main process, None on the others.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
-
     def __init__(self, checkpoint: CheckpointHook | None):
         self.checkpoint = checkpoint
         self._before: dict[int, object] = {}
@@ -169,7 +169,7 @@ class StopHook(HookBase):
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+            self._before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signal = number
@@ -181,6 +181,7 @@ class StopHook(HookBase):
         if self.checkpoint is not None:
             self.checkpoint.save()
             logger.warning("stopped by a signal after iteration %d; --resume goes on from here", self.trainer.iter)
+        comm.synchronize()  # the first process to end takes the others along, one of which may still be saving
         raise SystemExit(128 + (self._signal or signal.SIGTERM))
 
     def after_train(self) -> None:

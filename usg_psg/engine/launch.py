@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
 TIMEOUT = timedelta(minutes=30)  # of the processes' communication; evaluation on one of them may take a while
 
 
@@ -59,9 +63,39 @@ def launch(
     elif machine_rank == 0:
         check_port(dist_url)
     world_size = num_gpus * num_machines
-    mp.start_processes(
-        _start, args=(num_gpus, machine_rank, world_size, dist_url, main, args), nprocs=num_gpus, start_method="spawn"
+    processes = mp.start_processes(
+        _start,
+        args=(num_gpus, machine_rank, world_size, dist_url, main, args),
+        nprocs=num_gpus,
+        join=False,
+        start_method="spawn",
     )
+    _join(processes)
+
+
+def _join(processes: mp.ProcessContext) -> None:
+    """Wait for all processes; a signal to end the run is passed on to them, and their status to the caller."""
+    asked = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        asked.append(number)
+        for pid in processes.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        while not processes.join():
+            pass
+    except mp.ProcessExitedException as error:
+        if asked and error.exit_code == 128 + asked[0]:
+            raise SystemExit(error.exit_code) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def under_torchrun() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import weakref
@@ -58,11 +59,14 @@ def distributed(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
+    # Buffers are the same everywhere: nothing to send before each step. torch 2.14 renamed the argument.
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(
         model,
         device_ids=[comm.get_local_rank()] if on_gpu else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **{buffers: False},
     )
 
 
