@@ -3,11 +3,13 @@
 
     python tools/benchmark_train.py --config-file configs/psg/usg_par_convnext_large.yaml --batch-size 8 16 \\
         --opts MODEL.CLIP.PRETRAINED ""
+    python tools/benchmark_train.py --config-file ... --batch-size 16 --num-gpus 1 2 4 --opts ...   # how it scales
 
 Images are generated scenes (psg_shapes, drawn into --data if it is not there yet), read from disk and augmented by
 loader workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be
 loaded. Throughput is the wall-clock time of steps that nothing interrupts; the parts are then timed in further steps,
-on a GPU between CUDA events.
+on a GPU between CUDA events. Batch sizes are per GPU; with several GPUs, parts and memory are the first one's, the wait
+for data is the longest of all.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
+import itertools
+import json
 import os
 import statistics
 import tempfile
@@ -25,6 +29,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from part_timer import PartTimer, use_psg_sized_vocabulary
 from torch import nn
@@ -32,8 +38,8 @@ from torch import nn
 from usg_psg.config import build_cfg
 from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer
-from usg_psg.engine.trainer import autocast_dtype
+from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
+from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
 
 
@@ -58,11 +64,13 @@ def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
 
 
 def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
-    """Throughput, wait for data, peak memory and time by part of one batch size."""
+    """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
+    seed_all_rng(0)
     model = build_model(cfg)
     use_psg_sized_vocabulary(model)
+    processes = comm.get_world_size()
     runner = StepRunner(
-        model,
+        distributed(model),
         build_psg_train_loader(cfg),
         build_optimizer(cfg, model),
         clipper=GradientClipper.from_config(cfg),
@@ -78,8 +86,9 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
         start = time.perf_counter()
         for _ in range(count):
             runner.run_step()
-            waits.append(storage.latest()["data_time"][0])
-            storage.step()
+            if comm.is_main_process():
+                waits.append(storage.latest()["data_time"][0])
+            storage.iter += 1
         if on_gpu:
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / count, waits
@@ -92,12 +101,21 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
         timer = PartTimer(model.device)
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
-    result = {"images per second": cfg.SOLVER.IMS_PER_BATCH / seconds, "ms per step": 1000 * seconds}
-    result["wait for data"] = 1000 * statistics.mean(waits)
+    per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
+    result = {"images per second": per_second, "images per second and process": per_second / processes}
+    result["ms per step"] = 1000 * seconds
+    result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
     if peak is not None:
         result["peak memory reserved, GiB"] = peak
     result.update(timer.milliseconds())
     return result
+
+
+def run(cfg: CfgNode, iterations: int, warmup: int, path: str) -> None:
+    """Body of a process: benchmark, the main process writes the result."""
+    result = benchmark(cfg, iterations, warmup)
+    if comm.is_main_process():
+        Path(path).write_text(json.dumps(result))
 
 
 def scenes(folder: str | None, size: int, count: int) -> Path:
@@ -114,7 +132,8 @@ def scenes(folder: str | None, size: int, count: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[16])
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[16], help="images per GPU")
+    parser.add_argument("--num-gpus", type=int, nargs="+", default=[1], help="processes; CPU cores where no GPU is")
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
@@ -127,15 +146,17 @@ def main() -> None:
     os.environ["DETECTRON2_DATASETS"] = str(root)
     cfg.DATASETS.TRAIN = ("psg_shapes_train",)
     columns = {}
-    for batch_size in arguments.batch_size:
-        cfg.SOLVER.IMS_PER_BATCH = batch_size
-        columns[batch_size] = benchmark(cfg, arguments.iterations, arguments.warmup)
+    for num_gpus, batch_size in itertools.product(arguments.num_gpus, arguments.batch_size):
+        cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            launch(run, num_gpus, args=(cfg, arguments.iterations, arguments.warmup, file.name))
+            columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU"
     workers = f"{cfg.DATALOADER.NUM_WORKERS} loader workers"
     print(f"{device}, torch {torch.__version__}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, generated scenes, {workers}")
-    print("| ms by part | " + " | ".join(f"batch {b}" for b in columns) + " |")
+    print("| processes x batch; ms by part | " + " | ".join(columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     for name in next(iter(columns.values())):
         print(f"| {name} | " + " | ".join(f"{column[name]:.2f}" for column in columns.values()) + " |")

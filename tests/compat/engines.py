@@ -41,7 +41,7 @@ def run_python(*arguments: str, engine: str | None, check: bool = True, cwd: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{engine}: exit code {done.returncode}\n{done.stdout}")

@@ -1,0 +1,44 @@
+"""The benchmark programs run, and print what they say; their figures mean nothing on scenes this small."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+PARTS = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
+
+
+def table(*command: str) -> dict[str, list[float]]:
+    """Rows of the table that a program prints."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
+    return {name: [float(value) for value in values] for name, *values in cells[2:]}
+
+
+@pytest.mark.parametrize("num_gpus", [["1"], ["1", "2"]])
+def test_training(num_gpus, tmp_path):
+    rows = table(
+        "tools/benchmark_train.py", *QUICKSTART, "--batch-size", "2", "--num-gpus", *num_gpus, "--iterations", "2",
+        "--warmup", "1", "--num-scenes", "6", "--data", str(tmp_path),
+        "--opts", "INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)",
+    )  # fmt: skip
+    assert {*PARTS, "backward", "optimizer", "wait for data", "matcher, wait"} <= set(rows)
+    for number, whole, each in zip(
+        num_gpus, rows["images per second"], rows["images per second and process"], strict=True
+    ):
+        assert whole > 0 and each == pytest.approx(whole / int(number), abs=0.01)
+
+
+def test_inference():
+    rows = table(
+        "tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "3", "--iterations", "2",
+        "--warmup", "1",
+    )  # fmt: skip
+    assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
+    assert all(value >= 0 for (value,) in rows.values())
