@@ -63,6 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
     adapt_to_machine(cfg)
+    if not cfg.MODEL.WEIGHTS:
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read
     image = make_psg_shapes_scene("hard", (arguments.size, arguments.size), 0, "val", 0).image
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     model = predictor.model
