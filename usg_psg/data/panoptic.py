@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -117,11 +118,13 @@ def check_image(file_name: str, size: tuple[int, int] | None, image_id: str = ""
     return mode, orientation
 
 
-def decode_panoptic_png(file_name: str, *, size: tuple[int, int] | None = None, image_id: str = "") -> np.ndarray:
+def decode_panoptic_png(
+    file_name: str | IO[bytes], *, size: tuple[int, int] | None = None, image_id: str = ""
+) -> np.ndarray:
     """Segment ids of a panoptic PNG, R + 256 G + 256^2 B.
 
     Args:
-        file_name: path of an eight-bit colour PNG.
+        file_name: path of an eight-bit colour PNG, or an open file.
         size: (height, width) that the annotations say; None accepts any.
         image_id: named in errors.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def _root_logger_left_alone() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-def load_openclip(name: str, pretrained: str = "") -> nn.Module:
+def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     """Build an OpenCLIP model on the CPU, in float32 and eval mode.
 
     Args:

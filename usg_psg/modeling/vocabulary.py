@@ -25,10 +25,13 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         ValueError: if the file lacks names of the data set, or there is neither.
     """
     path, clip = cfg.MODEL.USG.VOCABULARY, cfg.MODEL.CLIP
-    if not path and dataset_name is None:
-        raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
     file = read_vocabulary(path) if path else None
-    names = file.vocabulary if dataset_name is None else get_psg_metadata(dataset_name)
+    if dataset_name is not None:
+        names = get_psg_metadata(dataset_name)
+    elif file is not None:
+        names = file.vocabulary
+    else:
+        raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
     objects, predicates = [*names.thing_classes, *names.stuff_classes], list(names.predicate_classes)
     is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
     object_templates, predicate_templates = clip.OBJECT_TEMPLATES, clip.PREDICATE_TEMPLATES
