@@ -7,6 +7,7 @@ plain arguments and only their `from_config` reads the config (Detectron2's `@co
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def add_usg_config(cfg: CfgNode) -> None:
     [SPEC 4] is a section of docs/specification.md, none is this project's choice. docs/configuration.md is made of
     these comments by `python -m usg_psg.list_config --write`.
     """
+    # Modules to import when the config is built: own parts and data sets register themselves (docs/extending.md).
+    cfg.IMPORTS = []
     _add_input(cfg)
     _add_clip(cfg)
     _add_model(cfg)
@@ -223,7 +226,8 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
         opts: alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: for a recipe that does not exist, or an unknown key, with the nearest known ones.
+        ValueError: for a recipe that does not exist, an unknown key, with the nearest known ones, or a module of
+            IMPORTS that cannot be found.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
@@ -232,7 +236,18 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     opts = list(opts or [])
     _check_overrides(cfg, opts)
     cfg.merge_from_list(opts)
+    _import_modules(cfg.IMPORTS)
     return cfg
+
+
+def _import_modules(names: list[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that it needs is missing
+            raise ValueError(f"IMPORTS: there is no module {name!r}; set PYTHONPATH to its folder") from error
 
 
 def _check_overrides(cfg: CfgNode, opts: list[str]) -> None:

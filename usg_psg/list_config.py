@@ -82,7 +82,7 @@ def read_comments(text: str) -> dict[str, Comment]:
                 continue
             paths = [_path(target, nodes) for target in statement.targets]
             key = next((path for path in paths if path), "")
-            called = statement.value.func.id if _is_call(statement.value) else ""
+            called = _called(statement.value)
             if called == "CfgNode":
                 nodes.update({target.id: key for target in statement.targets if isinstance(target, ast.Name)})
             elif called in functions:
@@ -98,8 +98,9 @@ def read_comments(text: str) -> dict[str, Comment]:
     return found
 
 
-def _is_call(value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+def _called(value: ast.expr) -> str:
+    """Name of the function whose result is assigned, "" for anything else."""
+    return value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
 
 
 def _path(target: ast.expr, nodes: dict[str, str]) -> str:
@@ -115,7 +116,7 @@ def _path(target: ast.expr, nodes: dict[str, str]) -> str:
 
 def _comment(key: str, statement: ast.Assign, spoken: dict[int, tuple[str, bool]]) -> Comment:
     """The comment lines above a statement, then those behind it."""
-    above = []
+    above: list[str] = []
     line = statement.lineno - 1
     while spoken.get(line, ("", False))[1]:
         above.insert(0, spoken[line][0])
