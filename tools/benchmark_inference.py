@@ -4,9 +4,9 @@
     python tools/benchmark_inference.py --config-file configs/psg/usg_par_convnext_large.yaml \\
         --opts MODEL.CLIP.PRETRAINED "" TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE graphs
 
-The whole is `SceneGraphPredictor`'s time for an image in memory, masks encoded, on the wall clock; the parts are
-timed in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: the threshold for
-objects is then set so that --objects queries pass it, which gives the post-processing its usual work.
+The whole is `SceneGraphPredictor`'s time for an image in memory, masks encoded, on the wall clock; the parts are timed
+in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: the threshold for objects
+is then set so that --objects queries pass it, which gives the post-processing its usual work.
 """
 
 from __future__ import annotations

@@ -160,7 +160,8 @@ def _from_sgbench(archive: zipfile.ZipFile, record: dict) -> Prediction:
             triplets_ng=np.array(ng, dtype=np.int64) if ng else None,
             image_id=str(record["id"]),
         )
-    segment_map = decode_panoptic_png(io.BytesIO(archive.read(own["segment_map"])))
+    with archive.open(own["segment_map"]) as file:
+        segment_map = decode_panoptic_png(file)
     return Prediction(
         labels=labels[: own["num_masks"]],
         triplets=np.array(own["relations"], dtype=np.int64),

@@ -19,7 +19,7 @@ RANDOM_WEIGHTS_SEED = 0
 
 @lru_cache(maxsize=1)
 def register_project_models() -> None:
-    """Make this project's small model configurations known to OpenCLIP (`usg_convnext_tiny` and others)."""
+    """Make this project's small model known to OpenCLIP (`usg_convnext_zepto`)."""
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
 
 
