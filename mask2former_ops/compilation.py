@@ -54,6 +54,7 @@ def default_architectures() -> str:
     """Every architecture from sm_70 to sm_100 that the installed nvcc knows, the last one also as PTX."""
     from torch.utils.cpp_extension import CUDA_HOME
 
+    assert CUDA_HOME is not None, "with_cuda found its nvcc"
     listing = subprocess.run(
         [str(Path(CUDA_HOME) / "bin" / "nvcc"), "--list-gpu-code"], capture_output=True, text=True, check=True
     ).stdout.split()

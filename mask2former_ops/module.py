@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .backends import resolve_backend
-from .op import as_shape_list, check_level_start_index, ms_deform_attn, ms_deform_attn_fused
-from .reference import sampling_locations_from_offsets
+from .op import as_shape_list, check_level_start_index, ms_deform_attn_fused
 
 
 class MSDeformAttn(nn.Module):
@@ -101,13 +99,7 @@ class MSDeformAttn(nn.Module):
         offsets = self.sampling_offsets(query).unflatten(-1, (*grouped, 2))
         logits = self.attention_weights(query).unflatten(-1, grouped)
 
-        if resolve_backend(value.device.type) == "compiled" and not reference_points.requires_grad:
-            output = ms_deform_attn_fused(value, shapes, reference_points, offsets, logits)
-        else:
-            locations = sampling_locations_from_offsets(reference_points, offsets, shapes)
-            weights = logits.flatten(-2).softmax(-1, dtype=locations.dtype).view_as(logits)
-            output = ms_deform_attn(value, shapes, None, locations, weights)
-        return self.output_proj(output)
+        return self.output_proj(ms_deform_attn_fused(value, shapes, reference_points, offsets, logits))
 
     def _check(
         self,

@@ -1,5 +1,6 @@
 """Recipes load, round-trip and say what they should."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_unknown_key_is_refused_with_the_nearest_known_one():
         build_cfg("", ["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIR", "1"])
     with pytest.raises(ValueError, match="KEY VALUE"):
         build_cfg("", ["SOLVER.MAX_ITER"])
+
+
+def test_modules_of_imports_are_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_parts.py").write_text("REGISTERED = True\n")
+    build_cfg("", ["IMPORTS", "['my_parts']"])
+    assert sys.modules.pop("my_parts").REGISTERED
+    with pytest.raises(ValueError, match="IMPORTS: there is no module 'no_such_parts'; set PYTHONPATH"):
+        build_cfg("", ["IMPORTS", "['no_such_parts']"])
+    (tmp_path / "my_parts.py").write_text("import no_such_dependency\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        build_cfg("", ["IMPORTS", "['my_parts']"])

@@ -7,6 +7,7 @@ plain arguments and only their `from_config` reads the config (Detectron2's `@co
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from detectron2.config import CfgNode, get_cfg
 def add_usg_config(cfg: CfgNode) -> None:
     """Add the keys of USG-Par to a Detectron2 config, with SPEC's values as defaults.
 
-    "SPEC n" names the section of the specification that a value comes from; the others are this project's.
+    The comment above or behind a key says what it means and, in square brackets, where its default comes from:
+    [SPEC 4] is a section of docs/specification.md, none is this project's choice. docs/configuration.md is made of
+    these comments by `python -m usg_psg.list_config --write`.
     """
+    # Modules to import when the config is built: own parts and data sets register themselves (docs/extending.md).
+    cfg.IMPORTS = []
     _add_input(cfg)
     _add_clip(cfg)
     _add_model(cfg)
@@ -27,40 +32,44 @@ def add_usg_config(cfg: CfgNode) -> None:
 
 
 def _add_input(cfg: CfgNode) -> None:
-    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.FORMAT = "RGB"  # order of the channels, which OpenCLIP's weights expect [OpenCLIP]
     cfg.INPUT.USG = CfgNode()
-    # "lsj": scale jitter, then crop or pad to a square; "shortest_edge": Detectron2's usual resize.
+    # "lsj": scale jitter, then crop or pad to a square; "shortest_edge": Detectron2's usual resize. [Mask2Former]
     cfg.INPUT.USG.AUGMENTATION = "lsj"
-    cfg.INPUT.USG.IMAGE_SIZE = 640  # side of the square, pixels
-    cfg.INPUT.USG.MIN_SCALE = 0.5  # of the size that fits the image into the square
-    cfg.INPUT.USG.MAX_SCALE = 1.5
-    cfg.INPUT.MIN_SIZE_TEST = 640
-    cfg.INPUT.MAX_SIZE_TEST = 1066
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False  # the order of images depends on the seed alone
+    cfg.INPUT.USG.IMAGE_SIZE = 640  # side of the square of "lsj", pixels
+    cfg.INPUT.USG.MIN_SCALE = 0.5  # least scale of "lsj", relative to the one that fits the image into the square
+    cfg.INPUT.USG.MAX_SCALE = 1.5  # largest scale of "lsj"
+    cfg.INPUT.MIN_SIZE_TEST = 640  # length of an image's shorter side outside of training, pixels
+    cfg.INPUT.MAX_SIZE_TEST = 1066  # most for its longer side, pixels
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # leave images without segments out of training
+    # Batches of images of one orientation. Not supported: the order of images depends on the seed alone.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
     # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
     cfg.DATALOADER.BAD_SAMPLES = "error"
 
 
 def _add_clip(cfg: CfgNode) -> None:
-    cfg.MODEL.META_ARCHITECTURE = "USGPar"
-    cfg.MODEL.BACKBONE.NAME = "OpenCLIPConvNeXt"
+    cfg.MODEL.META_ARCHITECTURE = "USGPar"  # the registered model
+    cfg.MODEL.BACKBONE.NAME = "OpenCLIPConvNeXt"  # the registered backbone; docs/extending.md adds one [SPEC 3]
     cfg.MODEL.CLIP = CfgNode()
-    cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # SPEC 3; any OpenCLIP model with a timm ConvNeXt image tower
-    # An OpenCLIP tag, the path of a weight file, or "" for random weights (with a warning).
+    cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # an OpenCLIP model with a timm ConvNeXt image tower [SPEC 3]
+    # An OpenCLIP tag, the path of a weight file, or "" for random weights (with a warning). [released code]
     cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
-    cfg.MODEL.CLIP.FREEZE = True  # SPEC 3; frozen weights are neither trained nor saved
+    cfg.MODEL.CLIP.FREEZE = True  # frozen weights of the backbone are neither trained nor saved [SPEC 3]
     # Arithmetic of a frozen backbone on a GPU: "bfloat16", "float16", or "float32".
     cfg.MODEL.CLIP.FROZEN_DTYPE = "bfloat16"
-    # Pixel statistics of OpenAI's and OpenCLIP's preprocessing, times 255; RGB order.
+    # Subtracted from the channels of an image in 0..255, in the order of INPUT.FORMAT. [OpenCLIP]
     cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
+    # What the channels are divided by then. [OpenCLIP]
     cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    # Prompts of object names, {} in the name's place; a name's embeddings in all of them are averaged.
     cfg.MODEL.CLIP.OBJECT_TEMPLATES = [
         "a photo of a {}.",
         "This is a photo of a {}",
         "There is a {} in the scene",
     ]
+    # Prompts of predicate names.
     cfg.MODEL.CLIP.PREDICATE_TEMPLATES = [
         "a photo of something {} something.",
         "one thing is {} another thing",
@@ -71,16 +80,17 @@ def _add_clip(cfg: CfgNode) -> None:
 
 def _logit_scale(mode: str, scale: float, prior: float) -> CfgNode:
     node = CfgNode()
-    # "learnable": logits = scale * cosine + bias, both trained; "fixed": logits = cosine (the bare formula of SPEC).
+    # "learnable": logits = scale * cosine + bias, both trained; "fixed": logits = cosine (the bare formula of SPEC 5, 8
+    # and 11, which trains badly: docs/results.md).
     node.LOGIT_SCALE = mode
-    node.SCALE_INIT = scale  # CLIP starts at 1/0.07
+    node.SCALE_INIT = scale  # the scale's first value, 1/0.07 [CLIP]
     node.PRIOR_PROB = prior  # the bias starts where a cosine of zero has this probability
     return node
 
 
 def _add_model(cfg: CfgNode) -> None:
     usg = cfg.MODEL.USG = CfgNode()
-    usg.HIDDEN_DIM = 256  # SPEC 3: d
+    usg.HIDDEN_DIM = 256  # d, channels of queries and pixel features [SPEC 3]
     # Vocabulary file (docs/open_vocabulary.md): prompts and synonyms of a data set's names, or, where no data set is
     # involved, the names themselves. "" for the names of the data set in use.
     usg.VOCABULARY = ""
@@ -92,99 +102,99 @@ def _add_model(cfg: CfgNode) -> None:
     usg.COMPILE = "none"
 
     usg.PIXEL_DECODER = CfgNode()
-    usg.PIXEL_DECODER.NAME = "MSDeformAttnPixelDecoder"
-    usg.PIXEL_DECODER.NUM_LAYERS = 6
-    usg.PIXEL_DECODER.NUM_HEADS = 8
-    usg.PIXEL_DECODER.NUM_POINTS = 4
-    usg.PIXEL_DECODER.FFN_DIM = 1024
-    usg.PIXEL_DECODER.DROPOUT = 0.0
+    usg.PIXEL_DECODER.NAME = "MSDeformAttnPixelDecoder"  # the registered pixel decoder [SPEC 3]
+    usg.PIXEL_DECODER.NUM_LAYERS = 6  # deformable encoder layers [Mask2Former]
+    usg.PIXEL_DECODER.NUM_HEADS = 8  # attention heads [Mask2Former]
+    usg.PIXEL_DECODER.NUM_POINTS = 4  # points that a head samples in each level [Mask2Former]
+    usg.PIXEL_DECODER.FFN_DIM = 1024  # width of the feed-forward networks [Mask2Former]
+    usg.PIXEL_DECODER.DROPOUT = 0.0  # part of the encoder's activations set to zero in training [Mask2Former]
 
     usg.MASK_DECODER = CfgNode()
-    usg.MASK_DECODER.NAME = "MaskDecoder"
-    usg.MASK_DECODER.NUM_QUERIES = 100  # SPEC 4: Q
-    usg.MASK_DECODER.NUM_LAYERS = 6  # SPEC 4
-    usg.MASK_DECODER.NUM_HEADS = 8
-    usg.MASK_DECODER.FFN_DIM = 2048
-    usg.MASK_DECODER.LAYER_ORDER = "self_first"  # SPEC 4; "cross_first" is Mask2Former's
-    usg.MASK_DECODER.DEEP_SUPERVISION = True
+    usg.MASK_DECODER.NAME = "MaskDecoder"  # the registered mask decoder [SPEC 4]
+    usg.MASK_DECODER.NUM_QUERIES = 100  # Q, the most objects of an image [SPEC 4]
+    usg.MASK_DECODER.NUM_LAYERS = 6  # decoder layers [SPEC 4]
+    usg.MASK_DECODER.NUM_HEADS = 8  # attention heads [Mask2Former]
+    usg.MASK_DECODER.FFN_DIM = 2048  # width of the feed-forward networks [Mask2Former]
+    usg.MASK_DECODER.LAYER_ORDER = "self_first"  # which attention comes first; "cross_first" is Mask2Former's [SPEC 4]
+    usg.MASK_DECODER.DEEP_SUPERVISION = True  # object losses on every layer, not on the last alone [Mask2Former]
 
     usg.CLASS_HEAD = _logit_scale("learnable", 1 / 0.07, 0.01)
-    usg.CLASS_HEAD.NUM_LAYERS = 3  # of the MLP from d to the text width
+    usg.CLASS_HEAD.NUM_LAYERS = 3  # linear layers of the MLP from d to the text width
 
     usg.RELATION_HEAD = CfgNode()
-    usg.RELATION_HEAD.NAME = "RelationHead"
-    # "concat": MLP(q_i | q_j), SPEC 10; "embedded": MLP(q_i + e_subject | q_j + e_object), as the released code.
+    usg.RELATION_HEAD.NAME = "RelationHead"  # the registered relation head; docs/extending.md adds one
+    # "concat": MLP(q_i | q_j); "embedded": MLP(q_i + e_subject | q_j + e_object), as the released code. [SPEC 10]
     usg.RELATION_HEAD.QUERY_FORM = "concat"
-    usg.RELATION_HEAD.NUM_LAYERS = 6  # SPEC 11
-    usg.RELATION_HEAD.NUM_HEADS = 8
-    usg.RELATION_HEAD.FFN_DIM = 2048
+    usg.RELATION_HEAD.NUM_LAYERS = 6  # layers of the relation decoder [SPEC 11]
+    usg.RELATION_HEAD.NUM_HEADS = 8  # attention heads [released code]
+    usg.RELATION_HEAD.FFN_DIM = 2048  # width of the feed-forward networks [released code]
     # Pixel decoder levels that the layers attend to in turn (0: stride 32, 1: stride 16, 2: stride 8).
     usg.RELATION_HEAD.FEATURE_LEVELS = [0, 1, 2]
     usg.RELATION_HEAD.PREDICATE = _logit_scale("learnable", 1 / 0.07, 0.01)
-    usg.RELATION_HEAD.PREDICATE.NUM_LAYERS = 3
+    usg.RELATION_HEAD.PREDICATE.NUM_LAYERS = 3  # linear layers of the MLP from d to the text width
     usg.RELATION_HEAD.RPC = _logit_scale("learnable", 1 / 0.07, 0.01)
-    usg.RELATION_HEAD.RPC.NUM_LAYERS = 2  # SPEC 8
-    usg.RELATION_HEAD.RPC.NUM_HEADS = 8
-    usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # SPEC 8: K
+    usg.RELATION_HEAD.RPC.NUM_LAYERS = 2  # two-way cross-attention layers [SPEC 8]
+    usg.RELATION_HEAD.RPC.NUM_HEADS = 8  # attention heads [released code]
+    usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # K, pairs that the relation decoder sees [SPEC 8]
 
 
 def _add_loss(cfg: CfgNode) -> None:
     loss = cfg.MODEL.USG.LOSS = CfgNode()
-    loss.CLASS_WEIGHT = 1.0  # SPEC 7
-    loss.MASK_WEIGHT = 5.0
-    loss.DICE_WEIGHT = 5.0
-    loss.PAIR_WEIGHT = 1.0  # SPEC 12
-    loss.PREDICATE_WEIGHT = 1.0
-    loss.OBJECT_WEIGHT = 1.0  # SPEC 13
-    loss.RELATION_WEIGHT = 1.0
-    loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries
-    loss.PAIR_POS_WEIGHT = 5.0  # SPEC 9
+    loss.CLASS_WEIGHT = 1.0  # weight of the classes' sigmoid cross-entropy [SPEC 7]
+    loss.MASK_WEIGHT = 5.0  # weight of the masks' binary cross-entropy [SPEC 7]
+    loss.DICE_WEIGHT = 5.0  # weight of the masks' dice loss [SPEC 7]
+    loss.PAIR_WEIGHT = 1.0  # weight of the pairs' binary cross-entropy [SPEC 12]
+    loss.PREDICATE_WEIGHT = 1.0  # weight of the predicates' sigmoid cross-entropy [SPEC 12]
+    loss.OBJECT_WEIGHT = 1.0  # weight of the object losses together [SPEC 13]
+    loss.RELATION_WEIGHT = 1.0  # weight of the relation losses together [SPEC 13]
+    loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries [Mask2Former]
+    loss.PAIR_POS_WEIGHT = 5.0  # weight of related pairs in the pairs' cross-entropy [SPEC 9]
     # Put annotated pairs that the proposals missed among the K pairs while training.
     loss.ADD_MISSED_PAIRS = False
-    # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4.
+    # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4. [Mask2Former]
     loss.NUM_POINTS = 12544
-    loss.OVERSAMPLE_RATIO = 3.0
-    loss.IMPORTANCE_RATIO = 0.75
+    loss.OVERSAMPLE_RATIO = 3.0  # candidates for each point of a mask loss [Mask2Former]
+    loss.IMPORTANCE_RATIO = 0.75  # part of the points that are the least decided candidates [Mask2Former]
 
     matcher = cfg.MODEL.USG.MATCHER = CfgNode()
-    matcher.CLASS_COST = 1.0  # SPEC 6
-    matcher.MASK_COST = 5.0
-    matcher.DICE_COST = 5.0
+    matcher.CLASS_COST = 1.0  # weight of the class in the matching cost [SPEC 6]
+    matcher.MASK_COST = 5.0  # weight of the masks' binary cross-entropy [SPEC 6]
+    matcher.DICE_COST = 5.0  # weight of the masks' dice [SPEC 6]
 
 
 def _add_solver(cfg: CfgNode) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAMW"  # SPEC 14
-    cfg.SOLVER.BASE_LR = 1e-3
-    cfg.SOLVER.WEIGHT_DECAY = 1e-2
-    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # learned embeddings, logit scales and biases
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # AdamW, the only one [SPEC 14]
+    cfg.SOLVER.BASE_LR = 1e-3  # learning rate after the warmup [SPEC 14]
+    cfg.SOLVER.WEIGHT_DECAY = 1e-2  # of linear and convolution weights [SPEC 14]
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0  # of normalisation layers [Mask2Former]
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of learned embeddings, logit scales and biases [Mask2Former]
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the learning rate, for a backbone that is trained
-    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
-    cfg.SOLVER.WARMUP_ITERS = 1000
-    cfg.SOLVER.WARMUP_FACTOR = 0.001
-    cfg.SOLVER.AMP.ENABLED = True
-    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # or "float16"; without a GPU, training runs in float32
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    # Detectron2's own types clip each parameter; "full_model" clips the norm of all gradients together.
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"  # one of Detectron2's schedules [SPEC 14]
+    cfg.SOLVER.WARMUP_ITERS = 1000  # steps of linear warmup [SPEC 14]
+    cfg.SOLVER.WARMUP_FACTOR = 0.001  # of the learning rate at the first step
+    cfg.SOLVER.AMP.ENABLED = True  # mixed precision on a GPU; without one, training runs in float32 [SPEC 14]
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # of mixed precision; or "float16", which scales the loss
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True  # clip gradients [SPEC 14]
+    # Detectron2's own types clip each parameter; "full_model" clips the norm of all gradients together. [Mask2Former]
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
-    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0  # largest norm (or entry, with CLIP_TYPE "value") [SPEC 14]
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0  # order of the norm
     # A step's IMS_PER_BATCH images go through the model in this many parts; the gradients are those of the whole batch.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False  # evaluate with the moving average of the trained weights
-    cfg.SOLVER.EMA.DECAY = 0.9998
+    cfg.SOLVER.EMA.DECAY = 0.9998  # part of the average that a step keeps
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3  # newest periodic checkpoints; 0 keeps all
     cfg.SOLVER.BEST_METRIC = "sgdet/single/R@50"  # the checkpoint with the highest value is kept as model_best.pth
 
 
 def _add_test(cfg: CfgNode) -> None:
-    cfg.TEST.TASK = "sgdet"  # or "predcls": masks and labels are given, relations are predicted
+    cfg.TEST.TASK = "sgdet"  # "sgdet": from the image alone; "predcls": masks and labels are given
     cfg.TEST.USG = CfgNode()
     cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
     cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
-    cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
-    cfg.TEST.USG.DTYPE = "float32"  # of matrix products on a GPU; "bfloat16" and "float16" are faster
+    cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # relations that are kept, with and without graph constraint each
+    cfg.TEST.USG.DTYPE = "float32"  # arithmetic of inference on a GPU; "bfloat16" and "float16" are faster
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside of training; pays where all images have one size
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
@@ -216,7 +226,8 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
         opts: alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: for a recipe that does not exist, or an unknown key, with the nearest known ones.
+        ValueError: for a recipe that does not exist, an unknown key, with the nearest known ones, or a module of
+            IMPORTS that cannot be found.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
@@ -225,7 +236,18 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     opts = list(opts or [])
     _check_overrides(cfg, opts)
     cfg.merge_from_list(opts)
+    _import_modules(cfg.IMPORTS)
     return cfg
+
+
+def _import_modules(names: list[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that it needs is missing
+            raise ValueError(f"IMPORTS: there is no module {name!r}; set PYTHONPATH to its folder") from error
 
 
 def _check_overrides(cfg: CfgNode, opts: list[str]) -> None:

@@ -16,7 +16,8 @@ def spoken_name(name: str) -> str:
 def display_names(names: Sequence[str]) -> list[str]:
     """Names to show for all objects of an image, given its category names: numbered where one repeats."""
     spoken = [spoken_name(name) for name in names]
-    total, seen, shown = Counter(spoken), Counter(), []
+    total, shown = Counter(spoken), []
+    seen: Counter[str] = Counter()
     for name in spoken:
         seen[name] += 1
         shown.append(f"{name} {seen[name]}" if total[name] > 1 else name)

@@ -139,7 +139,8 @@ class SceneGraph:
                 key = (subject, object_, predicate)
                 relation = SceneRelation(subject, object_, predicate_classes[predicate], predicate, score)
                 relations.setdefault(key, relation)  # best first, so the first is the best
-        return cls(*panoptic.shape, objects, list(relations.values()))
+        height, width = panoptic.shape
+        return cls(height, width, objects, list(relations.values()))
 
     def constrained(self) -> SceneGraph:
         """Only the best predicate of each ordered pair (the graph constraint of the recall metrics)."""
@@ -240,8 +241,11 @@ class SceneGraphPredictor:
         else:
             self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
         self.cfg = cfg
-        self.own_vocabulary: Vocabulary = tuple(
-            tuple(getattr(self.metadata, kind)) for kind in ("thing_classes", "stuff_classes", "predicate_classes")
+        names = self.metadata
+        self.own_vocabulary: Vocabulary = (
+            tuple(names.thing_classes),
+            tuple(names.stuff_classes),
+            tuple(names.predicate_classes),
         )
         self.vocabulary = self.own_vocabulary
         self.model = build_model(cfg).eval()

@@ -21,9 +21,14 @@ KEYS = (*NAME_KEYS, *TEMPLATE_KEYS, "synonyms")
 class Names(Protocol):
     """What a `PSGVocabulary` and the metadata of a data set have in common."""
 
-    thing_classes: Sequence[str]
-    stuff_classes: Sequence[str]
-    predicate_classes: Sequence[str]
+    @property
+    def thing_classes(self) -> Sequence[str]: ...
+
+    @property
+    def stuff_classes(self) -> Sequence[str]: ...
+
+    @property
+    def predicate_classes(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any, TextIO
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -100,7 +101,7 @@ class LossLogHook(HookBase):
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = None
+        self._file: TextIO | None = None
 
     def after_step(self) -> None:
         if self._file is None:
@@ -164,7 +165,7 @@ class StopHook(HookBase):
 
     def __init__(self, checkpoint: CheckpointHook | None):
         self.checkpoint = checkpoint
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._signal = 0
 
     def before_train(self) -> None:

@@ -44,7 +44,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
     }
     # What NumPy writes for arrays and scalars, before and since NumPy 2, as this version has it.
-    NUMPY: dict[str, Callable] = {
+    NUMPY: dict[str, Any] = {
         "multiarray._reconstruct": np.empty(0).__reduce__()[0],
         "multiarray.scalar": np.float32(0).__reduce__()[0],
         "numeric._frombuffer": np.empty(1).__reduce_ex__(5)[0],

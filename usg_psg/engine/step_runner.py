@@ -97,11 +97,11 @@ class StepRunner:
         self.stop_requested = False
         self.should_stop = False
         self.samples_seen = 0
-        self.core = model.module if isinstance(model, DistributedDataParallel) else model
+        self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=autocast_dtype == torch.float16)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # On the device, so that counting them needs no synchronisation: skipped_steps, skipped_in_a_row, grad_norm.
-        self._counters = torch.zeros(3, device=self.core.device)
+        self._counters = torch.zeros(3, device=self.device)
         self._batches: Iterator[list[dict]] | None = None
 
     def run_step(self) -> None:
@@ -113,7 +113,7 @@ class StepRunner:
         waited = time.perf_counter() - started
         torch.manual_seed(derived_seed(self.data_loader.seed, STEP_STREAM, self.iter, comm.get_rank()))
 
-        normalizers = loss_normalizers(batches, self.core.device)
+        normalizers = loss_normalizers(batches, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         names: tuple[str, ...] = ()
         terms: Tensor | float = 0.0
@@ -135,7 +135,9 @@ class StepRunner:
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager:
         """Gradients are exchanged between processes in the last backward pass only."""
-        return nullcontext() if is_last or self.model is self.core else self.model.no_sync()
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
 
     def _autocast(self) -> AbstractContextManager:
         if self.autocast_dtype is None:
@@ -146,7 +148,7 @@ class StepRunner:
         """(W, losses + EXTRA) float32 of all W processes."""
         extra = torch.tensor([waited, float(self.stop_requested)]).to(terms.device, non_blocking=True)
         own = torch.cat([terms, extra, self._counters])
-        if self.model is self.core:
+        if not isinstance(self.model, DistributedDataParallel):
             return own[None]
         everyone = [torch.empty_like(own) for _ in range(comm.get_world_size())]
         torch.distributed.all_gather(everyone, own)
@@ -182,9 +184,10 @@ class StepRunner:
             self.grad_scaler.update()
         elif self.optimizer.defaults.get("fused"):
             # The protocol of torch.amp.GradScaler: the kernel itself leaves out the update, nobody waits for the norm.
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, unusable
-            self.optimizer.step()
-            del self.optimizer.grad_scale, self.optimizer.found_inf
+            optimizer: Any = self.optimizer
+            optimizer.grad_scale, optimizer.found_inf = None, unusable
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
         elif not unusable:
             self.optimizer.step()
         skipped, in_a_row = self._counters[0] + unusable, (self._counters[1] + 1) * unusable
@@ -237,7 +240,7 @@ class StepRunner:
         if state_dict["seed"] != self.data_loader.seed:
             logger.info("going on with the seed of the checkpoint, %d", state_dict["seed"])
         self.samples_seen = state_dict["samples_seen"]
-        self._counters = state_dict["counters"].to(self.core.device)
+        self._counters = state_dict["counters"].to(self.device)
         self.data_loader.start_at(self.samples_seen, state_dict["seed"])
 
 

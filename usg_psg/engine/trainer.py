@@ -9,6 +9,7 @@ import weakref
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -102,7 +103,7 @@ class Trainer(DefaultTrainer):
             on_nonfinite=self._keep_for_inspection,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        extra = {} if self.ema is None else {EMA_KEY: self.ema}
+        extra: dict[str, Any] = {} if self.ema is None else {EMA_KEY: self.ema}
         self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -197,7 +198,7 @@ class Trainer(DefaultTrainer):
         """
         if not cfg.DATASETS.TEST:
             return {}
-        core = getattr(model, "module", model)
+        core: Any = getattr(model, "module", model)
         own = (core.object_text, core.predicate_text, core.is_thing)
         if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")

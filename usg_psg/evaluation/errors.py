@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .matching import (
-    decode_masks,
     first_ranks,
     joint_histogram,
     match_any,
@@ -72,16 +71,16 @@ def triplet_errors(gt: GroundTruth, prediction: Prediction | None, protocol: str
         no_rows, none_found = np.zeros((0, 3), dtype=np.int64), np.zeros(len(gt.unique_triplets), dtype=bool)
         return TripletErrors(nothing, no_masks, no_rows, np.zeros(0, dtype=bool), none_found)
     if protocol == "single":
-        prediction.ensure_map(gt.label_map.shape)
-        labels, rows = prediction.segment_labels, prediction.segment_triplets()[0]
-        joint = joint_histogram(prediction.segment_map, gt.label_map, len(labels), len(gt.labels))
+        segment_map, labels = prediction.ensure_map(gt.label_map.shape)
+        rows = prediction.segment_triplets()[0]
+        joint = joint_histogram(segment_map, gt.label_map, len(labels), len(gt.labels))
         matched = match_one_to_one(overlap_of_maps(joint).iou(), labels, gt.labels)
-        masks = prediction.segment_map[None] == np.arange(1, len(labels) + 1)[:, None, None]
+        masks = segment_map[None] == np.arange(1, len(labels) + 1)[:, None, None]
     else:
         labels, rows = prediction.labels, prediction.constrained
         matched = match_any(prediction.overlap_with(gt).iou(), labels, gt.labels)
-        masks = decode_masks(prediction.masks)
+        masks = prediction.decoded_masks()
         masks = masks if len(masks) else np.zeros((0, *gt.label_map.shape), dtype=bool)
     rows = rows[:k]
     hits = triplet_hits(rows, matched, gt.unique_triplets)
-    return TripletErrors(labels, masks, rows, hits.any(axis=1), first_ranks(hits) < len(rows))
+    return TripletErrors(labels, masks, rows, np.any(hits, axis=1), first_ranks(hits) < len(rows))

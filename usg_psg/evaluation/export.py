@@ -16,13 +16,14 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ..data.panoptic import encode_panoptic
-from .matching import decode_masks, encode_masks
+from .matching import encode_masks
 from .scene import Prediction
 
 JSON_FORMAT = "usg_psg_predictions"
@@ -51,8 +52,8 @@ class PredictionWriter:
 
     def add(self, image_id: str, prediction: Prediction) -> None:
         """Write one image; its prediction must have masks."""
-        prediction.ensure_map(decode_masks(prediction.masks).shape[1:])
-        record = self._record(image_id, prediction)
+        masks = prediction.decoded_masks()
+        record = self._record(image_id, prediction, masks, *prediction.ensure_map(masks.shape[1:]))
         self._lines.write(json.dumps({"image_id": image_id, "record": record}) + "\n")
 
     def close(self) -> None:
@@ -81,7 +82,10 @@ class PredictionWriter:
                     entry = json.loads(line)
                     yield entry["image_id"], entry["record"]
 
-    def _record(self, image_id: str, prediction: Prediction) -> dict:
+    def _record(
+        self, image_id: str, prediction: Prediction, masks: np.ndarray, segment_map: np.ndarray, labels: np.ndarray
+    ) -> dict:
+        """What the file says of an image: of masks (N, H, W), and of the map's segments with their labels."""
         raise NotImplementedError
 
     def _join(self, records: Iterator[tuple[str, dict]], image_ids: list[str]) -> Path:
@@ -96,26 +100,22 @@ class PredictionWriter:
 class JSONWriter(PredictionWriter):
     """This project's format."""
 
-    def _record(self, image_id: str, prediction: Prediction) -> dict:
+    def _record(
+        self, image_id: str, prediction: Prediction, masks: np.ndarray, segment_map: np.ndarray, labels: np.ndarray
+    ) -> dict:
         name = f"panoptic/{file_stem(image_id)}.png"
-        self._save_map(name, prediction.segment_map)
-        scores = prediction.mask_scores
-        record = {
+        self._save_map(name, segment_map)
+        scores = [None] * len(masks) if prediction.mask_scores is None else [float(x) for x in prediction.mask_scores]
+        columns = (prediction.labels.tolist(), scores, prediction.segments_of_masks().tolist(), encode_masks(masks))
+        record: dict[str, Any] = {
             "image_id": image_id,
-            "height": int(prediction.segment_map.shape[0]),
-            "width": int(prediction.segment_map.shape[1]),
+            "height": segment_map.shape[0],
+            "width": segment_map.shape[1],
             "pan_seg_file_name": name,
-            "segments_info": [{"id": n + 1, "category_id": int(c)} for n, c in enumerate(prediction.segment_labels)],
+            "segments_info": [{"id": n + 1, "category_id": int(c)} for n, c in enumerate(labels)],
             "instances": [
-                {
-                    "category_id": int(label),
-                    "score": None if scores is None else float(scores[n]),
-                    "segment_id": int(prediction.mask_segment[n]) + 1,
-                    "segmentation": rle,
-                }
-                for n, (label, rle) in enumerate(
-                    zip(prediction.labels, encode_masks(decode_masks(prediction.masks)), strict=True)
-                )
+                {"category_id": label, "score": score, "segment_id": segment + 1, "segmentation": rle}
+                for label, score, segment, rle in zip(*columns, strict=True)
             ],
             "relations": prediction.triplets.tolist(),
         }
@@ -140,26 +140,28 @@ class JSONWriter(PredictionWriter):
 class SGBenchWriter(PredictionWriter):
     """SGBench's archive: one TIFF layer per mask, `triplets.json` with categories, boxes and ranked triplets."""
 
-    def _record(self, image_id: str, prediction: Prediction) -> dict:
+    def _record(
+        self, image_id: str, prediction: Prediction, masks: np.ndarray, segment_map: np.ndarray, labels: np.ndarray
+    ) -> dict:
         stem = file_stem(image_id)
-        masks = decode_masks(prediction.masks)
-        labels = prediction.labels
+        mask_labels = prediction.labels
         if len(masks) == 0:
             # A TIFF needs a layer: an empty mask matches nothing.
-            masks, labels = np.zeros((1, *prediction.segment_map.shape), dtype=bool), np.zeros(1, dtype=np.int64)
+            masks, mask_labels = np.zeros((1, *segment_map.shape), dtype=bool), np.zeros(1, dtype=np.int64)
         _save_layers(self.folder / f"{stem}.tiff", masks)
-        self._save_map(f"{stem}.png", prediction.segment_map)
+        self._save_map(f"{stem}.png", segment_map)
+        annotation = [{"category": int(c), "bbox": box} for c, box in zip(mask_labels, _boxes(masks), strict=True)]
         return {
             "id": image_id,
             "seg_filename": f"{stem}.tiff",
-            "annotation": [{"category": int(c), "bbox": box} for c, box in zip(labels, _boxes(masks), strict=True)],
+            "annotation": annotation,
             "triplets": prediction.constrained.tolist(),
             "ng_triplets": prediction.unconstrained.tolist(),
             "usg_psg": {
                 "num_masks": len(prediction.labels),
                 "segment_map": f"{stem}.png",
-                "segment_categories": prediction.segment_labels.tolist(),
-                "mask_segment": prediction.mask_segment.tolist(),
+                "segment_categories": labels.tolist(),
+                "mask_segment": prediction.segments_of_masks().tolist(),
                 "relations": prediction.triplets.tolist(),
                 "pairs": None if prediction.pairs is None else prediction.pairs.tolist(),
             },
@@ -190,22 +192,22 @@ class OpenPSGWriter(PredictionWriter):
     Source of the layout: OpenPSG tools/grade.py at 34b2a89.
     """
 
-    def _record(self, image_id: str, prediction: Prediction) -> dict:
-        ids = openpsg_segment_ids(prediction.segment_labels)
+    def _record(
+        self, image_id: str, prediction: Prediction, masks: np.ndarray, segment_map: np.ndarray, labels: np.ndarray
+    ) -> dict:
+        ids = openpsg_segment_ids(labels)
         # A value that no segment has, for pixels without segment: ids stay below C + 1000 S.
         table = np.concatenate([[2**24 - 1], ids])
         name = f"parts/{file_stem(image_id)}.png"
         (self.folder / "parts").mkdir(exist_ok=True)
-        colours = openpsg_colours()[encode_panoptic(table[prediction.segment_map])]
+        colours = openpsg_colours()[encode_panoptic(table[segment_map])]
         Image.fromarray(colours).save(self.folder / name)
         rows = prediction.segment_triplets()[0]
         return {
             "png": name,
             "relations": (rows + np.array([0, 0, 1])).tolist(),
-            "segments_info": [
-                {"category_id": int(c) + 1, "id": int(i)} for c, i in zip(prediction.segment_labels, ids, strict=True)
-            ],
-            "size": list(prediction.segment_map.shape),
+            "segments_info": [{"category_id": int(c) + 1, "id": int(i)} for c, i in zip(labels, ids, strict=True)],
+            "size": list(segment_map.shape),
         }
 
     def _join(self, records: Iterator[tuple[str, dict]], image_ids: list[str]) -> Path:

@@ -93,7 +93,7 @@ def predicate_confusion(results: SGDetResults, predicate_classes: Sequence[str])
     picture = axis.imshow(shares.reshape(len(present), -1), cmap="viridis", vmin=0, vmax=100, aspect="auto")
     columns = [*predicate_classes, "pair not found"]
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
-    axis.set_yticks(range(len(present)), [predicate_classes[i] for i in present], fontsize=6)
+    axis.set_yticks(range(len(present)), [predicate_classes[int(i)] for i in present], fontsize=6)
     axis.set(xlabel="predicted", ylabel="annotated")
     figure.colorbar(picture, ax=axis, label="% of the annotated relations")
     return figure

@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -99,7 +100,7 @@ def _from_json(folder: Path, record: dict) -> Prediction:
     )
 
 
-def _json_map(folder: Path, record: dict) -> dict[str, np.ndarray]:
+def _json_map(folder: Path, record: dict) -> dict[str, Any]:
     ids = np.array([s["id"] for s in record["segments_info"]], dtype=np.int64)
     png = decode_panoptic_png(str(_inside(folder, record["pan_seg_file_name"])))
     size = (record["height"], record["width"])

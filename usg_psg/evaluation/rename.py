@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,9 @@ def rename_predictions(
     predicates = _table(own.predicate_classes, annotated.predicate_classes)
     for image_id, prediction in predictions:
         at = f"image {image_id!r}"
-        changed = {"labels": _renamed(prediction.labels, objects, own.object_classes, f"{at}, labels", file.path)}
+        changed: dict[str, Any] = {
+            "labels": _renamed(prediction.labels, objects, own.object_classes, f"{at}, labels", file.path)
+        }
         if prediction.segment_labels is not None:
             labels = prediction.segment_labels
             changed["segment_labels"] = _renamed(labels, objects, own.object_classes, f"{at}, segment", file.path)

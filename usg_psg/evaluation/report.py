@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from ..data.files import write_json
 from .sgdet_metrics import PROTOCOLS, SGDetResults
 
 
@@ -40,9 +39,7 @@ def save_results(
         "confusion": results.confusion.tolist(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_without_nan(content), indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, _without_nan(content))
 
 
 def predicate_rows(results: SGDetResults, predicate_classes: Sequence[str]) -> list[dict]:

@@ -132,15 +132,14 @@ class Prediction:
             )
         if not any(given):
             return
-        self.segment_labels = _labels(self.segment_labels, "segment_labels", self.image_id)
-        self.mask_segment = np.asarray(self.mask_segment, dtype=np.int64)
+        self.segment_labels = _labels(np.asarray(self.segment_labels), "segment_labels", self.image_id)
+        mask_segment = self.mask_segment = np.asarray(self.mask_segment, dtype=np.int64)
         limit = len(self.segment_labels)
-        bad = (self.mask_segment < -1) | (self.mask_segment >= limit)
-        if self.mask_segment.shape != self.labels.shape or bad.any():
+        bad = (mask_segment < -1) | (mask_segment >= limit)
+        if mask_segment.shape != self.labels.shape or bad.any():
             raise ValueError(
                 f"{_where(self.image_id)}mask_segment: expected {len(self.labels)} segments from -1 to {limit - 1}, "
-                f"got shape {self.mask_segment.shape}"
-                + (f" with {int(self.mask_segment[bad][0])}" if bad.any() else "")
+                f"got shape {mask_segment.shape}" + (f" with {int(mask_segment[bad][0])}" if bad.any() else "")
             )
 
     @cached_property
@@ -169,16 +168,36 @@ class Prediction:
                 raise ValueError(f"{_where(self.image_id)}{error}") from None
         return self.overlap
 
-    def ensure_map(self, size: tuple[int, int]) -> None:
-        """Make the panoptic map of the masks if none was given."""
-        if self.segment_map is None:
-            if self.masks is None:
-                raise ValueError(f"{_where(self.image_id)}segment_map: expected a map, or masks to make it of")
-            masks = decode_masks(self.masks)
+    def decoded_masks(self) -> np.ndarray:
+        """(N, H, W) bool.
+
+        Raises:
+            ValueError: if no masks were given.
+        """
+        if self.masks is None:
+            raise ValueError(f"{_where(self.image_id)}masks: expected masks, got none")
+        return decode_masks(self.masks)
+
+    def ensure_map(self, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """`segment_map` and `segment_labels`, made of the masks if none were given.
+
+        Args:
+            size: (H, W) of the image.
+
+        Raises:
+            ValueError: if neither a map nor masks were given.
+        """
+        if self.segment_map is None or self.segment_labels is None:
+            masks = self.decoded_masks()
             masks = masks if len(masks) else np.zeros((0, *size), dtype=bool)
-            order = self._mask_order()
-            self.segment_map, source, self.mask_segment = flatten_masks(masks, order)
+            self.segment_map, source, self.mask_segment = flatten_masks(masks, self._mask_order())
             self.segment_labels = self.labels[source]
+        return self.segment_map, self.segment_labels
+
+    def segments_of_masks(self) -> np.ndarray:
+        """`mask_segment`, which is there once `ensure_map` was called."""
+        assert self.mask_segment is not None, "ensure_map comes first"
+        return self.mask_segment
 
     def _mask_order(self) -> np.ndarray:
         """Masks by score; without scores, by their first mention in the triplets, the others last."""
@@ -188,7 +207,7 @@ class Prediction:
         return mentions[first_of_each(mentions[:, None])]
 
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rankings with and without graph constraint, on the segments of the panoptic map.
+        """Rankings with and without graph constraint, on the segments of the panoptic map, which must be there.
 
         Rows with an end that is in no segment, or with both ends in the same one, cannot be drawn on the map and are
         left out. Of several rows that become the same, the best stays; with graph constraint, the best row of each
@@ -200,7 +219,7 @@ class Prediction:
 
     def _on_segments(self, triplets: np.ndarray) -> np.ndarray:
         rows = triplets.copy()
-        rows[:, :2] = self.mask_segment[triplets[:, :2]]
+        rows[:, :2] = self.segments_of_masks()[triplets[:, :2]]
         return rows[(rows[:, 0] >= 0) & (rows[:, 1] >= 0) & (rows[:, 0] != rows[:, 1])]
 
 

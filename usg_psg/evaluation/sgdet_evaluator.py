@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,6 @@ class SGDetEvaluator(DatasetEvaluator):
         self.ks, self.predicate_frequency = tuple(ks), predicate_frequency
         self.export, self.plots, self.pictures = export, plots, pictures
         self.results: SGDetResults | None = None
-        self._images: dict[str, dict] | None = None
         self._writer: PredictionWriter | None = None
         self.reset()
 
@@ -79,14 +79,20 @@ class SGDetEvaluator(DatasetEvaluator):
             self._writer.close()
         self._writer = None
 
+    @cached_property
+    def _images(self) -> dict[str, dict]:
+        """The records of the data set by image_id."""
+        return {str(x["image_id"]): x for x in DatasetCatalog.get(self.dataset_name)}
+
+    def _path(self, name: str) -> Path:
+        assert self.output_dir, "the constructor refuses files without a folder"
+        return Path(self.output_dir) / name
+
     def _start(self) -> SGDetMetrics:
         # Not in the constructor: no file is opened before an evaluation begins.
         metadata = get_psg_metadata(self.dataset_name)
-        if self._images is None:
-            self._images = {str(x["image_id"]): x for x in DatasetCatalog.get(self.dataset_name)}
         if self.export and self._writer is None:
-            folder = Path(self.output_dir) / f"predictions_{self.dataset_name}"
-            self._writer = open_writer(self.export, folder, comm.get_rank())
+            self._writer = open_writer(self.export, self._path(f"predictions_{self.dataset_name}"), comm.get_rank())
         if self.pictures:
             self._worst = WorstPictures(self.pictures, metadata)
         is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
@@ -153,13 +159,13 @@ class SGDetEvaluator(DatasetEvaluator):
         metadata = get_psg_metadata(self.dataset_name)
         logger.info("%s on %s\n%s", self.task, self.dataset_name, format_summary(self.results))
         if self.output_dir:
-            path = Path(self.output_dir) / f"{self.task}_{self.dataset_name}.json"
+            path = self._path(f"{self.task}_{self.dataset_name}.json")
             save_results(path, self.results, self.task, self.dataset_name, metadata.predicate_classes)
             logger.info("results are in %s", path)
         if self.plots:
             from .plots import save_plots
 
-            save_plots(Path(self.output_dir) / "plots", self.results, metadata.predicate_classes)
+            save_plots(self._path("plots"), self.results, metadata.predicate_classes)
         if self.pictures:
             self._save_pictures(kept)
         return results_to_dict(self.results, self.task)
@@ -167,12 +173,13 @@ class SGDetEvaluator(DatasetEvaluator):
     def _save_pictures(self, kept: list[WorstPictures]) -> None:
         for other in kept[1:]:
             kept[0].merge(other)
-        folder = Path(self.output_dir) / "pictures"
+        folder = self._path("pictures")
         paths = kept[0].save(folder, self._images)
         logger.info("pictures of the %d worst images are in %s", len(paths), folder)
 
     def _start_merged(self, gathered: list[tuple[SGDetMetrics, set[str]]]) -> tuple[SGDetMetrics, set[str]]:
-        total, processed = self._blank(gathered[0][0]), set()
+        total = self._blank(gathered[0][0])
+        processed: set[str] = set()
         for part, ids in gathered:
             if processed & ids:
                 raise ValueError(f"image_id: {min(processed & ids)!r} was evaluated by two processes")
@@ -181,7 +188,7 @@ class SGDetEvaluator(DatasetEvaluator):
         return total, processed
 
     def _blank(self, like: SGDetMetrics) -> SGDetMetrics:
-        is_thing = like.panoptic.is_thing if like.panoptic is not None else None
+        is_thing = like.panoptic.is_thing.tolist() if like.panoptic is not None else None
         return SGDetMetrics(like.num_predicates, is_thing, self.ks, predicate_frequency=self.predicate_frequency)
 
 

@@ -181,10 +181,10 @@ class SGDetMetrics:
         """
         self._check_range(gt, prediction)
         overlap = prediction.overlap_with(gt)
-        prediction.ensure_map(gt.label_map.shape)
-        joint = joint_histogram(prediction.segment_map, gt.label_map, len(prediction.segment_labels), len(gt.labels))
+        segment_map, segment_labels = prediction.ensure_map(gt.label_map.shape)
+        joint = joint_histogram(segment_map, gt.label_map, len(segment_labels), len(gt.labels))
         if self.panoptic is not None:
-            self.panoptic.add(joint, prediction.segment_labels, gt.labels, gt.is_crowd)
+            self.panoptic.add(joint, segment_labels, gt.labels, gt.is_crowd)
         self._count(gt.triplets, gt.unique_triplets, len(prediction.triplets))
         self.counts["images_with_proposals"] += prediction.pairs is not None
         if len(gt.triplets) == 0:
@@ -195,7 +195,7 @@ class SGDetMetrics:
             "any": _ranks(gt, prediction.constrained, prediction.unconstrained, matched),
             "greedy": _greedy_ranks(gt, prediction.constrained, prediction.unconstrained, matched),
         }
-        one = match_one_to_one(overlap_of_maps(joint).iou(), prediction.segment_labels, gt.labels)
+        one = match_one_to_one(overlap_of_maps(joint).iou(), segment_labels, gt.labels)
         constrained, unconstrained = prediction.segment_triplets()
         ranks["one_to_one"] = _ranks(gt, constrained, unconstrained, one)
         for protocol in PROTOCOLS:
@@ -235,7 +235,7 @@ class SGDetMetrics:
             counts.merge(other.protocols[name])
         for name, table in self.oracle.items():
             table.merge(other.oracle[name])
-        if self.panoptic is not None:
+        if self.panoptic is not None and other.panoptic is not None:
             self.panoptic.merge(other.panoptic)
         self.found_objects += other.found_objects
         self.possible_pairs += other.possible_pairs
@@ -277,7 +277,7 @@ class SGDetMetrics:
     def _add_oracle(
         self, gt: GroundTruth, prediction: Prediction | None, matched: np.ndarray, matched_any_class: np.ndarray
     ) -> None:
-        found = matched.any(axis=0)
+        found = np.any(matched, axis=0)
         self.found_objects += (found.sum(), len(found))
         subject, object_ = gt.unique_pairs.T
         self.possible_pairs += ((found[subject] & found[object_]).sum(), len(gt.unique_pairs))
@@ -291,7 +291,8 @@ class SGDetMetrics:
         predicate_counts = self.protocols["openpsg_strict"].tables["mR"].num_triplets()
         frequency = predicate_counts if self.predicate_frequency is None else np.asarray(self.predicate_frequency)
         groups = frequency_groups(frequency)
-        metrics, recalls = {}, {}
+        metrics: dict[str, float] = {}
+        recalls = {}
         for protocol in PROTOCOLS:
             counts = self.protocols[protocol.name]
             recalls[protocol.name] = _protocol_metrics(protocol, counts, groups, metrics)

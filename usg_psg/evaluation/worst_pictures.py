@@ -45,8 +45,9 @@ class WorstPictures:
 
         if not len(gt.triplets):
             return
-        joint = joint_histogram(prediction.segment_map, gt.label_map, len(prediction.segment_labels), len(gt.labels))
-        matched = match_one_to_one(overlap_of_maps(joint).iou(), prediction.segment_labels, gt.labels)
+        segment_map, labels = prediction.ensure_map(gt.label_map.shape)
+        joint = joint_histogram(segment_map, gt.label_map, len(labels), len(gt.labels))
+        matched = match_one_to_one(overlap_of_maps(joint).iou(), labels, gt.labels)
         constrained = prediction.segment_triplets()[0][: self.k]
         ranks = first_ranks(triplet_hits(constrained, matched, gt.unique_triplets))
         found = int((ranks < len(constrained)).sum())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import open_clip
 import timm
@@ -78,7 +79,7 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
 
 def model_choices(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, int | str]:
     """What decides the meaning of converted weights, by configuration key, read from a model or `target_model`."""
-    parts = model if isinstance(model, nn.ModuleDict) else dict(model.named_children())
+    parts: dict[str, Any] = dict(model.named_children() if isinstance(model, nn.Module) else model)
     pixel, mask = parts["pixel_decoder"], parts["mask_decoder"]
     attention, layer = pixel.layers[0].self_attn, mask.layers[0]
     return {
@@ -180,9 +181,9 @@ def convert(
     _check_choices(choices, source)
     kept = {
         "decoder": choose_layers(
-            _count_layers(matches, "decoder"), choices["MODEL.USG.MASK_DECODER.NUM_LAYERS"], layers
+            _count_layers(matches, "decoder"), int(choices["MODEL.USG.MASK_DECODER.NUM_LAYERS"]), layers
         ),
-        "encoder": list(range(choices["MODEL.USG.PIXEL_DECODER.NUM_LAYERS"])),
+        "encoder": list(range(int(choices["MODEL.USG.PIXEL_DECODER.NUM_LAYERS"]))),
     }
     shapes = {name: tuple(value.shape) for name, value in target.state_dict().items()}
     result = Conversion()
@@ -199,7 +200,7 @@ def convert(
                 continue
             own = re.sub(r"\.layers\.\d+\.", f".layers.{kept[rule.axis].index(number)}.", own, count=1)
         if rule.axis == "queries" and value.ndim == 2:
-            rows = choose_queries(len(value), choices["MODEL.USG.MASK_DECODER.NUM_QUERIES"], queries)
+            rows = choose_queries(len(value), int(choices["MODEL.USG.MASK_DECODER.NUM_QUERIES"]), queries)
             value = value[rows]
         if rule.absent and own not in shapes:
             result.left_out.append((name, rule.absent))

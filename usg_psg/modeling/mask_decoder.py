@@ -112,11 +112,11 @@ class MaskDecoder(nn.Module):
         """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""
         memories, positions, mask_features = [], [], []
         for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
-            size = feature.shape[-2:]
+            height, width = feature.shape[-2:]
             memories.append(feature.flatten(2).transpose(1, 2) + embed)
-            position = sine_position(*size, feature.shape[1], feature.device).to(feature.dtype)
+            position = sine_position(height, width, feature.shape[1], feature.device).to(feature.dtype)
             positions.append(position.flatten(1).t()[None])
-            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), tuple(size)).flatten(2))
+            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), (height, width)).flatten(2))
         return memories, positions, mask_features
 
     @staticmethod

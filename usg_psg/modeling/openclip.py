@@ -10,7 +10,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ RANDOM_WEIGHTS_SEED = 0
 
 @lru_cache(maxsize=1)
 def register_project_models() -> None:
-    """Make this project's small model configurations known to OpenCLIP (`usg_convnext_tiny` and others)."""
+    """Make this project's small model known to OpenCLIP (`usg_convnext_zepto`)."""
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
 
 
@@ -35,7 +34,7 @@ def _root_logger_left_alone() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-def load_openclip(name: str, pretrained: str = "") -> nn.Module:
+def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     """Build an OpenCLIP model on the CPU, in float32 and eval mode.
 
     Args:

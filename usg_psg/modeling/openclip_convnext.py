@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -11,6 +12,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from .openclip import load_openclip, weights_identity
+
+if TYPE_CHECKING:
+    from timm.models.convnext import ConvNeXt
 
 
 @BACKBONE_REGISTRY.register()
@@ -32,7 +36,7 @@ class OpenCLIPConvNeXt(Backbone):
     @configurable
     def __init__(
         self,
-        trunk: nn.Module,
+        trunk: ConvNeXt,
         *,
         freeze: bool = True,
         frozen_dtype: str = "bfloat16",
@@ -102,7 +106,7 @@ class OpenCLIPConvNeXt(Backbone):
                     stack.enter_context(torch.autocast("cuda", dtype=self.frozen_dtype))
             x = self.trunk["stem"](image.contiguous(memory_format=torch.channels_last))
             features = {}
-            for name, stage in zip(self.FEATURES, self.trunk["stages"], strict=True):
+            for name, stage in zip(self.FEATURES, self.trunk["stages"].children(), strict=True):
                 x = stage(x)
                 features[name] = x.to(dtype)
         return features

@@ -75,9 +75,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
             raise ValueError(f"the backbone must give res2 to res5, it lacks {sorted(missing)}")
         groups = 32 if hidden_dim % 32 == 0 and hidden_dim >= 128 else 8
         self.hidden_dim = hidden_dim
+        projections = [nn.Conv2d(input_shape[name].channels, hidden_dim, 1) for name in self.ENCODER_LEVELS]
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(input_shape[name].channels, hidden_dim, 1), nn.GroupNorm(groups, hidden_dim))
-            for name in self.ENCODER_LEVELS
+            nn.Sequential(projection, nn.GroupNorm(groups, hidden_dim)) for projection in projections
         )
         self.level_embed = nn.Parameter(torch.randn(len(self.ENCODER_LEVELS), hidden_dim))
         self.layers = nn.ModuleList(
@@ -97,12 +97,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
             activation=F.relu,
         )
         self.mask_features = nn.Conv2d(hidden_dim, hidden_dim, 1)
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for convolution in projections:
+            nn.init.xavier_uniform_(convolution.weight)
         for convolution in (self.lateral, self.output, self.mask_features):
             nn.init.kaiming_uniform_(convolution.weight, a=math.sqrt(3))
-        nn.init.zeros_(self.mask_features.bias)
+        for convolution in (*projections, self.mask_features):
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

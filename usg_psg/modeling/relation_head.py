@@ -86,7 +86,8 @@ class RelationDecoder(nn.Module):
         for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True):
             feature = pixel_features.multi_scale_features[level]
             memories.append(feature.flatten(2).transpose(1, 2) + embed)
-            position = sine_position(*feature.shape[-2:], feature.shape[1], feature.device).to(feature.dtype)
+            height, width = feature.shape[-2:]
+            position = sine_position(height, width, feature.shape[1], feature.device).to(feature.dtype)
             positions.append(position.flatten(1).t()[None])
         x = relation_queries
         for index, layer in enumerate(self.layers):

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import open_clip
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..names import spoken_name
 from .openclip import load_openclip, weights_identity
@@ -39,7 +39,7 @@ def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
 
 @torch.no_grad()
 def encode_names(
-    clip: nn.Module, tokenizer, names: Sequence[str], templates: Sequence[str], batch_size: int = 256
+    clip: open_clip.CLIP, tokenizer: Callable, names: Sequence[str], templates: Sequence[str], batch_size: int = 256
 ) -> Tensor:
     """Mean of the normalised embeddings of a name in every template, normalised again.
 

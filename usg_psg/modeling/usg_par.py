@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from ..losses import (
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .open_vocab_head import OpenVocabularyHead
+from .relation_head import RelationHead
 from .vocabulary import vocabulary_embeddings
 
 LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
@@ -42,7 +43,7 @@ class USGPar(nn.Module):
         pixel_decoder: features to `PixelDecoderOutput`.
         mask_decoder: to `MaskDecoderOutput`.
         class_head: query features to class logits.
-        relation_head: proposals and predicate logits.
+        relation_head: proposals and predicate logits; any module with the methods of `RelationHead`.
         matcher, object_criterion, relation_criterion, loss_weights: training.
         object_text: (C, T) unit-length embeddings of the object names.
         predicate_text: (P, T) of the predicate names.
@@ -60,15 +61,21 @@ class USGPar(nn.Module):
         inference_dtype: of matrix products on a GPU outside of training, "float32", "bfloat16" or "float16".
     """
 
+    object_text: Tensor
+    predicate_text: Tensor
+    is_thing: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         pixel_decoder: nn.Module,
         mask_decoder: nn.Module,
         class_head: OpenVocabularyHead,
-        relation_head: nn.Module,
+        relation_head: RelationHead,
         matcher: HungarianMatcher,
         object_criterion: ObjectCriterion,
         relation_criterion: RelationCriterion,

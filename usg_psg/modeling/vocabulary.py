@@ -25,10 +25,13 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         ValueError: if the file lacks names of the data set, or there is neither.
     """
     path, clip = cfg.MODEL.USG.VOCABULARY, cfg.MODEL.CLIP
-    if not path and dataset_name is None:
-        raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
     file = read_vocabulary(path) if path else None
-    names = file.vocabulary if dataset_name is None else get_psg_metadata(dataset_name)
+    if dataset_name is not None:
+        names = get_psg_metadata(dataset_name)
+    elif file is not None:
+        names = file.vocabulary
+    else:
+        raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
     objects, predicates = [*names.thing_classes, *names.stuff_classes], list(names.predicate_classes)
     is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
     object_templates, predicate_templates = clip.OBJECT_TEMPLATES, clip.PREDICATE_TEMPLATES
@@ -40,12 +43,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         objects, predicates = file.with_synonyms(objects), file.with_synonyms(predicates)
         object_templates = file.object_templates or object_templates
         predicate_templates = file.predicate_templates or predicate_templates
-    where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    return {
-        "object_text": text_embeddings(objects, object_templates, **where),
-        "predicate_text": text_embeddings(predicates, predicate_templates, **where),
-        "is_thing": is_thing,
-    }
+    return _embed(clip, (objects, object_templates), (predicates, predicate_templates), is_thing)
 
 
 def embed_names(
@@ -58,10 +56,16 @@ def embed_names(
         thing_classes, stuff_classes: category ids count things, then stuff.
         predicate_classes: names of the relations.
     """
-    clip = cfg.MODEL.CLIP
+    clip, is_thing = cfg.MODEL.CLIP, [True] * len(thing_classes) + [False] * len(stuff_classes)
+    objects = [*thing_classes, *stuff_classes]
+    return _embed(clip, (objects, clip.OBJECT_TEMPLATES), (predicate_classes, clip.PREDICATE_TEMPLATES), is_thing)
+
+
+def _embed(clip: CfgNode, objects: tuple, predicates: tuple, is_thing: list[bool]) -> dict:
+    """Embeddings of (names, templates) of objects and predicates."""
     where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
     return {
-        "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
-        "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
-        "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
+        "object_text": text_embeddings(*objects, **where),
+        "predicate_text": text_embeddings(*predicates, **where),
+        "is_thing": is_thing,
     }
