@@ -9,11 +9,11 @@ QUICKSTART_ARGS ?=
 
 .PHONY: install test quickstart lint clean
 
-$(BIN)/.installed: setup.py pyproject.toml
+$(BIN)/.installed: setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[app,dev]'
 	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	touch $@

@@ -1,6 +1,9 @@
 """Programs of tools/ as modules, to run them without a new process."""
 
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,3 +18,18 @@ def load_tool(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
+
+
+def start_tool(
+    name: str, *arguments: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
+) -> subprocess.Popen:
+    """tools/<name>.py in a process of its own, which Ctrl-C reaches even if these tests run in the background."""
+    return subprocess.Popen(
+        [sys.executable, f"tools/{name}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore it
+    )

@@ -1,11 +1,8 @@
 """The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -19,7 +16,7 @@ from usg_psg.data.video import count_frames, read_frames
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
 
-from .programs import ROOT, load_tool
+from .programs import ROOT, load_tool, start_tool
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 
@@ -119,19 +116,31 @@ def test_numbers_out_of_range_are_named(run, tmp_path, capsys, name):
     assert stopped.value.code == 2 and f"--{name}: expected" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written(run, tmp_path, capsys):
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    output, inputs = tmp_path / "out", [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    (output / "b_graph.png").mkdir(parents=True)
+    assert run("--input", *inputs, "--output", str(output)) == 1
+    printed = capsys.readouterr().out
+    assert "stopped, " in printed and "b_graph.png" in printed and "1 of 1 images parsed" in printed
+    assert page_names(output) == inputs[:1] and not (output / "b_overlay.png").exists()
+    (output / "index.html.tmp").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run("--input", *inputs, "--output", str(output))
+    assert stopped.value.code == 2 and "index.html.tmp" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
     video, output = write_video(tmp_path / "clip.avi", frames=500), tmp_path / "out"
-    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(video)]
-    command += ["--output", str(output), "--opts", *model[1]]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **model[0]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    arguments = ["--config-file", CONFIG, "--input", str(video), "--output", str(output), "--opts", *model[1]]
+    process = start_tool("demo", *arguments, env=model[0])
     try:
         end = time.monotonic() + 300
         while len(list(output.glob("*.json"))) < 2 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130 and "interrupted: " in out, err

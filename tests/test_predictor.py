@@ -13,7 +13,7 @@ from PIL import Image
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.modeling.usg_par import make_instances
-from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.predictor import SceneGraph, SceneGraphPredictor, encode_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
@@ -84,6 +84,13 @@ def test_relations_that_point_nowhere_are_refused():
         SceneGraph.from_json(made.to_json())
 
 
+def test_masks_of_another_size_are_refused():
+    made = graph()
+    made.objects[1].mask = encode_mask(np.zeros((9, 9), bool))
+    with pytest.raises(ValueError, match="object 1: its mask is not of the graph's size, 2x3"):
+        SceneGraph.from_json(made.to_json())
+
+
 def test_networkx():
     made = graph().to_networkx()
     assert made.nodes[1]["name"] == "person"
@@ -106,7 +113,12 @@ def cfg(shapes, monkeypatch):
 def test_predictor_gives_masks_of_the_image_size(cfg):
     with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
         SceneGraphPredictor(cfg)
+    missing = cfg.clone()
+    missing.MODEL.WEIGHTS = "/nonexistent/model.pth"
+    with pytest.raises(FileNotFoundError, match="MODEL.WEIGHTS: there is no file /nonexistent/model.pth"):
+        SceneGraphPredictor(missing)
     predictor = SceneGraphPredictor(cfg, allow_random=True)
+    assert predictor.batch([]) == []
     images = [np.random.randint(0, 256, size, dtype=np.uint8) for size in [(50, 70, 3), (120, 64, 3)]]
     for image, single in zip(images, predictor.batch(images), strict=True):
         assert (single.height, single.width) == image.shape[:2]

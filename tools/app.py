@@ -17,6 +17,7 @@ import argparse
 import os
 import socket
 import sys
+import threading
 
 from detectron2.utils.logger import setup_logger
 
@@ -75,20 +76,26 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        parser.error("the app needs gradio: pip install 'gradio>=6', or pip install -e .[app] in this repository")
+        parser.exit(2, "app.py: the app needs gradio: pip install -e '.[app]' in this repository\n")
     setup_logger(name="usg_psg")
     try:
         if min(arguments.max_megabytes, arguments.max_megapixels) <= 0:
             raise ValueError("--max-megabytes, --max-megapixels: expected numbers above 0")
         check_port(arguments.host, arguments.port)
         predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts)
+        limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+        app = build_app(predictors, limits)
+        quietly = {"prevent_thread_lock": True, "quiet": True}
+        _, url, public = launch_app(app, limits, arguments.host, arguments.port, arguments.share, **quietly)
     except (ValueError, OSError, KeyError) as error:
-        parser.error(str(error))
-    limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+        parser.exit(2, f"app.py: {error}\n")
+    except KeyboardInterrupt:  # while models are loaded
+        return 130
+    print(f"the app runs at {url}" + (f" and {public}" if public else "") + "; Ctrl-C ends it", flush=True)
     try:
-        launch_app(build_app(predictors, limits), limits, arguments.host, arguments.port, arguments.share)
-    except OSError as error:
-        parser.error(str(error))
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        app.close()
     return 0
 
 

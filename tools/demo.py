@@ -14,6 +14,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
+import contextlib
 import glob
 import sys
 from collections.abc import Callable, Iterator
@@ -101,7 +102,8 @@ def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, ar
             write(path)
     except BaseException:
         for path in writers:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise
     tqdm.write(f"{name}:")
     for r in shown.relations:
@@ -171,7 +173,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if everything was parsed, 1 if files were left out, 130 after Ctrl-C."""
+    """0 if everything was parsed, 1 if files were left out or results could not be written, 130 after Ctrl-C."""
     parser, arguments = parse_args(argv)
     setup_logger(name="usg_psg")
     output = Path(arguments.output)
@@ -183,22 +185,27 @@ def main(argv: list[str] | None = None) -> int:
         adapt_to_machine(cfg)
         predictor = SceneGraphPredictor(cfg)
         output.mkdir(parents=True, exist_ok=True)
+        named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        page = PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    run, interrupted = Run(predictor, arguments), False
-    named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    with PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations) as page:
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    run, interrupted, unwritten = Run(predictor, arguments), False, None
+    with page:
         try:
             run.parse(paths, page)
         except KeyboardInterrupt:
             interrupted = True
-    begin = "interrupted: " if interrupted else ""
+        except OSError as error:  # what cannot be read is left out; what cannot be written ends the run
+            unwritten = error
+    begin = "interrupted: " if interrupted else f"stopped, {unwritten}: " if unwritten else ""
     print(f"{begin}{run.parsed} of {run.parsed + len(run.failed)} images parsed: {output}")
     if len(page) < run.parsed:
         print(f"index.html shows the first {len(page)} images (--page-images)")
     if interrupted:
         return INTERRUPTED
-    return 1 if run.failed else 0
+    return 1 if run.failed or unwritten else 0
 
 
 if __name__ == "__main__":

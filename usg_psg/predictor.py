@@ -6,6 +6,7 @@ Letters: N objects, H W pixels, R relations.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -188,8 +189,12 @@ class SceneGraph:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"scene graph with missing or unknown fields: {error}") from error
+        for index, thing in enumerate(graph.objects):
+            if not isinstance(thing.mask, dict) or thing.mask.get("size") != [graph.height, graph.width]:
+                raise ValueError(f"object {index}: its mask is not of the graph's size, {graph.height}x{graph.width}")
+        known = range(len(graph.objects))
         for index, relation in enumerate(graph.relations):
-            if not (0 <= relation.subject < len(graph.objects) and 0 <= relation.object < len(graph.objects)):
+            if relation.subject not in known or relation.object not in known:
                 raise ValueError(f"relation {index} points at an object that does not exist")
         return graph
 
@@ -226,11 +231,14 @@ class SceneGraphPredictor:
 
     Raises:
         ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
+        FileNotFoundError: if there is no such checkpoint.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
         if not cfg.MODEL.WEIGHTS and not allow_random:
             raise ValueError("MODEL.WEIGHTS is empty: give the path of a checkpoint")
+        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
+            raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS}")
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
@@ -281,7 +289,7 @@ class SceneGraphPredictor:
 
     @torch.no_grad()
     def batch(self, images: Sequence[np.ndarray]) -> list[SceneGraph]:
-        """Parse several images at once."""
+        """Parse several images, each (H, W, 3) uint8 RGB and of any size, at once; none for none."""
         inputs = []
         for image in images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -289,4 +297,4 @@ class SceneGraphPredictor:
             resized = self.resize.get_transform(image).apply_image(image)
             tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-        return [SceneGraph.from_output(output, *self.vocabulary) for output in self.model(inputs)]
+        return [SceneGraph.from_output(output, *self.vocabulary) for output in (self.model(inputs) if inputs else [])]

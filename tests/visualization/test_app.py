@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import shutil
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from PIL import Image
 
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+
+from ..programs import start_tool
 
 pytest.importorskip("gradio", reason="the app is an extra")
 from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, names=5)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -187,25 +190,46 @@ def test_without_gradio_the_program_says_how_to_get_it():
     code += "runpy.run_path('tools/app.py', run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "pip install 'gradio>=6'" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("pip install -e '.[app]' in this repository")
+    assert "Traceback" not in done.stderr and "usage" not in done.stderr
+
+
+def test_the_program_serves_on_this_machine_alone_until_ctrl_c(predictor, tmp_path):
+    USGCheckpointer(predictor.model, str(tmp_path)).save("model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = [*BASE[1:-1], str(tmp_path / "model.pth"), "--port", port, "--opts", "MODEL.DEVICE", "cpu"]
+    process = start_tool("app", *arguments, stderr=subprocess.STDOUT)
+    try:
+        written = []
+        for line in process.stdout:  # ends with the program, so a program that fails is not waited for
+            written.append(line)
+            if "the app runs at" in line:
+                break
+        assert f"http://127.0.0.1:{port}" in "".join(written[-1:]), "".join(written)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert answer.status == 200 and b"Scene graphs" in answer.read()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in rest, rest
 
 
 @pytest.fixture(scope="module")
-def page(predictor):
-    """A page of the app in headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium")
+def page(predictor, request):
+    """A page of the app in headless Chromium; nothing may be asked of another machine."""
     app = build_app({"first.pth": predictor, "second.pth": predictor}, LIMITS)
     _, url, _ = launch_app(app, LIMITS, port=None, prevent_thread_lock=True, quiet=True)
     try:
-        with playwright.sync_playwright() as runner:
-            browser = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 1500})
-            page.set_default_timeout(60_000)
-            page.goto(url)
-            yield page
-            browser.close()
+        page = request.getfixturevalue("new_page")(viewport={"width": 1400, "height": 1500})
+        requests = []
+        page.on("request", lambda sent: requests.append(sent.url))
+        page.goto(url)
+        yield page
+        page.close()
+        assert [sent for sent in requests if not sent.startswith((url, "data:", "blob:"))] == []
     finally:
         app.close()
 
@@ -230,6 +254,7 @@ def column(page, number: int) -> list[str]:
 
 def test_visit_with_a_good_picture(page, files):
     upload(page, files["good"])
+    assert page.get_by_label("Capture from camera").count() == 1
     send(page)
     for name in ("overlay", "graph"):
         picture = page.locator(f"#{name} img")
@@ -254,7 +279,6 @@ def test_visit_with_a_bad_file(page, files, name, message):
     assert page.get_by_text(message).count() == 2, "in its place and as a note that passes"
     assert page.locator("#json").is_disabled() and page.locator("#overlay img").count() == 0
     if folder := os.environ.get("USG_PSG_SCREENSHOTS"):
-        page.wait_for_timeout(1000)
         page.screenshot(path=f"{folder}/app_{name}.png")
     upload(page, files["good"])
     send(page)

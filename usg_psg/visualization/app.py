@@ -25,6 +25,8 @@ LONGEST_SHOWN = 1600  # pixels of the pictures on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
+# Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there.
+STYLE = "#overlay, #graph { padding-top: 2.4rem; }"
 
 
 class BadInput(ValueError):
@@ -187,7 +189,7 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
                 controls = _controls(list(predictors), session)
                 button = gr.Button("Find the scene graph", variant="primary")
             with gr.Column(scale=2, min_width=480):
-                status = gr.Markdown(elem_id="status")
+                status = gr.Markdown("What is found in the picture will be shown here.", elem_id="status")
                 # Without gradio's share button, which sends the picture to another server.
                 look = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 overlay = gr.Image(label="Objects", elem_id="overlay", **look)
@@ -209,7 +211,8 @@ def launch_app(app: gr.Blocks, limits: Limits, host: str = "127.0.0.1", port: in
         server_port=port,
         share=share,
         max_file_size=int(limits.megabytes * 1e6),
-        theme=gr.themes.Default(**fonts),
+        theme=gr.themes.Default(primary_hue="blue", **fonts),
+        css=STYLE,
         **more,
     )
 

@@ -74,6 +74,11 @@ def _layout_component(sizes: np.ndarray, links: np.ndarray, rng: np.random.Gener
     """(m, 2) centres of the boxes of one component; links (e, 3) are rows (subject, label, object)."""
     if len(sizes) == 1:
         return np.zeros((1, 2))
+    if len(sizes) == 3 and len(links) == 1:  # two nodes and their arrow, in one line
+        (subject, label, object_), centres = links[0], np.zeros((3, 2))
+        centres[label, 0] = sizes[[subject, label], 0].sum() / 2 + ARROW
+        centres[object_, 0] = centres[label, 0] + sizes[[label, object_], 0].sum() / 2 + ARROW
+        return centres
     gaps = np.full((len(sizes), len(sizes)), GAP)
     for end in (0, 2):
         gaps[links[:, end], links[:, 1]] = gaps[links[:, 1], links[:, end]] = ARROW

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..predictor import SceneGraph
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("list.js", "picture.js", "graph.js", "page.js")  # in the order in which they need each other
+SCRIPTS = ("list.js", "picture.js", "layout.js", "graph.js", "page.js")  # in the order in which they need each other
 ITEMS_HERE = "<!-- items -->\n"
 MARKS = ("hit", "missed", "wrong")
 MAX_SIDE = 1600  # larger images are scaled down together with their masks

@@ -1,7 +1,8 @@
-// The scene graph as SVG: a small force layout, arrows, and labels only where there is room.
+// The scene graph as SVG: nodes, arrows through the boxes of their predicates, and what is lit.
 
 const SVG = "http://www.w3.org/2000/svg";
-const NODE_HEIGHT = 26;
+const HEIGHT = { node: 28, label: 20 };
+const EDGE = 6;  // pixels between the drawing and its frame
 
 function svg(tag, attributes, parent) {
   const element = document.createElementNS(SVG, tag);
@@ -10,99 +11,31 @@ function svg(tag, attributes, parent) {
   return element;
 }
 
-/** Give nodes ({w}) places x, y inside width x height; links are pairs of positions in nodes. */
-function layout(nodes, links, width, height) {
-  const count = nodes.length, ideal = 0.75 * Math.sqrt((width * height) / Math.max(count, 1));
-  const order = walkOrder(count, links);
-  order.forEach((node, place) => {
-    const angle = Math.PI + (2 * Math.PI * place) / count;
-    nodes[node].x = width / 2 + 0.36 * width * Math.cos(angle);
-    nodes[node].y = height / 2 + 0.38 * height * Math.sin(angle);
-  });
-  const rounds = 220;
-  for (let round = 0; round < rounds; round++) {
-    const move = nodes.map(() => [0, 0]), step = 0.12 * Math.min(width, height) * (1 - round / rounds);
-    for (let a = 0; a < count; a++) {
-      for (let b = 0; b < a; b++) push(nodes, move, a, b, (d) => (ideal * ideal) / d);
-    }
-    for (const [a, b] of links) push(nodes, move, a, b, (d) => -(d * d) / ideal);
-    nodes.forEach((node, i) => {
-      move[i][0] += 0.04 * (width / 2 - node.x);
-      move[i][1] += 0.04 * (height / 2 - node.y);
-      const length = Math.hypot(...move[i]) || 1, take = Math.min(length, step) / length;
-      node.x += move[i][0] * take;
-      node.y += move[i][1] * take;
-      keepInside(node, width, height);
-    });
-  }
-  separate(nodes, width, height);
-}
-
-/** Nodes in the order of a walk along links, so that neighbours start near each other. */
-function walkOrder(count, links) {
-  const near = Array.from({ length: count }, () => []);
-  for (const [a, b] of links) { near[a].push(b); near[b].push(a); }
-  const seen = new Set(), order = [];
-  for (let start = 0; start < count; start++) {
-    const stack = [start];
-    while (stack.length) {
-      const node = stack.pop();
-      if (seen.has(node)) continue;
-      seen.add(node);
-      order.push(node);
-      stack.push(...near[node].slice().reverse());
-    }
-  }
-  return order;
-}
-
-function push(nodes, move, a, b, force) {
-  // Nodes are wider than high, so distances across count less.
-  const dx = (nodes[a].x - nodes[b].x) * 0.7 || 0.01 * (a - b), dy = nodes[a].y - nodes[b].y || 0.01;
-  const distance = Math.max(1, Math.hypot(dx, dy)), strength = force(distance) / distance;
-  move[a][0] += dx * strength; move[a][1] += dy * strength;
-  move[b][0] -= dx * strength; move[b][1] -= dy * strength;
-}
-
-function keepInside(node, width, height) {
-  node.x = clamp(node.x, node.w / 2 + 4, width - node.w / 2 - 4);
-  node.y = clamp(node.y, NODE_HEIGHT / 2 + 4, height - NODE_HEIGHT / 2 - 4);
-}
-
-/** Move nodes that cover each other apart along the shorter way. */
-function separate(nodes, width, height) {
-  for (let round = 0, moved = true; moved && round < 200; round++) {
-    moved = false;
-    for (let a = 0; a < nodes.length; a++) {
-      for (let b = 0; b < a; b++) {
-        const p = nodes[a], q = nodes[b], dx = p.x - q.x, dy = p.y - q.y;
-        const overX = (p.w + q.w) / 2 + 12 - Math.abs(dx), overY = NODE_HEIGHT + 10 - Math.abs(dy);
-        if (overX <= 0.01 || overY <= 0.01) continue;
-        moved = true;
-        const wide = p.w + q.w + 30 < width && overX < overY, sign = (wide ? dx : dy) < 0 ? -1 : 1;
-        const axis = wide ? "x" : "y", by = (sign * (wide ? overX : overY)) / 2;
-        p[axis] += by;
-        q[axis] -= by;
-        keepInside(p, width, height);
-        keepInside(q, width, height);
-      }
-    }
-  }
-}
-
-/** A curved arrow between two nodes, cut off at their borders. */
-function arrow(from, to) {
-  const bend = 0.13, a = [from.x, from.y], c = [to.x, to.y];
-  const b = [(a[0] + c[0]) / 2 + bend * (c[1] - a[1]), (a[1] + c[1]) / 2 - bend * (c[0] - a[0])];
+/** Path and head of an arrow from a box through its label to another box, smooth at the label, cut off at both boxes. */
+function arrow(from, label, to) {
+  const loop = from === to;  // a relation of an object with itself leaves and enters side by side
+  let along = loop ? [from.y - label.y, label.x - from.x] : [to.x - from.x, to.y - from.y];
+  const reach = Math.min(Math.hypot(label.x - from.x, label.y - from.y), Math.hypot(label.x - to.x, label.y - to.y));
+  const share = Math.min(loop ? 0.6 : 0.22, (0.55 * reach) / Math.max(1e-6, Math.hypot(...along)));
+  along = along.map((step) => step * share);
+  const halves = [
+    [[from.x, from.y], [label.x - along[0], label.y - along[1]], [label.x, label.y]],
+    [[label.x, label.y], [label.x + along[0], label.y + along[1]], [to.x, to.y]],
+  ];
   // The polar form of the quadratic curve: at(t, t) is a point on it, at(s, t) the control point of the part s..t.
-  const at = (s, t) =>
+  const polar = ([a, b, c]) => (s, t) =>
     [0, 1].map((i) => (1 - s) * (1 - t) * a[i] + ((1 - s) * t + s * (1 - t)) * b[i] + s * t * c[i]);
-  const covers = (node, p) =>
-    Math.abs(p[0] - node.x) < node.w / 2 + 3 && Math.abs(p[1] - node.y) < NODE_HEIGHT / 2 + 3;
+  const covers = (box, p) => Math.abs(p[0] - box.x) < box.w / 2 + 2 && Math.abs(p[1] - box.y) < box.h / 2 + 2;
+  const [before, after] = halves.map(polar);
   let first = 0, last = 1;
-  while (first < 0.49 && covers(from, at(first, first))) first += 0.01;
-  while (last > 0.51 && covers(to, at(last, last))) last -= 0.01;
-  return { at, first, last };
+  while (first < 0.9 && covers(from, before(first, first))) first += 0.01;
+  while (last > 0.1 && covers(to, after(last, last))) last -= 0.01;
+  const tip = after(last, last), near = after(Math.max(0, last - 0.12), Math.max(0, last - 0.12));
+  return {
+    d: `M${before(first, first)} Q${before(first, 1)} ${before(1, 1)} Q${after(0, last)} ${tip}`,
+    tip,
+    angle: (Math.atan2(tip[1] - near[1], tip[0] - near[0]) * 180) / Math.PI,
+  };
 }
 
 class GraphView {
@@ -138,60 +71,60 @@ class GraphView {
       pairs.get(key).push(r);
     }
     const used = [...new Set(relations.flatMap((r) => [layer.subject[r], layer.object[r]]))];
-    const height = Math.round(clamp(140 + (used.length * 11000) / this.width, 220, 780));
-    this.root.setAttribute("height", used.length ? height : 0);
-    const nodes = used.map((index) => {
-      const text = shorten(measure, layer.objects[index].name, Math.min(190, this.width * 0.45));
-      return { index, text, w: measure.measureText(text).width + 20 };
-    });
-    const position = new Map(used.map((index, i) => [index, i]));
-    const groups = [...pairs.values()];
-    const ends = groups.map(([r]) => [position.get(layer.subject[r]), position.get(layer.object[r])]);
-    layout(nodes, ends, this.width, height);
-    const taken = nodes.map((n) => box(n.x, n.y, n.w, NODE_HEIGHT));
-    groups.forEach((group, i) => this.drawEdge(group, nodes[ends[i][0]], nodes[ends[i][1]], taken, height));
-    for (const node of nodes) this.drawNode(node);
+    const nodes = used.map((index) => ({ index, ...this.box(layer.objects[index].name, 20, HEIGHT.node) }));
+    const labels = [...pairs.values()].map((group) => ({ group, ...this.box(this.textOf(group[0], group), 12, HEIGHT.label) }));
+    const at = new Map(used.map((index, n) => [index, n]));
+    const links = labels.map(({ group: [r] }, n) => [at.get(layer.subject[r]), nodes.length + n, at.get(layer.object[r])]);
+    const height = layOut([...nodes, ...labels], links, this.width - 2 * EDGE);
+    for (const box of [...nodes, ...labels]) { box.x += EDGE; box.y += EDGE; }
+    this.root.setAttribute("height", used.length ? Math.ceil(height + 2 * EDGE) : 0);
+    // Arrows first, so that no arrow lies over a label or a node.
+    const lines = svg("g", {}, this.root), front = svg("g", {}, this.root);
+    labels.forEach((label, n) => this.drawEdge(label, nodes[links[n][0]], nodes[links[n][2]], lines, front));
+    for (const node of nodes) this.drawNode(node, front);
   }
 
-  drawNode(node) {
+  box(name, pad, h) {
+    const text = shorten(measure, name, Math.min(190, this.width * 0.42));
+    return { text, w: Math.ceil(measure.measureText(text).width) + pad, h };
+  }
+
+  /** What the label of a pair says of one of its relations. */
+  textOf(r, group) {
+    const name = this.layer.predicates[this.layer.predicate[r]];
+    return group.length > 1 ? `${name} +${group.length - 1}` : name;
+  }
+
+  drawNode(node, parent) {
     const { color, ink, name } = this.layer.objects[node.index];
-    const element = svg("g", { class: "node", tabindex: 0, role: "button", "data-object": node.index }, this.root);
+    const element = svg("g", { class: "node", tabindex: 0, role: "button", "data-object": node.index }, parent);
     element.setAttribute("aria-label", name);
-    const size = { x: node.x - node.w / 2, y: node.y - NODE_HEIGHT / 2, width: node.w, height: NODE_HEIGHT, rx: 7 };
-    svg("rect", { ...size, fill: color }, element);
-    svg("text", { x: node.x, y: node.y + 1, fill: ink }, element).textContent = node.text;
+    this.drawBox(node, element, { fill: color, rx: 7 }, { fill: ink });
     svg("title", {}, element).textContent = name;
-    this.nodes.set(node.index, { element, edges: [] });
+    this.nodes.set(node.index, { elements: [element] });
   }
 
-  drawEdge(group, from, to, taken, height) {
-    const { at, first, last } = arrow(from, to), [start, control, end] = [at(first, first), at(first, last), at(last, last)];
-    const element = svg("g", { class: "edge", "data-relation": group[0] }, this.root);
-    const d = `M${start} Q${control} ${end}`;
-    svg("path", { class: "hit", d }, element);
-    svg("path", { class: "line", d }, element);
-    const angle = (Math.atan2(end[1] - control[1], end[0] - control[0]) * 180) / Math.PI;
-    const tip = { class: "tip", d: "M0 0 L-9 -4.5 L-9 4.5 Z", transform: `translate(${end}) rotate(${angle})` };
-    svg("path", tip, element);
-    const text = svg("text", {}, element);
-    const label = (r) => {
-      const name = shorten(measure, this.layer.predicates[this.layer.predicate[r]], this.width * 0.4);
-      return group.length > 1 ? `${name} +${group.length - 1}` : name;
+  drawBox(box, parent, look, ink) {
+    svg("rect", { x: box.x - box.w / 2, y: box.y - box.h / 2, width: box.w, height: box.h, ...look }, parent);
+    const text = svg("text", { x: box.x, y: box.y, ...ink }, parent);
+    text.textContent = box.text;
+    return text;
+  }
+
+  drawEdge(label, from, to, lines, front) {
+    const { d, tip, angle } = arrow(from, label, to), { group } = label;
+    const [line, box] = [lines, front].map((parent) => svg("g", { class: "edge", "data-relation": group[0] }, parent));
+    svg("path", { class: "hit", d }, line);
+    svg("path", { class: "line", d }, line);
+    svg("path", { class: "tip", d: "M1 0 L-9 -4.5 L-9 4.5 Z", transform: `translate(${tip}) rotate(${angle})` }, line);
+    const text = this.drawBox(label, box, { rx: 5 }, {}), room = label.w - 8;
+    const title = svg("title", {}, box);
+    const write = (r) => {
+      text.textContent = shorten(measure, this.textOf(r, group), room);
+      title.textContent = group.map((one) => this.layer.predicates[this.layer.predicate[one]]).join(", ");
     };
-    text.textContent = label(group[0]);
-    const width = measure.measureText(text.textContent).width + 4;
-    const places = [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74].map((t) => first + t * (last - first));
-    const inside = places.map((t) => {
-      const [x, y] = at(t, t);
-      return box(clamp(x, width / 2 + 2, this.width - width / 2 - 2), clamp(y, 10, height - 10), width, 16);
-    });
-    const free = inside.find((place) => !taken.some((other) => overlaps(place, other)));
-    const place = free ?? inside[0];
-    if (free) taken.push(free);
-    else element.classList.add("crowded");
-    text.setAttribute("x", place.x);
-    text.setAttribute("y", place.y);
-    const edge = { element, ends: [from.index, to.index], write: (r) => { text.textContent = label(r); } };
+    write(group[0]);
+    const edge = { elements: [line, box], ends: [from.index, to.index], write };
     for (const r of group) this.edges.set(r, edge);
   }
 
@@ -199,19 +132,22 @@ class GraphView {
   setLit(active) {
     for (const element of this.lit) element.classList.remove("lit", "subject", "object");
     this.lit = [];
-    const add = (element, ...names) => { element.classList.add("lit", ...names); this.lit.push(element); };
+    const add = ({ elements }, ...names) => {
+      for (const element of elements) element.classList.add("lit", ...names);
+      this.lit.push(...elements);
+    };
     if (active?.kind === "relation" && this.edges.has(active.index)) {
       const edge = this.edges.get(active.index);
       edge.write(active.index);
-      add(edge.element);
-      edge.ends.forEach((node, i) => add(this.nodes.get(node).element, i ? "object" : "subject"));
+      add(edge);
+      edge.ends.forEach((node, i) => add(this.nodes.get(node), i ? "object" : "subject"));
     } else if (active?.kind === "object" && this.nodes.has(active.index)) {
       for (const edge of new Set(this.edges.values())) {
         if (!edge.ends.includes(active.index)) continue;
-        add(edge.element);
-        edge.ends.forEach((node) => add(this.nodes.get(node).element));
+        add(edge);
+        edge.ends.forEach((node) => add(this.nodes.get(node)));
       }
-      add(this.nodes.get(active.index).element, "subject");
+      add(this.nodes.get(active.index), "subject");
     }
     this.root.classList.toggle("active", this.lit.length > 0);
   }
@@ -222,6 +158,3 @@ function targetOf(event) {
   if (node) return { kind: "object", index: Number(node.dataset.object) };
   return edge ? { kind: "relation", index: Number(edge.dataset.relation) } : null;
 }
-
-const box = (x, y, w, h) => ({ x, y, w, h });
-const overlaps = (a, b) => Math.abs(a.x - b.x) < (a.w + b.w) / 2 + 3 && Math.abs(a.y - b.y) < (a.h + b.h) / 2 + 2;

@@ -1,6 +1,6 @@
 // What is shown and chosen, and the controls that change it.
 
-const GRAPH_RELATIONS = 40;  // more arrows than that cannot be told apart
+const GRAPH_RELATIONS = 30;  // more arrows than that cannot be told apart
 const FIRST_RELATIONS = 50;
 const MARKS = { hit: "✓ hit", missed: "○ missed", wrong: "✕ wrong" };
 
@@ -302,10 +302,14 @@ function reset() {
   clear();
 }
 
-function toggleMasks() {
-  picture.showMasks = !picture.showMasks;
-  byId("masks").setAttribute("aria-pressed", picture.showMasks);
-  picture.drawPhoto();
+/** Masks and names in the picture are there or not; names go with the masks. */
+function toggle(what) {
+  const key = what === "masks" ? "showMasks" : "showNames";
+  picture[key] = !picture[key];
+  byId(what).setAttribute("aria-pressed", picture[key]);
+  byId("names").disabled = !picture.showMasks;
+  if (what === "masks") picture.drawPhoto();
+  picture.drawLight();
 }
 
 function setTheme(theme) {
@@ -320,7 +324,7 @@ function onKey(event) {
   if (inField) return;
   const actions = {
     ArrowDown: () => step(1), ArrowUp: () => step(-1), ArrowRight: () => step(1), ArrowLeft: () => step(-1),
-    "/": () => byId("search").focus(), m: toggleMasks,
+    "/": () => byId("search").focus(), m: () => toggle("masks"), l: () => picture.showMasks && toggle("names"),
     n: () => state.at + 1 < index.items.length && showImage(state.at + 1),
     p: () => state.at > 0 && showImage(state.at - 1),
     g: () => setLayer((state.layerAt + 1) % state.item.layers.length),
@@ -337,7 +341,8 @@ function connect() {
   on("score", "input", (event) => { state.least = Number(event.target.value); filter(); });
   on("previous", "click", () => showImage(state.at - 1));
   on("next", "click", () => showImage(state.at + 1));
-  on("masks", "click", toggleMasks);
+  on("masks", "click", () => toggle("masks"));
+  on("names", "click", () => toggle("names"));
   on("reset", "click", reset);
   on("chosen-clear", "click", () => setSelected(null));
   on("tab-relations", "click", () => showTab("relations"));
