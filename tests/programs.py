@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,3 +16,11 @@ def load_tool(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
+
+
+def exit_status(main: Callable[..., int | None], *arguments) -> int:
+    """What a program's `main` ends with, be it by a value or by argparse's SystemExit."""
+    try:
+        return main(*arguments) or 0
+    except SystemExit as stopped:
+        return stopped.code

@@ -18,6 +18,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,11 +31,13 @@ from part_timer import PartTimer, use_psg_sized_vocabulary
 from torch import nn
 
 from usg_psg.config import build_cfg
+from usg_psg.config_check import check_config
 from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer
 from usg_psg.engine.trainer import autocast_dtype
 from usg_psg.losses.matcher import Matching
+from usg_psg.program import one_line_errors
 
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
@@ -111,6 +114,7 @@ def scenes(folder: str | None, size: int, count: int) -> Path:
     return root
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
+    check_config(cfg)
     adapt_to_machine(cfg)
     root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)
     os.environ["DETECTRON2_DATASETS"] = str(root)
@@ -142,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata, read_vocabulary
-from .engine import USGCheckpointer, adapt_to_machine
+from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .modeling.vocabulary import embed_names, vocabulary_embeddings
 from .names import display_names
 
@@ -224,7 +224,8 @@ class SceneGraphPredictor:
             DATASETS.TEST[0], until `set_vocabulary`.
 
     Raises:
-        ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
+        ValueError: if MODEL.WEIGHTS is empty (`allow_random` builds the model all the same), or `check_run` objects.
+        FileNotFoundError: if a file that the config names is missing.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
@@ -237,8 +238,11 @@ class SceneGraphPredictor:
         if cfg.MODEL.USG.VOCABULARY:
             self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary
             cfg.DATASETS.TEST = ()  # the file's names stand alone
-        else:
+        elif cfg.DATASETS.TEST:
             self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        else:
+            raise ValueError("names to look for are needed: MODEL.USG.VOCABULARY, or a data set in DATASETS.TEST")
+        check_run(cfg)
         self.cfg = cfg
         self.own_vocabulary: Vocabulary = tuple(
             tuple(getattr(self.metadata, kind)) for kind in ("thing_classes", "stuff_classes", "predicate_classes")
