@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -33,3 +34,11 @@ def start_tool(
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore it
     )
+
+
+def exit_status(main: Callable[..., int | None], *arguments) -> int:
+    """What a program's `main` ends with, be it by a value or by argparse's SystemExit."""
+    try:
+        return main(*arguments) or 0
+    except SystemExit as stopped:
+        return stopped.code

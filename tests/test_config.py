@@ -62,7 +62,7 @@ def test_the_recipe_of_the_released_code():
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match="usg_par_convnext_large.yaml"):
+    with pytest.raises(FileNotFoundError, match="usg_par_convnext_large.yaml"):
         build_cfg("psg/no_such.yaml")
 
 

@@ -15,7 +15,7 @@ import pytest
 from detectron2.engine import default_argument_parser
 
 from usg_psg.config import build_cfg
-from usg_psg.list_config import leaves
+from usg_psg.config_file import leaves
 
 from .documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, split_environment
 

@@ -9,9 +9,10 @@ from detectron2.config import get_cfg
 
 from usg_psg import list_config
 from usg_psg.config import build_cfg
+from usg_psg.config_file import leaves
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = dict(list_config.leaves(build_cfg()))
+KEYS = dict(leaves(build_cfg()))
 
 
 def leaf_keys(node: dict, prefix: str = "") -> set[str]:
@@ -34,7 +35,7 @@ def test_document_is_current():
 
 
 def test_every_key_of_this_project_is_documented():
-    own = KEYS.keys() - dict(list_config.leaves(get_cfg())).keys()
+    own = KEYS.keys() - dict(leaves(get_cfg())).keys()
     assert len(own) > 70
     assert not own - documented()
 

@@ -13,6 +13,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from usg_psg.config import build_cfg
+from usg_psg.config_check import check_config
+from usg_psg.program import one_line_errors
 
 
 class Part(nn.Module):
@@ -93,6 +96,7 @@ def table(model: nn.Module, height: int, width: int) -> list[tuple[str, int, int
     return rows
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
@@ -100,6 +104,7 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
+    check_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     with torch.no_grad():
@@ -115,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

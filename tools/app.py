@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from usg_psg.config import build_cfg
 from usg_psg.predictor import SceneGraphPredictor
+from usg_psg.program import one_line_errors
 
 
 def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str]) -> dict[str, SceneGraphPredictor]:
@@ -59,6 +60,7 @@ def check_port(host: str, port: int) -> None:
         raise ValueError(f"cannot listen on {host} port {port} ({error}); choose another one with --port") from error
 
 
+@one_line_errors
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", nargs="+", required=True, help="recipe of the models, or one for each")
@@ -76,21 +78,17 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        parser.exit(2, "app.py: the app needs gradio: pip install -e '.[app]' in this repository\n")
+        hint = "pip install 'gradio>=6', or pip install -e '.[app]' in this repository"
+        raise ValueError(f"the app needs gradio: {hint}") from None
     setup_logger(name="usg_psg")
-    try:
-        if min(arguments.max_megabytes, arguments.max_megapixels) <= 0:
-            raise ValueError("--max-megabytes, --max-megapixels: expected numbers above 0")
-        check_port(arguments.host, arguments.port)
-        predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts)
-        limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
-        app = build_app(predictors, limits)
-        quietly = {"prevent_thread_lock": True, "quiet": True}
-        _, url, public = launch_app(app, limits, arguments.host, arguments.port, arguments.share, **quietly)
-    except (ValueError, OSError, KeyError) as error:
-        parser.exit(2, f"app.py: {error}\n")
-    except KeyboardInterrupt:  # while models are loaded
-        return 130
+    if min(arguments.max_megabytes, arguments.max_megapixels) <= 0:
+        raise ValueError("--max-megabytes, --max-megapixels: expected numbers above 0")
+    check_port(arguments.host, arguments.port)
+    predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts)
+    limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+    app = build_app(predictors, limits)
+    quietly = {"prevent_thread_lock": True, "quiet": True}
+    _, url, public = launch_app(app, limits, arguments.host, arguments.port, arguments.share, **quietly)
     print(f"the app runs at {url}" + (f" and {public}" if public else "") + "; Ctrl-C ends it", flush=True)
     try:
         threading.Event().wait()

@@ -26,6 +26,7 @@ from usg_psg.data.doctor import check_dataset
 from usg_psg.data.psg_index import index_path
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.program import one_line_errors
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -123,15 +124,12 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
     print(f"made in {seconds:.1f} s: an index of {sizes[1]:.1f} MiB for a file of {sizes[0]:.1f} MiB")
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 if it could."""
     args = parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            benchmark(args, Path(folder))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark(args, Path(folder))
     return 0
 
 

@@ -16,6 +16,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 # isort: split
 import argparse
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -26,6 +27,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.program import one_line_errors
 
 
 def let_objects_pass(predictor: SceneGraphPredictor, image: np.ndarray, count: int) -> None:
@@ -52,6 +54,7 @@ def wall_clock(predictor: SceneGraphPredictor, image: np.ndarray, count: int) ->
     return times, graph
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
@@ -101,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,11 +37,13 @@ from part_timer import PartTimer, use_psg_sized_vocabulary
 from torch import nn
 
 from usg_psg.config import build_cfg
+from usg_psg.config_check import check_config
 from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
+from usg_psg.program import one_line_errors
 
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
@@ -129,6 +132,7 @@ def scenes(folder: str | None, size: int, count: int) -> Path:
     return root
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
+    check_config(cfg)
     adapt_to_machine(cfg)
     root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)
     os.environ["DETECTRON2_DATASETS"] = str(root)
@@ -163,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,10 +19,12 @@ import usg_psg  # noqa: F401  selects the engine
 
 # isort: split
 from usg_psg.config import build_cfg
+from usg_psg.config_check import check_config
 from usg_psg.engine.published import SUFFIXES_WRITTEN, read_published, write_converted
 from usg_psg.modeling.convert import convert, target_model
 from usg_psg.modeling.convert_report import format_conversion
 from usg_psg.modeling.convert_rules import SOURCES
+from usg_psg.program import one_line_errors
 
 
 def numbers(text: str) -> list[int]:
@@ -36,7 +38,7 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True, choices=SOURCES, help="what the input is")
     parser.add_argument("--input", required=True, type=Path, help="published checkpoint: .pkl, .pth or .safetensors")
@@ -56,27 +58,26 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser.add_argument("--with-backbone", action="store_true", help="take FC-CLIP's copy of the OpenCLIP trunk too")
     parser.add_argument("--verbose", action="store_true", help="list every parameter, not only counts")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the recipe")
-    return parser, parser.parse_args(argv)
+    return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    parser, args = parse_args(argv)
-    try:
-        if args.output.suffix not in SUFFIXES_WRITTEN:
-            raise ValueError(f"--output {args.output}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")
-        target = target_model(build_cfg(args.config_file, args.opts))
-        conversion = convert(
-            read_published(args.input),
-            args.source,
-            target,
-            layers=args.layers,
-            queries=args.queries,
-            with_backbone=args.with_backbone,
-        )
-        write_converted(args.output, conversion)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    args = parse_args(argv)
+    if args.output.suffix not in SUFFIXES_WRITTEN:
+        raise ValueError(f"--output {args.output}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")
+    cfg = build_cfg(args.config_file, args.opts)
+    check_config(cfg)
+    conversion = convert(
+        read_published(args.input),
+        args.source,
+        target_model(cfg),
+        layers=args.layers,
+        queries=args.queries,
+        with_backbone=args.with_backbone,
+    )
+    write_converted(args.output, conversion)
     print(format_conversion(conversion, verbose=args.verbose))
     print(f"MODEL.WEIGHTS {args.output}")
     return 0

@@ -30,10 +30,10 @@ from usg_psg.data import read_image
 from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
 from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.program import INTERRUPTED, one_line_errors
 from usg_psg.visualization import PageItem, PageWriter, draw_graph, draw_overlay
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 def find_inputs(inputs: list[str]) -> list[Path]:
@@ -52,11 +52,16 @@ def find_inputs(inputs: list[str]) -> list[Path]:
         else:
             files = sorted(f for f in map(Path, glob.glob(name, recursive=True)) if f.is_file())
         if not files:
-            raise ValueError(
-                f"--input {name}: no such file, no image or video in the folder, or no match of the pattern"
-            )
+            raise FileNotFoundError(f"no images found: --input {name}: {_what_was_tried(path)}")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def _what_was_tried(path: Path) -> str:
+    if path.is_dir():
+        return f"the folder {path.absolute()} has no file {', '.join(sorted(SUFFIXES | VIDEO_SUFFIXES))}"
+    what = "no file matches" if glob.has_magic(str(path)) else "there is no file or folder"
+    return f"{what} {path.absolute()}"
 
 
 def unique_stems(paths: list[Path]) -> Iterator[tuple[Path, str]]:
@@ -149,8 +154,8 @@ class Run:
             page.add(PageItem(name, image, graph.constrained()))
 
 
-def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Command line of this program, and its parser to report errors with."""
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of this program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help="recipe of the model")
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
@@ -169,30 +174,24 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         value = getattr(arguments, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')}: expected {least} or more, got {value}")
-    return parser, arguments
+    return arguments
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
-    """0 if everything was parsed, 1 if files were left out or results could not be written, 130 after Ctrl-C."""
-    parser, arguments = parse_args(argv)
+    """0 if everything was parsed, 1 if files were left out or not written, 2 for bad input, 130 after Ctrl-C."""
+    arguments = parse_args(argv)
     setup_logger(name="usg_psg")
     output = Path(arguments.output)
-    try:
-        paths = find_inputs(arguments.input)
-        cfg = build_cfg(arguments.config_file, arguments.opts)
-        if arguments.vocabulary:
-            cfg.MODEL.USG.VOCABULARY = arguments.vocabulary
-        adapt_to_machine(cfg)
-        predictor = SceneGraphPredictor(cfg)
-        output.mkdir(parents=True, exist_ok=True)
-        named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-        page = PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    run, interrupted, unwritten = Run(predictor, arguments), False, None
-    with page:
+    paths = find_inputs(arguments.input)
+    cfg = build_cfg(arguments.config_file, arguments.opts)
+    if arguments.vocabulary:
+        cfg.MODEL.USG.VOCABULARY = arguments.vocabulary
+    adapt_to_machine(cfg)
+    output.mkdir(parents=True, exist_ok=True)
+    run, interrupted, unwritten = Run(SceneGraphPredictor(cfg), arguments), False, None
+    named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    with PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations) as page:
         try:
             run.parse(paths, page)
         except KeyboardInterrupt:

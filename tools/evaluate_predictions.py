@@ -23,6 +23,7 @@ from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
+from usg_psg.program import one_line_errors
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -47,15 +48,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status, 2 for bad input."""
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        print(evaluate(args))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(evaluate(args))
     return 0
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.shapes.layout import PRESETS
+from usg_psg.program import one_line_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,29 +38,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Draw the scenes; 0 if they are there."""
     args = parse_args(argv)
     size = (args.size[0], args.size[-1])
     total = args.num_train + args.num_val
     with tqdm(total=total, unit="scene", smoothing=0.05) as bar:
-        try:
-            json_file = generate_psg_shapes(
-                args.output,
-                args.num_train,
-                args.num_val,
-                size,
-                args.preset,
-                args.seed,
-                # A process for few scenes costs more than it saves.
-                args.workers if args.workers > 1 and total > 100 else 0,
-                overwrite=args.overwrite,
-                progress=bar.update,
-            )
-        except (ValueError, OSError) as error:
-            bar.close()
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        json_file = generate_psg_shapes(
+            args.output,
+            args.num_train,
+            args.num_val,
+            size,
+            args.preset,
+            args.seed,
+            # A process for few scenes costs more than it saves.
+            args.workers if args.workers > 1 and total > 100 else 0,
+            overwrite=args.overwrite,
+            progress=bar.update,
+        )
     print(f"{total} scenes: {json_file}")
     return 0
 

@@ -29,6 +29,7 @@ from usg_psg.data.files import write_json
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure
 from usg_psg.data.repair import repair_dataset
+from usg_psg.program import one_line_errors
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -170,17 +171,11 @@ def run_fix(args: argparse.Namespace) -> int:
     return 0
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     args = parse_args(argv)
-    try:
-        return args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -106,4 +106,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nquickstart stopped by the user")
+        print("\nquickstart stopped by the user", file=sys.stderr)
+        sys.exit(130)

@@ -12,6 +12,9 @@ from __future__ import annotations
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
+import argparse
+import sys
+
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
@@ -20,26 +23,33 @@ from detectron2.utils.logger import setup_logger
 
 from usg_psg.compat import log_engine
 from usg_psg.config import build_cfg
-from usg_psg.data import read_vocabulary
-from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine, launch
+from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine, check_run, launch, number_of_processes
+from usg_psg.program import hide_expected_tracebacks, one_line_errors
 
 
-def setup(args) -> CfgNode:
-    """The config of a run, frozen, with logging set up."""
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of the command line."""
     cfg = build_cfg(args.config_file, args.opts)
     if args.vocabulary:
         cfg.MODEL.USG.VOCABULARY = args.vocabulary
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The config of a run, frozen, with logging set up."""
+    cfg = read_config(args)
     for name in ("usg_psg", "mask2former_ops"):
         setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     log_engine()
     adapt_to_machine(cfg)
     cfg.freeze()
     default_setup(cfg, args)
+    hide_expected_tracebacks()
     return cfg
 
 
-def main(args) -> dict | None:
-    """Train, or evaluate with --eval-only."""
+def run(args: argparse.Namespace) -> dict | None:
+    """Train, or evaluate with --eval-only; in each process."""
     cfg = setup(args)
     if not args.eval_only:
         trainer = Trainer(cfg)
@@ -58,20 +68,24 @@ def main(args) -> dict | None:
     return results
 
 
-if __name__ == "__main__":
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """0 when the run is done; what is wrong with its input is found before processes are started."""
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
-    arguments = parser.parse_args()
-    if arguments.vocabulary:
-        try:
-            read_vocabulary(arguments.vocabulary)
-        except (ValueError, FileNotFoundError) as error:
-            parser.error(str(error))
+    args = parser.parse_args(argv)
+    processes = number_of_processes(args.num_gpus, args.num_machines)
+    check_run(read_config(args), train=not args.eval_only, evaluate=True, world_size=processes, resume=args.resume)
     launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
     )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

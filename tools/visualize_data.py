@@ -34,6 +34,7 @@ from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
 from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.program import one_line_errors
 from usg_psg.visualization import PageItem, PageWriter
 
 
@@ -48,8 +49,8 @@ class Source:
     num_things: int
 
 
-def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Command line of this program, and its parser to report errors with."""
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of this program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="a registered data set: psg_train, psg_val, psg_test, psg_shapes_val, ...")
@@ -73,7 +74,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(arguments, name)}")
     if (arguments.image_root or arguments.split) and not arguments.json:
         parser.error("--image-root and --split belong to --json")
-    return parser, arguments
+    return arguments
 
 
 def open_source(arguments: argparse.Namespace) -> Source:
@@ -263,16 +264,12 @@ def write(arguments: argparse.Namespace) -> str:
     return f"{summary}: {path}"
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
-    """0 if the page is written; bad input ends the program with status 2."""
-    parser, arguments = parse_args(argv)
+    """0 if the page is written, 2 for bad input; after Ctrl-C, 130, and the page has what was finished."""
+    arguments = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        print(write(arguments))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:  # the page of what is finished is written
-        return 130
+    print(write(arguments))
     return 0
 
 

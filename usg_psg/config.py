@@ -6,12 +6,13 @@ plain arguments and only their `from_config` reads the config (Detectron2's `@co
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
+
+from .config_file import merge_file, merge_overrides
+from .hints import did_you_mean
 
 
 def add_usg_config(cfg: CfgNode) -> None:
@@ -202,20 +203,25 @@ def _add_test(cfg: CfgNode) -> None:
 
 
 def get_config_file(name: str) -> str:
-    """Path of a shipped recipe, for example `psg/usg_par_convnext_large.yaml`, also outside the repository.
+    """Path of a recipe: of a file, or of a shipped one by its name, for example `psg/usg_par_convnext_large.yaml`.
 
     Raises:
-        ValueError: if there is no such recipe; the message lists those that exist.
+        FileNotFoundError: if there is neither; the message says where it was looked for and what there is.
     """
+    if Path(name).is_file():
+        return name
     here = Path(__file__).resolve().parent
     roots = [here / "configs", here.parent / "configs"]
     for root in roots:
         if (root / name).is_file():
             return str(root / name)
-    known = sorted(
-        {str(f.relative_to(root)) for root in roots for f in root.rglob("*.yaml") if f.parent.name != "vocabularies"}
+    files = [(root, f) for root in roots for f in root.rglob("*.yaml") if f.parent.name != "vocabularies"]
+    known = sorted({str(f.relative_to(root)) for root, f in files})
+    tried = ", ".join(
+        str(place) for place in (Path(name).absolute(), *(root / name for root in roots if root.is_dir()))
     )
-    raise ValueError(f"no recipe {name!r}; there are {', '.join(known)}")
+    near = did_you_mean(name.removeprefix("configs/"), known, limit=1)
+    raise FileNotFoundError(f"there is no recipe {name!r} ({tried}){near}; shipped are {', '.join(known)}")
 
 
 def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
@@ -226,16 +232,15 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
         opts: alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: for a recipe that does not exist, an unknown key, with the nearest known ones, or a module of
-            IMPORTS that cannot be found.
+        FileNotFoundError: for a recipe that does not exist.
+        ValueError: for an unknown key, with the nearest known ones, a value of another type, or a module of IMPORTS
+            that cannot be found.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file if Path(config_file).is_file() else get_config_file(config_file))
-    opts = list(opts or [])
-    _check_overrides(cfg, opts)
-    cfg.merge_from_list(opts)
+        merge_file(cfg, Path(get_config_file(config_file)))
+    merge_overrides(cfg, list(opts or []))
     _import_modules(cfg.IMPORTS)
     return cfg
 
@@ -248,22 +253,3 @@ def _import_modules(names: list[str]) -> None:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # a module that it needs is missing
             raise ValueError(f"IMPORTS: there is no module {name!r}; set PYTHONPATH to its folder") from error
-
-
-def _check_overrides(cfg: CfgNode, opts: list[str]) -> None:
-    if len(opts) % 2:
-        raise ValueError(f"overrides are KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
-    known = list(_leaf_keys(cfg))
-    for key in opts[::2]:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise ValueError(f"unknown configuration key {key!r}{hint}")
-
-
-def _leaf_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaf_keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key

@@ -11,13 +11,13 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.config import get_cfg
 
 from . import config
+from .config_file import leaves
 
 SOURCE = Path(config.__file__)
 DOCUMENT = SOURCE.parents[1] / "docs" / "configuration.md"
@@ -128,15 +128,6 @@ def _comment(key: str, statement: ast.Assign, spoken: dict[int, tuple[str, bool]
     if not re.sub(r"SPEC [\d, and]+", "", meaning).strip(" ;:,."):
         raise ValueError(f"{SOURCE.name}, line {statement.lineno}: {key} has no comment that says what it means")
     return Comment(meaning.rstrip(". "), source.group(1) if source else "")
-
-
-def leaves(node: config.CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a config with its value."""
-    for name, value in node.items():
-        if isinstance(value, config.CfgNode):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def table() -> str:

@@ -6,7 +6,6 @@ Letters: N objects, H W pixels, R relations.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from detectron2.modeling import build_model
 from pycocotools import mask as coco_mask
 
 from .data import get_psg_metadata, read_vocabulary
-from .engine import USGCheckpointer, adapt_to_machine
+from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .modeling.vocabulary import embed_names, vocabulary_embeddings
 from .names import display_names
 
@@ -230,15 +229,13 @@ class SceneGraphPredictor:
             DATASETS.TEST[0], until `set_vocabulary`.
 
     Raises:
-        ValueError: if MODEL.WEIGHTS is empty; `allow_random` builds the model all the same.
-        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if MODEL.WEIGHTS is empty (`allow_random` builds the model all the same), or `check_run` objects.
+        FileNotFoundError: if a file that the config names is missing.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
         if not cfg.MODEL.WEIGHTS and not allow_random:
             raise ValueError("MODEL.WEIGHTS is empty: give the path of a checkpoint")
-        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS}")
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
@@ -246,8 +243,11 @@ class SceneGraphPredictor:
         if cfg.MODEL.USG.VOCABULARY:
             self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary
             cfg.DATASETS.TEST = ()  # the file's names stand alone
-        else:
+        elif cfg.DATASETS.TEST:
             self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        else:
+            raise ValueError("names to look for are needed: MODEL.USG.VOCABULARY, or a data set in DATASETS.TEST")
+        check_run(cfg)
         self.cfg = cfg
         names = self.metadata
         self.own_vocabulary: Vocabulary = (

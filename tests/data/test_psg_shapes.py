@@ -246,7 +246,7 @@ def test_program(tmp_path):
     assert read_image(entry["file_name"]).shape == (96, 96, 3)
     assert set(np.unique(decode_panoptic_png(entry["pan_seg_file_name"]))) == {s["id"] for s in entry["segments_info"]}
     again = subprocess.run([*command, "--size", "128"], capture_output=True, text=True, cwd=TOOL.parents[1], env=env())
-    assert again.returncode == 1 and "error: output_dir" in again.stderr
+    assert again.returncode == 2 and "error: output_dir" in again.stderr
 
 
 def env():

@@ -20,6 +20,7 @@ from usg_psg.engine.published import read_published, write_converted
 from usg_psg.modeling.convert import convert, target_model
 
 from ..modeling.published import fcclip_shapes, mask2former_shapes, random_weights
+from ..programs import exit_status
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/usg_par_quickstart.yaml"
@@ -168,9 +169,8 @@ def test_program_names_what_is_wrong(tmp_path, weights, capsys, arguments, messa
     published = write(tmp_path / "published.pkl", weights)
     common = ["--source", "mask2former", "--input", str(published), "--output", str(tmp_path / "init.pth")]
     program = runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"))
-    with pytest.raises(SystemExit) as stopped:
-        program["main"]([*common, "--config-file", str(ROOT / RECIPE), *arguments, "--opts", *options()])
-    assert stopped.value.code == 2
+    command = [*common, "--config-file", str(ROOT / RECIPE), *arguments, "--opts", *options()]
+    assert exit_status(program["main"], command) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "error: " in last and message in last
     assert not (tmp_path / "init.pth").exists()

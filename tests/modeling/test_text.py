@@ -111,5 +111,5 @@ def test_unknown_names_tags_and_files(tmp_path):
         load_openclip("convnext_large_d_320", "no_tag")
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"nothing")
-    with pytest.raises(RuntimeError, match="broken.pt"):
+    with pytest.raises(ValueError, match="broken.pt"):
         load_openclip(NAME, str(broken))

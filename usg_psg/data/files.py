@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call write(file) on a temporary file in path's folder, flush it to the disk and rename it to path."""
+    """Call write(file) on a temporary file in path's folder, flush it to the disk and rename it to path.
+
+    Raises:
+        OSError: names path, if the disk is full or cannot be written; what was at path is still there.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -19,9 +24,20 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if (cause := _disk_error(error)) is not None:
+            raise OSError(cause.errno, f"cannot be written: {cause.strerror}", str(path)) from error
         raise
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The error of the disk itself, or that behind a RuntimeError of torch, which met it while it wrote."""
+    seen = error if isinstance(error, OSError | RuntimeError) else None
+    while seen is not None and not (isinstance(seen, OSError) and seen.errno):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def write_json(path: str | Path, content: object, indent: int | None = 1) -> None:

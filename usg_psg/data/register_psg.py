@@ -19,6 +19,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+from ..hints import did_you_mean
 from .psg_categories import PSG_VOCABULARY, PSGVocabulary
 from .psg_json import POLICIES, SPLITS, load_psg_json, open_psg
 
@@ -100,8 +101,8 @@ def get_psg_metadata(name: str) -> Metadata:
     if source is None:
         if name in MetadataCatalog.list() and hasattr(MetadataCatalog.get(name), "predicate_classes"):
             return MetadataCatalog.get(name)
-        known = ", ".join(sorted(_SOURCES)) or "none"
-        raise ValueError(f"{name!r} is not a registered PSG data set; registered are: {known}")
+        near = did_you_mean(name, _SOURCES) or f"; registered are: {', '.join(sorted(_SOURCES)) or 'none'}"
+        raise ValueError(f"{name!r} is not a registered PSG data set{near}")
     paths = {"json_file": str(source.json_file()), "image_root": str(source.image_root())}
     metadata = MetadataCatalog.get(name)
     if metadata.get("json_file", paths["json_file"]) != paths["json_file"]:
@@ -112,6 +113,20 @@ def get_psg_metadata(name: str) -> Metadata:
         vocabulary = source.vocabulary or _own_vocabulary(name, paths["json_file"])
         metadata.set(**paths, **_vocabulary_metadata(vocabulary))
     return metadata
+
+
+def vocabulary_names(name: str) -> tuple[tuple[str, ...], ...]:
+    """Things, stuff and predicates of a data set, to compare with those of another."""
+    metadata = get_psg_metadata(name)
+    return tuple(metadata.thing_classes), tuple(metadata.stuff_classes), tuple(metadata.predicate_classes)
+
+
+def check_dataset_files(name: str) -> None:
+    """Raise FileNotFoundError if a data set of this module has no file or no folder of pictures where they belong."""
+    if source := _SOURCES.get(name):
+        _require_file(name, source.json_file())
+        if not source.image_root().is_dir():
+            raise FileNotFoundError(f"data set {name!r}: there is no folder {source.image_root()} ({_root_hint()})")
 
 
 @contextmanager
@@ -176,9 +191,13 @@ def _load(name: str) -> Sequence[dict]:
 
 def _require_file(name: str, json_file: Path) -> None:
     if not json_file.is_file():
-        root = os.environ.get("DETECTRON2_DATASETS")
-        hint = f"is {root!r}" if root else "is not set, so its default 'datasets' in the working directory is used"
-        raise FileNotFoundError(f"data set {name!r}: there is no file {json_file} (DETECTRON2_DATASETS {hint})")
+        raise FileNotFoundError(f"data set {name!r}: there is no file {json_file} ({_root_hint()})")
+
+
+def _root_hint() -> str:
+    root = os.environ.get("DETECTRON2_DATASETS")
+    hint = f"is {root!r}" if root else "is not set, so its default 'datasets' in the working directory is used"
+    return f"DETECTRON2_DATASETS {hint}"
 
 
 def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
+from ..unique_keys import UniqueKeyLoader, json_object
 from .psg_categories import PSGVocabulary
 
 NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
@@ -71,13 +72,8 @@ class VocabularyFile:
         return sum(len(set(getattr(self.vocabulary, key)) - set(getattr(names, key))) for key in NAME_KEYS)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which on, off, yes and no are words ("on" is a predicate) and no key may be repeated."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        _refuse_repeated(keys)
-        return super().construct_mapping(node, deep)
+class _Loader(UniqueKeyLoader):
+    """Safe YAML in which on, off, yes and no are words ("on" is a predicate)."""
 
 
 _BOOL = "tag:yaml.org,2002:bool"
@@ -85,17 +81,6 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-def _refuse_repeated(keys: Iterable[object]) -> None:
-    repeated = [repr(key) for key, count in Counter(map(str, keys)).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the key {', '.join(repeated)} occurs twice")
-
-
-def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_repeated(key for key, _ in pairs)
-    return dict(pairs)
 
 
 def read_vocabulary(path: str | Path) -> VocabularyFile:
@@ -114,7 +99,7 @@ def read_vocabulary(path: str | Path) -> VocabularyFile:
         raise ValueError(f"{path}: not a text file ({error})") from error
     try:
         if path.suffix == ".json":
-            content = json.loads(text, object_pairs_hook=_json_object)
+            content = json.loads(text, object_pairs_hook=json_object)
         else:
             content = yaml.load(text, Loader=_Loader)  # noqa: S506  a safe loader
     except (ValueError, RecursionError, yaml.YAMLError) as error:

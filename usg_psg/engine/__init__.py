@@ -2,8 +2,9 @@
 
 from .checkpoint import USGCheckpointer
 from .ema import ModelEMA
-from .launch import launch
+from .launch import launch, number_of_processes
 from .optimizer import GradientClipper, build_optimizer
+from .preflight import check_run
 from .step_runner import StepRunner
 from .trainer import Trainer, adapt_to_machine
 
@@ -15,5 +16,7 @@ __all__ = [
     "USGCheckpointer",
     "adapt_to_machine",
     "build_optimizer",
+    "check_run",
     "launch",
+    "number_of_processes",
 ]

@@ -13,8 +13,9 @@ from typing import Any, TextIO
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..data.files import write_whole
 from ..data.left_out import LeftOutImages
-from .checkpoint import USGCheckpointer, write_whole
+from .checkpoint import USGCheckpointer
 from .launch import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,22 @@ class LossLogHook(HookBase):
     def after_train(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class ShortHistoryHook(HookBase):
+    """Forgets old values of the logged scalars, of which the trainer would keep a million each.
+
+    Args:
+        keep: newest values of a scalar; what is printed looks at no more than a thousand.
+    """
+
+    def __init__(self, keep: int = 1000):
+        self.keep = keep
+
+    def after_step(self) -> None:
+        if self.trainer.iter % self.keep == 0:
+            for history in self.trainer.storage.histories().values():
+                del history.values()[: -self.keep]
 
 
 def truncate_log(path: Path, first_iteration: int) -> None:

@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from ..program import EXPECTED, report
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
 TIMEOUT = timedelta(minutes=30)  # of the processes' communication; evaluation on one of them may take a while
 
@@ -43,10 +45,11 @@ def launch(
         args: of main.
 
     Raises:
-        ValueError: if there are fewer GPUs than processes, or several machines without a dist_url.
-        RuntimeError: if the port is in use.
+        ValueError: if there are fewer GPUs than processes, several machines without a dist_url, or its port is in use.
+        SystemExit: if one of the started processes ended with another status than 0.
     """
     if under_torchrun():
+        check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]))
         run_process(
             int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["RANK"]),
             int(os.environ["WORLD_SIZE"]), "env://", main, args,
@@ -63,22 +66,14 @@ def launch(
     elif machine_rank == 0:
         check_port(dist_url)
     world_size = num_gpus * num_machines
-    processes = mp.start_processes(
-        _start,
-        args=(num_gpus, machine_rank, world_size, dist_url, main, args),
-        nprocs=num_gpus,
-        join=False,
-        start_method="spawn",
-    )
-    _join(processes)
+    places = (num_gpus, machine_rank, world_size, dist_url, main, args)
+    _join(mp.start_processes(_start, args=places, nprocs=num_gpus, join=False, start_method="spawn"))
 
 
 def _join(processes: mp.ProcessContext) -> None:
     """Wait for all processes; a signal to end the run is passed on to them, and their status to the caller."""
-    asked = []
 
     def pass_on(number: int, _frame: object) -> None:
-        asked.append(number)
         for pid in processes.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -90,9 +85,7 @@ def _join(processes: mp.ProcessContext) -> None:
         while not processes.join():
             pass
     except mp.ProcessExitedException as error:
-        if asked and error.exit_code == 128 + asked[0]:
-            raise SystemExit(error.exit_code) from None
-        raise
+        raise SystemExit(error.exit_code) from None  # it has said why
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -103,11 +96,23 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
 
 
+def number_of_processes(num_gpus: int, num_machines: int) -> int:
+    """Processes of the whole run: torchrun's, or those that `launch` is going to start.
+
+    Raises:
+        ValueError: if this machine has fewer GPUs than processes.
+    """
+    check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else num_gpus)
+    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else num_gpus * num_machines
+
+
 def check_gpus(num_gpus: int) -> None:
     """Raise ValueError if fewer GPUs are present than asked for; without any, processes run on the CPU."""
     present = torch.cuda.device_count()
-    if num_gpus < 1 or 0 < present < num_gpus:
-        raise ValueError(f"--num-gpus {num_gpus}: this machine has {present}")
+    if num_gpus < 1:
+        raise ValueError(f"--num-gpus: expected 1 or more, got {num_gpus}")
+    if 0 < present < num_gpus:
+        raise ValueError(f"not enough GPUs: {num_gpus} processes of this machine need one each, it has {present}")
 
 
 def free_port() -> int:
@@ -118,7 +123,7 @@ def free_port() -> int:
 
 
 def check_port(dist_url: str) -> None:
-    """Raise RuntimeError if the port of a tcp:// address on this machine is taken."""
+    """Raise ValueError if the port of a tcp:// address on this machine is taken."""
     _, _, place = dist_url.partition("tcp://")
     host, _, port = place.rpartition(":")
     if not port.isdigit():
@@ -128,14 +133,19 @@ def check_port(dist_url: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise RuntimeError(
+            raise ValueError(
                 f"--dist-url {dist_url}: {error.strerror}; is another run going on? '--dist-url auto' takes a free port"
             ) from error
 
 
 def _start(local_rank: int, local_size: int, machine_rank: int, world_size: int, dist_url: str, main, args) -> None:
     rank = machine_rank * local_size + local_rank
-    run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
+    try:
+        run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
+    except EXPECTED as error:
+        # The end of this process ends its loader workers; torch would take that for a failure of theirs.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise SystemExit(report(error)) from None
 
 
 def run_process(

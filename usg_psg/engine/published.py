@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..data.files import write_whole
 from ..modeling.convert import Conversion
-from .checkpoint import CONVERSION_KEY, write_whole
+from .checkpoint import CONVERSION_KEY
 
 SUFFIXES_READ = (".pkl", ".pth", ".pt", ".bin", ".safetensors")
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
@@ -120,6 +121,7 @@ def write_converted(path: str | Path, conversion: Conversion) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES_WRITTEN:
         raise ValueError(f"{path}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".pth":
         data = {"model": conversion.weights, CONVERSION_KEY: conversion.record}
         write_whole(path, lambda file: torch.save(data, file))

@@ -20,12 +20,22 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader, get_psg_metadata
+from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
+from ..data.files import write_whole
+from ..data.register_psg import vocabulary_names
 from ..evaluation import SGDetEvaluator
 from ..modeling.vocabulary import vocabulary_embeddings
-from .checkpoint import EMA_KEY, USGCheckpointer, write_whole
+from .checkpoint import EMA_KEY, USGCheckpointer
 from .ema import ModelEMA
-from .hooks import BestCheckpointHook, CheckpointHook, LeftOutReport, LossLogHook, StopHook, truncate_log
+from .hooks import (
+    BestCheckpointHook,
+    CheckpointHook,
+    LeftOutReport,
+    LossLogHook,
+    ShortHistoryHook,
+    StopHook,
+    truncate_log,
+)
 from .optimizer import GradientClipper, build_optimizer
 from .step_runner import NonFiniteReport, StepRunner
 
@@ -136,7 +146,7 @@ class Trainer(DefaultTrainer):
 
         # The account of images that were left out first, so that it is given even if another hook fails at the end.
         left_out = LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))
-        built: list[HookBase] = [left_out, hooks.IterationTimer(), hooks.LRScheduler()]
+        built: list[HookBase] = [left_out, hooks.IterationTimer(), hooks.LRScheduler(), ShortHistoryHook()]
         checkpoints = None
         if comm.is_main_process():
             checkpoints = CheckpointHook(
@@ -208,9 +218,3 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
         finally:
             core.set_vocabulary(*own)
-
-
-def vocabulary_names(dataset_name: str) -> tuple:
-    """Object and predicate names of a registered data set, to compare."""
-    metadata = get_psg_metadata(dataset_name)
-    return tuple(metadata.thing_classes), tuple(metadata.stuff_classes), tuple(metadata.predicate_classes)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .convert_rules import NEW, NEW_MASK2FORMER, Rule, source_rules
-from .openclip import register_project_models
+from .openclip import register_project_models, weights_identity
 from .openclip_convnext import OpenCLIPConvNeXt
 
 NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
@@ -64,7 +64,9 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
     with torch.device("meta"):
         trunk = timm.create_model(timm_name, num_classes=0)
         backbone = OpenCLIPConvNeXt(
-            trunk, freeze=cfg.MODEL.CLIP.FREEZE, weights_identity={"model": cfg.MODEL.CLIP.NAME}
+            trunk,
+            freeze=cfg.MODEL.CLIP.FREEZE,
+            weights_identity=weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
         )
         return nn.ModuleDict(
             {

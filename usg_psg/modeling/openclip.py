@@ -11,6 +11,8 @@ from pathlib import Path
 import open_clip
 import torch
 
+from ..hints import did_you_mean
+
 logger = logging.getLogger(__name__)
 
 # Random text towers must agree between the process that trains and the one that evaluates.
@@ -43,18 +45,10 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
             for random weights, which are the same in every process.
 
     Raises:
-        ValueError: if the name or the tag is unknown, or the file does not exist.
-        RuntimeError: if the weights cannot be had or do not fit the model; the message names both.
+        ValueError: if the name or the tag is unknown, the file does not exist, or the weights cannot be had or do not
+            fit the model; the message names both.
     """
-    register_project_models()
-    if name not in open_clip.list_models():
-        raise ValueError(f"MODEL.CLIP.NAME {name!r} is not an OpenCLIP model; see open_clip.list_models()")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
-        raise ValueError(
-            f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a weight file nor a tag of {name} "
-            f"(tags: {', '.join(tags) or 'none'}); use '' for random weights"
-        )
+    check_openclip(name, pretrained)
     if not pretrained:
         logger.warning("OpenCLIP %s gets random weights (MODEL.CLIP.PRETRAINED is empty)", name)
     with torch.random.fork_rng(devices=[]), _root_logger_left_alone():
@@ -64,11 +58,29 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
         except Exception as error:
             if not pretrained:
                 raise
-            raise RuntimeError(
+            raise ValueError(
                 f"OpenCLIP {name} could not be loaded with weights {pretrained!r}: {error}. Without a network, "
                 "give the path of a downloaded weight file as MODEL.CLIP.PRETRAINED."
             ) from error
     return model.eval()
+
+
+def check_openclip(name: str, pretrained: str = "") -> None:
+    """Refuse a model name, a tag or a weight file that does not exist, without reading weights.
+
+    Raises:
+        ValueError: names the nearest models, or the tags of the model.
+    """
+    register_project_models()
+    known = open_clip.list_models()
+    if name not in known:
+        raise ValueError(f"MODEL.CLIP.NAME {name!r} is not an OpenCLIP model{did_you_mean(name, known, limit=1)}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a weight file nor a tag of {name} "
+            f"(tags: {', '.join(tags) or 'none'}); use '' for random weights"
+        )
 
 
 def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:

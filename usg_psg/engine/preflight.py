@@ -1,0 +1,58 @@
+"""What a program checks before it reads a data set or builds a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..config_check import check_config
+from ..hints import did_you_mean
+from ..modeling.convert import target_model
+from .checkpoint import complete_weights, is_own_format, read_checkpoint
+
+
+def check_run(
+    cfg: CfgNode, *, train: bool = False, evaluate: bool = False, world_size: int = 1, resume: bool = False
+) -> None:
+    """Refuse a run that cannot work: its configuration, what that names, and weights that do not fit the model.
+
+    Args:
+        cfg: the config.
+        train, evaluate: whether DATASETS.TRAIN and DATASETS.TEST are going to be read.
+        world_size: processes of the run.
+        resume: go on from OUTPUT_DIR's checkpoint, if it has one, and not from MODEL.WEIGHTS.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line.
+    """
+    check_config(cfg, train=train, evaluate=evaluate, world_size=world_size)
+    path = weights_path(cfg, resume)
+    if path and is_own_format(path) and _has_known_parts(cfg):
+        # On the meta device: shapes cost neither memory nor time, and tensors stay in the file.
+        complete_weights(path, read_checkpoint(path, mmap=True), target_model(cfg))
+
+
+def weights_path(cfg: CfgNode, resume: bool = False) -> str:
+    """The file of weights that a run starts from; "" if there is none, or it is an address and no path.
+
+    Raises:
+        FileNotFoundError: if it is not there; the message names a similar file beside it.
+    """
+    key, weights = "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
+    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    if resume and last.is_file():
+        key, weights = str(last), str(last.parent / last.read_text(encoding="utf-8").strip())
+    if not weights or "://" in weights:
+        return ""
+    path = Path(weights)
+    if not path.is_file():
+        beside = [f.name for f in path.parent.glob("*") if f.suffix in (".pth", ".pt", ".safetensors")]
+        near = did_you_mean(path.name, beside) if path.parent.is_dir() else f"; there is no folder {path.parent}"
+        raise FileNotFoundError(f"{key}: there is no file {path.absolute()}{near}")
+    return weights
+
+
+def _has_known_parts(cfg: CfgNode) -> bool:
+    """Whether `target_model` knows the parts; weights of others are checked when they are loaded."""
+    return cfg.MODEL.META_ARCHITECTURE == "USGPar" and cfg.MODEL.BACKBONE.NAME == "OpenCLIPConvNeXt"

@@ -1,0 +1,87 @@
+"""What every program does with errors: one line for those that a user's input causes, a traceback for the others."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+TRACEBACK_VARIABLE = "USG_PSG_TRACEBACK"  # set: every error keeps its traceback
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit statuses; the last as shells have it
+# Bad arguments and data, files and disks; a loss that is not finite.
+EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Decorate a program's `main`: an expected error becomes one line and status 2, Ctrl-C one line and status 130."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read the output has gone, as `head` does; nothing more can be said.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except EXPECTED as error:
+            return report(error)
+
+    return run
+
+
+def report(error: Exception) -> int:
+    """Say an expected error on the error output; returns the exit status."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        raise error
+    say(f"error: {error_line(error)}")
+    return FAILED if isinstance(error, FloatingPointError) else BAD_INPUT
+
+
+def say(text: str) -> None:
+    """One line on the error output, under the program's name."""
+    sys.stdout.flush()
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
+
+
+def error_line(error: Exception) -> str:
+    """An error's message in one line."""
+    if isinstance(error, OSError) and error.errno:
+        error = _with_file(error)
+        if error.filename and error.strerror:
+            return f"{error.filename}: {error.strerror}"
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        # torch's loader hands on an error of its workers with their traceback; the message is the last line.
+        text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+    return " ".join(text.split())
+
+
+def _with_file(error: OSError) -> OSError:
+    """The error that names a file, where this one was met while that one was handled (a full disk fails many times)."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.filename:
+            return seen
+        seen = seen.__context__
+    return error
+
+
+def hide_expected_tracebacks() -> None:
+    """Keep the tracebacks that the training loop logs for expected errors out of the terminal; log.txt has them."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        return
+    for name in ("detectron2", "fvcore", "usg_psg"):
+        for handler in logging.getLogger(name).handlers:
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+                handler.addFilter(_is_no_expected_error)
+
+
+def _is_no_expected_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))

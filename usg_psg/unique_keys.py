@@ -1,0 +1,31 @@
+"""YAML and JSON objects in which no key may stand twice: one of the values would be lost without a word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import yaml
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML; ValueError for a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        refuse_repeated(self.construct_object(key, deep=True) for key in keys)
+        return super().construct_mapping(node, deep)
+
+
+def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """`object_pairs_hook` of json.loads; ValueError for a repeated key."""
+    refuse_repeated(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def refuse_repeated(keys: Iterable[object]) -> None:
+    """Raise ValueError for keys that occur more than once."""
+    repeated = [repr(key) for key, count in Counter(map(str, keys)).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {', '.join(repeated)} occurs twice")
