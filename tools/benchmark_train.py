@@ -79,7 +79,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
         for _ in range(count):
             runner.run_step()
             waits.append(storage.latest()["data_time"][0])
-            storage.step()
+            storage.iter += 1  # `step()` is not part of the bundled engine
         if on_gpu:
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / count, waits
