@@ -38,6 +38,9 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.MAX_SIZE_TEST = 1066
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False  # the order of images depends on the seed alone
+    # "RepeatFactorTrainingSampler": images with rare predicates come more often, by Detectron2's rule for categories:
+    # max(1, sqrt(REPEAT_THRESHOLD / part of the images that have the predicate)), of the image's rarest; REPEAT_SQRT.
+    cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
     # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
     # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
     cfg.DATALOADER.BAD_SAMPLES = "error"
@@ -139,6 +142,10 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.RELATION_WEIGHT = 1.0
     loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries
     loss.PAIR_POS_WEIGHT = 5.0  # SPEC 9
+    # Rare predicates (losses/long_tail.py); counts are those of DATASETS.TRAIN. tau of logit adjustment in the loss:
+    loss.PREDICATE_LOGIT_ADJUSTMENT = 0.0
+    # beta of class-balanced weights, e.g. 0.99 (Cui et al. 2019); 0 for none.
+    loss.PREDICATE_BALANCE_BETA = 0.0
     # Put annotated pairs that the proposals missed among the K pairs while training.
     loss.ADD_MISSED_PAIRS = False
     # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4.
@@ -147,6 +154,8 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.IMPORTANCE_RATIO = 0.75
 
     matcher = cfg.MODEL.USG.MATCHER = CfgNode()
+    # SPEC 6; "fixed" gives object n of an image, in the annotation's order, to query n: a failure to compare with.
+    matcher.NAME = "hungarian"
     matcher.CLASS_COST = 1.0  # SPEC 6
     matcher.MASK_COST = 5.0
     matcher.DICE_COST = 5.0
@@ -184,6 +193,9 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
     cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # with and without graph constraint, each
+    # tau of logit adjustment after training: subtracts tau log(P pi_p) from the logits of each predicate. Not together
+    # with the one in the loss. The training data's counts come with the checkpoint.
+    cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     cfg.TEST.USG.DTYPE = "float32"  # of matrix products on a GPU; "bfloat16" and "float16" are faster
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside of training; pays where all images have one size
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"

@@ -14,12 +14,14 @@ from detectron2.utils import comm
 from safetensors import safe_open
 from torch import nn
 
+from ..data.predicate_frequency import PredicateFrequency
 from ..modeling.convert import check_record
 
 logger = logging.getLogger(__name__)
 
 EMA_KEY = "ema"
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
+FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
 CONVERSION_KEY = "conversion"  # record of `modeling/convert.py`, in files of tools/convert_checkpoint.py
 
 
@@ -68,6 +70,8 @@ class USGCheckpointer(DetectionCheckpointer):
         if identity is not None and not self.save_frozen:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith("backbone.")}
             data[FROZEN_KEY] = identity
+        if (frequency := getattr(self.model, "predicate_frequency", None)) is not None:
+            data[FREQUENCY_KEY] = frequency.record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
@@ -104,6 +108,10 @@ class USGCheckpointer(DetectionCheckpointer):
             logger.info("weights converted from %s: %d tensors of the model are not in them and stay as they are",
                         record["source"], len(missing))  # fmt: skip
             checkpoint["model"].update(missing)
+        frequency = checkpoint.pop(FREQUENCY_KEY, None)
+        if frequency is not None and getattr(self.model, "predicate_frequency", None) is None:
+            # A model in training keeps the counts of its own data.
+            self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
         recorded = checkpoint.pop(FROZEN_KEY, None)
         if self.load_ema:
             if EMA_KEY in checkpoint:

@@ -30,6 +30,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
     file = read_vocabulary(path) if path else None
     names = file.vocabulary if dataset_name is None else get_psg_metadata(dataset_name)
     objects, predicates = [*names.thing_classes, *names.stuff_classes], list(names.predicate_classes)
+    predicate_names = tuple(predicates)
     is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
     object_templates, predicate_templates = clip.OBJECT_TEMPLATES, clip.PREDICATE_TEMPLATES
     if file is not None:
@@ -45,6 +46,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         "object_text": text_embeddings(objects, object_templates, **where),
         "predicate_text": text_embeddings(predicates, predicate_templates, **where),
         "is_thing": is_thing,
+        "predicate_names": predicate_names,
     }
 
 
@@ -64,4 +66,5 @@ def embed_names(
         "object_text": text_embeddings([*thing_classes, *stuff_classes], clip.OBJECT_TEMPLATES, **where),
         "predicate_text": text_embeddings(predicate_classes, clip.PREDICATE_TEMPLATES, **where),
         "is_thing": [True] * len(thing_classes) + [False] * len(stuff_classes),
+        "predicate_names": tuple(predicate_classes),
     }
