@@ -97,6 +97,13 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "relation_query": lambda cfg: other(cfg, USG + "RELATION_HEAD.QUERY_FORM", "embedded", "concat"),
     "levels_coarse": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[0]", "[0, 1, 2]"),
     "levels_fine": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[2]", "[0, 1, 2]"),
+    "repeat_factors": lambda cfg: [
+        *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+        *("DATALOADER.REPEAT_THRESHOLD", "0.5"),  # for the few predicates of generated scenes
+    ],
+    "adjusted_loss": lambda cfg: [USG + "LOSS.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+    "adjusted_afterwards": lambda cfg: ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+    "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
 }
 
 
