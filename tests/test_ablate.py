@@ -48,6 +48,9 @@ def test_two_rows_are_trained_kept_and_tabled(datasets, tmp_path):
 
     record = tmp_path / "baseline" / "seed1" / "row.json"
     written = record.stat().st_mtime_ns
+    done = ablate(datasets, tmp_path, *rows, "--table", "--seeds", "1", "2")
+    assert done.returncode == 1, "the second seed is not there yet"
+    assert (tmp_path / "table.md").read_text().splitlines() == lines
     done = ablate(datasets, tmp_path, *rows)
     assert done.returncode == 0 and record.stat().st_mtime_ns == written, "a finished row is not run again"
 

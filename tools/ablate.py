@@ -4,7 +4,7 @@
     python tools/ablate.py --config-file configs/quickstart/usg_par_quickstart.yaml --output output/ablation
     python tools/ablate.py --config-file ... --output ... --jobs 4 --seeds 1 2 3 --rows baseline layer_order \\
         --opts SOLVER.MAX_ITER 300
-    python tools/ablate.py --config-file ... --output ... --list     # the commands alone
+    python tools/ablate.py --config-file ... --output ... --list     # the commands alone; --table: what is finished
 
 Each row is an ordinary run of tools/train_net.py, whose command is printed and stands in --output/commands.sh. Rows
 that are finished are kept: the same command line goes on where it was stopped. A row that fails is reported in the
@@ -290,6 +290,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--keep-weights", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of every row")
     args = parser.parse_args()
@@ -312,7 +313,8 @@ def main() -> int:
         (output / "table.md").write_text(table(jobs))
 
     write_table()
-    Runner(args.jobs, args.keep_weights).run(jobs, write_table)
+    if not args.table:
+        Runner(args.jobs, args.keep_weights).run(jobs, write_table)
     print(f"\n{table(jobs)}\n{output / 'table.md'}")
     return int(any(job.finished() is None for job in jobs))
 
