@@ -45,6 +45,10 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # leave images without segments out of training
     # Batches of images of one orientation. Not supported: the order of images depends on the seed alone.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    # "RepeatFactorTrainingSampler": images with rare predicates come more often, by Detectron2's rule for categories:
+    # max(1, sqrt(REPEAT_THRESHOLD / part of the images that have the predicate)), of the image's rarest; REPEAT_SQRT.
+    # [Detectron2; LVIS]
+    cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
     # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
     # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
     cfg.DATALOADER.BAD_SAMPLES = "error"
@@ -150,6 +154,10 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.RELATION_WEIGHT = 1.0  # weight of the relation losses together [SPEC 13]
     loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries [Mask2Former]
     loss.PAIR_POS_WEIGHT = 5.0  # weight of related pairs in the pairs' cross-entropy [SPEC 9]
+    # tau of logit adjustment for rare predicates in the loss; counts are those of DATASETS.TRAIN [arXiv 2007.07314]
+    loss.PREDICATE_LOGIT_ADJUSTMENT = 0.0
+    # beta of class-balanced weights of predicates, for example 0.99; 0 for none [Cui et al., CVPR 2019]
+    loss.PREDICATE_BALANCE_BETA = 0.0
     # Put annotated pairs that the proposals missed among the K pairs while training.
     loss.ADD_MISSED_PAIRS = False
     # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4. [Mask2Former]
@@ -158,6 +166,9 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.IMPORTANCE_RATIO = 0.75  # part of the points that are the least decided candidates [Mask2Former]
 
     matcher = cfg.MODEL.USG.MATCHER = CfgNode()
+    # "hungarian", or "fixed": object n of an image, in the annotation's order, goes to query n, a failure to compare
+    # with. [SPEC 6]
+    matcher.NAME = "hungarian"
     matcher.CLASS_COST = 1.0  # weight of the class in the matching cost [SPEC 6]
     matcher.MASK_COST = 5.0  # weight of the masks' binary cross-entropy [SPEC 6]
     matcher.DICE_COST = 5.0  # weight of the masks' dice [SPEC 6]
@@ -195,6 +206,9 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
     cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # relations that are kept, with and without graph constraint each
+    # tau of logit adjustment after training: subtracts tau log(P pi_p) from the logits of each predicate. Not together
+    # with the one in the loss. The training data's counts come with the checkpoint. [arXiv 2007.07314]
+    cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     cfg.TEST.USG.DTYPE = "float32"  # arithmetic of inference on a GPU; "bfloat16" and "float16" are faster
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside of training; pays where all images have one size
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"

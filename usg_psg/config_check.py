@@ -26,7 +26,7 @@ from .modeling.text_embeddings import check_vocabulary
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "DATALOADER.BAD_SAMPLES": ("error", "skip"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP.FROZEN_DTYPE": ("bfloat16", "float16", "float32"),
     "MODEL.USG.CLASS_HEAD.LOGIT_SCALE": ("learnable", "fixed"),
     "MODEL.USG.COMPILE": ("none", "kernels", "graphs"),
+    "MODEL.USG.MATCHER.NAME": ("hungarian", "fixed"),
     "MODEL.USG.MASK_DECODER.LAYER_ORDER": ("self_first", "cross_first"),
     "MODEL.USG.RELATION_HEAD.PREDICATE.LOGIT_SCALE": ("learnable", "fixed"),
     "MODEL.USG.RELATION_HEAD.QUERY_FORM": ("concat", "embedded"),
@@ -88,6 +89,8 @@ RANGES: dict[str, Range] = {
     "INPUT.MAX_SIZE_TRAIN": ONE_OR_MORE,
     "DATALOADER.NUM_WORKERS": ZERO_OR_MORE,
     "DATALOADER.REPEAT_THRESHOLD": ZERO_OR_MORE,
+    "LOSS.PREDICATE_BALANCE_BETA": BELOW_ONE,
+    "PREDICATE_LOGIT_ADJUSTMENT": ZERO_OR_MORE,
     "SOLVER.IMS_PER_BATCH": ONE_OR_MORE,
     "SOLVER.ACCUMULATION_STEPS": ONE_OR_MORE,
     "SOLVER.MAX_ITER": ONE_OR_MORE,

@@ -27,7 +27,6 @@ START, END = "<!-- keys: start -->", "<!-- keys: end -->"
 DETECTRON2_KEYS = {
     "CUDNN_BENCHMARK": "let cuDNN time its kernels and keep the fastest, which may differ from run to run",
     "DATALOADER.NUM_WORKERS": "processes that load data, of each training process",
-    "DATALOADER.SAMPLER_TRAIN": "must stay TrainingSampler: every pass in another order, from the seed",
     "DATASETS.TEST": "registered data sets to evaluate on; they share one vocabulary",
     "DATASETS.TRAIN": "registered data sets to train on",
     "FLOAT32_PRECISION": 'torch.set_float32_matmul_precision: "highest", "high", "medium", or "" for torch\'s own',

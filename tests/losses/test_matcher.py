@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from usg_psg.losses.matcher import UNMATCHED, HungarianMatcher, assign, matching_cost
+from usg_psg.config import build_cfg
+from usg_psg.losses.matcher import (
+    UNMATCHED,
+    FixedMatcher,
+    HungarianMatcher,
+    assign,
+    build_matcher,
+    matching_cost,
+)
 from usg_psg.structures import SceneGraphTargets
 
 
@@ -90,3 +98,16 @@ def test_finds_the_query_that_predicts_the_object():
     order = torch.tensor([2, 0, 1])
     matched = HungarianMatcher(num_points=512)(logits[:, :, order], embeddings[:, :, order], features, targets)
     assert order[matched[0]].tolist() == [0, 1, 2]
+
+
+def test_the_fixed_matcher_takes_the_order_of_the_annotation():
+    logits, embeddings, features = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 6), torch.randn(3, 6, 4, 4)
+    matched = FixedMatcher()(logits, embeddings, features, make_targets([3, 0, 6]))
+    assert matched.tolist() == [[0, 1, 2, 0, 1, 2, 3, UNMATCHED, UNMATCHED]] * 2
+
+
+def test_the_config_chooses_the_matcher():
+    assert isinstance(build_matcher(build_cfg()), HungarianMatcher)
+    assert isinstance(build_matcher(build_cfg("", ["MODEL.USG.MATCHER.NAME", "fixed"])), FixedMatcher)
+    with pytest.raises(ValueError, match="MATCHER.NAME"):
+        build_matcher(build_cfg("", ["MODEL.USG.MATCHER.NAME", "greedy"]))

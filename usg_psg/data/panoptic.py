@@ -146,11 +146,8 @@ def count_png_ids(
     Returns:
         ids (n,) int64, ascending, 0 among them if it occurs; pixels (n,) int64.
     """
-    flat = _read_colours(file_name, size, image_id).ravel()
-    # Segments are runs of equal pixels: thousands of runs, but hundreds of thousands of pixels.
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    lengths = np.diff(starts, append=flat.size)
-    ids, run_id = np.unique(flat[starts] & MAX_COLOUR, return_inverse=True)
+    colours, lengths = _runs(_read_colours(file_name, size, image_id))
+    ids, run_id = np.unique(colours & MAX_COLOUR, return_inverse=True)
     return ids.astype(np.int64), np.bincount(run_id, weights=lengths, minlength=len(ids)).astype(np.int64)
 
 
@@ -192,17 +189,30 @@ def segment_index_map(
     if len(segments_info) > MAX_SEGMENTS:
         raise _error("too_many_segments", file_name, image_id, too_many_message(len(segments_info)))
     listed = np.array([s["id"] for s in segments_info], dtype=np.int64)
-    # Calloc'd and hardly touched, so cheaper than sorting the pixels.
-    table = np.zeros(max(int(ids.max(initial=0)), int(listed.max(initial=0))) + 1, dtype=np.uint16)
-    table[listed] = np.arange(1, len(listed) + 1)
-    index = table[ids]
-    unknown = np.unique(ids[(index == 0) & (ids != 0)])
+    run_ids, lengths = _runs(ids)
+    order = np.argsort(listed)
+    place = np.searchsorted(listed, run_ids, sorter=order)
+    number = np.append(order + 1, 0)[place]  # of the first listed id that is not smaller
+    run_index = np.where(np.append(listed, -1)[number - 1] == run_ids, number, 0)
+    unknown = np.unique(run_ids[(run_index == 0) & (run_ids != 0)])
     if len(unknown):
         raise _error("unlisted_ids", file_name, image_id, unlisted_message(unknown))
-    counts = np.bincount(index.ravel(), minlength=len(listed) + 1)[1:]
-    if (counts == 0).any():
-        raise _error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[counts == 0]))
-    return index
+    missing = np.bincount(run_index, minlength=len(listed) + 1)[1:] == 0
+    if missing.any():
+        raise _error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[missing]))
+    return np.repeat(run_index.astype(np.uint16), lengths).reshape(ids.shape)
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and lengths of the runs of equal pixels, row after row.
+
+    Segments are runs: thousands of them, but hundreds of thousands of pixels.
+    """
+    flat = values.ravel()
+    if flat.size == 0:
+        return flat, np.zeros(0, dtype=np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], np.diff(starts, append=flat.size)
 
 
 def unlisted_message(ids: np.ndarray) -> str:

@@ -27,8 +27,9 @@ from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .left_out import LeftOutImages
+from .predicate_frequency import PredicateFrequency, predicate_repeat_factors
 from .psg_mapper import PSGDatasetMapper
-from .register_psg import bad_record_policy
+from .register_psg import bad_record_policy, get_psg_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +208,7 @@ class PSGTrainLoader:
         repeat_factors, steps_per_update: see `SampleStream`.
         num_workers: loader processes.
         pin_memory: whether batches are page-locked.
+        predicate_frequency: of the data set; not used here, but kept for whoever trains on the batches.
     """
 
     def __init__(
@@ -220,7 +222,9 @@ class PSGTrainLoader:
         steps_per_update: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        predicate_frequency: PredicateFrequency | None = None,
     ):
+        self.predicate_frequency = predicate_frequency
         self.samples = MappedSamples(dataset, mapper, seed)
         self.stream = SampleStream(
             len(dataset),
@@ -272,8 +276,11 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
     Raises:
         ValueError: if the batch cannot be split evenly, or a setting asks for another order of the data.
     """
-    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler, got {cfg.DATALOADER.SAMPLER_TRAIN!r}")
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler, got {sampler!r}"
+        )
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         raise ValueError("DATALOADER.ASPECT_RATIO_GROUPING must be False: batches keep the order of the run")
     total, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS
@@ -287,6 +294,13 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         dataset = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
         )
+    frequency = PredicateFrequency.of_dataset(dataset, get_psg_metadata(cfg.DATASETS.TRAIN[0]).predicate_classes)
+    factors = None
+    if sampler == "RepeatFactorTrainingSampler":
+        factors = predicate_repeat_factors(
+            dataset, frequency, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
+        )
+        logger.info("a pass shows %.0f images instead of %d", factors.sum(), len(factors))
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)  # in shared memory; what comes from an index is so already
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -295,6 +309,8 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         mapper,
         total // parts,
         seed,
+        repeat_factors=factors,
+        predicate_frequency=frequency,
         steps_per_update=cfg.SOLVER.ACCUMULATION_STEPS,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..data.files import write_whole
+from ..data.predicate_frequency import PredicateFrequency
 from ..modeling.convert import check_record
 from .weights_fit import check_fit
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 EMA_KEY = "ema"
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
+FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
 CONVERSION_KEY = "conversion"  # record of `modeling/convert.py`, in files of tools/convert_checkpoint.py
 
 
@@ -72,6 +74,8 @@ class USGCheckpointer(DetectionCheckpointer):
         if identity is not None and not self.save_frozen:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith("backbone.")}
             data[FROZEN_KEY] = identity
+        if (frequency := getattr(self.model, "predicate_frequency", None)) is not None:
+            data[FREQUENCY_KEY] = frequency.record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
@@ -91,6 +95,10 @@ class USGCheckpointer(DetectionCheckpointer):
         return read_checkpoint(filename) if is_own_format(filename) else super()._load_file(filename)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        frequency = checkpoint.pop(FREQUENCY_KEY, None)
+        if frequency is not None and getattr(self.model, "predicate_frequency", None) is None:
+            # A model in training keeps the counts of its own data.
+            self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
         if not checkpoint.get("matching_heuristics"):  # of Detectron2's model zoo, which Detectron2 matches itself
             checkpoint["model"] = complete_weights(self._loaded_file, checkpoint, self.model, self.load_ema)
         return super()._load_model(checkpoint)

@@ -100,11 +100,14 @@ class Trainer(DefaultTrainer):
             raise ValueError("MODEL.USG.COMPILE graphs keeps no gradients between batches: use kernels to accumulate")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        if (frequency := getattr(loader, "predicate_frequency", None)) is not None:
+            model.set_predicate_frequency(frequency)
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         wrapped = distributed(model)
         self._trainer = StepRunner(
             wrapped,
-            self.build_train_loader(cfg),
+            loader,
             optimizer,
             clipper=GradientClipper.from_config(cfg),
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
@@ -209,7 +212,7 @@ class Trainer(DefaultTrainer):
         if not cfg.DATASETS.TEST:
             return {}
         core: Any = getattr(model, "module", model)
-        own = (core.object_text, core.predicate_text, core.is_thing)
+        own = (core.object_text, core.predicate_text, core.is_thing, core.predicate_names)
         if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
         if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):

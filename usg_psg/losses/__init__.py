@@ -1,17 +1,23 @@
 """Matching, targets and losses."""
 
+from .long_tail import effective_number_weights, log_relative_share, long_tail_of_names
 from .loss_weights import LossWeights
-from .matcher import HungarianMatcher
+from .matcher import FixedMatcher, HungarianMatcher, build_matcher
 from .normalizer import loss_normalizers
 from .object_criterion import ObjectCriterion
 from .relation_criterion import RelationCriterion
 from .relation_targets import predicate_targets
 
 __all__ = [
+    "FixedMatcher",
     "HungarianMatcher",
     "LossWeights",
     "ObjectCriterion",
     "RelationCriterion",
+    "build_matcher",
+    "effective_number_weights",
+    "log_relative_share",
+    "long_tail_of_names",
     "loss_normalizers",
     "predicate_targets",
 ]

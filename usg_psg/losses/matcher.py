@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -174,3 +175,53 @@ class HungarianMatcher(nn.Module):
             ]
         )
         return Matching(cost, counts)
+
+
+class FixedMatching:
+    """Queries of objects that need no search.
+
+    Args:
+        matched: (L, T) int64.
+    """
+
+    def __init__(self, matched: Tensor):
+        self.matched = matched
+
+    def result(self) -> Tensor:
+        """(L, T) int64 query of each object, UNMATCHED (-1) where an image has more objects than queries."""
+        return self.matched
+
+
+class FixedMatcher(nn.Module):
+    """Gives object n of each image, in the annotation's order, to query n, whatever was predicted.
+
+    To be compared with `HungarianMatcher`, whose place it takes: SPEC section 19 says that training collapses.
+    """
+
+    def forward(
+        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
+    ) -> Tensor:
+        """`start(...).result()`."""
+        return self.start(class_logits, mask_embeddings, mask_features, targets).result()
+
+    def start(
+        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
+    ) -> FixedMatching:
+        """As `HungarianMatcher.start`; the predictions do not matter."""
+        num_layers, _, num_queries = class_logits.shape[:3]
+        query = torch.where(targets.slot < num_queries, targets.slot, UNMATCHED)
+        return FixedMatching(query.expand(num_layers, -1))
+
+
+def build_matcher(cfg: CfgNode) -> HungarianMatcher | FixedMatcher:
+    """The matcher of MODEL.USG.MATCHER.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    node = cfg.MODEL.USG.MATCHER
+    if node.NAME == "fixed":
+        return FixedMatcher()
+    if node.NAME != "hungarian":
+        raise ValueError(f"MODEL.USG.MATCHER.NAME must be 'hungarian' or 'fixed', got {node.NAME!r}")
+    return HungarianMatcher(node.CLASS_COST, node.MASK_COST, node.DICE_COST, cfg.MODEL.USG.LOSS.NUM_POINTS)

@@ -18,13 +18,32 @@ class RelationCriterion(nn.Module):
     Both are sums over the batch divided by the number of annotated pairs, as the object losses are by the
     number of objects: a mean over all Q * Q pairs would let the few positive ones vanish.
 
+    The options for rare predicates need `set_long_tail` before the first loss.
+
     Args:
         pair_pos_weight: weight of related pairs in `loss_pair`.
+        logit_adjustment: tau, see `log_relative_share`; 0 for none.
+        balance_beta: of `effective_number_weights`, in [0, 1); 0 for none. The losses of a related pair are weighted
+            with the mean weight of its predicates, those of other pairs with 1.
     """
 
-    def __init__(self, pair_pos_weight: float = 5.0):
+    def __init__(self, pair_pos_weight: float = 5.0, logit_adjustment: float = 0.0, balance_beta: float = 0.0):
         super().__init__()
+        if logit_adjustment < 0:
+            raise ValueError(f"LOSS.PREDICATE_LOGIT_ADJUSTMENT must be 0 or more, got {logit_adjustment}")
+        if not 0 <= balance_beta < 1:
+            raise ValueError(f"LOSS.PREDICATE_BALANCE_BETA must be in [0, 1), got {balance_beta}")
         self.pair_pos_weight = pair_pos_weight
+        self.logit_adjustment = logit_adjustment
+        self.balance_beta = balance_beta
+        # Not saved: they belong to the training data.
+        self.register_buffer("log_share", None, persistent=False)
+        self.register_buffer("predicate_weight", None, persistent=False)
+
+    def set_long_tail(self, log_share: Tensor, predicate_weight: Tensor) -> None:
+        """Use these results, (P,) each, of `log_relative_share` and `effective_number_weights`."""
+        self.log_share = log_share
+        self.predicate_weight = predicate_weight
 
     def forward(
         self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, num_pairs: Tensor
@@ -36,12 +55,27 @@ class RelationCriterion(nn.Module):
             predicate_logits: (B, K, P) of the selected pairs.
             labels: (B, Q, Q, P) bool from `predicate_targets`.
             num_pairs: scalar that the sums are divided by, see `loss_normalizers`.
+
+        Raises:
+            ValueError: if an option for rare predicates is on and the training data's counts were not given.
         """
         related = labels.any(dim=-1)
         rows = torch.arange(len(labels), device=labels.device)[:, None]
         selected = labels[rows, proposals.subject_index, proposals.object_index].to(predicate_logits.dtype)
         pair = weighted_pair_loss(proposals.pair_logits, related.to(predicate_logits.dtype), self.pair_pos_weight)
-        return {
-            "loss_pair": pair / num_pairs,
-            "loss_predicate": sigmoid_class_loss(predicate_logits, selected) / num_pairs,
-        }
+        predicate = self._predicate_loss(predicate_logits, selected)
+        return {"loss_pair": pair / num_pairs, "loss_predicate": predicate / num_pairs}
+
+    def _predicate_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if (self.logit_adjustment or self.balance_beta) and self.log_share is None:
+            raise ValueError(
+                "LOSS.PREDICATE_LOGIT_ADJUSTMENT and PREDICATE_BALANCE_BETA need the training data's predicate counts: "
+                "call set_predicate_frequency of the model first"
+            )
+        if self.logit_adjustment:
+            logits = logits + self.logit_adjustment * self.log_share
+        weight = None
+        if self.balance_beta:
+            number = targets.sum(dim=-1)
+            weight = torch.where(number > 0, (targets * self.predicate_weight).sum(dim=-1) / number.clamp(min=1), 1.0)
+        return sigmoid_class_loss(logits, targets, weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,6 +40,9 @@ class OpenVocabularyHead(nn.Module):
         """
         if text.shape[-1] != self.text_dim:
             raise ValueError(f"text embeddings have width {text.shape[-1]}, the head was built for {self.text_dim}")
-        # Normalised in float32: in half precision the norm of a wide vector loses the digits that the scale magnifies.
-        features = F.normalize(self.projection(features).float(), dim=-1)
-        return self.logit_scale(features @ text.float().t())
+        features = self.projection(features)
+        # In float32, which autocast would undo in the product: half precision loses the digits that the scale
+        # magnifies, and scores that are to be ranked would tie.
+        with torch.autocast(features.device.type, enabled=False):
+            features = F.normalize(features.float(), dim=-1)
+            return self.logit_scale(features @ text.float().t())

@@ -100,9 +100,10 @@ class RelationProposalConstructor(nn.Module):
         subjects, objects = self.subject_mlp(queries), self.object_mlp(queries)
         for layer in self.layers:
             subjects, objects = layer(subjects, objects)
-        subjects = F.normalize(subjects.float(), dim=-1)
-        objects = F.normalize(objects.float(), dim=-1)
-        return self.logit_scale(subjects @ objects.transpose(1, 2))
+        with torch.autocast(queries.device.type, enabled=False):  # as in `OpenVocabularyHead`
+            subjects = F.normalize(subjects.float(), dim=-1)
+            objects = F.normalize(objects.float(), dim=-1)
+            return self.logit_scale(subjects @ objects.transpose(1, 2))
 
     def forward(self, queries: Tensor, boost: Tensor | None = None) -> PairProposals:
         """Score all pairs and select K.

@@ -16,12 +16,16 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from ..data.predicate_frequency import PredicateFrequency
 from ..inference import merge_panoptic, rank_relations, triplet_scores
 from ..losses import (
+    FixedMatcher,
     HungarianMatcher,
     LossWeights,
     ObjectCriterion,
     RelationCriterion,
+    build_matcher,
+    long_tail_of_names,
     loss_normalizers,
     predicate_targets,
 )
@@ -48,12 +52,15 @@ class USGPar(nn.Module):
         object_text: (C, T) unit-length embeddings of the object names.
         predicate_text: (P, T) of the predicate names.
         is_thing: C flags.
+        predicate_names: P names, which the training data's counts are looked up by; None if they are not known.
         pixel_mean, pixel_std: of the three channels, in the range of the input.
         size_divisibility: images are padded to a multiple of it, -1 for the backbone's stride.
         deep_supervision: losses on every prediction layer, not only on the last.
         add_missed_pairs: put annotated pairs that the proposals missed among the K pairs while training.
         object_threshold, overlap_threshold: of the panoptic map, see `merge_panoptic`.
         relations_per_image: see `rank_relations`.
+        predicate_logit_adjustment: tau, what is subtracted from predicate logits outside of training, in multiples of
+            `log_relative_share`; needs `set_predicate_frequency`.
         task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
         compile: "kernels" runs the network's parts through `torch.compile` in training, "graphs" also records them as
             CUDA graphs, which take the host no time; the first steps then take minutes.
@@ -76,13 +83,14 @@ class USGPar(nn.Module):
         mask_decoder: nn.Module,
         class_head: OpenVocabularyHead,
         relation_head: RelationHead,
-        matcher: HungarianMatcher,
+        matcher: FixedMatcher | HungarianMatcher,
         object_criterion: ObjectCriterion,
         relation_criterion: RelationCriterion,
         loss_weights: LossWeights,
         object_text: Tensor,
         predicate_text: Tensor,
         is_thing: Sequence[bool],
+        predicate_names: Sequence[str] | None = None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = -1,
@@ -91,6 +99,7 @@ class USGPar(nn.Module):
         object_threshold: float = 0.1,
         overlap_threshold: float = 0.5,
         relations_per_image: int = 100,
+        predicate_logit_adjustment: float = 0.0,
         task: str = "sgdet",
         compile: str = "none",
         inference_compile: str = "none",
@@ -126,12 +135,14 @@ class USGPar(nn.Module):
         self.object_threshold = object_threshold
         self.overlap_threshold = overlap_threshold
         self.relations_per_image = relations_per_image
+        self.predicate_logit_adjustment = predicate_logit_adjustment
+        self.predicate_frequency: PredicateFrequency | None = None
         # Not saved: the vocabulary belongs to the data set in use, not to the weights.
-        for name in ("object_text", "predicate_text", "is_thing"):
+        for name in ("object_text", "predicate_text", "is_thing", "predicate_log_share"):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.set_vocabulary(object_text, predicate_text, is_thing)
+        self.set_vocabulary(object_text, predicate_text, is_thing, predicate_names)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -146,11 +157,11 @@ class USGPar(nn.Module):
             "mask_decoder": build_mask_decoder(cfg),
             "class_head": build_class_head(cfg, text_dim),
             "relation_head": build_relation_head(cfg, text_dim),
-            "matcher": HungarianMatcher(
-                usg.MATCHER.CLASS_COST, usg.MATCHER.MASK_COST, usg.MATCHER.DICE_COST, loss.NUM_POINTS
-            ),
+            "matcher": build_matcher(cfg),
             "object_criterion": ObjectCriterion(loss.NO_OBJECT_WEIGHT, *sampling),
-            "relation_criterion": RelationCriterion(loss.PAIR_POS_WEIGHT),
+            "relation_criterion": RelationCriterion(
+                loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA
+            ),
             "loss_weights": LossWeights.from_config(cfg),
             **vocabulary,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -161,6 +172,7 @@ class USGPar(nn.Module):
             "object_threshold": cfg.TEST.USG.OBJECT_THRESHOLD,
             "overlap_threshold": cfg.TEST.USG.OVERLAP_THRESHOLD,
             "relations_per_image": cfg.TEST.USG.RELATIONS_PER_IMAGE,
+            "predicate_logit_adjustment": cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT,
             "task": cfg.TEST.TASK,
             "compile": usg.COMPILE,
             "inference_compile": cfg.TEST.USG.COMPILE,
@@ -171,13 +183,20 @@ class USGPar(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def set_vocabulary(self, object_text: Tensor, predicate_text: Tensor, is_thing: Sequence[bool]) -> None:
+    def set_vocabulary(
+        self,
+        object_text: Tensor,
+        predicate_text: Tensor,
+        is_thing: Sequence[bool],
+        predicate_names: Sequence[str] | None = None,
+    ) -> None:
         """Classify into other names from now on, without retraining.
 
         Args:
             object_text: (C, T) unit-length text embeddings.
             predicate_text: (P, T).
             is_thing: C flags; segments of one stuff class are merged in the panoptic map.
+            predicate_names: P names; None if they are not known.
 
         Raises:
             ValueError: if the lengths or widths do not agree.
@@ -187,10 +206,29 @@ class USGPar(nn.Module):
                 f"object_text {tuple(object_text.shape)}, predicate_text {tuple(predicate_text.shape)} and "
                 f"{len(is_thing)} is_thing flags do not belong together"
             )
+        if predicate_names is not None and len(predicate_names) != len(predicate_text):
+            raise ValueError(f"predicate_names: expected {len(predicate_text)} names, got {len(predicate_names)}")
         device = self.pixel_mean.device
         self.object_text = object_text.to(device)
         self.predicate_text = predicate_text.to(device)
         self.is_thing = torch.as_tensor(is_thing, dtype=torch.bool, device=device)
+        self.predicate_names = None if predicate_names is None else tuple(predicate_names)
+        self._set_long_tail()
+
+    def set_predicate_frequency(self, frequency: PredicateFrequency) -> None:
+        """Give the counts of the training data, which the options for rare predicates need; checkpoints keep them."""
+        self.predicate_frequency = frequency
+        self._set_long_tail()
+
+    def _set_long_tail(self) -> None:
+        criterion = self.relation_criterion
+        if self.predicate_frequency is None:
+            return
+        in_use = bool(self.predicate_logit_adjustment or criterion.logit_adjustment or criterion.balance_beta)
+        names = self.predicate_names or ["(name not given)"] * len(self.predicate_text)
+        both = long_tail_of_names(self.predicate_frequency, names, criterion.balance_beta, in_use)
+        self.predicate_log_share, weight = (x.to(self.pixel_mean.device) for x in both)
+        criterion.set_long_tail(self.predicate_log_share, weight)
 
     def forward(self, batched_inputs: list[dict], normalizers: Tensor | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training, scene graphs otherwise.
@@ -321,6 +359,13 @@ class USGPar(nn.Module):
         proposals = self._run(self.relation_head.propose, queries, related)
         text = self.predicate_text
         predicate_logits = self._run(self.relation_head.decode, queries, proposals, pixel_features, text)
+        if self.predicate_logit_adjustment:
+            if self.predicate_frequency is None:
+                raise ValueError(
+                    "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
+                    "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
+                )
+            predicate_logits = predicate_logits - self.predicate_logit_adjustment * self.predicate_log_share
         relations = zip(
             instance_of_query,
             query_scores,

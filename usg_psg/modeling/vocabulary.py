@@ -33,6 +33,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
     else:
         raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
     objects, predicates = [*names.thing_classes, *names.stuff_classes], list(names.predicate_classes)
+    predicate_names = tuple(predicates)  # as the data set has them, whatever a file has to say for them
     is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
     object_templates, predicate_templates = clip.OBJECT_TEMPLATES, clip.PREDICATE_TEMPLATES
     if file is not None:
@@ -43,7 +44,8 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         objects, predicates = file.with_synonyms(objects), file.with_synonyms(predicates)
         object_templates = file.object_templates or object_templates
         predicate_templates = file.predicate_templates or predicate_templates
-    return _embed(clip, (objects, object_templates), (predicates, predicate_templates), is_thing)
+    embedded = _embed(clip, (objects, object_templates), (predicates, predicate_templates), is_thing)
+    return {**embedded, "predicate_names": predicate_names}
 
 
 def embed_names(
@@ -58,7 +60,8 @@ def embed_names(
     """
     clip, is_thing = cfg.MODEL.CLIP, [True] * len(thing_classes) + [False] * len(stuff_classes)
     objects = [*thing_classes, *stuff_classes]
-    return _embed(clip, (objects, clip.OBJECT_TEMPLATES), (predicate_classes, clip.PREDICATE_TEMPLATES), is_thing)
+    embedded = _embed(clip, (objects, clip.OBJECT_TEMPLATES), (predicate_classes, clip.PREDICATE_TEMPLATES), is_thing)
+    return {**embedded, "predicate_names": tuple(predicate_classes)}
 
 
 def _embed(clip: CfgNode, objects: tuple, predicates: tuple, is_thing: list[bool]) -> dict:

@@ -101,9 +101,12 @@ class Brush:
         return np.round(local * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def _lay(self, cover: np.ndarray, color: Color) -> None:
-        cover = cover.astype(np.float32) / 255
-        self.color += cover[..., None] * (np.asarray(color, dtype=np.float32) - self.color)
-        np.maximum(self.alpha, cover, out=self.alpha)
+        x, y, w, h = cv2.boundingRect(cover)  # most strokes are much smaller than the sprite
+        window = np.s_[y : y + h, x : x + w]
+        cover = cover[window].astype(np.float32) / 255
+        painted, alpha = self.color[window], self.alpha[window]
+        painted += cover[..., None] * (np.asarray(color, dtype=np.float32) - painted)
+        np.maximum(alpha, cover, out=alpha)
 
     def polygon(self, points: Sequence[Point], color: Color, *, outline: bool = True) -> None:
         """A filled polygon; its outline is a darker shade of the colour."""

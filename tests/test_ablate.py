@@ -1,0 +1,95 @@
+"""tools/ablate.py as a user runs it: rows, several seeds, going on, a row that fails, wrong arguments."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from usg_psg.config import build_cfg
+from usg_psg.data.psg_shapes import generate_psg_shapes
+
+from .programs import ROOT, load_tool
+
+CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
+OPTS = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
+OPTS += ["DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=6, num_val=2, size=(64, 96), preset="easy", seed=0)
+    return root
+
+
+def ablate(datasets: Path, output: Path, *arguments: str, opts: list[str] = OPTS) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/ablate.py", "--config-file", CONFIG, "--output", str(output), *arguments]
+    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*command, "--opts", *opts], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+
+
+def test_two_rows_are_trained_kept_and_tabled(datasets, tmp_path):
+    rows = ["--rows", "baseline", "no_matching", "--jobs", "2"]
+    done = ablate(datasets, tmp_path, *rows)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| baseline", "| no_matching"]
+    assert "| the recipe |" in lines[2] and "`MODEL.USG.MATCHER.NAME fixed`" in lines[3]
+    assert all(line.endswith("| 1 |") and "–" not in line for line in lines[2:])
+    commands = [shlex.split(line) for line in (tmp_path / "commands.sh").read_text().splitlines()]
+    assert commands[1][-8:-6] == ["MODEL.USG.MATCHER.NAME", "fixed"]
+    assert not list(tmp_path.rglob("*.pth"))
+    config = (tmp_path / "no_matching" / "seed1" / "config.yaml").read_text()
+    assert "NAME: fixed" in config and "SEED: 1" in config
+
+    record = tmp_path / "baseline" / "seed1" / "row.json"
+    written = record.stat().st_mtime_ns
+    done = ablate(datasets, tmp_path, *rows, "--table", "--seeds", "1", "2")
+    assert done.returncode == 1, "the second seed is not there yet"
+    assert (tmp_path / "table.md").read_text().splitlines() == lines
+    done = ablate(datasets, tmp_path, *rows)
+    assert done.returncode == 0 and record.stat().st_mtime_ns == written, "a finished row is not run again"
+
+
+def test_a_row_that_fails_is_reported(datasets, tmp_path):
+    done = ablate(
+        datasets, tmp_path, "--rows", "rpc_deeper", opts=[*OPTS, "MODEL.USG.RELATION_HEAD.RPC.NUM_HEADS", "5"]
+    )
+    assert done.returncode == 1
+    table = (tmp_path / "table.md").read_text()
+    assert "1 failed: exit code 1" in table and "num_heads" in table
+    assert "num_heads" in (tmp_path / "rpc_deeper" / "seed1" / "output.txt").read_text()
+
+
+def test_several_seeds_give_mean_and_deviation(tmp_path):
+    tool = load_tool("ablate")
+    jobs = []
+    for seed, recall in ((1, 50.0), (2, 54.0)):
+        job = tool.Job("baseline", seed, (), tmp_path / str(seed), ("python", str(seed)))
+        job.folder.mkdir()
+        job.record.write_text(json.dumps({"command": list(job.command), "metrics": {"single/R@50": recall}}))
+        jobs.append(job)
+    assert "| 52.0 ± 2.8 |" in tool.table(jobs) and tool.table(jobs).rstrip().endswith("| 2 |")
+    jobs[1].record.write_text(json.dumps({"command": list(jobs[1].command), "error": "a | b"}))
+    assert "1, 1 failed: a \\| b" in tool.table(jobs)
+    jobs[0].record.write_text(json.dumps({"command": ["another"], "metrics": {"single/R@50": 1.0}}))
+    assert jobs[0].finished() is None, "the result of another command does not count"
+
+
+@pytest.mark.parametrize("recipe", [CONFIG, "psg/usg_par_convnext_large.yaml"])
+def test_every_row_but_the_first_changes_the_recipe(recipe):
+    plain = build_cfg(recipe)
+    changed = {name: build_cfg(recipe, change(plain)).dump() for name, change in load_tool("ablate").ROWS.items()}
+    assert changed.pop("baseline") == plain.dump()
+    assert plain.dump() not in changed.values()
+    assert len(set(changed.values())) == len(changed)
+
+
+@pytest.mark.parametrize("arguments", [["--rows", "no_such_row"], ["--jobs", "0"]])
+def test_wrong_arguments(datasets, tmp_path, arguments):
+    done = ablate(datasets, tmp_path, *arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr

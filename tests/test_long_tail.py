@@ -1,0 +1,132 @@
+"""The options for rare predicates in a run: what each changes, what it leaves alone, and where the counts come from."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from usg_psg.config import build_cfg
+from usg_psg.data.predicate_frequency import PredicateFrequency
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
+
+SMALL = ["SEED", "3", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
+SMALL += ["DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
+LOSS, TEST = "MODEL.USG.LOSS.PREDICATE_", "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    generate_psg_shapes(root / "psg_shapes", num_train=24, num_val=2, size=(64, 96), preset="easy", seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield
+
+
+def config(output: Path, *opts: str):
+    cfg = build_cfg("quickstart/usg_par_quickstart.yaml", ["OUTPUT_DIR", str(output), *SMALL, *opts])
+    adapt_to_machine(cfg)
+    return cfg
+
+
+def train(output: Path, *opts: str) -> dict[str, float]:
+    """Losses of the first step."""
+    torch.manual_seed(3)  # of the initial weights, as default_setup does
+    trainer = Trainer(config(output, *opts))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return json.loads((output / "losses.jsonl").read_text().splitlines()[0])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    output = tmp_path_factory.mktemp("plain")
+    return output, train(output)
+
+
+@pytest.mark.parametrize("option", [(LOSS + "LOGIT_ADJUSTMENT", "1.0"), (LOSS + "BALANCE_BETA", "0.9")])
+def test_an_option_of_the_loss_changes_the_predicate_loss_alone(plain, tmp_path, option):
+    losses = train(tmp_path, *option)
+    changed = {name for name, value in losses.items() if value != plain[1][name]}
+    assert changed == {"loss_predicate", "total_loss"}
+
+
+def test_repeat_factors_change_which_images_come(plain, tmp_path):
+    losses = train(
+        tmp_path, "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "0.5"
+    )
+    assert losses["loss_class"] != plain[1]["loss_class"]
+
+
+def loaded(cfg, weights: Path):
+    """A model as evaluation makes it: the training data is not asked for."""
+    cfg.DATASETS.TRAIN = ()
+    model = build_model(cfg).eval()
+    USGCheckpointer(model).load(str(weights))
+    return model
+
+
+@torch.no_grad()
+def test_adjusting_afterwards_takes_the_counts_from_the_checkpoint(plain, tmp_path):
+    weights = plain[0] / "model_final.pth"
+    record = torch.load(weights, weights_only=True)["predicate_frequency"]
+    share = dict(zip(record["names"], record["relations"], strict=True))
+    seen = sum(count > 0 for count in share.values())
+    before, after = loaded(config(tmp_path), weights), loaded(config(tmp_path, TEST, "1.5"), weights)
+    image = [{"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}]
+    before.relations_per_image = after.relations_per_image = 10**6  # all pairs and predicates
+    one, other = before(image)[0], after(image)[0]
+    rows = zip(*(one["pairs"][key].tolist() for key in ("subject", "object", "score")), strict=True)
+    pairs = {(subject, object_): score for subject, object_, score in rows}
+    names, scores = after.predicate_names, one["instances"].scores
+
+    def probability(output: dict) -> dict[tuple[int, int, int], float]:
+        rows = zip(*(output["relations"][k].tolist() for k in ("subject", "object", "predicate", "score")), strict=True)
+        return {(s, o, p): v / float(scores[s] * scores[o] * pairs[s, o]) for s, o, p, v in rows}
+
+    old, new = probability(one), probability(other)
+    assert old.keys() == new.keys() and len(old) > 20
+    for key, value in old.items():
+        count = share[names[key[2]]]
+        offset = 1.5 * math.log(count * seen / sum(share.values())) if count else 0.0
+        odds = value / (1 - value) / math.exp(offset)
+        assert new[key] == pytest.approx(odds / (1 + odds), rel=1e-3), names[key[2]]
+
+
+@torch.no_grad()
+def test_weights_without_counts_are_not_adjusted_silently(plain, tmp_path):
+    data = torch.load(plain[0] / "model_final.pth", weights_only=True)
+    torch.save({"model": data["model"]}, tmp_path / "bare.pth")
+    image = [{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}]
+    loaded(config(tmp_path), tmp_path / "bare.pth")(image)
+    with pytest.raises(ValueError, match="TEST.USG.PREDICATE_LOGIT_ADJUSTMENT"):
+        loaded(config(tmp_path, TEST, "1.0"), tmp_path / "bare.pth")(image)
+
+
+def test_training_counts_its_own_data(plain, tmp_path):
+    """Fine-tuning from a checkpoint of other data keeps the new data's counts."""
+    data = torch.load(plain[0] / "model_final.pth", weights_only=True)
+    own = data["predicate_frequency"]
+    data["predicate_frequency"] = {**own, "relations": [count + 1 for count in own["relations"]]}
+    torch.save(data, tmp_path / "other.pth")
+    trainer = Trainer(config(tmp_path / "run", "MODEL.WEIGHTS", str(tmp_path / "other.pth")))
+    trainer.resume_or_load(resume=False)
+    assert trainer.model.predicate_frequency == PredicateFrequency.from_record(own)
+
+
+def test_another_vocabulary_and_back(plain, tmp_path):
+    model = loaded(config(tmp_path, TEST, "1.0"), plain[0] / "model_final.pth")
+    text, own = (model.object_text, model.predicate_text, model.is_thing), model.predicate_log_share.clone()
+    names = ["juggling", *model.predicate_names[:0:-1]]
+    model.set_vocabulary(*text, names)
+    assert model.predicate_log_share[0] == 0, "a name that training did not know"
+    assert torch.equal(model.predicate_log_share[1:], own[1:].flip(0))
+    with pytest.raises(ValueError, match="predicate_names"):
+        model.set_vocabulary(*text, names[1:])
+    model.set_vocabulary(*text)
+    assert not model.predicate_log_share.any(), "names that are not known"
+    assert own.any()

@@ -1,0 +1,326 @@
+#!/usr/bin/env python
+"""Train a recipe once as it is and once for each change of one setting; write one table of the results.
+
+    python tools/ablate.py --config-file configs/quickstart/usg_par_quickstart.yaml --output output/ablation
+    python tools/ablate.py --config-file ... --output ... --jobs 4 --seeds 1 2 3 --rows baseline layer_order \\
+        --opts SOLVER.MAX_ITER 300
+    python tools/ablate.py --config-file ... --output ... --list     # the commands alone; --table: what is finished
+
+Each row is an ordinary run of tools/train_net.py, whose command is printed and stands in --output/commands.sh. Rows
+that are finished are kept: the same command line goes on where it was stopped. A row that fails is reported in the
+table, --output/table.md, and tried again next time. Jobs share the machine's cores and its GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+
+# isort: split
+from detectron2.config import CfgNode
+
+from usg_psg.config import build_cfg
+
+ROOT = Path(__file__).resolve().parents[1]
+USG = "MODEL.USG."
+SCALES = {
+    "objects": USG + "CLASS_HEAD.LOGIT_SCALE",
+    "pairs": USG + "RELATION_HEAD.RPC.LOGIT_SCALE",
+    "predicates": USG + "RELATION_HEAD.PREDICATE.LOGIT_SCALE",
+}
+COLUMNS = {
+    "R@20": "single/R@20",
+    "R@50": "single/R@50",
+    "mR@50": "single/mR@50",
+    "openpsg R@50": "openpsg/R@50",
+    "pairs in the top 20": "oracle/pairs@20",
+    "pairs in the top K": "oracle/pairs@all",
+    "objects found": "oracle/objects",
+    "PQ": "PQ",
+}
+
+
+def other(cfg: CfgNode, key: str, *values: str) -> list[str]:
+    """Override of a key with the first of the values that the recipe does not have."""
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return [key, next(value for value in values if value != str(node))]
+
+
+def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
+    """Another K, as far as the queries have pairs."""
+    queries = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES
+    count = round(cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS * factor)
+    return [USG + "RELATION_HEAD.RPC.NUM_PAIRS", str(min(count, queries * (queries - 1)))]
+
+
+def no_object(cfg: CfgNode, factor: float) -> list[str]:
+    return [USG + "LOSS.NO_OBJECT_WEIGHT", f"{cfg.MODEL.USG.LOSS.NO_OBJECT_WEIGHT * factor:g}"]
+
+
+# Each change is stated relative to the recipe, so that it is one in every recipe.
+ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
+    "baseline": lambda cfg: [],
+    "no_matching": lambda cfg: [USG + "MATCHER.NAME", "fixed"],
+    "no_pair_loss": lambda cfg: [USG + "LOSS.PAIR_WEIGHT", "0.0"],
+    "scale_objects": lambda cfg: other(cfg, SCALES["objects"], "fixed", "learnable"),
+    "scale_pairs": lambda cfg: other(cfg, SCALES["pairs"], "fixed", "learnable"),
+    "scale_predicates": lambda cfg: other(cfg, SCALES["predicates"], "fixed", "learnable"),
+    "scale_all": lambda cfg: [word for key in SCALES.values() for word in other(cfg, key, "fixed", "learnable")],
+    "layer_order": lambda cfg: other(cfg, USG + "MASK_DECODER.LAYER_ORDER", "cross_first", "self_first"),
+    "deep_supervision": lambda cfg: other(cfg, USG + "MASK_DECODER.DEEP_SUPERVISION", "False", "True"),
+    "missed_pairs": lambda cfg: other(cfg, USG + "LOSS.ADD_MISSED_PAIRS", "True", "False"),
+    "no_object_half": lambda cfg: no_object(cfg, 0.5),
+    "no_object_tenfold": lambda cfg: no_object(cfg, 10),
+    "pairs_half": lambda cfg: num_pairs(cfg, 0.5),
+    "pairs_double": lambda cfg: num_pairs(cfg, 2),
+    "rpc_without_attention": lambda cfg: [USG + "RELATION_HEAD.RPC.NUM_LAYERS", "0"],
+    "rpc_deeper": lambda cfg: [
+        USG + "RELATION_HEAD.RPC.NUM_LAYERS",
+        str(2 * cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_LAYERS),
+    ],
+    "relation_query": lambda cfg: other(cfg, USG + "RELATION_HEAD.QUERY_FORM", "embedded", "concat"),
+    "levels_coarse": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[0]", "[0, 1, 2]"),
+    "levels_fine": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[2]", "[0, 1, 2]"),
+    "repeat_factors": lambda cfg: [
+        *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+        *("DATALOADER.REPEAT_THRESHOLD", "0.5"),  # for the few predicates of generated scenes
+    ],
+    "adjusted_loss": lambda cfg: [USG + "LOSS.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+    "adjusted_afterwards": lambda cfg: ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+    "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        row: name of the change.
+        seed: of the run.
+        overrides: the change itself.
+        folder: OUTPUT_DIR.
+        command: words of the command, to be run in the repository's root.
+    """
+
+    row: str
+    seed: int
+    overrides: tuple[str, ...]
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def record(self) -> Path:
+        """File that says what came out."""
+        return self.folder / "row.json"
+
+    def _read(self) -> dict:
+        """The record of this very command; empty if there is none."""
+        try:
+            record = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if record["command"] == list(self.command) else {}
+
+    def finished(self) -> dict | None:
+        """The record, if the command was run to its end."""
+        record = self._read()
+        return record if "metrics" in record else None
+
+    def error(self) -> str | None:
+        """Why the command failed, if it did."""
+        return self._read().get("error")
+
+
+def make_jobs(args: argparse.Namespace, cfg: CfgNode) -> list[Job]:
+    """All runs, seed by seed, so that a table with one seed is complete first."""
+    jobs = []
+    for seed in args.seeds:
+        for row in args.rows:
+            overrides = ROWS[row](cfg)
+            folder = Path(args.output).resolve() / row / f"seed{seed}"
+            command = ["python", "tools/train_net.py", "--config-file", args.config_file, *args.opts, *overrides]
+            # Nothing but the last evaluation is looked at.
+            command += ["SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.BEST_METRIC", "", "SEED", str(seed)]
+            command += ["OUTPUT_DIR", str(folder)]
+            jobs.append(Job(row, seed, tuple(overrides), folder, tuple(command)))
+    return jobs
+
+
+class Runner:
+    """Runs jobs in subprocesses, some at a time.
+
+    Args:
+        jobs: number at a time.
+        keep_weights: leave the trained weights in the folders.
+    """
+
+    def __init__(self, jobs: int, keep_weights: bool):
+        self.jobs, self.keep_weights = jobs, keep_weights
+        cores = max(1, (os.cpu_count() or 1) // jobs)
+        self.env = {"OMP_NUM_THREADS": str(cores), **os.environ}
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self._stopped = False
+
+    def run(self, jobs: list[Job], after_each: Callable[[], None]) -> None:
+        """Run what is not finished; `after_each` is called after every job."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                for job, record in zip(jobs, pool.map(self._run, jobs), strict=True):
+                    outcome = record.get("error") or f"R@50 {record['metrics']['single/R@50']:.1f}"
+                    print(f"{job.row} seed {job.seed}: {outcome}", flush=True)
+                    after_each()
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+
+    def _run(self, job: Job) -> dict:
+        if (record := job.finished()) is not None:
+            return record
+        if job.folder.exists():
+            shutil.rmtree(job.folder)  # of a run that was stopped, or of another command
+        job.folder.mkdir(parents=True)
+        start = time.monotonic()
+        with open(job.folder / "output.txt", "wb") as log:
+            status = self._wait(job, log)
+        record = {"command": list(job.command), "seconds": time.monotonic() - start}
+        try:
+            if status:
+                raise RuntimeError(f"exit code {status}: {last_line(job.folder / 'output.txt')}")
+            record["metrics"] = read_metrics(job.folder)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            record["error"] = str(error)
+        job.record.write_text(json.dumps(record))
+        if not self.keep_weights:
+            for path in job.folder.glob("*.pth"):
+                path.unlink()
+        return record
+
+    def _wait(self, job: Job, log) -> int:
+        with self._lock:
+            if self._stopped:
+                return -1
+            process = subprocess.Popen(
+                [sys.executable, *job.command[1:]], cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT
+            )
+            self._running.add(process)
+        status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return status
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """What the evaluation at the end of a run wrote.
+
+    Raises:
+        ValueError: if the recipe evaluates on no data set, or on several.
+    """
+    files = list((folder / "inference").glob("sgdet_*.json"))
+    if len(files) != 1:
+        raise ValueError(f"expected the results of one data set in {folder / 'inference'}, found {len(files)}")
+    content = json.loads(files[0].read_text())
+    return {**content["metrics"], **content["panoptic"]}
+
+
+def cells(records: list[dict]) -> Iterator[str]:
+    """Mean of each column, with the standard deviation of several seeds."""
+    for key in COLUMNS.values():
+        values = [record["metrics"][key] for record in records if key in record["metrics"]]
+        if not values:
+            yield "–"
+        elif len(values) == 1:
+            yield f"{values[0]:.1f}"
+        else:
+            yield f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def table(jobs: list[Job]) -> str:
+    """Markdown of what there is so far."""
+    lines = ["| row | change | " + " | ".join(COLUMNS) + " | runs |", "| --- | --- |" + " ---: |" * (len(COLUMNS) + 1)]
+    for row in dict.fromkeys(job.row for job in jobs):
+        own = [job for job in jobs if job.row == row]
+        pairs = zip(own[0].overrides[::2], own[0].overrides[1::2], strict=True)
+        change = "<br>".join(f"`{key} {value}`" for key, value in pairs) or "the recipe"
+        finished = [record for job in own if (record := job.finished()) is not None]
+        count = str(len(finished))
+        failed = [
+            json.loads(job.record.read_text())["error"] for job in own if job.record.is_file() and not job.finished()
+        ]
+        if failed:
+            count += f", {len(failed)} failed: {failed[0]}".replace("|", "\\|")
+        lines.append(f"| {row} | {change} | " + " | ".join(cells(finished)) + f" | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, help="folder of the runs and the table")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--keep-weights", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of every row")
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error("--jobs: expected 1 or more")
+    try:
+        cfg = build_cfg(args.config_file, args.opts)
+    except ValueError as error:
+        parser.error(str(error))
+    jobs = make_jobs(args, cfg)
+    commands = "".join(shlex.join(job.command) + "\n" for job in jobs)
+    print(commands, end="", flush=True)
+    if args.list:
+        return 0
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "commands.sh").write_text(commands)
+
+    def write_table() -> None:
+        (output / "table.md").write_text(table(jobs))
+
+    write_table()
+    if not args.table:
+        Runner(args.jobs, args.keep_weights).run(jobs, write_table)
+    print(f"\n{table(jobs)}\n{output / 'table.md'}")
+    return int(any(job.finished() is None for job in jobs))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nstopped by the user; the same command goes on from here")

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""Train the same batches in float32, bfloat16 and float16: do the losses agree, and is anything not finite?
+
+    python tools/benchmark_amp.py --config-file configs/psg/usg_par_convnext_large.yaml --iterations 200 \\
+        --opts MODEL.CLIP.PRETRAINED "" SOLVER.IMS_PER_BATCH 8
+    python tools/benchmark_amp.py --config-file ... --iterations 5000 --runs bf16 fp16 --opts ...
+
+Every run starts from the same weights and sees the same images. "noise" is float32 again with other random points in
+matching and mask losses: what the numbers differ by anyway. Differences are of the mean losses over the last fifth of
+the steps, in percent of the first run's, and of single steps over the first 20, before runs drift apart. Without a GPU
+every run is in float32, which only shows that the program works.
+"""
+
+from __future__ import annotations
+
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+
+# isort: split
+import argparse
+import json
+import os
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from benchmark_train import scenes
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils.events import EventStorage
+from part_timer import use_psg_sized_vocabulary
+
+from usg_psg.config import build_cfg
+from usg_psg.data import build_psg_train_loader
+from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
+
+RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST = 20
+
+
+def train(cfg: CfgNode, run: str, iterations: int) -> dict:
+    """Losses of every step by name, auxiliary layers added to the last; skipped steps; what ended the run early."""
+    torch.manual_seed(cfg.SEED)
+    cfg = cfg.clone()
+    if RUNS[run] is None:
+        cfg.MODEL.CLIP.FROZEN_DTYPE = "float32"
+    model = build_model(cfg)
+    use_psg_sized_vocabulary(model)
+    optimizer = build_optimizer(cfg, model)
+    schedule = build_lr_scheduler(cfg, optimizer)
+    runner = StepRunner(
+        model,
+        build_psg_train_loader(cfg),
+        optimizer,
+        clipper=GradientClipper.from_config(cfg),
+        autocast_dtype=RUNS[run],
+    )
+    losses: dict[str, list[float]] = defaultdict(list)
+    result = {"losses": losses, "error": "", "skipped": 0.0}
+    before = step_runner.STEP_STREAM
+    step_runner.STEP_STREAM = before + (run == "noise")  # other random numbers in the steps, the same images
+    try:
+        with EventStorage() as storage:
+            for runner.iter in range(iterations):
+                storage.iter = runner.iter
+                runner.run_step()
+                schedule.step()
+                terms = defaultdict(float)
+                for name, (value, when) in storage.latest().items():
+                    if "loss" in name and when == runner.iter:
+                        terms[re.sub(r"_\d+$", "", name)] += value
+                for name, value in terms.items():
+                    losses[name].append(value)
+                result["skipped"] = storage.latest()["skipped_steps"][0]
+    except FloatingPointError as error:
+        result["error"] = str(error)
+    finally:
+        step_runner.STEP_STREAM = before
+    return result
+
+
+def difference(values: list[float], reference: list[float], part: slice, by_step: bool) -> float:
+    """Percent of the reference's mean in a part of the steps: of the means, or mean over steps."""
+    a, b = torch.tensor(values[part]), torch.tensor(reference[part])
+    gap = (a - b).abs().mean() if by_step else (a.mean() - b.mean()).abs()
+    return 100 * float(gap / b.mean())
+
+
+def report(results: dict[str, dict], iterations: int) -> str:
+    """The table of all runs, the first of which the others are compared with."""
+    reference, *others = results
+    names = list(results[reference]["losses"])
+    lines = ["| run | steps | skipped | not finite | " + " | ".join(names) + " |"]
+    lines.append("| --- | ---: | ---: | --- |" + " ---: |" * len(names))
+    last = slice(-max(iterations // 5, 1), None)
+    for run, result in results.items():
+        losses = result["losses"]
+        steps = len(next(iter(losses.values()), []))
+        cells = []
+        for name in names:
+            mean = sum(losses[name][last]) / max(len(losses[name][last]), 1)
+            cells.append(f"{mean:.3f}")
+            if run in others and steps == iterations:
+                first = difference(losses[name], results[reference]["losses"][name], slice(0, FIRST), True)
+                late = difference(losses[name], results[reference]["losses"][name], last, False)
+                cells[-1] += f" ({first:.2f} %, {late:.2f} %)"
+        bad = result["error"] or "none"
+        lines.append(f"| {run} | {steps} | {result['skipped']:.0f} | {bad} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the first is compared with")
+    parser.add_argument("--data", help="folder of the scenes, as for benchmark_train.py")
+    parser.add_argument("--num-scenes", type=int, default=512)
+    parser.add_argument("--json", metavar="FILE", help="also write the losses of every step")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    args = parser.parse_args()
+    if args.iterations < 1:
+        parser.error("--iterations: expected 1 or more")
+    cfg = build_cfg(args.config_file, args.opts)
+    adapt_to_machine(cfg)
+    cfg.SEED = max(cfg.SEED, 0)  # the runs have to share one
+    os.environ["DETECTRON2_DATASETS"] = str(scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes))
+    cfg.DATASETS.TRAIN = ("psg_shapes_train",)
+    results = {}
+    for run in args.runs:
+        results[run] = train(cfg, run, args.iterations)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU, all runs in float32"
+    print(
+        f"{device}, torch {torch.__version__}, batch {cfg.SOLVER.IMS_PER_BATCH}; mean loss over the last fifth of the"
+    )
+    print(f"steps (difference to {args.runs[0]}: single steps among the first {FIRST}, mean over the last fifth)")
+    print(report(results, args.iterations))
+    if args.json:
+        Path(args.json).write_text(json.dumps(results))
+    return int(any(result["error"] for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

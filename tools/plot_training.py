@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Draw how one or several training runs went: losses, proposals, evaluations.
+
+    python tools/plot_training.py output/quickstart --output curves.png
+    python tools/plot_training.py plain=output/a fixed=output/b --metrics sgdet/single/R@50 --output compare.png
+
+A run is an OUTPUT_DIR of tools/train_net.py, with a name before it where its folder's does not do. Losses are those of
+every step (losses.jsonl), the last layer's, as parts of their means over the first steps, so that objects and relations
+share one scale; a thick line is a running mean. Proposals and evaluations are those of metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+LOSSES = {
+    "objects": ("loss_class", "loss_mask", "loss_dice"),
+    "relations": ("loss_pair", "loss_predicate"),
+}
+STYLES = {"objects": "-", "relations": "--"}
+METRICS = ("sgdet/single/R@50", "sgdet/single/mR@50", "panoptic/PQ")
+SANITY = "sanity/pair_recall_in_top_k"
+FIRST_STEPS = 10  # whose mean a loss is compared with
+
+
+@dataclass
+class Run:
+    """What the logs of one run say.
+
+    Attributes:
+        name: for the legend.
+        losses: by kind, (steps, values) of the weighted sum of the last layer's terms.
+        scalars: by name, (steps, values) of metrics.json.
+    """
+
+    name: str
+    losses: dict[str, tuple[np.ndarray, np.ndarray]]
+    scalars: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a log; a last line that is cut off is left out.
+
+    Raises:
+        ValueError: if the file is missing, damaged elsewhere, or empty.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: a run's OUTPUT_DIR is needed")
+    records = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+    if not records:
+        raise ValueError(f"{path} has no complete line yet")
+    return records
+
+
+def read_run(argument: str) -> Run:
+    """A run of the command line, "FOLDER" or "NAME=FOLDER"; ValueError as in `read_lines`."""
+    name, _, folder = argument.rpartition("=")
+    path = Path(folder)
+    steps = read_lines(path / "losses.jsonl")
+    iterations = np.array([step["iteration"] for step in steps])
+    losses = {}
+    for kind, terms in LOSSES.items():
+        if missing := [term for term in terms if term not in steps[0]]:
+            raise ValueError(f"{path / 'losses.jsonl'} has no {missing[0]}: it is no run of this project")
+        losses[kind] = iterations, np.array([sum(step[term] for term in terms) for step in steps])
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for record in read_lines(path / "metrics.json"):
+        for key, value in record.items():
+            if isinstance(value, int | float):
+                points[key].append((record["iteration"], value))
+    scalars = {key: tuple(np.array(column) for column in zip(*values, strict=True)) for key, values in points.items()}
+    return Run(name or path.resolve().name, losses, scalars)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the last `width` values at each place; of fewer at the beginning."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    begin = np.maximum(end - width, 0)
+    return (total[end] - total[begin]) / (end - begin)
+
+
+def draw(runs: list[Run], metrics: list[str], smoothing: int) -> Figure:
+    """Three plots side by side: losses, annotated pairs among the proposals while training, evaluations."""
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    losses, proposals, evaluations = figure.subplots(1, 3)
+    several = len(runs) > 1
+    for number, run in enumerate(runs):
+        for place, (kind, (steps, values)) in enumerate(run.losses.items()):
+            colour = f"C{number}" if several else f"C{place}"
+            share = values / values[:FIRST_STEPS].mean()
+            losses.plot(steps, share, color=colour, alpha=0.15, lw=0.7)
+            label = f"{run.name}, {kind}" if several else kind
+            losses.plot(steps, running_mean(share, smoothing), STYLES[kind], color=colour, label=label)
+        if SANITY in run.scalars:
+            proposals.plot(*run.scalars[SANITY], color=f"C{number}", label=run.name)
+        for place, metric in enumerate(metrics):
+            if metric in run.scalars:
+                colour, marker = (f"C{number}", "os^Dvx"[place % 6]) if several else (f"C{place}", "o")
+                label = f"{run.name}, {metric}" if several else metric
+                evaluations.plot(*run.scalars[metric], color=colour, marker=marker, markersize=4, label=label)
+    losses.set(ylabel=f"loss / its mean over the first {FIRST_STEPS} steps", yscale="log")
+    proposals.set(ylabel="related pairs among the K proposals (%)", ylim=(0, 101))
+    evaluations.set(ylabel="evaluation (%)", ylim=(0, 101))
+    for axis in (losses, proposals, evaluations):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if axis.has_data() and (axis is not proposals or several):
+            axis.legend(fontsize=7)
+        elif not axis.has_data():
+            axis.text(0.5, 0.5, "nothing logged", ha="center", transform=axis.transAxes, color="gray")
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]FOLDER")
+    parser.add_argument("--output", required=True, metavar="FILE", help="PNG, SVG or PDF")
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS), help=f"default: {' '.join(METRICS)}")
+    parser.add_argument("--smoothing", type=int, default=20, metavar="STEPS", help="of the running mean, default 20")
+    args = parser.parse_args(argv)
+    if args.smoothing < 1:
+        parser.error("--smoothing: expected 1 or more")
+    try:
+        runs = [read_run(argument) for argument in args.runs]
+        logged = {name for run in runs for name in run.scalars}
+        if unknown := [name for name in args.metrics if name not in logged and name not in METRICS]:
+            known = ", ".join(sorted(name for name in logged if "/" in name)) or "none"
+            raise ValueError(f"--metrics: no run logged {unknown[0]}; logged are: {known}")
+        figure = draw(runs, args.metrics, args.smoothing)
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.output, dpi=110)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
