@@ -27,6 +27,8 @@ START, END = "<!-- keys: start -->", "<!-- keys: end -->"
 DETECTRON2_KEYS = {
     "CUDNN_BENCHMARK": "let cuDNN time its kernels and keep the fastest, which may differ from run to run",
     "DATALOADER.NUM_WORKERS": "processes that load data, of each training process",
+    "DATALOADER.REPEAT_SQRT": "take the square root in the repeat factors of `DATALOADER.SAMPLER_TRAIN`",
+    "DATALOADER.REPEAT_THRESHOLD": "part of the images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
     "DATASETS.TEST": "registered data sets to evaluate on; they share one vocabulary",
     "DATASETS.TRAIN": "registered data sets to train on",
     "FLOAT32_PRECISION": 'torch.set_float32_matmul_precision: "highest", "high", "medium", or "" for torch\'s own',

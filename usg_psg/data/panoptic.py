@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -52,7 +52,7 @@ class MissingPictureError(FileNotFoundError):
     problem, message = "missing", "there is no such file"
 
 
-def _error(problem: str, file_name: str | BinaryIO, image_id: str, message: str) -> PictureError:
+def _error(problem: str, file_name: str | IO[bytes], image_id: str, message: str) -> PictureError:
     return PictureError(f"{_where(file_name, image_id)}: {message}", problem, message)
 
 
@@ -119,7 +119,7 @@ def check_image(file_name: str, size: tuple[int, int] | None, image_id: str = ""
 
 
 def decode_panoptic_png(
-    file_name: str | BinaryIO, *, size: tuple[int, int] | None = None, image_id: str = ""
+    file_name: str | IO[bytes], *, size: tuple[int, int] | None = None, image_id: str = ""
 ) -> np.ndarray:
     """Segment ids of a panoptic PNG, R + 256 G + 256^2 B.
 
@@ -151,7 +151,7 @@ def count_png_ids(
     return ids.astype(np.int64), np.bincount(run_id, weights=lengths, minlength=len(ids)).astype(np.int64)
 
 
-def _read_colours(file_name: str | BinaryIO, size: tuple[int, int] | None, image_id: str) -> np.ndarray:
+def _read_colours(file_name: str | IO[bytes], size: tuple[int, int] | None, image_id: str) -> np.ndarray:
     """(H, W) uint32, R + 256 G + 256^2 B in the low three bytes; the fourth says nothing."""
     with _opened(file_name, image_id) as image:
         if image.mode != "RGB":
@@ -239,7 +239,7 @@ def read_segment_index_map(dataset_dict: dict) -> np.ndarray:
 
 
 @contextmanager
-def _opened(file_name: str | BinaryIO, image_id: str) -> Iterator[Image.Image]:
+def _opened(file_name: str | IO[bytes], image_id: str) -> Iterator[Image.Image]:
     """The picture of a file, not decoded yet; whatever goes wrong inside becomes one of this module's errors."""
     try:
         # A named pipe would be waited for.
@@ -291,7 +291,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _where(file_name: str | BinaryIO, image_id: str) -> str:
+def _where(file_name: str | IO[bytes], image_id: str) -> str:
     name = str(getattr(file_name, "name", file_name))
     return f"{name} (image_id {image_id!r})" if image_id else name
 

@@ -72,12 +72,13 @@ def distributed(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).is_cuda
     # Buffers are the same everywhere: nothing to send before each step. torch 2.14 renamed the argument.
     known = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    renamed = "forward_sync_buffers" in known
+    buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(
         model,
         device_ids=[comm.get_local_rank()] if on_gpu else None,
         gradient_as_bucket_view=True,
-        **{buffers: False},
+        **buffers,
     )
 
 
