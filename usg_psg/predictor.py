@@ -236,8 +236,6 @@ class SceneGraphPredictor:
     def __init__(self, cfg: CfgNode, *, allow_random: bool = False):
         if not cfg.MODEL.WEIGHTS and not allow_random:
             raise ValueError("MODEL.WEIGHTS is empty: give the path of a checkpoint")
-        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS}")
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
@@ -247,6 +245,8 @@ class SceneGraphPredictor:
             cfg.DATASETS.TEST = ()  # the file's names stand alone
         else:
             self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
+        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
+            raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS}")
         self.cfg = cfg
         self.own_vocabulary: Vocabulary = tuple(
             tuple(getattr(self.metadata, kind)) for kind in ("thing_classes", "stuff_classes", "predicate_classes")
