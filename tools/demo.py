@@ -112,7 +112,7 @@ def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, ar
         raise
     tqdm.write(f"{name}:")
     for r in shown.relations:
-        subject, object_ = shown.objects[r.subject].name, shown.objects[r.object].name
+        subject, object_ = shown.objects[r.subject].label, shown.objects[r.object].label
         tqdm.write(f"  {r.score:.3f}  {subject} - {r.predicate} - {object_}")
 
 

@@ -16,7 +16,7 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from usg_psg.data.psg_json import SPLITS
 from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
+from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
 from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.program import one_line_errors
 from usg_psg.visualization import PageItem, PageWriter
@@ -44,9 +45,9 @@ class Source:
 
     title: str
     records: list[dict]
-    object_classes: list[str]
-    predicate_classes: list[str]
-    num_things: int
+    thing_classes: Sequence[str]
+    stuff_classes: Sequence[str]
+    predicate_classes: Sequence[str]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -91,7 +92,7 @@ def open_source(arguments: argparse.Namespace) -> Source:
         root = arguments.image_root or arguments.json.resolve().parent.parent / "coco"
         split = arguments.split or ("test" if arguments.predictions else "trainval")
         records, title = load_psg_json(arguments.json, root, split), f"{arguments.json.name}, {split}"
-    return Source(title, records, list(names.object_classes), list(names.predicate_classes), len(names.thing_classes))
+    return Source(title, records, names.thing_classes, names.stuff_classes, names.predicate_classes)
 
 
 def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
@@ -109,36 +110,30 @@ def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
     return [by_id[image_id] for image_id in dict.fromkeys(image_ids)]
 
 
-def make_graph(source: Source, labels: np.ndarray, masks: np.ndarray, triplets: np.ndarray) -> SceneGraph:
-    """Arrays as a scene graph; scores are 0, since neither annotation nor prediction files have any for triplets.
-
-    Args:
-        source: names.
-        labels: (N,) classes.
-        masks: (N, H, W) bool.
-        triplets: (R, 3) subject, object, predicate.
+def predicted_graph(source: Source, errors: TripletErrors) -> SceneGraph:
+    """Predicted segments and triplets as a scene graph; scores are 0, since prediction files have none for triplets.
 
     Raises:
         ValueError: for a class or predicate that the data set has no name for.
     """
-    for kind, values, names in (
-        ("class", labels, source.object_classes),
-        ("predicate", triplets[:, 2], source.predicate_classes),
+    names = [*source.thing_classes, *source.stuff_classes]
+    for kind, values, known in (
+        ("class", errors.labels, names),
+        ("predicate", errors.triplets[:, 2], source.predicate_classes),
     ):
-        if len(values) and values.max() >= len(names):
-            raise ValueError(f"{kind}: expected 0 to {len(names) - 1}, got {values.max()}")
+        if len(values) and values.max() >= len(known):
+            raise ValueError(f"{kind}: expected 0 to {len(known) - 1}, got {values.max()}")
     objects = [
-        SceneObject(source.object_classes[label], label, 0.0, label < source.num_things, encode_mask(mask))
-        for label, mask in zip(labels.tolist(), masks, strict=True)
+        SceneObject(names[label], label, 0.0, label < len(source.thing_classes), encode_mask(mask))
+        for label, mask in zip(errors.labels.tolist(), errors.masks, strict=True)
     ]
-    relations = [SceneRelation(s, o, source.predicate_classes[p], p, 0.0) for s, o, p in triplets.tolist()]
-    return SceneGraph(*masks.shape[1:], objects, relations)
+    relations = [SceneRelation(s, o, source.predicate_classes[p], p, 0.0) for s, o, p in errors.triplets.tolist()]
+    return SceneGraph(*errors.masks.shape[1:], objects, relations)
 
 
-def annotation_graph(source: Source, gt: GroundTruth) -> SceneGraph:
-    """The annotation without exact duplicates among its relations."""
-    masks = gt.label_map[None] == np.arange(1, len(gt.labels) + 1)[:, None, None]
-    return make_graph(source, gt.labels, masks, gt.unique_triplets)
+def annotated_graph(source: Source, gt: GroundTruth) -> SceneGraph:
+    """The annotation under the names of the data set."""
+    return scene_graph_of_annotation(gt, source.thing_classes, source.stuff_classes, source.predicate_classes)
 
 
 def annotation_item(source: Source, record: dict) -> PageItem:
@@ -148,7 +143,7 @@ def annotation_item(source: Source, record: dict) -> PageItem:
     return PageItem(
         name=str(record["image_id"]),
         image=_picture(record),
-        graph=annotation_graph(source, gt),
+        graph=annotated_graph(source, gt),
         scores=False,
         title="Annotated",
         note=f"{len(gt.labels)} objects, {count} relation{'' if count == 1 else 's'}",
@@ -159,10 +154,10 @@ def error_item(source: Source, record: dict, gt: GroundTruth, errors: TripletErr
     """An image with hits and errors; reads its photograph.
 
     Raises:
-        ValueError: see `make_graph`; the message names the image.
+        ValueError: see `predicted_graph`; the message names the image.
     """
     try:
-        graph = make_graph(source, errors.labels, errors.masks, errors.triplets)
+        graph = predicted_graph(source, errors)
     except ValueError as error:
         raise ValueError(f"image {record['image_id']!r}: {error}") from None
     found, total = int(errors.found.sum()), len(errors.found)
@@ -170,7 +165,7 @@ def error_item(source: Source, record: dict, gt: GroundTruth, errors: TripletErr
         name=str(record["image_id"]),
         image=_picture(record),
         graph=graph,
-        truth=annotation_graph(source, gt),
+        truth=annotated_graph(source, gt),
         marks=["hit" if hit else "wrong" for hit in errors.hits],
         truth_marks=["hit" if hit else "missed" for hit in errors.found],
         scores=False,

@@ -259,6 +259,10 @@ def test_visit_with_a_good_picture(page, files):
         picture = page.locator(f"#{name} img")
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
+        top = picture.bounding_box()["y"]
+        covers = page.locator(f"#{name} button:not(:has(img)), #{name} [data-testid=block-label]")
+        boxes = [box for box in (cover.bounding_box() for cover in covers.all()) if box]
+        assert len(boxes) >= 3 and all(box["y"] + box["height"] <= top + 1 for box in boxes), "they hide names"
     page.get_by_text("10 relations shown").wait_for()
     page.locator("#relations [role=grid][aria-rowcount='11']").wait_for()  # with the head
     assert len(column(page, 3)) == 10 and column(page, 1) == [str(n) for n in range(1, 11)]

@@ -205,14 +205,14 @@ def test_keys(show):
 
 
 def test_images_are_switched_by_their_thumbnails_and_by_address(show):
-    items = [scene_item(name, seed=n, num_relations=4 + n) for n, name in enumerate("abc")]
+    items = [scene_item(name, seed=n, num_relations=4 + n) for n, name in enumerate(["a", "b", "a/folder/c"])]
     page = show(items, fragment="#image=2&relation=3")
     wait_for(page, "active", "relation:2")
     assert page.locator("#name").inner_text() == "b"
     assert page.locator("#strip button").count() == 3
     page.locator("#strip button").nth(2).click()
     page.wait_for_selector("body[data-ready=true]")
-    assert page.locator("#name").inner_text() == "c" and rows(page).count() == 6
+    assert page.locator("#name").inner_text() == "a/folder/c" and rows(page).count() == 6
     assert page.locator("#strip button[aria-current=true]").inner_text() == "c"
 
 

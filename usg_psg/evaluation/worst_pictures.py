@@ -109,7 +109,7 @@ def scene_graph_of_annotation(
     stuff_classes: Sequence[str],
     predicate_classes: Sequence[str],
 ) -> SceneGraph:
-    """An annotation in the form of a prediction, every score 1."""
+    """An annotation in the form of a prediction, without exact duplicates among its relations, every score 1."""
     from ..predictor import SceneGraph, SceneObject, SceneRelation
 
     names = [*thing_classes, *stuff_classes]
@@ -119,5 +119,5 @@ def scene_graph_of_annotation(
         SceneObject(names[c], c, 1.0, c < len(thing_classes), encode_masks((gt.label_map == n + 1)[None])[0])
         for n, c in enumerate(gt.labels.tolist())
     ]
-    relations = [SceneRelation(s, o, predicate_classes[p], p, 1.0) for s, o, p in gt.triplets.tolist()]
+    relations = [SceneRelation(s, o, predicate_classes[p], p, 1.0) for s, o, p in gt.unique_triplets.tolist()]
     return SceneGraph(height, width, objects, relations)

@@ -26,7 +26,10 @@ MAX_NAME = 80  # characters
 KEPT_FILES = 32
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
 # Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there.
-STYLE = "#overlay, #graph { padding-top: 2.4rem; }"
+STYLE = """
+#overlay, #graph { padding-top: 2.4rem; }
+#overlay .image-container, #graph .image-container { position: static; }
+"""
 
 
 class BadInput(ValueError):

@@ -371,7 +371,7 @@ function writeStrip() {
     image.src = entry.thumb;
     image.alt = "";
     image.loading = "lazy";
-    make("span", "", entry.name, button).dir = "auto";
+    make("span", "", entry.name.split("/").at(-1), button).dir = "auto";  // the end of a path tells images apart
     button.addEventListener("click", () => showImage(at));
     return button;
   }));
