@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,19 @@ def test_skip(damaged, tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_error(damaged, tmp_path):
-    done = train_net(damaged, tmp_path, "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0")
-    assert done.returncode != 0
-    assert "image file is truncated" in done.stderr and "(image_id '" in done.stderr
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_error(damaged, tmp_path, workers, missing):
+    """The one message of the loader, whether it comes from this process or from a worker."""
+    folder = damaged
+    if missing:
+        folder = tmp_path / "data"
+        json_file = Path(generate_psg_shapes(folder / "psg_shapes", 2, 1, size=(96, 128), preset="easy", seed=0))
+        (json_file.parents[1] / "coco" / "train2017").rename(folder / "elsewhere")
+    overrides = ["SOLVER.MAX_ITER", "6", "DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", workers]
+    done = train_net(folder, tmp_path / "run", *overrides)
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    message = r"there is no such file" if missing else r"not a readable image \(image file is truncated.*"
+    assert re.fullmatch(rf"train_net.py: error: \S+\.jpg \(image_id '\d+'\): {message}", last)
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text(), "for whoever looks for the place"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ..bad_runs import CONFIGURATION, SURROUNDINGS
 from .bad_cases import FILES, NOTES, PICTURES, RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "robustness.md"
-PLACES = {"{json}": "JSON", "{image}": "IMAGE", "{png}": "PNG"}
+PLACES = {"{json}": "JSON", "{image}": "IMAGE", "{png}": "PNG", "{folder}": "FOLDER", "{{": "{", "}}": "}"}
+TITLES = ["files", "records", "pictures", "notes", "configuration", "surroundings"]
 
 
 def table_rows() -> dict[str, list[str]]:
@@ -22,6 +24,8 @@ def table_rows() -> dict[str, list[str]]:
         "records": {key: (case.what, case.message, "test_fault") for key, case in RECORDS.items()},
         "pictures": {key: (case.what, case.message, "test_fault") for key, case in PICTURES.items()},
         "notes": {key: (case.what, case.message, "test_note") for key, case in NOTES.items()},
+        "configuration": {key: (case.what, case.message, "test_configuration") for key, case in CONFIGURATION.items()},
+        "surroundings": {key: (case.what, case.message, "test_surroundings") for key, case in SURROUNDINGS.items()},
     }
     return {
         title: [f"| {what} | `{_shown(message)}` | `{test}[{key}]` |" for key, (what, message, test) in cases.items()]
@@ -35,7 +39,7 @@ def _shown(message: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("title", ["files", "records", "pictures", "notes"])
+@pytest.mark.parametrize("title", TITLES)
 def test_every_case_is_in_the_table(title):
     lines = DOC.read_text(encoding="utf-8").splitlines()
     missing = [row for row in table_rows()[title] if row not in lines]
@@ -54,5 +58,6 @@ def test_named_tests_exist():
     for file, function in named:
         assert function in functions[file], (file, function)
     cases = {"test_file": FILES, "test_fault": PICTURES | RECORDS, "test_note": NOTES}
+    cases |= {"test_configuration": CONFIGURATION, "test_surroundings": SURROUNDINGS}
     rows = re.findall(r"`(test_\w+)\[(\w+)\]`", text)
     assert sorted(rows) == sorted((test, key) for test, known in cases.items() for key in known)

@@ -1,7 +1,9 @@
 """Text embeddings: cache hit, miss, damage; names; OpenCLIP loading by tag, path and nothing."""
 
 import logging
+import multiprocessing
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -53,6 +55,38 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert embed(blocked / "sub").shape[0] == 3
     assert "could not be written" in caplog.text
+
+
+def _use_cache(path, seed, expected, pipe):
+    """Hit, miss and remove the entry of the cache, as other processes do at the same time."""
+    warnings, random = [], np.random.default_rng(seed)
+    module.load_openclip = lambda *_: None
+    module.encode_names = lambda *_: expected
+    module.logger.warning = lambda *args: warnings.append(str(args))
+    wrong = 0
+    for _ in range(150):
+        if random.random() < 0.3:
+            path.unlink(missing_ok=True)
+        wrong += not torch.equal(embed(path.parent), expected)
+    pipe.send((wrong, warnings))
+
+
+def test_processes_that_make_the_cache_at_once_do_not_damage_it(tmp_path):
+    expected = embed(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    context = multiprocessing.get_context("fork")
+    pipes, processes = [], []
+    for seed in range(4):
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=_use_cache, args=(path, seed, expected, theirs)))
+        pipes.append(ours)
+        processes[-1].start()
+    results = [pipe.recv() for pipe in pipes]
+    for process in processes:
+        process.join()
+    assert results == [(0, [])] * 4
+    torch.testing.assert_close(embed(tmp_path), expected, rtol=0, atol=0)
+    assert len(list(tmp_path.iterdir())) <= 1, "nothing half-written is left"
 
 
 def test_embeddings_are_normalised_means_over_templates_and_synonyms():

@@ -16,6 +16,7 @@ from PIL import Image
 
 MAX_SEGMENTS = 2**16 - 1
 MAX_COLOUR = 256**3 - 1  # three bytes
+NO_FILE = "there is no such file"
 
 _ORIENTATION_TAG = 0x0112
 # What shows a picture upright, by the value of EXIF's orientation; 1 is upright already.
@@ -49,7 +50,10 @@ class PictureError(ValueError):
 class MissingPictureError(FileNotFoundError):
     """A picture that is not there; attributes as in `PictureError`."""
 
-    problem, message = "missing", "there is no such file"
+    def __init__(self, text: str):
+        super().__init__(text)
+        # Not of the class: torch's loader would then make the error anew with a keyword `message`.
+        self.problem, self.message = "missing", NO_FILE
 
 
 def _error(problem: str, file_name: str | IO[bytes], image_id: str, message: str) -> PictureError:
@@ -250,7 +254,7 @@ def _opened(file_name: str | IO[bytes], image_id: str) -> Iterator[Image.Image]:
     except PictureError:
         raise
     except FileNotFoundError:
-        raise MissingPictureError(f"{_where(file_name, image_id)}: {MissingPictureError.message}") from None
+        raise MissingPictureError(f"{_where(file_name, image_id)}: {NO_FILE}") from None
     except Exception as error:
         # Pillow's decoders meet damaged files with errors of many types.
         text = str(error) or type(error).__name__

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..data.files import write_whole
 from ..names import spoken_name
 from .openclip import load_openclip, weights_identity
 
@@ -116,6 +116,8 @@ def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:
             embeddings = file.get_tensor("embeddings")
         if embeddings.ndim != 2 or len(embeddings) != num_names or not torch.isfinite(embeddings).all():
             raise ValueError(f"it holds {tuple(embeddings.shape)} values, expected {num_names} finite rows")
+    except FileNotFoundError:
+        return None  # another process has taken it away
     except (SafetensorError, ValueError, OSError) as error:
         logger.warning("text cache %s is unusable and will be computed again: %s", path, error)
         return None
@@ -123,15 +125,10 @@ def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:
 
 
 def _write_cache(path: Path, key: str, embeddings: Tensor) -> None:
-    """Write to a temporary file, then rename, so that two processes can do it at once."""
-    temporary = None
+    """Whole or not at all, so that several processes can do it at once."""
+    content = save({"embeddings": embeddings.contiguous()}, metadata={"key": key})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            file.write(save({"embeddings": embeddings.contiguous()}, metadata={"key": key}))
-        os.replace(temporary, path)
+        write_whole(path, lambda file: file.write(content))
     except OSError as error:
         logger.warning("text cache %s could not be written: %s", path, error)
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
