@@ -48,16 +48,15 @@ def test_training_and_evaluation(cfg, odd):
     image_ids = {samples[position, position]["image_id"] for position in range(odd)}
     assert image_ids == {str(number) for number in range(odd)}
     with EventStorage():
-        for _ in range(odd):  # three times through the data set
+        for _ in range(-(-odd // cfg.SOLVER.IMS_PER_BATCH)):  # once through the data set
             trainer.run_step()
     trainer.test(cfg, trainer.model)
     results = json.loads((Path(cfg.OUTPUT_DIR) / "inference" / "sgdet_odd.json").read_text())
     assert results["counts"]["images"] == odd
 
     cfg.TEST.TASK = "predcls"  # which also reads the annotations of test images
-    model = Trainer.build_model(cfg).eval()
-    model.load_state_dict(trainer.model.state_dict())
-    Trainer.test(cfg, model)
+    trainer.model.task = "predcls"
+    trainer.test(cfg, trainer.model)
     results = json.loads((Path(cfg.OUTPUT_DIR) / "inference" / "predcls_odd.json").read_text())
     assert results["counts"]["images"] == odd
 
