@@ -18,6 +18,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
 
 
 def no_object(cfg: CfgNode, factor: float) -> list[str]:
-    return [USG + "LOSS.NO_OBJECT_WEIGHT", f"{cfg.MODEL.USG.LOSS.NO_OBJECT_WEIGHT * factor:g}"]
+    return [USG + "LOSS.NO_OBJECT_WEIGHT", str(round(cfg.MODEL.USG.LOSS.NO_OBJECT_WEIGHT * factor, 6))]
 
 
 # Each change is stated relative to the recipe, so that it is one in every recipe.
@@ -194,12 +195,16 @@ class Runner:
     def _run(self, job: Job) -> dict:
         if (record := job.finished()) is not None:
             return record
+        if self._stopped:
+            return {"error": "not run"}
         if job.folder.exists():
             shutil.rmtree(job.folder)  # of a run that was stopped, or of another command
         job.folder.mkdir(parents=True)
         start = time.monotonic()
         with open(job.folder / "output.txt", "wb") as log:
             status = self._wait(job, log)
+        if self._stopped:
+            return {"error": "stopped"}
         record = {"command": list(job.command), "seconds": time.monotonic() - start}
         try:
             if status:
@@ -305,6 +310,7 @@ def main() -> int:
     print(commands, end="", flush=True)
     if args.list:
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # runs are ended as by Ctrl-C, not left behind
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "commands.sh").write_text(commands)
