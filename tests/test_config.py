@@ -83,3 +83,18 @@ def test_modules_of_imports_are_imported(tmp_path, monkeypatch):
     (tmp_path / "my_parts.py").write_text("import no_such_dependency\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         build_cfg("", ["IMPORTS", "['my_parts']"])
+
+
+def test_the_best_recipe_says_where_each_of_its_values_comes_from():
+    text = (CONFIGS / "psg" / "usg_par_best.yaml").read_text()
+    values = [line for line in text.splitlines() if ": " in line and not line.startswith(("#", "_BASE_"))]
+    assert len(values) == 7
+    assert all("# measured: " in line or "# taken from " in line for line in values)
+
+
+def test_the_convergence_benchmark_is_the_best_recipe_with_a_trained_backbone():
+    best, shapes = build_cfg("psg/usg_par_best.yaml"), build_cfg("shapes/usg_par_shapes_512.yaml")
+    assert not shapes.MODEL.CLIP.FREEZE and shapes.INPUT.USG.IMAGE_SIZE == 512
+    assert shapes.MODEL.USG.LOSS.ADD_MISSED_PAIRS == best.MODEL.USG.LOSS.ADD_MISSED_PAIRS
+    assert shapes.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS == 200
+    assert shapes.SOLVER.AMP.ENABLED and shapes.SOLVER.AMP.DTYPE == "bfloat16"
