@@ -149,7 +149,7 @@ def test_predicates_of_given_objects(datasets, trained, tmp_path):
         (["SOLVER.MAX_ITERS", "4"], "did you mean SOLVER.MAX_ITER"),
         (["DATASETS.TRAIN", "('no_such_set',)"], "no_such_set"),
         (["MODEL.WEIGHTS", "/nonexistent/model.pth"], "/nonexistent/model.pth"),
-        (["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "9999"], "NUM_PAIRS must be between 1 and"),
+        (["MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS", "9999"], "RPC.NUM_PAIRS: expected 1 to 240"),
     ],
     ids=["unknown key", "unknown data set", "no weights", "too many pairs"],
 )
