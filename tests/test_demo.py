@@ -14,7 +14,8 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.video import count_frames, read_frames
 from usg_psg.engine import USGCheckpointer
-from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.predictor import SceneGraphPredictor
+from usg_psg.scene_graph import SceneGraph
 
 from .programs import ROOT, load_tool, start_tool
 

@@ -1,7 +1,7 @@
 """Names to show."""
 
 from usg_psg.names import display_names
-from usg_psg.predictor import SceneGraph
+from usg_psg.scene_graph import SceneGraph
 
 from .visualization.scenes import stripes
 

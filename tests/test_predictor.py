@@ -13,7 +13,8 @@ from PIL import Image
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.modeling.usg_par import make_instances
-from usg_psg.predictor import SceneGraph, SceneGraphPredictor, encode_mask
+from usg_psg.predictor import SceneGraphPredictor
+from usg_psg.scene_graph import SceneGraph, encode_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"

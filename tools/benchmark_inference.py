@@ -26,8 +26,9 @@ from part_timer import PartTimer
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
-from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import one_line_errors
+from usg_psg.scene_graph import SceneGraph
 
 
 def let_objects_pass(predictor: SceneGraphPredictor, image: np.ndarray, count: int) -> None:
@@ -77,15 +78,7 @@ def main() -> None:
     times, graph = wall_clock(predictor, image, arguments.iterations)
 
     timer = PartTimer(model.device)
-    parts = {
-        model.backbone: "backbone",
-        model.pixel_decoder: "pixel_decoder",
-        model.mask_decoder: "mask_decoder",
-        model.class_head: "class_head",
-        model.relation_head.propose: "rpc",
-        model.relation_head.decode: "relation_decoder",
-    }
-    timer.wrap(model, "_run", lambda part, *args: parts[part])
+    timer.wrap_network(model)
     timer.wrap(model, "_preprocess", "to the device, normalise")
     timer.wrap(model, "_detected_objects", "masks and panoptic map")
     timer.wrap(model, "_relations", "ranking of relations")

@@ -48,15 +48,7 @@ from usg_psg.program import one_line_errors
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
     """Wrap the parts of a step."""
-    parts = {
-        model.backbone: "backbone",
-        model.pixel_decoder: "pixel_decoder",
-        model.mask_decoder: "mask_decoder",
-        model.class_head: "class_head",
-        model.relation_head.propose: "rpc",
-        model.relation_head.decode: "relation_decoder",
-    }
-    timer.wrap(model, "_run", lambda part, *args: parts[part])
+    timer.wrap_network(model)
     timer.wrap(model.matcher, "start", "matcher, costs")
     timer.wrap(Matching, "result", "matcher, wait")
     timer.wrap(model.object_criterion, "forward", "object_criterion")

@@ -40,6 +40,18 @@ class PartTimer:
 
         setattr(owner, attribute, timed)
 
+    def wrap_network(self, model: nn.Module) -> None:
+        """Time the parts of a USGPar's network."""
+        parts = {
+            model.backbone: "backbone",
+            model.pixel_decoder: "pixel_decoder",
+            model.mask_decoder: "mask_decoder",
+            model.class_head: "class_head",
+            model.relation_head.propose: "rpc",
+            model.relation_head.decode: "relation_decoder",
+        }
+        self.wrap(model, "_run", lambda part, *args: parts[part])
+
     def milliseconds(self) -> dict[str, float]:
         """Median per call."""
         if self.cuda:

@@ -34,8 +34,8 @@ from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
 from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
-from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.program import one_line_errors
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, PageWriter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 
 NAMES = ("person", "tree-merged", "sky-other-merged", "dining table", "cat", "playingfield", "baseball bat")
 PREDICATES = ("on", "standing on", "in front of", "beside", "about to hit", "attached to")

@@ -21,7 +21,8 @@ from PIL import Image
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
-from usg_psg.predictor import SceneGraph, SceneGraphPredictor
+from usg_psg.predictor import SceneGraphPredictor
+from usg_psg.scene_graph import SceneGraph
 
 from ..programs import exit_status, start_tool
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyBboxPatch, Polygon
 
-from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import class_color, draw_graph
 from usg_psg.visualization.geometry import shared_area
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.predictor import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, class_color, write_page
 
 from .scenes import random_scene

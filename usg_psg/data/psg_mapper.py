@@ -116,7 +116,7 @@ class PSGDatasetMapper:
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
             bad_sample: what an unreadable or inconsistent image causes, "error" or, in training only, "skip": the
-                mapper then returns None, in whose place Detectron2's training loader draws another image, logs a
+                mapper then returns None, in whose place the training loader draws another image, logs a
                 warning and notes the image in `left_out`.
         """
         if bad_sample not in ("error", "skip"):

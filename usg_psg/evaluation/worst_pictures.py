@@ -7,14 +7,11 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..data.panoptic import read_image
+from ..scene_graph import SceneGraph, SceneObject, SceneRelation
 from .matching import encode_masks, first_ranks, joint_histogram, match_one_to_one, overlap_of_maps, triplet_hits
 from .scene import GroundTruth, Prediction
-
-if TYPE_CHECKING:
-    from ..predictor import SceneGraph
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +38,6 @@ class WorstPictures:
             gt, prediction: of the image; images without annotated relations are left out.
             output: the model's, of which `prediction` was made.
         """
-        from ..predictor import SceneGraph  # the predictor imports the evaluation
-
         if not len(gt.triplets):
             return
         segment_map, labels = prediction.ensure_map(gt.label_map.shape)
@@ -110,8 +105,6 @@ def scene_graph_of_annotation(
     predicate_classes: Sequence[str],
 ) -> SceneGraph:
     """An annotation in the form of a prediction, without exact duplicates among its relations, every score 1."""
-    from ..predictor import SceneGraph, SceneObject, SceneRelation
-
     names = [*thing_classes, *stuff_classes]
     height, width = gt.label_map.shape
     # One mask at a time: together they would take as much memory as there are segments.

@@ -32,9 +32,9 @@ def log_relative_share(counts: Sequence[int]) -> Tensor:
     Returns:
         (P,) float32; 0 for predicates that never occur, about which the counts say nothing. P counts only the others.
     """
-    counts = torch.as_tensor(counts, dtype=torch.float64)
-    seen = counts > 0
-    share = counts / counts.sum().clamp(min=1) * seen.sum()
+    number = torch.as_tensor(counts, dtype=torch.float64)
+    seen = number > 0
+    share = number / number.sum().clamp(min=1) * seen.sum()
     return torch.where(seen, share, 1.0).log().float()
 
 
@@ -52,10 +52,10 @@ def effective_number_weights(counts: Sequence[int], beta: float) -> Tensor:
 
     Source: Cui et al. 2019, equation 4. Differs: the scale, where theirs makes the mean over classes 1.
     """
-    counts = torch.as_tensor(counts, dtype=torch.float64)
-    seen = counts > 0
-    inverse = torch.where(seen, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
-    scale = counts.sum() / (counts * inverse).sum() if bool(seen.any()) else 1.0
+    number = torch.as_tensor(counts, dtype=torch.float64)
+    seen = number > 0
+    inverse = torch.where(seen, (1 - beta) / (1 - beta ** number.clamp(min=1)), 0.0)
+    scale = number.sum() / (number * inverse).sum() if bool(seen.any()) else 1.0
     return torch.where(seen, inverse * scale, 1.0).float()
 
 

@@ -154,7 +154,7 @@ class HungarianMatcher(nn.Module):
         if self.num_points:
             points = torch.rand(batch, self.num_points, 2, device=device)
         else:
-            points = grid_points(*mask_features.shape[-2:], device).expand(batch, -1, -1)
+            points = grid_points(*mask_features.shape[-2:], device=device).expand(batch, -1, -1)
         features = sample_maps(mask_features.float(), points)
         labels = sample_labels(targets.masks, points[targets.image_index])
         gt_masks = labels.new_zeros((batch, most, points.shape[1]), dtype=torch.float32)

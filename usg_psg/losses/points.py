@@ -36,7 +36,7 @@ def sample_labels(masks: Tensor, points: Tensor) -> Tensor:
     return masks.flatten(1).gather(1, y * width + x)
 
 
-def grid_points(height: int, width: int, device: torch.device) -> Tensor:
+def grid_points(height: int, width: int, *, device: torch.device) -> Tensor:
     """(height * width, 2) centres of all pixels of a map, row by row."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
@@ -61,7 +61,7 @@ def mask_points(logits: Tensor, num_points: int, oversample_ratio: float, import
     """
     num_masks = len(logits)
     if num_points == 0:
-        return grid_points(*logits.shape[-2:], logits.device).expand(num_masks, -1, -1)
+        return grid_points(*logits.shape[-2:], device=logits.device).expand(num_masks, -1, -1)
     num_candidates = int(num_points * oversample_ratio)
     num_uncertain = int(num_points * importance_ratio)
     if num_uncertain == 0 or num_masks == 0:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from ..data import read_image
-from ..predictor import SceneGraph, SceneGraphPredictor
+from ..predictor import SceneGraphPredictor
+from ..scene_graph import SceneGraph
 from .figures import to_array
 from .graph import draw_graph
 from .overlay import draw_overlay

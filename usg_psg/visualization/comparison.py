@@ -6,7 +6,6 @@ Letters: T annotated relations, R predicted ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,11 +20,9 @@ from ..evaluation.matching import (
     pair_hits,
     triplet_hits,
 )
+from ..scene_graph import SceneGraph, SceneRelation
 from .figures import FONT, POINT, drawing, text_size
 from .overlay import add_overlay, compose_overlay, label_font
-
-if TYPE_CHECKING:
-    from ..predictor import SceneGraph, SceneRelation
 
 PANEL_WIDTH, PANEL_HEIGHT = 680, 620  # pixels; the larger side of the image decides
 MARGIN, TITLE, ROW, TEXT = 24, 40, 26, 15  # pixels

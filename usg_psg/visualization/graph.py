@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
+from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
 from .figures import FONT, POINT, drawing, text_size
 from .graph_layout import layout_graph, route
-
-if TYPE_CHECKING:
-    from ..predictor import SceneGraph
 
 NODE_FONT, LABEL_FONT = 19.0, 15.0  # pixels
 NODE_PAD, LABEL_PAD = np.array([24.0, 18.0]), np.array([12.0, 8.0])  # what a box adds to its text, both sides together

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib
@@ -14,12 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
 from .figures import FONT, POINT, drawing
 from .label_places import Place, has_room, place_labels
-
-if TYPE_CHECKING:
-    from ..predictor import SceneGraph
 
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
 MIN_FONT = 13  # pixels

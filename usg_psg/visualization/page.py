@@ -16,17 +16,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
-
-if TYPE_CHECKING:
-    from ..predictor import SceneGraph
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("list.js", "picture.js", "layout.js", "graph.js", "page.js")  # in the order in which they need each other
