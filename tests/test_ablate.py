@@ -63,8 +63,8 @@ def test_a_row_that_fails_is_reported(datasets, tmp_path):
     )
     assert done.returncode == 1
     table = (tmp_path / "table.md").read_text()
-    assert "1 failed: exit code 1" in table and "num_heads" in table
-    assert "num_heads" in (tmp_path / "rpc_deeper" / "seed1" / "output.txt").read_text()
+    assert "1 failed: exit code 2" in table and "NUM_HEADS" in table
+    assert "NUM_HEADS" in (tmp_path / "rpc_deeper" / "seed1" / "output.txt").read_text()
 
 
 def test_stopping_it_stops_its_runs(datasets, tmp_path):

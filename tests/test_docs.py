@@ -119,6 +119,7 @@ def parse(program: Path, words: list[str], monkeypatch) -> argparse.Namespace:
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(sys, "argv", [str(program), *words])
+    monkeypatch.syspath_prepend(program.parent)  # as Python does for a script
     try:
         runpy.run_path(str(program), run_name="__main__")
     except Parsed as parsed:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gc
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog  # noqa: F401  the engine is selected before the trainer is imported
 
 from usg_psg.engine import Trainer
 from usg_psg.engine.hooks import ShortHistoryHook
@@ -18,37 +19,14 @@ STEPS, LIMIT = 160, 12.0  # MiB; what is put in below leaks four times as much a
 LEAK = 2**20  # bytes per step or image
 
 
-@pytest.fixture
-def measure(tmp_path, monkeypatch):
-    """Growth in MiB, from the second quarter of a short run to its last, by process."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    tool = load_tool("benchmark_memory")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    off = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "40"]
+def leak() -> None:
+    """Let the trainer keep something of every step, and the loader's process something of every image."""
+    kept: list[bytes] = []
+    run_step, build = Trainer.run_step, Trainer.build_train_loader.__func__
 
-    def run() -> dict[str, float]:
-        cfg = tool.run_config(Path(tmp_path), STEPS, 1, off)
-        gc.collect()
-        found = tool.measure(cfg, period=2)
-        return {name.split()[0]: samples.growth for name, samples in found.items()}
-
-    yield run
-    torch.set_num_threads(threads)
-
-
-def test_memory_is_flat(measure):
-    growth = measure()
-    assert set(growth) == {"trainer", "worker"}
-    assert max(growth.values()) < LIMIT, growth
-
-
-def test_a_leak_is_seen(measure, monkeypatch):
-    """In the trainer, which keeps something of every step, and in the worker, which does so of every image."""
-    kept = []
-    run_step = Trainer.run_step
-    monkeypatch.setattr(Trainer, "run_step", lambda self: (run_step(self), kept.append(b"x" * LEAK)))
-    build = Trainer.build_train_loader.__func__
+    def leaking_step(self) -> None:
+        run_step(self)
+        kept.append(b"x" * LEAK)
 
     def build_leaking(cls, cfg):
         loader = build(cls, cfg)
@@ -56,9 +34,32 @@ def test_a_leak_is_seen(measure, monkeypatch):
         loader.samples.mapper = lambda entry: (kept.append(b"x" * LEAK), mapper(entry))[1]
         return loader
 
-    monkeypatch.setattr(Trainer, "build_train_loader", classmethod(build_leaking))
-    growth = measure()
-    assert growth["trainer"] > 4 * LIMIT and growth["worker"] > 4 * LIMIT, growth
+    Trainer.run_step, Trainer.build_train_loader = leaking_step, classmethod(build_leaking)
+
+
+def measure(folder: str, with_leak: bool) -> dict[str, float]:
+    """Growth in MiB, from the second quarter of a short run to its last, by process."""
+    os.environ["DETECTRON2_DATASETS"] = folder
+    multiprocessing.set_start_method("fork", force=True)  # of loader processes, as in a program
+    torch.set_num_threads(1)
+    if with_leak:
+        leak()
+    tool = load_tool("benchmark_memory")
+    off = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "40"]
+    found = tool.measure(tool.run_config(Path(folder), STEPS, 1, off), period=2)
+    return {name.split()[0]: samples.growth for name, samples in found.items()}
+
+
+@pytest.mark.parametrize("with_leak", [False, True])
+def test_memory_is_flat_and_a_leak_is_seen(with_leak, tmp_path):
+    # In a process of its own: one that has freed much memory before does not grow, whatever leaks.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        growth = fresh.submit(measure, str(tmp_path), with_leak).result(timeout=500)
+    assert set(growth) == {"trainer", "worker"}
+    if with_leak:
+        assert min(growth.values()) > 4 * LIMIT, growth
+    else:
+        assert max(growth.values()) < LIMIT, growth
 
 
 def test_old_values_of_scalars_are_forgotten():

@@ -116,10 +116,14 @@ def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:
             embeddings = file.get_tensor("embeddings")
         if embeddings.ndim != 2 or len(embeddings) != num_names or not torch.isfinite(embeddings).all():
             raise ValueError(f"it holds {tuple(embeddings.shape)} values, expected {num_names} finite rows")
-    except FileNotFoundError:
-        return None  # another process has taken it away
-    except (SafetensorError, ValueError, OSError) as error:
-        logger.warning("text cache %s is unusable and will be computed again: %s", path, error)
+    except (
+        SafetensorError,
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:  # the last is torch's, which opens the file too
+        if path.is_file():  # else another process has taken it away
+            logger.warning("text cache %s is unusable and will be computed again: %s", path, error)
         return None
     return embeddings
 
