@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ def load_tool(name: str) -> ModuleType:
 def start_tool(
     name: str, *arguments: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen:
-    """tools/<name>.py in a process of its own, which Ctrl-C reaches even if these tests run in the background."""
+    """tools/<name>.py in a process of its own."""
     return subprocess.Popen(
         [sys.executable, f"tools/{name}.py", *arguments],
         cwd=ROOT,
@@ -32,7 +31,6 @@ def start_tool(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore it
     )
 
 
