@@ -20,6 +20,11 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that is to import this repository, before what the caller has there."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def start_tool(
     name: str, *arguments: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen:
@@ -27,7 +32,7 @@ def start_tool(
     return subprocess.Popen(
         [sys.executable, f"tools/{name}.py", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": python_path(), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,

@@ -14,7 +14,7 @@ import pytest
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 
-from .programs import ROOT, load_tool
+from .programs import ROOT, load_tool, python_path
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 OPTS = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
@@ -30,7 +30,7 @@ def datasets(tmp_path_factory) -> Path:
 
 def ablate(datasets: Path, output: Path, *arguments: str, opts: list[str] = OPTS) -> subprocess.CompletedProcess:
     command = [sys.executable, "tools/ablate.py", "--config-file", CONFIG, "--output", str(output), *arguments]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     return subprocess.run([*command, "--opts", *opts], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
 
 
@@ -70,7 +70,7 @@ def test_a_row_that_fails_is_reported(datasets, tmp_path):
 def test_stopping_it_stops_its_runs(datasets, tmp_path):
     command = [sys.executable, "tools/ablate.py", "--config-file", CONFIG, "--output", str(tmp_path)]
     command += ["--rows", "baseline", "--opts", *OPTS, "SOLVER.MAX_ITER", "100000"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     log = tmp_path / "baseline" / "seed1" / "losses.jsonl"
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 300

@@ -18,6 +18,7 @@ from usg_psg.config import build_cfg
 from usg_psg.config_file import leaves
 
 from .documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, split_environment
+from .programs import python_path
 
 PROGRAMS = ("python ", "pip ", "make ", "tools/")  # what a block of commands without a language begins with
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -214,7 +215,7 @@ def workplace(tmp_path_factory) -> Path:
 def run(text: str, folder: Path) -> str:
     """Run shell lines as a reader would, all in one shell; returns what they print."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     text = re.sub(r"(export PYTHONPATH=)\.", rf"\g<1>.:{ROOT}", text)
     done = subprocess.run(
         ["bash", "-e", "-c", python + text], cwd=folder, env=env, capture_output=True, text=True, timeout=500

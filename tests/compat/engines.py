@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..programs import python_path
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,8 +31,7 @@ def run_python(*arguments: str, engine: str | None, check: bool = True, cwd: Pat
     Returns:
         what it printed, on either stream.
     """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": python_path()}
     environment.pop("USG_PSG_ENGINE", None)
     if engine is not None:
         environment["USG_PSG_ENGINE"] = engine

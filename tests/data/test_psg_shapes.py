@@ -21,6 +21,8 @@ from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes, make_psg_
 from usg_psg.data.shapes.layout import PRESETS
 from usg_psg.data.shapes.scene import GROUND
 
+from ..programs import python_path
+
 SIZE = (144, 192)
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_synthetic_psg.py"
 
@@ -250,4 +252,4 @@ def test_program(tmp_path):
 
 
 def env():
-    return {**os.environ, "PYTHONPATH": str(TOOL.parents[1])}
+    return {**os.environ, "PYTHONPATH": python_path()}

@@ -24,7 +24,7 @@ from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 
-from ..programs import exit_status, start_tool
+from ..programs import exit_status, python_path, start_tool
 
 pytest.importorskip("gradio", reason="the app is an extra")
 from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
@@ -188,7 +188,7 @@ def test_the_program_says_what_is_wrong(arguments, message, monkeypatch, capsys)
 def test_without_gradio_the_program_says_how_to_get_it():
     code = f"import runpy, sys; sys.modules['gradio'] = None; sys.argv = {BASE!r}; "
     code += "runpy.run_path('tools/app.py', run_name='__main__')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("pip install -e '.[app]' in this repository")
     assert "Traceback" not in done.stderr and "usage" not in done.stderr
