@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import runpy
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 
 from usg_psg.config import build_cfg
+from usg_psg.data import read_image
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
@@ -92,6 +95,26 @@ def test_a_good_picture_gives_everything(session, files):
     ]
     assert len(rows) == 5 and "5 relations shown" in text
     assert parse(session, files["good"], threshold=1.0)[2] == []
+
+
+def test_the_chosen_model_answers(predictor, files):
+    other = copy.deepcopy(predictor)
+    with torch.no_grad():
+        other.model.mask_decoder.mask_embed.layers[-1].weight.mul_(-1)
+    session = Session({"a": predictor, "b": other}, LIMITS)
+    found = {model: Path(parse(session, files["good"], model=model)[3]).read_text() for model in ("a", "b")}
+    assert found["a"] != found["b"]
+    image = read_image(files["good"], "RGB")
+    assert found == {"a": predictor(image).to_json(), "b": other(image).to_json()}
+
+
+def test_visitors_at_once_get_their_own_names(session, files):
+    asked = [[f"thing {visitor}{n}" for n in range(3)] for visitor in "xyz"] * 3
+    with ThreadPoolExecutor(len(asked)) as visitors:
+        answers = visitors.map(lambda names: parse(session, files["good"], objects="\n".join(names))[3], asked)
+        for names, file in zip(asked, answers, strict=True):
+            objects = SceneGraph.from_json(Path(file).read_text()).objects
+            assert objects and {each.name for each in objects} <= set(names)
 
 
 def test_the_orientation_note_of_cameras_is_followed(session, files):
