@@ -30,7 +30,7 @@ from usg_psg.data import read_image
 from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import INTERRUPTED, one_line_errors
+from usg_psg.program import INTERRUPTED, Interruption, one_line_errors
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.visualization import PageItem, PageWriter, draw_graph, draw_overlay
 
@@ -131,10 +131,11 @@ class Run:
         step, limit = self.arguments.frame_step, self.arguments.max_frames
         counts = [count_frames(path, step, limit) if is_video(path) else 1 for path in paths]
         total = None if None in counts else sum(counts)
-        with tqdm(total=total, unit="image") as bar:
+        with Interruption() as interruption, tqdm(total=total, unit="image") as bar:
             for path, stem in unique_stems(paths):
                 pictures = read_pictures(path, stem, step, limit)
                 while picture := self._next(pictures, path):
+                    interruption.check()
                     self._parse_one(*picture, page)
                     bar.update()
 

@@ -6,9 +6,12 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TRACEBACK_VARIABLE = "USG_PSG_TRACEBACK"  # set: every error keeps its traceback
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit statuses; the last as shells have it
@@ -34,6 +37,37 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             return report(error)
 
     return run
+
+
+class Interruption:
+    """Ctrl-C as something to look for between two pieces of work; inside the `with` block, the second one ends at once.
+
+    An exception that Ctrl-C raises wherever the program is may leave half of something behind, or is lost if it meets a
+    destructor.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 def report(error: Exception) -> int:
