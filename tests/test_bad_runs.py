@@ -200,19 +200,26 @@ def start_training(folder: Path, output: Path, *overrides: str) -> subprocess.Po
     command = [sys.executable, "tools/train_net.py", "--config-file", RECIPE, *overrides, "OUTPUT_DIR", str(output)]
     command += ["SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64", "DATALOADER.NUM_WORKERS", "2"]
     env = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    output.mkdir()
+    # Files: a pipe that nobody reads yet would fill up with the log and stop the run.
+    with open(output / "stdout.txt", "w") as stdout, open(output / "stderr.txt", "w") as stderr:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
+
+
+def printed(output: Path) -> tuple[str, str]:
+    """What a run of `start_training` wrote to its output and its error output."""
+    return (output / "stdout.txt").read_text(), (output / "stderr.txt").read_text()
 
 
 def test_ctrl_c_ends_training_in_one_line(folder, tmp_path):
-    process = start_training(folder, tmp_path)
+    process = start_training(folder, tmp_path / "run")
     deadline = time.monotonic() + 300
-    while not (tmp_path / "losses.jsonl").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+    while not (tmp_path / "run" / "losses.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline, printed(tmp_path / "run")
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's workers too
-    output, errors = process.communicate(timeout=120)
+    process.wait(timeout=120)
+    output, errors = printed(tmp_path / "run")
     assert process.returncode == 130 and "train_net.py: interrupted" in errors
     assert "Traceback" not in output + errors
 
@@ -225,9 +232,10 @@ def test_one_of_several_processes_fails(folder, tmp_path):
         picture.write_bytes(picture.read_bytes()[:-200])
     process = start_training(tmp_path, tmp_path / "run", "--num-gpus", "2", "--dist-url", "auto", "MODEL.DEVICE", "cpu")
     try:
-        output, errors = process.communicate(timeout=240)
+        process.wait(timeout=240)
     finally:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+    output, errors = printed(tmp_path / "run")
     assert process.returncode == 2, errors
     assert "image file is truncated" in errors and "Traceback" not in output + errors
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text(), "for whoever looks for the place"
