@@ -33,9 +33,9 @@ def sampling_locations_from_offsets(
         (N, Lq, M, L, P, 2) locations, (x, y), 0 and 1 being the outer edges of the level, in the arithmetic dtype.
     """
     dtype = arithmetic_dtype(sampling_offsets.dtype)
-    pixel = torch.stack(
-        [torch.tensor([1.0 / width, 1.0 / height], dtype=dtype) for height, width in spatial_shapes]
-    ).to(sampling_offsets.device, non_blocking=True)
+    # Filled on the device: a copy from the host could not be part of a CUDA graph.
+    sizes = [1.0 / size for height, width in spatial_shapes for size in (width, height)]
+    pixel = torch.cat([sampling_offsets.new_full((1,), size, dtype=dtype) for size in sizes]).view(-1, 2)
     return reference_points.to(dtype)[:, :, None, :, None] + sampling_offsets.to(dtype) * pixel[:, None]
 
 

@@ -26,6 +26,7 @@ from part_timer import PartTimer
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
+from usg_psg.modeling.part_runner import PartRunner
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import one_line_errors
 from usg_psg.scene_graph import SceneGraph
@@ -36,10 +37,10 @@ def let_objects_pass(predictor: SceneGraphPredictor, image: np.ndarray, count: i
     model = predictor.model
     scores = []
     handle = model.class_head.register_forward_hook(lambda _m, _i, logits: scores.append(logits.sigmoid().amax(-1)))
-    compiled, model.compile_modes = model.compile_modes, {True: "none", False: "none"}
+    runner, model.runners[False] = model.runners[False], PartRunner()
     predictor(image)
     handle.remove()
-    model.compile_modes = compiled
+    model.runners[False] = runner
     model.object_threshold = scores[-1].flatten().sort(descending=True).values[count - 1].item()
     model.overlap_threshold = 0.0
     model.is_thing.fill_(True)  # else all segments of the one class that such a model sees would be merged

@@ -102,8 +102,9 @@ def _add_model(cfg: CfgNode) -> None:
     # Batches are padded to a multiple of this; positions are relative to the padded size, so a model that was trained
     # on padded images does best on images padded alike. -1 for the backbone's own stride.
     usg.SIZE_DIVISIBILITY = -1
-    # "kernels": train through torch.compile; "graphs": and as CUDA graphs. Faster steps after a start of some minutes;
-    # needs a GPU, what Triton needs, and batches of one shape ("lsj" augmentation).
+    # How the network's parts run in training on a GPU. "graphs": recorded as CUDA graphs, which take the host no time;
+    # seconds to start, batches of few shapes ("lsj" augmentation), no accumulation. "kernels": through torch.compile;
+    # minutes to start, needs what Triton needs. "kernels+graphs": both.
     usg.COMPILE = "none"
 
     usg.PIXEL_DECODER = CfgNode()

@@ -22,6 +22,7 @@ from .data.vocabulary_file import read_vocabulary
 from .hints import did_you_mean
 from .modeling.build import MASK_DECODER_REGISTRY, RELATION_HEAD_REGISTRY
 from .modeling.openclip import check_openclip
+from .modeling.part_runner import MODES
 from .modeling.text_embeddings import check_vocabulary
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -34,7 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.USG.AUGMENTATION": ("lsj", "shortest_edge"),
     "MODEL.CLIP.FROZEN_DTYPE": ("bfloat16", "float16", "float32"),
     "MODEL.USG.CLASS_HEAD.LOGIT_SCALE": ("learnable", "fixed"),
-    "MODEL.USG.COMPILE": ("none", "kernels", "graphs"),
+    "MODEL.USG.COMPILE": MODES,
     "MODEL.USG.MATCHER.NAME": ("hungarian", "fixed"),
     "MODEL.USG.MASK_DECODER.LAYER_ORDER": ("self_first", "cross_first"),
     "MODEL.USG.RELATION_HEAD.PREDICATE.LOGIT_SCALE": ("learnable", "fixed"),
@@ -45,7 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "SOLVER.OPTIMIZER": ("ADAMW",),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "TEST.TASK": ("sgdet", "predcls"),
-    "TEST.USG.COMPILE": ("none", "kernels", "graphs"),
+    "TEST.USG.COMPILE": MODES,
     "TEST.USG.DTYPE": ("float32", "bfloat16", "float16"),
     "TEST.USG.EXPORT": ("", "json", "sgbench", "openpsg"),
 }
@@ -195,7 +196,7 @@ def _model_problems(model: CfgNode) -> list[str]:
 
 def _run_problems(cfg: CfgNode) -> list[str]:
     problems = []
-    if cfg.MODEL.USG.COMPILE == "graphs" and cfg.SOLVER.ACCUMULATION_STEPS > 1:
+    if "graphs" in cfg.MODEL.USG.COMPILE and cfg.SOLVER.ACCUMULATION_STEPS > 1:
         problems.append("MODEL.USG.COMPILE: 'graphs' keeps no gradients between batches; 'kernels' accumulates")
     if cfg.INPUT.USG.MIN_SCALE > cfg.INPUT.USG.MAX_SCALE:
         problems.append(f"INPUT.USG.MIN_SCALE {cfg.INPUT.USG.MIN_SCALE} is above MAX_SCALE {cfg.INPUT.USG.MAX_SCALE}")

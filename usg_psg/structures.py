@@ -7,10 +7,11 @@ T annotated objects of the whole batch, R annotated relations of the whole batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 
 @dataclass
@@ -119,3 +120,13 @@ class SceneGraphTargets:
             counts=counts,
             relations=torch.cat(rows).to(device, non_blocking=True),
         )
+
+
+def _open_to_pytree(kind: type) -> None:
+    """Let PyTorch's tree functions, which CUDA graphs are recorded with, see the tensors inside a structure."""
+    names = [x.name for x in fields(kind)]
+    register_pytree_node(kind, lambda x: ([getattr(x, name) for name in names], None), lambda parts, _: kind(*parts))
+
+
+for _kind in (PixelDecoderOutput, MaskDecoderOutput, PairProposals):
+    _open_to_pytree(_kind)

@@ -5,19 +5,19 @@
 #include <ATen/ATen.h>
 
 #include <tuple>
-#include <vector>
 
 #include "problem.h"
 
 namespace mask2former_ops {
 
+// (L, 1, 2), filled on the device: a copy from the host could not be part of a CUDA graph.
 inline at::Tensor pixel_sizes(const Sizes& sizes, const at::Tensor& like) {
-  std::vector<double> pixels;
+  auto pixels = at::empty({sizes.levels.count, 1, 2}, like.options());
   for (int level = 0; level < sizes.levels.count; ++level) {
-    pixels.push_back(1.0 / sizes.levels.width[level]);
-    pixels.push_back(1.0 / sizes.levels.height[level]);
+    pixels[level][0][0].fill_(1.0 / sizes.levels.width[level]);
+    pixels[level][0][1].fill_(1.0 / sizes.levels.height[level]);
   }
-  return at::tensor(pixels, at::kDouble).view({sizes.levels.count, 1, 2}).to(like.options(), /*non_blocking=*/true);
+  return pixels;
 }
 
 // (N, Lq, M): logarithm of the softmax's denominator, in the type of the reference points.

@@ -13,6 +13,10 @@ from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
 from usg_psg.modeling.rpc import select_pairs
 from usg_psg.structures import PixelDecoderOutput
 
+from ..tiny import tiny_model
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 def pixel_features(batch=2, dim=16, size=(32, 48)):
     levels = [torch.randn(batch, dim, size[0] // s, size[1] // s) for s in (8, 4, 2)]
@@ -174,3 +178,22 @@ def test_enlarging_maps_is_bilinear_resampling(size, channels_last):
     weight = torch.randn_like(expected)
     (gradient,) = torch.autograd.grad((enlarge_maps(given, size) * weight).sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), x)[0])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_frozen_backbone_computes_in_its_own_type(device):
+    """On a GPU, from a copy of the weights that follows when others are loaded."""
+    backbone = tiny_model(freeze=True).backbone.to(device)
+    assert not any("_reduced" in name for name in backbone.state_dict())
+    image = torch.randn(1, 3, 64, 96, device=device)
+    for _ in range(2):
+        exact = backbone._features(backbone.trunk, image, torch.float32)
+        reduced = backbone._features(backbone._in_frozen_dtype(), image.bfloat16(), torch.float32)
+        for name, feature in backbone(image).items():
+            assert feature.dtype == torch.float32 and not feature.requires_grad
+            torch.testing.assert_close(feature, (exact if device == "cpu" else reduced)[name])
+            error = (reduced[name] - exact[name]).norm() / exact[name].norm()
+            assert 0 < error < 0.03
+        address = next(backbone._in_frozen_dtype().parameters()).data_ptr()
+        backbone.load_state_dict({name: x * 1.1 for name, x in backbone.state_dict().items()})
+        assert next(backbone._in_frozen_dtype().parameters()).data_ptr() == address

@@ -1,4 +1,4 @@
-"""Detectron2's default trainer with PSG's mapper and evaluator and SPEC's optimizer."""
+"""Detectron2's default trainer around this project's step, with PSG's data and evaluator and SPEC's optimizer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise ValueError("TEST.PRECISE_BN.ENABLED must be False: the trained parts have no batch normalisation")
-        if cfg.MODEL.USG.COMPILE == "graphs" and cfg.SOLVER.ACCUMULATION_STEPS > 1:
+        if "graphs" in cfg.MODEL.USG.COMPILE and cfg.SOLVER.ACCUMULATION_STEPS > 1:
             raise ValueError("MODEL.USG.COMPILE graphs keeps no gradients between batches: use kernels to accumulate")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

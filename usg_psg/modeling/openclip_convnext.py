@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 class OpenCLIPConvNeXt(Backbone):
     """Stem and four stages of a timm ConvNeXt, the trunk of OpenCLIP's image tower (SPEC section 3).
 
-    Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, arithmetic in
-    `frozen_dtype`. Such weights are left out of checkpoints (`usg_psg/engine/checkpoint.py`).
+    Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, weights, features
+    and arithmetic in `frozen_dtype`, from a second copy of the weights. (Autocast would do the norm layers and the sums
+    in float32, which costs a third of the time more.) Frozen weights are left out of checkpoints
+    (`usg_psg/engine/checkpoint.py`).
 
     Args:
         trunk: a timm ConvNeXt with `stem` and four `stages`; its head is dropped.
@@ -57,9 +60,11 @@ class OpenCLIPConvNeXt(Backbone):
         self._shapes = {
             name: ShapeSpec(channels=c, stride=s) for name, c, s in zip(self.FEATURES, channels, strides, strict=True)
         }
+        self._reduced: list[nn.ModuleDict] = []  # the copy in frozen_dtype; in a list, so that it is no child
         if freeze:
             self.trunk.requires_grad_(False)
             self.trunk.eval()
+            self.register_load_state_dict_post_hook(_refresh)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -98,15 +103,38 @@ class OpenCLIPConvNeXt(Backbone):
         """
         autocast = image.is_cuda and torch.is_autocast_enabled("cuda")
         dtype = torch.get_autocast_dtype("cuda") if autocast else image.dtype
-        with ExitStack() as stack:
-            if self.freeze:
-                stack.enter_context(torch.no_grad())
-                # Reduced precision even where the rest of the model runs in float32.
-                if image.is_cuda and self.frozen_dtype != torch.float32:
-                    stack.enter_context(torch.autocast("cuda", dtype=self.frozen_dtype))
-            x = self.trunk["stem"](image.contiguous(memory_format=torch.channels_last))
-            features = {}
-            for name, stage in zip(self.FEATURES, self.trunk["stages"].children(), strict=True):
-                x = stage(x)
-                features[name] = x.to(dtype)
+        if not self.freeze:
+            return self._features(self.trunk, image, dtype)
+        with torch.no_grad():
+            if not image.is_cuda or self.frozen_dtype == torch.float32:
+                return self._features(self.trunk, image, dtype)
+            with torch.autocast("cuda", enabled=False):
+                return self._features(self._in_frozen_dtype(), image.to(self.frozen_dtype), dtype)
+
+    def _features(self, trunk: nn.ModuleDict, image: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        x = trunk["stem"](image.contiguous(memory_format=torch.channels_last))
+        features = {}
+        for name, stage in zip(self.FEATURES, trunk["stages"].children(), strict=True):
+            x = stage(x)
+            features[name] = x.to(dtype)
         return features
+
+    def _in_frozen_dtype(self) -> nn.ModuleDict:
+        if not self._reduced:
+            self._reduced.append(copy.deepcopy(self.trunk).to(self.frozen_dtype))
+        return self._reduced[0]
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> OpenCLIPConvNeXt:
+        self._reduced.clear()  # the weights are moved or cast
+        super()._apply(fn, *args, **kwargs)
+        if self.freeze and self.frozen_dtype != torch.float32 and next(self.trunk.parameters()).is_cuda:
+            self._in_frozen_dtype()  # now, since `forward` may be compiled
+        return self
+
+
+@torch.no_grad()
+def _refresh(backbone: OpenCLIPConvNeXt, _: Any) -> None:
+    """Bring loaded weights into the copy, in place: CUDA graphs know its address."""
+    for copied in backbone._reduced:
+        for target, source in zip(copied.parameters(), backbone.trunk.parameters(), strict=True):
+            target.copy_(source)

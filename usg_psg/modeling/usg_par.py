@@ -32,6 +32,7 @@ from ..losses import (
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .open_vocab_head import OpenVocabularyHead
+from .part_runner import PartRunner
 from .relation_head import RelationHead
 from .vocabulary import vocabulary_embeddings
 
@@ -62,9 +63,8 @@ class USGPar(nn.Module):
         predicate_logit_adjustment: tau, what is subtracted from predicate logits outside of training, in multiples of
             `log_relative_share`; needs `set_predicate_frequency`.
         task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
-        compile: "kernels" runs the network's parts through `torch.compile` in training, "graphs" also records them as
-            CUDA graphs, which take the host no time; the first steps then take minutes.
-        inference_compile: the same outside of training, once for each size of images.
+        compile: how the network's parts run in training, a mode of `PartRunner`.
+        inference_compile: the same outside of training, where "kernels" and "graphs" prepare for each size of images.
         inference_dtype: of matrix products on a GPU outside of training, "float32", "bfloat16" or "float16".
     """
 
@@ -108,15 +108,11 @@ class USGPar(nn.Module):
         super().__init__()
         if task not in ("sgdet", "predcls"):
             raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
-        for key, value in (("MODEL.USG.COMPILE", compile), ("TEST.USG.COMPILE", inference_compile)):
-            if value not in ("none", "kernels", "graphs"):
-                raise ValueError(f"{key} must be 'none', 'kernels' or 'graphs', got {value!r}")
         if inference_dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"TEST.USG.DTYPE must be float32, bfloat16 or float16, got {inference_dtype!r}")
         self.task = task
-        self.compile_modes = {True: compile, False: inference_compile}  # in training, outside of it
+        self.runners = {True: PartRunner(compile), False: PartRunner(inference_compile)}  # in training, outside of it
         self.inference_dtype = getattr(torch, inference_dtype)
-        self._compiled: dict[tuple[str, bool], Callable] = {}
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.mask_decoder = mask_decoder
@@ -273,18 +269,8 @@ class USGPar(nn.Module):
         return images, pixel_features, decoded
 
     def _run(self, part: Callable, *args: Any) -> Any:
-        """Call a part of the network, compiled if that is asked for."""
-        mode = self.compile_modes[self.training]
-        if mode == "none":
-            return part(*args)
-        key = (getattr(part, "__qualname__", type(part).__name__), self.training)
-        if key not in self._compiled:
-            # Of the bound method, not of the module: a compiled module would be another child with the same weights.
-            function = part.forward if isinstance(part, nn.Module) else part
-            self._compiled[key] = torch.compile(function, mode="reduce-overhead" if mode == "graphs" else None)
-        if part is self.backbone:
-            torch.compiler.cudagraph_mark_step_begin()
-        return self._compiled[key](*args)
+        """Call a part of the network in the way that is asked for."""
+        return self.runners[self.training](part, *args)
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]

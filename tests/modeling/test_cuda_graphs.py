@@ -1,0 +1,178 @@
+"""Recorded parts compute what the parts compute: on a GPU as CUDA graphs, on the CPU on a stand-in for them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from usg_psg.modeling.cuda_graphs import CudaRecorder, GraphedFunction
+from usg_psg.modeling.part_runner import MODES, PartRunner
+
+from ..tiny import tiny_input, tiny_model
+from .tape import TapeRecorder
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def recorder(device):
+    return TapeRecorder if device == "cpu" else CudaRecorder
+
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.unused = nn.Parameter(torch.ones(1))
+        self.calls = 0
+
+    def forward(self, features, mask=None):
+        self.calls += 1
+        y = self.linear(features["x"]).relu()
+        if mask is not None:
+            y = y * mask
+        return {"y": y, "best": y.argmax(-1)}, [features["x"] * 2]
+
+
+def graphed(part, recorder):
+    return GraphedFunction(part.forward, part, recorder_type=recorder)
+
+
+def test_values_and_gradients_follow_arguments_and_weights(device, recorder):
+    part = Part().to(device)
+    other = copy.deepcopy(part)
+    function = graphed(part, recorder)
+    for step in range(4):
+        results = []
+        for call, module in ((function, part), (other, other)):
+            torch.manual_seed(step)
+            x = torch.randn(2, 4, device=device, requires_grad=True)
+            out, (double,) = call({"x": x}, torch.arange(4.0, device=device) if step % 2 else None)
+            assert out["best"].dtype == torch.int64 and not out["best"].requires_grad
+            (out["y"].square().sum() + double.sum()).backward()
+            grads = [x.grad, *(p.grad for p in module.linear.parameters())]
+            assert module.unused.grad is None
+            results.append([t.detach().clone() for t in (out["y"], out["best"], double, *grads)])
+            with torch.no_grad():
+                for p in module.linear.parameters():
+                    p -= 0.1 * p.grad  # in place: the recording sees it
+                    p.grad = None
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    calls = part.calls
+    function({"x": torch.ones(2, 4, device=device, requires_grad=True)}, None)
+    assert part.calls == calls, "nothing but the first calls runs the module itself"
+
+
+def test_an_output_without_a_gradient_counts_as_zero(device, recorder):
+    function = graphed(Part().to(device), recorder)
+    for use_both in (True, False, True):
+        x = torch.randn(2, 4, device=device, requires_grad=True)
+        out, (double,) = function({"x": x})
+        (double.sum() + (out["y"].sum() if use_both else 0)).backward()
+        assert torch.equal(x.grad, torch.full_like(x, 2)) != use_both or not out["y"].any()
+
+
+def test_outside_of_training_nothing_is_kept_for_gradients(device, recorder):
+    part = Part().to(device)
+    function = graphed(part, recorder)
+    with torch.no_grad():
+        for _ in range(2):
+            x = torch.randn(3, 4, device=device)
+            out, _ = function({"x": x})
+            torch.testing.assert_close(out["y"], part({"x": x})[0]["y"])
+            assert not out["y"].requires_grad
+
+
+def test_each_shape_is_recorded_and_too_many_are_not(device, recorder, caplog):
+    caplog.set_level("INFO", logger="usg_psg")
+    part = Part().to(device)
+    function = graphed(part, recorder)
+    for _ in range(2):
+        for rows in range(1, function.MAX_SHAPES + 3):
+            x = torch.randn(rows, 4, device=device)
+            torch.testing.assert_close(function({"x": x})[0]["y"], part({"x": x})[0]["y"])
+    assert caplog.text.count("further ones run without CUDA graphs") == 1
+
+
+def test_random_numbers_of_a_step_do_not_depend_on_recording(device, recorder):
+    part, numbers = Part().to(device), []
+    function = graphed(part, recorder)
+    for _ in range(2):
+        torch.manual_seed(0)
+        function({"x": torch.ones(2, 4, device=device)})
+        numbers.append(torch.rand(3, device=device))
+    assert torch.equal(*numbers)
+
+
+@pytest.mark.parametrize("add_missed_pairs", [False, True])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_the_model_trains_and_predicts_the_same(device, recorder, add_missed_pairs, freeze):
+    torch.manual_seed(0)
+    plain = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
+    recorded = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
+    recorded.load_state_dict(plain.state_dict())
+    recorded.runners = {training: PartRunner("graphs", recorder) for training in (True, False)}
+    histories, predictions = [], []
+    for model in (plain, recorded):
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01)
+        history = []
+        for step in range(3):
+            torch.manual_seed(step)
+            batch = [tiny_input(3), tiny_input(2)]  # another image and other objects in each step, of one shape
+            model.train()
+            losses = model(batch)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            history.append({name: loss.item() for name, loss in losses.items()})
+        histories.append(history)
+        model.eval()
+        with torch.no_grad():
+            predictions.append([model([tiny_input(3)])[0]["relations"] for _ in range(2)])
+    for one, other in zip(*histories, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for one, other in zip(*predictions, strict=True):
+        assert torch.equal(one["predicate"], other["predicate"])
+        torch.testing.assert_close(one["score"], other["score"], rtol=1e-3, atol=1e-6)
+
+
+@gpu
+@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_in_every_mode(mode, dtype):
+    torch.manual_seed(0)
+    model, totals = tiny_model(freeze=True).cuda().train(), {}
+    for each in ("none", mode):
+        model.runners[True] = PartRunner(each)
+        totals[each] = []
+        for step in range(3):
+            torch.manual_seed(step)
+            model.zero_grad()
+            with torch.autocast("cuda", dtype=dtype):
+                total = sum(model([tiny_input(3), tiny_input(2)]).values())
+            total.backward()
+            norm = sum(p.grad.float().square().sum() for p in model.parameters() if p.grad is not None).sqrt()
+            totals[each] += [total.item(), norm.item()]
+    assert totals[mode] == pytest.approx(totals["none"], rel=0.05)
+
+
+@gpu
+def test_what_waits_for_the_device_is_named():
+    class Waits(nn.Module):
+        def forward(self, x):
+            return x * x.sum().item()
+
+    with pytest.raises(RuntimeError, match="Waits.forward cannot be recorded as a CUDA graph"):
+        graphed(Waits(), CudaRecorder)(torch.ones(2, device="cuda"))
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="must be one of none, kernels, graphs"):
+        PartRunner("fast")

@@ -1,0 +1,239 @@
+"""Functions as CUDA graphs: recorded once for each shape of their arguments, then replayed at no cost to the host.
+
+A training step of thousands of small kernels is bound by the host that launches them; a graph is launched as one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+logger = logging.getLogger(__name__)
+
+WARMUP = 3  # runs before recording, in which libraries choose their kernels and make their workspaces
+
+
+class CudaRecorder:
+    """Records what functions do on the device, in one memory pool, and replays it."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """Run the same work as usual, on the stream that will be recorded."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.random.fork_rng([torch.cuda.current_device()]), torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """What the function returned, in memory that each call of the second value fills anew."""
+        graph = torch.cuda.CUDAGraph()
+        # The loader's threads pin memory meanwhile, which the default mode would take for a part of the recording.
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            result = function()
+        return result, graph.replay
+
+
+class _Recording:
+    """Forward and backward pass of a function for arguments of one shape.
+
+    Args:
+        function: of the flat arguments, returns tensors.
+        arguments: what it is recorded with; tensors are copied, but for those in memory that is `fixed`.
+        module: whose parameters take part, besides the arguments.
+        fixed: addresses of storages that recordings write to, extended by this one's.
+        recorder: see `CudaRecorder`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list], Sequence[Tensor]],
+        arguments: list,
+        module: nn.Module,
+        fixed: set[int],
+        recorder: Any,
+    ):
+        self.arguments = [_at_rest(x, fixed) if isinstance(x, Tensor) else x for x in arguments]
+        self.tensors = [x for x in self.arguments if isinstance(x, Tensor)]
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        with _stand_ins(module) as stand_ins:
+            self._record(function, [*self.tensors, *(stand_ins[p] for p in self.parameters)], recorder)
+        fixed.update(x.untyped_storage().data_ptr() for x in self.outputs)
+
+    def _record(self, function: Callable[[list], Sequence[Tensor]], inputs: list[Tensor], recorder: Any) -> None:
+        wanted = [x for x in inputs if x.requires_grad] if torch.is_grad_enabled() else []
+
+        def gradients(outputs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+            roots, given = [x for x in outputs if x.requires_grad], [x for x in grads if x is not None]
+            return torch.autograd.grad(roots, wanted, given, allow_unused=True) if roots else [None] * len(wanted)
+
+        def zeros(outputs: Sequence[Tensor]) -> list[Tensor | None]:
+            return [torch.zeros_like(x) if x.requires_grad else None for x in outputs]
+
+        with recorder.warming_up():
+            for _ in range(WARMUP):
+                outputs = function(self.arguments)
+                gradients(outputs, zeros(outputs))
+            del outputs
+        outputs, self.replay_forward = recorder.record(lambda: function(self.arguments))
+        self.grad_outputs = zeros(outputs)
+        self.has_gradient = any(x is not None for x in self.grad_outputs)
+        if self.has_gradient:
+            found, self.replay_backward = recorder.record(lambda: gradients(outputs, self.grad_outputs))
+            results = iter(found)
+            self.grad_inputs = [next(results) if x.requires_grad else None for x in inputs]
+        self.outputs = [x.detach() for x in outputs]  # without the passes' nodes, whose memory is the graphs' own now
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Outputs for these arguments, in memory that the next call overwrites."""
+        for own, given in zip(self.tensors, tensors, strict=True):
+            if own.data_ptr() != given.data_ptr():
+                own.detach().copy_(given)
+        self.replay_forward()
+        return tuple(x.detach() for x in self.outputs)
+
+    def backward(self, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """Gradients of the arguments and parameters, in memory that the next call overwrites."""
+        for own, given in zip(self.grad_outputs, grads, strict=True):
+            if own is None:
+                continue
+            if given is None:
+                own.zero_()
+            else:
+                own.copy_(given)
+        self.replay_backward()
+        return tuple(None if x is None else x.detach() for x in self.grad_inputs)
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, recording: _Recording, *inputs: Tensor):
+        ctx.recording = recording
+        outputs = recording.forward(inputs[: len(recording.tensors)])
+        constant = [x for x, grad in zip(outputs, recording.grad_outputs, strict=True) if grad is None]
+        ctx.mark_non_differentiable(*constant)
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor | None):
+        return None, *ctx.recording.backward(grads)
+
+
+class GraphedFunction:
+    """A function that is recorded at its first call for each shape of arguments, and replayed from then on.
+
+    The function may do nothing that waits for the device, and its result must depend on nothing but the arguments, the
+    parameters and PyTorch's random numbers. Results and gradients lie in memory that the next call for the same shape
+    overwrites: gradients cannot be accumulated over several calls.
+
+    Args:
+        function: of tensors, other constants, and lists, dicts and structures (`usg_psg.structures`) of them.
+        module: whose parameters it uses besides; they may change in place, not move.
+        fixed: shared by functions whose results are each other's arguments, which then are not copied.
+        recorder_type: `CudaRecorder`, or what stands in for it.
+
+    Raises:
+        RuntimeError: at a call, if the function cannot be recorded.
+    """
+
+    MAX_SHAPES = 8  # each takes the memory of all that the function computes; further ones run unrecorded
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        module: nn.Module,
+        fixed: set[int] | None = None,
+        recorder_type: Callable[[], Any] = CudaRecorder,
+    ):
+        self.function = function
+        self.module = module
+        self.fixed = set() if fixed is None else fixed
+        self.recorder_type = recorder_type
+        self._recordings: dict[tuple, tuple[_Recording, TreeSpec]] = {}
+        self._said_full = False
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, structure = tree_flatten(args)
+        key = (str(structure), torch.is_grad_enabled(), *_arithmetic(), *map(self._key, leaves))
+        if key not in self._recordings:
+            if len(self._recordings) >= self.MAX_SHAPES:
+                if not self._said_full:
+                    logger.info("more than %d shapes of inputs: further ones run without CUDA graphs", self.MAX_SHAPES)
+                self._said_full = True
+                return self.function(*args)
+            self._recordings[key] = self._record(leaves, structure)
+        recording, output_structure = self._recordings[key]
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        if recording.has_gradient:
+            outputs = _Replay.apply(recording, *tensors, *recording.parameters)
+        else:
+            outputs = recording.forward(tensors)
+        return tree_unflatten(list(outputs), output_structure)
+
+    def _key(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        # What lies in another recording's memory is read there, so it has to be the same place.
+        place = leaf.data_ptr() if leaf.untyped_storage().data_ptr() in self.fixed else None
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.requires_grad, place
+
+    def _record(self, leaves: list, structure: TreeSpec) -> tuple[_Recording, TreeSpec]:
+        output_structure: TreeSpec | None = None
+
+        def flat(arguments: list) -> list[Tensor]:
+            nonlocal output_structure
+            outputs, output_structure = tree_flatten(self.function(*tree_unflatten(arguments, structure)))
+            return outputs
+
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # weights are cast within the recording, since they change
+        try:
+            recording = _Recording(flat, leaves, self.module, self.fixed, self.recorder_type())
+        except RuntimeError as error:
+            name = getattr(self.function, "__qualname__", repr(self.function))
+            raise RuntimeError(
+                f"{name} cannot be recorded as a CUDA graph (COMPILE 'none' or 'kernels' does without): {error}"
+            ) from error
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+        assert output_structure is not None
+        return recording, output_structure
+
+
+@contextmanager
+def _stand_ins(module: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Inside, the module has other parameters in the same memory; gives them by parameter.
+
+    Gradients gather at a parameter on the stream where it was first used, which is not the one that is recorded.
+    """
+    places = [(m, name, p) for m in module.modules() for name, p in m._parameters.items() if p is not None]
+    others = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for _, _, p in places}
+    try:
+        for m, name, p in places:
+            m._parameters[name] = others[p]
+        yield others
+    finally:
+        for m, name, p in places:
+            m._parameters[name] = p
+
+
+def _at_rest(tensor: Tensor, fixed: set[int]) -> Tensor:
+    """A leaf with the values of an argument, in memory that stays."""
+    stays = tensor.untyped_storage().data_ptr() in fixed
+    return (tensor.detach() if stays else tensor.detach().clone()).requires_grad_(tensor.requires_grad)
+
+
+def _arithmetic() -> tuple:
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
