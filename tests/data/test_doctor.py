@@ -26,6 +26,7 @@ from usg_psg.data.doctor import check_dataset, format_report, one_line, report_t
 from usg_psg.data.panoptic import check_image, read_image
 from usg_psg.data.worker_pool import Failure, run_isolated
 
+from ..processes import alive, children_of
 from .bad_cases import NOTES, PICTURES, RECORDS, build
 from .psg_files import content, record, write_json, write_pictures
 
@@ -111,25 +112,13 @@ def test_failed_reader_is_a_fault(tmp_path, monkeypatch):
 
 
 def test_closing_ends_the_processes():
-    before = _children()  # an earlier test's, for example the tracker of multiprocessing's resources
+    before = children_of(os.getpid())  # an earlier test's, for example the tracker of multiprocessing's resources
     results = run_isolated(time.sleep, 50, 2, 30.0)
     next(results)
-    children = _children() - before
+    children = children_of(os.getpid()) - before
     assert len(children) == 2
     results.close()
-    assert not _children() & children
-
-
-def _children():
-    listed = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
-            listed.add(int(entry.parent.name))
-    return listed
+    assert not alive(children)
 
 
 def test_command_line(tmp_path, tool, capsys):

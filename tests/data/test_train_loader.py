@@ -1,6 +1,9 @@
 """The order of training samples: complete, reproducible, independent of processes and workers, resumable."""
 
 import itertools
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ import torch
 
 from usg_psg.config import build_cfg
 from usg_psg.data.train_loader import PSGTrainLoader, SampleStream, build_psg_train_loader, derived_seed, seeded
+
+from ..processes import alive, children_of
 
 
 def take(stream, count):
@@ -93,3 +98,27 @@ def test_an_unusable_image_is_replaced_the_same_way_each_time():
 def test_settings_that_do_not_fit(opts, message):
     with pytest.raises(ValueError, match=message):
         build_psg_train_loader(build_cfg("", opts), mapper=draw)
+
+
+LOADING = """
+import time
+from usg_psg.data import PSGTrainLoader
+loader = PSGTrainLoader([{}] * 9, lambda _: {"text": "x" * 1_000_000}, 2, seed=0, num_workers=3)
+batches = iter(loader)
+next(batches)
+print("loading", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_killed_run_leaves_no_loader_behind():
+    """Batches that fill the pipes: a loader that waits to hand one over does not see the end by itself."""
+    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "loading\n"
+        loaders = children_of(process.pid)
+        process.kill()
+    assert len(loaders) >= 3
+    deadline = time.monotonic() + 60
+    while alive(loaders) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(loaders)

@@ -1,6 +1,8 @@
 """Recorded parts compute what the parts compute: on a GPU as CUDA graphs, on the CPU on a stand-in for them."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,7 +139,7 @@ def test_the_model_trains_and_predicts_the_same(device, recorder, add_missed_pai
         with torch.no_grad():
             predictions.append([model([tiny_input(3)])[0]["relations"] for _ in range(2)])
     for one, other in zip(*histories, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        assert one == pytest.approx(other, rel=1e-4 if device == "cpu" else 5e-3)  # atomic sums vary
     for one, other in zip(*predictions, strict=True):
         assert torch.equal(one["predicate"], other["predicate"])
         torch.testing.assert_close(one["score"], other["score"], rtol=1e-3, atol=1e-6)
@@ -163,14 +165,23 @@ def test_mixed_precision_in_every_mode(mode, dtype):
     assert totals[mode] == pytest.approx(totals["none"], rel=0.05)
 
 
+WAITS = """
+import torch
+from usg_psg.modeling.cuda_graphs import GraphedFunction
+
+class Waits(torch.nn.Module):
+    def forward(self, x):
+        return x * x.sum().item()
+
+GraphedFunction(Waits().forward, Waits())(torch.ones(2, device="cuda"))
+"""
+
+
 @gpu
 def test_what_waits_for_the_device_is_named():
-    class Waits(nn.Module):
-        def forward(self, x):
-            return x * x.sum().item()
-
-    with pytest.raises(RuntimeError, match="Waits.forward cannot be recorded as a CUDA graph"):
-        graphed(Waits(), CudaRecorder)(torch.ones(2, device="cuda"))
+    """In a process of its own: CUDA's random numbers are of no use after a recording that failed."""
+    run = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True)
+    assert "Waits.forward cannot be recorded as a CUDA graph" in run.stderr
 
 
 def test_an_unknown_mode_is_refused():

@@ -175,22 +175,27 @@ def _start_worker(worker_id: int) -> None:
     leave_signals_to_parent()
 
 
+PARENT_CHECK = 2.0  # seconds
+
+
 def leave_signals_to_parent() -> None:
-    """Ignore SIGTERM and SIGUSR1 from now on, but for a SIGTERM that the parent process sends itself.
+    """Ignore SIGTERM and SIGUSR1 from now on, but for a SIGTERM that the parent process sends itself; end with it.
 
     A scheduler's warning goes to every process of a job. A loader process that it ended would take the training process
-    along, before that has saved its state.
+    along, before that has saved its state. A training process that was killed, on the other hand, would leave loaders
+    behind that wait for ever to hand over a batch.
     """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+    if not hasattr(signal, "sigtimedwait"):  # macOS, Windows
         return
     parent, signals = os.getppid(), {signal.SIGTERM, signal.SIGUSR1}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def wait() -> None:
-        while True:
-            info = signal.sigwaitinfo(signals)
-            if info.si_signo == signal.SIGTERM and info.si_pid == parent:
-                os._exit(0)
+        while os.getppid() == parent:
+            info = signal.sigtimedwait(signals, PARENT_CHECK)
+            if info is not None and info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                break
+        os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
 
