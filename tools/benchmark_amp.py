@@ -78,6 +78,7 @@ def train(cfg: CfgNode, run: str, iterations: int) -> dict:
         result["error"] = str(error)
     finally:
         step_runner.STEP_STREAM = before
+        runner.close()
     return result
 
 

@@ -96,6 +96,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
         timer = PartTimer(model.device)
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
+    runner.close()
     per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
     result = {"images per second": per_second, "images per second and process": per_second / processes}
     result["ms per step"] = 1000 * seconds

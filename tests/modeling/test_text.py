@@ -60,7 +60,7 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
 def _use_cache(path, seed, expected, pipe):
     """Hit, miss and remove the entry of the cache, as other processes do at the same time."""
     warnings, random = [], np.random.default_rng(seed)
-    module.load_openclip = lambda *_: None
+    module.load_openclip = lambda *_: torch.nn.Identity()
     module.encode_names = lambda *_: expected
     module.logger.warning = lambda *args: warnings.append(str(args))
     wrong = 0

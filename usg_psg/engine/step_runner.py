@@ -133,6 +133,10 @@ class StepRunner:
         self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
         self._write(names, values)
 
+    def close(self) -> None:
+        """End the loader's processes, which otherwise end with the program, complaining that it has gone."""
+        self._batches = None
+
     def _synchronised(self, is_last: bool) -> AbstractContextManager:
         """Gradients are exchanged between processes in the last backward pass only."""
         if isinstance(self.model, DistributedDataParallel) and not is_last:

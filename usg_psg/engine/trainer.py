@@ -139,6 +139,13 @@ class Trainer(DefaultTrainer):
             for name in ("metrics.json", LOSS_LOG):
                 truncate_log(Path(self.cfg.OUTPUT_DIR) / name, self.start_iter)
 
+    def train(self) -> Any:
+        """All remaining steps, with what the hooks do between and after them; see Detectron2's."""
+        try:
+            return super().train()
+        finally:
+            self._trainer.close()
+
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, loss log, checkpoints, evaluation, best checkpoint, writers, orderly stop: in this order."""
         cfg = self.cfg

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, shrink_maps, sine_position
+from .layers import MLP, AttentionBlock, FeedForwardBlock, for_products, shrink_maps, sine_position
 
 
 class MaskDecoderLayer(nn.Module):
@@ -113,8 +113,8 @@ class MaskDecoder(nn.Module):
         memories, positions, mask_features = [], [], []
         for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
             height, width = feature.shape[-2:]
-            memories.append(feature.flatten(2).transpose(1, 2) + embed)
-            position = sine_position(height, width, feature.shape[1], feature.device).to(feature.dtype)
+            memories.append(for_products(feature.flatten(2).transpose(1, 2) + embed))
+            position = sine_position(height, width, feature.shape[1], feature.device).to(memories[-1].dtype)
             positions.append(position.flatten(1).t()[None])
             mask_features.append(shrink_maps(pixel_features.mask_features.detach(), (height, width)).flatten(2))
         return memories, positions, mask_features

@@ -121,7 +121,7 @@ class OpenCLIPConvNeXt(Backbone):
 
     def _in_frozen_dtype(self) -> nn.ModuleDict:
         if not self._reduced:
-            self._reduced.append(copy.deepcopy(self.trunk).to(self.frozen_dtype))
+            self._reduced.append(_with_scales_folded(self.trunk).to(self.frozen_dtype))
         return self._reduced[0]
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> OpenCLIPConvNeXt:
@@ -133,8 +133,22 @@ class OpenCLIPConvNeXt(Backbone):
 
 
 @torch.no_grad()
+def _with_scales_folded(trunk: nn.ModuleDict) -> nn.ModuleDict:
+    """A copy whose blocks' layer scale is part of the linear layer before it: one pass over the features less each."""
+    folded = copy.deepcopy(trunk)
+    for block in folded.modules():
+        gamma, last = getattr(block, "gamma", None), getattr(getattr(block, "mlp", None), "fc2", None)
+        if isinstance(gamma, nn.Parameter) and isinstance(last, nn.Linear):
+            last.weight *= gamma[:, None]
+            last.bias *= gamma
+            block.gamma = None
+    return folded
+
+
+@torch.no_grad()
 def _refresh(backbone: OpenCLIPConvNeXt, _: Any) -> None:
     """Bring loaded weights into the copy, in place: CUDA graphs know its address."""
     for copied in backbone._reduced:
-        for target, source in zip(copied.parameters(), backbone.trunk.parameters(), strict=True):
+        present = _with_scales_folded(backbone.trunk).parameters()
+        for target, source in zip(copied.parameters(), present, strict=True):
             target.copy_(source)

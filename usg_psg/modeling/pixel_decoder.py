@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mask2former_ops import MSDeformAttn
 
 from ..structures import PixelDecoderOutput
-from .layers import enlarge_maps, sine_position
+from .layers import enlarge_maps, for_products, sine_position
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -36,7 +36,8 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference_points: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """(B, S, d) to (B, S, d)."""
-        attended = self.self_attn(x + position, reference_points, x, shapes)
+        value = for_products(x)
+        attended = self.self_attn(value + position, reference_points, value, shapes)
         x = self.norm1(x + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
@@ -123,7 +124,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         levels = [proj(features[name]) for proj, name in zip(self.input_proj, self.ENCODER_LEVELS, strict=True)]
         shapes = [tuple(level.shape[-2:]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-        position = self._positions(shapes, x)
+        position = for_products(self._positions(shapes, x))
         reference_points = self._reference_points(shapes, x.device)
         reference_points = reference_points[None, :, None].expand(len(x), -1, len(shapes), -1)
         for layer in self.layers:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import PairProposals, PixelDecoderOutput
 from .build import RELATION_HEAD_REGISTRY
-from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, sine_position
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, for_products, sine_position
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import RelationProposalConstructor
 
@@ -85,9 +85,9 @@ class RelationDecoder(nn.Module):
         memories, positions = [], []
         for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True):
             feature = pixel_features.multi_scale_features[level]
-            memories.append(feature.flatten(2).transpose(1, 2) + embed)
+            memories.append(for_products(feature.flatten(2).transpose(1, 2) + embed))
             height, width = feature.shape[-2:]
-            position = sine_position(height, width, feature.shape[1], feature.device).to(feature.dtype)
+            position = sine_position(height, width, feature.shape[1], feature.device).to(memories[-1].dtype)
             positions.append(position.flatten(1).t()[None])
         x = relation_queries
         for index, layer in enumerate(self.layers):

@@ -77,6 +77,7 @@ def text_embeddings(
     model: str,
     pretrained: str = "",
     cache_dir: str | Path = "",
+    device: str = "cpu",
 ) -> Tensor:
     """Embeddings of names, from the cache or from the text tower, which is freed afterwards.
 
@@ -86,9 +87,10 @@ def text_embeddings(
         model, pretrained: as in `load_openclip`.
         cache_dir: folder of the cache; "" means $USG_PSG_CACHE, else ~/.cache/usg_psg. An unreadable entry is
             computed again; a folder that cannot be written costs a warning.
+        device: where the text tower runs, in float32.
 
     Returns:
-        (N, T) float32, unit length.
+        (N, T) float32 on the CPU, unit length.
     """
     check_vocabulary(names, templates)
     key = json.dumps(
@@ -100,7 +102,7 @@ def text_embeddings(
     cached = _read_cache(path, key, len(names))
     if cached is not None:
         return cached
-    clip = load_openclip(model, pretrained)
+    clip = load_openclip(model, pretrained).to(device)
     embeddings = encode_names(clip, open_clip.get_tokenizer(model), names, templates)
     _write_cache(path, key, embeddings)
     return embeddings

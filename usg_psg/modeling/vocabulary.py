@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode
 
 from ..data.register_psg import get_psg_metadata
@@ -44,7 +45,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         objects, predicates = file.with_synonyms(objects), file.with_synonyms(predicates)
         object_templates = file.object_templates or object_templates
         predicate_templates = file.predicate_templates or predicate_templates
-    embedded = _embed(clip, (objects, object_templates), (predicates, predicate_templates), is_thing)
+    embedded = _embed(cfg, (objects, object_templates), (predicates, predicate_templates), is_thing)
     return {**embedded, "predicate_names": predicate_names}
 
 
@@ -60,13 +61,15 @@ def embed_names(
     """
     clip, is_thing = cfg.MODEL.CLIP, [True] * len(thing_classes) + [False] * len(stuff_classes)
     objects = [*thing_classes, *stuff_classes]
-    embedded = _embed(clip, (objects, clip.OBJECT_TEMPLATES), (predicate_classes, clip.PREDICATE_TEMPLATES), is_thing)
+    embedded = _embed(cfg, (objects, clip.OBJECT_TEMPLATES), (predicate_classes, clip.PREDICATE_TEMPLATES), is_thing)
     return {**embedded, "predicate_names": tuple(predicate_classes)}
 
 
-def _embed(clip: CfgNode, objects: tuple, predicates: tuple, is_thing: list[bool]) -> dict:
+def _embed(cfg: CfgNode, objects: tuple, predicates: tuple, is_thing: list[bool]) -> dict:
     """Embeddings of (names, templates) of objects and predicates."""
+    clip = cfg.MODEL.CLIP
     where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    where["device"] = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
     return {
         "object_text": text_embeddings(*objects, **where),
         "predicate_text": text_embeddings(*predicates, **where),
