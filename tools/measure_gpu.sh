@@ -1,29 +1,45 @@
 #!/usr/bin/env bash
 # Makes the GPU tables of docs/: builds the operators, checks them, times everything. Random weights, generated data.
 #
-#   tools/measure_gpu.sh OUTPUT_FOLDER [build ops sanitize train inference amp scaling ...]      default: all
+#   tools/measure_gpu.sh OUTPUT_FOLDER [build scenes ops sanitize train inference amp scaling convergence ...]   default: all
 #
 # Each part writes OUTPUT_FOLDER/<part>.txt; one that fails does not keep the others from running, and the status tells.
-# LIMIT (seconds, default 580) ends a part that takes longer. BUILD_ARGS go to pip, for example --target FOLDER.
+# LIMIT (seconds, default 900) ends a part that takes longer. BUILD_ARGS go to pip, for example --target FOLDER. SCENES is the
+# folder of the generated images, MODES are the ways to run the network that `train` and `inference` compare, WORKERS the
+# loader processes. Two parts can run side by side on two GPUs, each called with its own CUDA_VISIBLE_DEVICES.
 set -uo pipefail
 if [ $# -lt 1 ]; then
-    sed -n '2,8p' "$0" >&2
+    sed -n '2,10p' "$0" >&2
     exit 2
 fi
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} LIMIT=${LIMIT:-580}
-export full=${CONFIG:-configs/psg/usg_par_convnext_large.yaml} scenes=${SCENES:-/tmp/usg_psg_scenes} workers=$(($(nproc) > 2 ? $(nproc) - 2 : 1))
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 LIMIT=${LIMIT:-900} out
+export full=${CONFIG:-configs/psg/usg_par_convnext_large.yaml} small=${SMALL:-configs/shapes/usg_par_shapes_512.yaml}
+export scenes=${SCENES:-/tmp/usg_psg_scenes} modes=${MODES:-none graphs kernels+graphs} steps=${STEPS:-30}
+export workers=${WORKERS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
 
+# No weights to download; one prompt a name, since random text towers gain nothing from more.
+with_opts() {
+    "$@" MODEL.CLIP.PRETRAINED "" MODEL.CLIP.OBJECT_TEMPLATES '["{}"]' MODEL.CLIP.PREDICATE_TEMPLATES '["{}"]' \
+        DATALOADER.NUM_WORKERS "${NUM_WORKERS:-$workers}"
+}
 build() {
     local arch
     arch=$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
     # shellcheck disable=SC2086  # several words
     TORCH_CUDA_ARCH_LIST=$arch python3 -m pip install --no-build-isolation --no-deps ${BUILD_ARGS:-} ./mask2former_ops
 }
+scenes() {
+    python3 tools/make_synthetic_psg.py --output "$scenes/full/psg_shapes" --preset hard --num-train "${FULL_SCENES:-512}" \
+        --num-val 1 --size 640 &&
+        python3 tools/make_synthetic_psg.py --output "$scenes/small/psg_shapes" --preset easy \
+            --num-train "${SMALL_SCENES:-20000}" --num-val "${VAL_SCENES:-1000}" --size 512
+}
 ops() {
-    python3 -m pytest --noconftest -q -rf tests/ops
+    python3 -m pytest --noconftest -q -rf tests/ops &&
+        python3 -m pytest -q -rf tests/modeling/test_cuda_graphs.py tests/modeling/test_parts.py
     python3 tools/benchmark_ops.py
 }
 sanitize() {
@@ -33,43 +49,60 @@ sanitize() {
     done
 }
 train() {
-    for compile in none kernels graphs; do
-        echo "MODEL.USG.COMPILE $compile"
-        python3 tools/benchmark_train.py --config-file $full --batch-size 16 --data "$scenes" --iterations 30 \
-            --opts MODEL.CLIP.PRETRAINED "" MODEL.USG.COMPILE $compile DATALOADER.NUM_WORKERS $workers || return
+    for mode in $modes; do
+        echo "MODEL.USG.COMPILE $mode"
+        with_opts python3 tools/benchmark_train.py --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
+            --iterations $steps --opts MODEL.USG.COMPILE $mode || return
     done
 }
 inference() {
-    python3 tools/benchmark_inference.py --config-file $full --opts MODEL.CLIP.PRETRAINED "" &&
-        for compile in none kernels graphs; do
-            python3 tools/benchmark_inference.py --config-file $full \
-                --opts MODEL.CLIP.PRETRAINED "" TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE $compile || return
+    with_opts python3 tools/benchmark_inference.py --config-file $full --opts &&
+        for mode in $modes; do
+            with_opts python3 tools/benchmark_inference.py --config-file $full \
+                --opts TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE $mode || return
         done
 }
 amp() {
-    python3 tools/benchmark_amp.py --config-file $full --iterations 200 --data "$scenes" \
-        --opts MODEL.CLIP.PRETRAINED "" SOLVER.IMS_PER_BATCH 8 DATALOADER.NUM_WORKERS $workers
+    with_opts python3 tools/benchmark_amp.py --config-file $full --iterations ${AMP_STEPS:-200} --data "$scenes/full" \
+        --opts SOLVER.IMS_PER_BATCH 8
+}
+amp_long() {
+    with_opts python3 tools/benchmark_amp.py --config-file $small --iterations ${AMP_LONG_STEPS:-5000} --runs bf16 fp16 \
+        --data "$scenes/small" --opts SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER ${AMP_LONG_STEPS:-5000}
 }
 scaling() {
     local gpus counts=1
-    gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
+    gpus=$(python3 -c 'import torch; print(max(torch.cuda.device_count(), 2))')
     for n in 2 4 8; do [ "$n" -le "$gpus" ] && counts="$counts $n"; done
+    for mode in $modes; do
+        echo "MODEL.USG.COMPILE $mode"
+        # shellcheck disable=SC2086
+        NUM_WORKERS=$((workers / gpus)) with_opts python3 tools/benchmark_train.py --config-file $full \
+            --batch-size ${BATCH:-16} --num-gpus $counts --data "$scenes/full" --iterations $steps --opts \
+            MODEL.USG.COMPILE $mode || return
+    done
+}
+convergence() {
     # shellcheck disable=SC2086
-    python3 tools/benchmark_train.py --config-file $full --batch-size 16 --num-gpus $counts --data "$scenes" \
-        --num-scenes 512 --opts MODEL.CLIP.PRETRAINED "" DATALOADER.NUM_WORKERS $((workers / gpus))
+    DETECTRON2_DATASETS=$scenes/small with_opts python3 tools/train_net.py --config-file $small \
+        OUTPUT_DIR "$out/run" ${TRAIN_OPTS:-} &&
+        python3 tools/plot_training.py "$out/run" --output "$out/convergence.png"
+    rm -f "$out"/run/*.pth
 }
 
 status=0
-for part in "${@:-build ops sanitize train inference amp scaling}"; do
+for part in "${@:-build scenes ops sanitize train inference amp amp_long scaling convergence}"; do
     for name in $part; do
         if ! declare -F "$name" > /dev/null; then
             echo "there is no part $name" >&2
             exit 2
         fi
-        echo "== $name"
-        export -f "${name?}"
-        { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader; time timeout "$LIMIT" bash -c "$name"; } \
-            > "$out/$name.txt" 2>&1 || { echo "failed: $out/$name.txt" && status=1; }
+        echo "== $name $(date +%T)"
+        export -f "${name?}" with_opts
+        {
+            nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+            time timeout -k 10 "$LIMIT" bash -c "$name"
+        } > "$out/$name.txt" 2>&1 || { echo "failed: $out/$name.txt" && status=1; }
         tail -n 25 "$out/$name.txt"
     done
 done

@@ -161,6 +161,8 @@ def run_process(
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(local_rank)
+    if "OMP_NUM_THREADS" not in os.environ:  # processes that each want all cores wait for one another most of the time
+        torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     dist.init_process_group(
         "nccl" if has_gpu else "gloo", init_method=init_method, world_size=world_size, rank=rank, timeout=TIMEOUT
     )

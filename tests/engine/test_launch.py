@@ -1,0 +1,36 @@
+"""Processes that a run starts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SHOW_THREADS = """
+import sys
+import torch
+import usg_psg
+from usg_psg.engine import launch
+
+def show(folder):
+    rank = torch.distributed.get_rank()
+    open(f"{folder}/{rank}", "w").write(str(torch.get_num_threads()))
+
+if __name__ == "__main__":
+    launch(show, 2, args=(sys.argv[1],))
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.parametrize("asked", [None, "2"])
+def test_processes_share_the_cores_unless_told_otherwise(tmp_path, asked):
+    program = tmp_path / "show.py"
+    program.write_text(SHOW_THREADS)
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"CUDA_VISIBLE_DEVICES": ""}
+    count = "import torch; print(torch.get_num_threads())"
+    alone = int(subprocess.run([sys.executable, "-c", count], env=env, capture_output=True, check=True).stdout)
+    if asked:
+        env["OMP_NUM_THREADS"] = asked
+    subprocess.run([sys.executable, str(program), str(tmp_path)], env=env, check=True)
+    expected = int(asked or max(1, alone // 2))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [str(expected)] * 2
