@@ -1,6 +1,8 @@
 """Work for processes of their own: gradients of one step, of a share of a fixed global batch.
 
-python -m tests.engine.job OUTPUT ACCUMULATION_STEPS        (alone, or under torchrun)
+python -m tests.engine.job OUTPUT ACCUMULATION_STEPS COMPILE        (alone, or under torchrun)
+
+The step is made twice: with COMPILE "graphs" (here on their stand-in) it is recorded first and then only replayed.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import usg_psg  # noqa: F401
 
 # isort: split
+import itertools
 import sys
 
 import torch
@@ -16,7 +19,9 @@ from detectron2.utils import comm
 
 from usg_psg.engine import GradientClipper, StepRunner, launch
 from usg_psg.engine.trainer import distributed
+from usg_psg.modeling.part_runner import PartRunner
 
+from ..modeling.tape import TapeRecorder
 from ..tiny import tiny_model
 
 GLOBAL_BATCH = 4
@@ -50,15 +55,16 @@ class FixedBatches:
         self.batches = [mine[i : i + size] for i in range(0, share, size)]
 
     def __iter__(self):
-        return iter(self.batches)
+        return itertools.cycle(self.batches)
 
 
-def run(output: str, accumulation_steps: int) -> None:
+def run(output: str, accumulation_steps: int, compile_mode: str) -> None:
     from detectron2.utils.events import EventStorage
 
     torch.manual_seed(1)
     torch.set_num_threads(1)
     model = tiny_model(num_points=0)  # losses on all pixels: nothing is drawn at random
+    model.runners[True] = PartRunner(compile_mode, TapeRecorder)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     runner = StepRunner(
         distributed(model),
@@ -69,6 +75,7 @@ def run(output: str, accumulation_steps: int) -> None:
     )
     with EventStorage() as storage:
         runner.run_step()
+        runner.run_step()
         if comm.is_main_process():
             gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
             losses = {name: value for name, (value, _) in storage.latest().items() if "loss" in name}
@@ -76,4 +83,4 @@ def run(output: str, accumulation_steps: int) -> None:
 
 
 if __name__ == "__main__":
-    launch(run, 1, args=(sys.argv[1], int(sys.argv[2])))
+    launch(run, 1, args=(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -16,12 +16,12 @@ from ..tiny import tiny_input, tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def gradients(tmp_path, name: str, processes: int, accumulation_steps: int) -> dict:
+def gradients(tmp_path, name: str, processes: int, accumulation_steps: int, compile_mode: str = "none") -> dict:
     output = tmp_path / f"{name}.pth"
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "tests.engine.job", str(output), str(accumulation_steps)]
+    command += ["-m", "tests.engine.job", str(output), str(accumulation_steps), compile_mode]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -31,8 +31,15 @@ def gradients(tmp_path, name: str, processes: int, accumulation_steps: int) -> d
 def test_gradients_of_two_processes_and_of_accumulated_batches_are_those_of_the_whole_batch(tmp_path):
     alone = gradients(tmp_path, "alone", 1, 1)
     assert sum(g.abs().sum() for g in alone["gradients"].values()) > 0
-    for name, processes, steps in [("two", 2, 1), ("accumulated", 1, 4), ("both", 2, 2)]:
-        other = gradients(tmp_path, name, processes, steps)
+    runs = [
+        ("two", 2, 1),
+        ("accumulated", 1, 4),
+        ("both", 2, 2),
+        ("recorded", 1, 1, "graphs"),
+        ("two, recorded", 2, 1, "graphs"),
+    ]
+    for name, *run in runs:
+        other = gradients(tmp_path, name, *run)
         assert set(other["gradients"]) == set(alone["gradients"])
         for key, expected in alone["gradients"].items():
             torch.testing.assert_close(other["gradients"][key], expected, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
