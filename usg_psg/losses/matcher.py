@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ..autocast import for_products
 from ..structures import SceneGraphTargets
 from .points import grid_points, sample_labels, sample_maps
 
@@ -155,7 +156,7 @@ class HungarianMatcher(nn.Module):
             points = torch.rand(batch, self.num_points, 2, device=device)
         else:
             points = grid_points(*mask_features.shape[-2:], device=device).expand(batch, -1, -1)
-        features = sample_maps(mask_features.float(), points)
+        features = for_products(sample_maps(mask_features.float(), points))
         labels = sample_labels(targets.masks, points[targets.image_index])
         gt_masks = labels.new_zeros((batch, most, points.shape[1]), dtype=torch.float32)
         gt_masks[targets.image_index, targets.slot] = labels.float()
@@ -166,7 +167,7 @@ class HungarianMatcher(nn.Module):
             [
                 matching_cost(
                     layer_class.float().sigmoid(),
-                    layer_embedding.float() @ features,
+                    layer_embedding.to(features.dtype) @ features,
                     gt_classes,
                     gt_masks,
                     *self.weights,

@@ -108,15 +108,6 @@ class FeedForwardBlock(nn.Module):
         return self.norm(x + self.linear2(F.relu(self.linear1(x))))
 
 
-def for_products(x: Tensor) -> Tensor:
-    """x in the type that autocast would give it in each matrix product, if it is on.
-
-    What enters several products is cast once like this, instead of once for each.
-    """
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
 def sine_position(
     height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:

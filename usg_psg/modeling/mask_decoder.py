@@ -9,9 +9,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ..autocast import for_products
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, for_products, shrink_maps, sine_position
+from .layers import MLP, AttentionBlock, FeedForwardBlock, shrink_maps, sine_position
 
 
 class MaskDecoderLayer(nn.Module):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mask2former_ops import MSDeformAttn
 
+from ..autocast import for_products
 from ..structures import PixelDecoderOutput
-from .layers import enlarge_maps, for_products, sine_position
+from .layers import enlarge_maps, sine_position
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -134,7 +135,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(x.split(sizes, dim=1), shapes, strict=True)
         ]
         lateral = self.lateral(features["res2"])
-        enlarged = enlarge_maps(encoded[-1], lateral.shape[-2:])
+        enlarged = enlarge_maps(for_products(encoded[-1]), lateral.shape[-2:])
         return PixelDecoderOutput(self.mask_features(self.output(lateral + enlarged)), encoded)
 
     def _positions(self, shapes: list[tuple[int, int]], x: Tensor) -> Tensor:

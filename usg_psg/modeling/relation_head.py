@@ -9,9 +9,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ..autocast import for_products
 from ..structures import PairProposals, PixelDecoderOutput
 from .build import RELATION_HEAD_REGISTRY
-from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, for_products, sine_position
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, sine_position
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import RelationProposalConstructor
 
