@@ -134,6 +134,7 @@ class _Pool:
         """A new process in a dead or hanging one's place; what it had left is dealt out again."""
         if worker.waiting:
             self.tasks.append(list(worker.waiting))
+            worker.waiting.clear()  # or `run` would go on watching its closed pipe
         _end(worker)
         self.workers.remove(worker)
         self.workers.append(self._start())
