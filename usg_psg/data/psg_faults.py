@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import TypeGuard
 
 from .psg_categories import PSGVocabulary
 
@@ -15,7 +16,7 @@ MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
-_RECORD_TYPES = {
+_RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
     "image_id": (str, int),
     "file_name": str,
     "pan_seg_file_name": str,
@@ -63,7 +64,7 @@ class Fault:
         return f"{file}{image}, {self.field}: {self.message}"
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """True for int, False for bool, which JSON keeps apart but Python does not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -183,7 +184,7 @@ def relation_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> I
 def record_faults(record: object, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
     """Every fault of one image."""
     broken = list(structure_faults(record, image_id))
-    if broken:
+    if broken or not isinstance(record, dict):
         yield from broken
         return
     yield from size_faults(record, image_id)

@@ -169,7 +169,9 @@ def load_psg_json(
         check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, split)
     root = Path(image_root).resolve()
-    bad, counts, num_self = set(), Counter(), 0
+    bad: set[int] = set()
+    counts: Counter[str] = Counter()
+    num_self = 0
     for position, fault in _split_faults(content, chosen, split):
         if not fault.fatal:
             num_self += 1
@@ -177,18 +179,19 @@ def load_psg_json(
             raise ValueError(fault.describe(content.path))
         else:
             counts[fault.kind] += 1
-            bad.add(position)
+            if position is not None:
+                bad.add(position)
             logger.debug("left out: %s", fault.describe(content.path))
     if num_self:
         logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
-    if bad:
+    if counts:
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        names = [repr(content.image_ids[i]) for i in sorted(bad - {None})]
+        names = [repr(content.image_ids[i]) for i in sorted(bad)]
         shown = f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
         logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(names), kinds, shown)
     kept = [i for i in chosen if i not in bad]
     if not kept:
-        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
+        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if counts else ''}image")
     if isinstance(content, PSGIndex):
         return PSGRecords(content, kept, root)
     return [content.dataset_dict(i, root) for i in kept]

@@ -142,7 +142,7 @@ def generate_psg_shapes(
     Raises:
         ValueError: if an argument is out of range, or output_dir holds something else.
     """
-    settings = ShapesSettings(num_train, num_val, tuple(size), preset, seed)
+    settings = ShapesSettings(num_train, num_val, (*size,), preset, seed)
     _check_settings(settings, num_workers)
     root = Path(output_dir)
     json_file = root / "psg" / "psg.json"

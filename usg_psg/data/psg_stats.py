@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from .psg_categories import PSGVocabulary
 from .psg_json import open_psg, select_split
 
 STAT_SPLITS = ("trainval", "test")
@@ -20,8 +23,8 @@ def dataset_statistics(json_file: str | Path) -> dict:
         {"file", "splits": {split: {"images", "invalid_images", "images_without_relations", "objects", "things",
         "stuff", "crowd", "relations", "related_pairs" (ordered pairs of segments with a relation),
         "objects_per_image", "relations_per_image" (means), "categories", "predicates" (counts by name, all of the
-        vocabulary), "category_pairs" and "triplets" (counts by "subject object" and "subject predicate object", most
-        frequent first)}}}. Relations of a segment to itself are left out, as in training; exact duplicates count.
+        vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject | predicate | object",
+        most frequent first)}}}. Relations of a segment to itself are left out, as in training; exact duplicates count.
 
     Raises:
         as `read_psg_json`.
@@ -36,9 +39,13 @@ def dataset_statistics(json_file: str | Path) -> dict:
     return {"file": str(json_file), "splits": splits}
 
 
-def _split_statistics(dicts, vocabulary) -> dict:
+def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[str, Any]:
     names, predicates = vocabulary.object_classes, vocabulary.predicate_classes
-    counts, categories, used, pairs, triplets = Counter(), Counter(), Counter(), Counter(), Counter()
+    counts: Counter[str] = Counter()
+    categories: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    triplets: Counter[tuple[str, str, str]] = Counter()
     for each in dicts:
         segments, relations = each["segments_info"], each["relations"]
         counts.update(
@@ -56,7 +63,7 @@ def _split_statistics(dicts, vocabulary) -> dict:
         pairs.update((label[s], label[o]) for s, o, _ in relations)
         triplets.update((label[s], predicates[p], label[o]) for s, o, p in relations)
     keys = ("images", "images_without_relations", "objects", "things", "crowd", "relations", "related_pairs")
-    result = {key: int(counts[key]) for key in keys}
+    result: dict[str, Any] = {key: int(counts[key]) for key in keys}
     result["stuff"] = result["objects"] - result["things"]
     images = max(result["images"], 1)
     result["objects_per_image"] = round(result["objects"] / images, 3)
@@ -83,7 +90,7 @@ def format_statistics(statistics: dict) -> list[list]:
 def predicate_figure(statistics: dict) -> Figure:
     """How often each predicate occurs in each split, most frequent first, on a logarithmic axis."""
     splits = statistics["splits"]
-    total = Counter()
+    total: Counter[str] = Counter()
     for split in splits.values():
         total.update(split["predicates"])
     names = [name for name, _ in total.most_common()]

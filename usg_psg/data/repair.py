@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,14 +134,14 @@ def repair_image(
         vocabulary, root: as in `image_faults`.
     """
     faults = image_faults(record, image_id, vocabulary, root)
+    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
+    if broken or not isinstance(record, dict):
+        return None, [_whole(image_id, field, broken)]
     if not any(f.fatal or f.kind in _RELATION_KINDS for f in faults):
         return record, []
-    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
-    if broken:
-        return None, [_whole(image_id, field, broken)]
     repaired = copy.deepcopy(record)
-    changes = _drop_relations(repaired, image_id, field, faults)
-    changes += _drop_segments(repaired, image_id, field, root)
+    rows, changes = _drop_relations(repaired, image_id, field, faults)
+    changes += _drop_segments(repaired, rows, image_id, field, root)
     left = [f for f in image_faults(repaired, image_id, vocabulary, root) if f.fatal]
     if left:
         return None, [_whole(image_id, field, left)]
@@ -153,19 +152,23 @@ def _whole(image_id: str, field: str, faults: list[Fault]) -> Change:
     return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in faults))
 
 
-def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> list[Change]:
+def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> tuple[list[int], list[Change]]:
+    """Take faulty relations out; also returns the rows that the others had."""
     reasons: dict[int, str] = {}
     for fault in faults:
         if fault.kind in _RELATION_KINDS:
-            reasons.setdefault(int(re.search(r"\[(\d+)\]", fault.field).group(1)), fault.message)
-    record["_rows"] = [i for i in range(len(record["relations"])) if i not in reasons]
-    record["relations"] = [record["relations"][i] for i in record["_rows"]]
-    return [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+            reasons.setdefault(int(fault.field.removeprefix("relations[").removesuffix("]")), fault.message)
+    rows = [i for i in range(len(record["relations"])) if i not in reasons]
+    record["relations"] = [record["relations"][i] for i in rows]
+    changes = [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+    return rows, changes
 
 
-def _drop_segments(record: dict, image_id: str, field: str, root: str) -> list[Change]:
-    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew."""
-    rows = record.pop("_rows")
+def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, root: str) -> list[Change]:
+    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew.
+
+    rows says where in the file the record's relations are.
+    """
     try:
         ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
     except (PictureError, MissingPictureError):
