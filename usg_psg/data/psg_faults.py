@@ -1,6 +1,6 @@
 """What makes a PSG file invalid: one small function per rule, yielding every fault it finds.
 
-No image is opened here; `panoptic.py` checks pixels against the file. `check_records` runs all rules of this file.
+No image is opened here; `picture_faults.py` judges the pictures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Fault:
     """One violated rule.
 
     Attributes:
-        kind: name of the rule, for counting; the function `<kind>_faults` or the key of the check in it.
+        kind: name of the rule, for counting.
         image_id: the image, "" if the file as a whole is meant.
         field: where, for example "relations[3]"; "" if the message says all.
         message: what was expected and what was found.
@@ -208,20 +208,3 @@ def unknown_test_image_faults(test_image_ids: Iterable[str], image_ids: Iterable
     known = set(image_ids)
     for image_id in sorted(set(test_image_ids) - known):
         yield Fault("unknown_test_image", image_id, "test_image_ids", "there is no image of this id in data")
-
-
-def check_records(
-    records: list, image_ids: list[str], test_image_ids: Iterable[str], vocabulary: PSGVocabulary
-) -> Iterator[Fault]:
-    """Every fault of a file that can be seen without opening an image.
-
-    Args:
-        records: the file's `data`.
-        image_ids: id of each record as a string, in the same order.
-        test_image_ids: ids of the test images, strings.
-        vocabulary: names of the categories and predicates.
-    """
-    for record, image_id in zip(records, image_ids, strict=True):
-        yield from record_faults(record, image_id, vocabulary)
-    yield from duplicate_image_faults(image_ids)
-    yield from unknown_test_image_faults(test_image_ids, image_ids)
