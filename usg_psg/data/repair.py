@@ -66,9 +66,11 @@ def repair_dataset(
         content for a JSON file, of which `check_dataset` finds no fault; changes in the file's order.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or folder.
         ValueError: if it is not a PSG file, or no image is left.
     """
+    if not os.path.isdir(image_root):
+        raise FileNotFoundError(f"there is no folder {image_root}")
     file = read_psg_json(json_file)
     results: list[tuple[dict | None, list[Change]]] = [(None, [])] * len(file.records)
     repair = _ImageRepair(file, os.path.realpath(image_root))
