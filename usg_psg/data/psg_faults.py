@@ -78,7 +78,8 @@ def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
         if key not in record:
             yield Fault("missing_key", image_id, key, "the key is missing")
         elif not isinstance(record[key], types) or isinstance(record[key], bool):
-            yield Fault("structure", image_id, key, f"wrong type {type(record[key]).__name__}")
+            expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+            yield Fault("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
     for name, keys in (("segments_info", _SEGMENT_KEYS), ("annotations", _ANNOTATION_KEYS)):
         items = record.get(name)
         for i, item in enumerate(items if isinstance(items, list) else ()):
