@@ -22,9 +22,7 @@ from .panoptic import (
     unlisted_message,
 )
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault, file_name_faults, is_integer, record_faults, size_faults
-
-KEYS = ("file_name", "pan_seg_file_name")
+from .psg_faults import PICTURE_KEYS, Fault, file_name_faults, is_integer, record_faults, size_faults
 
 
 def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root: str) -> list[Fault]:
@@ -69,10 +67,10 @@ def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> It
 
     has_ids says that the record's segments have distinct, possible ids, to compare with the PNG's.
     """
-    names = {key: name if isinstance(name := record.get(key), str) else "" for key in KEYS}
+    names = {key: name if isinstance(name := record.get(key), str) else "" for key in PICTURE_KEYS}
     invalid = {fault.field for fault in file_name_faults(names, image_id)}
     size = _size(record, image_id)
-    for key in KEYS:
+    for key in PICTURE_KEYS:
         if key in invalid:
             continue
         path = os.path.join(root, names[key])

@@ -16,6 +16,7 @@ MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
+PICTURE_KEYS = ("file_name", "pan_seg_file_name")
 _RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
     "image_id": (str, int),
     "file_name": str,
@@ -100,7 +101,7 @@ def size_faults(record: dict, image_id: str) -> Iterator[Fault]:
 
 def file_name_faults(record: dict, image_id: str) -> Iterator[Fault]:
     """File names are relative and stay inside the data root."""
-    for key in ("file_name", "pan_seg_file_name"):
+    for key in PICTURE_KEYS:
         name = record[key]
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts

@@ -16,13 +16,14 @@ from pathlib import Path
 from detectron2.structures import BoxMode
 
 from .files import write_whole
-from .psg_categories import PSGVocabulary
+from .psg_categories import NAME_KEYS, PSGVocabulary
 from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "trainval", "test")
+PARTITION = ("trainval", "test")  # each image is in one of them
 POLICIES = ("error", "skip")
 MAX_NAMES = 5  # images that a warning names
 MAX_VAL_IMAGES = 1000
@@ -74,10 +75,7 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
-    names = {
-        key: tuple(_require_list(path, content, key, str))
-        for key in ("thing_classes", "stuff_classes", "predicate_classes")
-    }
+    names = {key: tuple(_require_list(path, content, key, str)) for key in NAME_KEYS}
     test_ids = _require_list(path, content, "test_image_ids", None)
     return PSGFile(
         path=path,
@@ -223,7 +221,7 @@ def check_vocabulary(content: PSGFile | PSGIndex, expected: PSGVocabulary) -> No
     Raises:
         ValueError: at the first difference, with both names.
     """
-    for key in ("thing_classes", "stuff_classes", "predicate_classes"):
+    for key in NAME_KEYS:
         registered, own = getattr(expected, key), getattr(content.vocabulary, key)
         if registered == own:
             continue

@@ -11,9 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .psg_categories import PSGVocabulary
-from .psg_json import open_psg, select_split
-
-STAT_SPLITS = ("trainval", "test")
+from .psg_json import PARTITION, open_psg, select_split
 
 
 def dataset_statistics(json_file: str | Path) -> dict:
@@ -31,7 +29,7 @@ def dataset_statistics(json_file: str | Path) -> dict:
     """
     content = open_psg(json_file)
     splits = {}
-    for split in STAT_SPLITS:
+    for split in PARTITION:
         positions = select_split(content.image_ids, content.test_image_ids, split)
         valid = [i for i in positions if not any(f.fatal for f in content.record_faults(i))]
         splits[split] = _split_statistics((content.dataset_dict(i, Path()) for i in valid), content.vocabulary)
