@@ -169,7 +169,9 @@ PICTURES = {
 
 RECORDS = {
     "missing_key": Case("a key is missing", RECORD + "height: the key is missing", lambda e: e.pop("height")),
-    "wrong_type": Case("a value has another type", RECORD + "width: wrong type str", lambda e: e.update(width="64")),
+    "wrong_type": Case(
+        "a value has another type", RECORD + "width: expected int, got str", lambda e: e.update(width="64")
+    ),
     "segment_no_object": Case(
         "a segment is no object",
         RECORD + "segments_info[1]: expected an object, got int",

@@ -111,6 +111,12 @@ def test_fix(name, tmp_path):
     assert len(load(clean, tmp_path)) == len(kept)
 
 
+def test_fix_without_the_folder_of_pictures(tmp_path):
+    path, _ = build(RECORDS["predicate"], tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*coco"):
+        repair_dataset(path, tmp_path / "coco", workers=0)
+
+
 def test_fix_renumbers_relations(tmp_path):
     entry = record("5")
     write_pictures(tmp_path, entry)

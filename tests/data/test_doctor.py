@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +102,19 @@ def test_process_that_hangs_is_replaced():
     assert time.monotonic() - start < 20
     assert results.pop(5) == Failure("reading it took more than 1 seconds")
     assert results == {i: i for i in range(40) if i != 5}
+
+
+def test_process_that_dies_while_the_caller_is_busy(monkeypatch):
+    now, results = [0.0], {}
+    monkeypatch.setattr("usg_psg.data.worker_pool.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for number, result in run_isolated(killed_at_seven, 40, 1, 30.0):
+        if number == 6:
+            for child in multiprocessing.active_children():
+                child.join()
+            now[0] = 100.0  # past the limit; the numbers after the seventh were never begun
+        results[number] = result
+    assert results.pop(7) == Failure("the process that read it ended with signal 9 (SIGKILL)")
+    assert results == {i: 10 * i for i in range(40) if i != 7}
 
 
 def test_failed_reader_is_a_fault(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from usg_psg.data import PSGVocabulary, load_psg_json, read_psg_json
-from usg_psg.data.psg_faults import check_records
+from usg_psg.data.doctor import file_faults
 from usg_psg.data.psg_json import select_split
 
 from .psg_files import PREDICATES, STUFF, THINGS, content, record, write_json
@@ -140,8 +140,9 @@ def test_all_faults_in_one_pass(tmp_path):
     first["relations"].append([0, 9, 9])
     second["height"] = -1
     file = read_psg_json(write_json(tmp_path, content([first, second], ["8"])))
-    kinds = [f.kind for f in check_records(file.records, file.image_ids, file.test_image_ids, file.vocabulary)]
-    assert kinds == ["relation_range", "predicate_range", "size", "duplicate_image_id", "unknown_test_image"]
+    kinds = [[f.kind for f in file.record_faults(position)] for position in (0, 1)]
+    assert kinds == [["relation_range", "predicate_range"], ["size"]]
+    assert [f.kind for f in file_faults(file)] == ["duplicate_image_id", "unknown_test_image", "empty_split"]
 
 
 def test_images_without_segments_and_relations(tmp_path):

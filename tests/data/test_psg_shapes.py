@@ -15,7 +15,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from usg_psg.data import PSG_VOCABULARY, decode_panoptic_png, get_psg_metadata, load_psg_json, read_image, read_psg_json
-from usg_psg.data.psg_faults import check_records
+from usg_psg.data.doctor import check_dataset
 from usg_psg.data.psg_mapper import PSGDatasetMapper
 from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes, make_psg_shapes_scene, read_settings
 from usg_psg.data.shapes.layout import PRESETS
@@ -49,7 +49,7 @@ def generated(tmp_path_factory):
 def test_layout_on_disk(generated, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(generated))
     file = read_psg_json(generated / "psg_shapes" / "psg" / "psg.json")
-    assert list(check_records(file.records, file.image_ids, file.test_image_ids, file.vocabulary)) == []
+    assert check_dataset(file.path, generated / "psg_shapes" / "coco", workers=0).num_fatal == 0
     assert file.vocabulary == VOCABULARIES["hard"]
     train, val = DatasetCatalog.get("psg_shapes_train"), DatasetCatalog.get("psg_shapes_val")
     assert (len(train), len(val)) == (6, 3)

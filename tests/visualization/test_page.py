@@ -128,6 +128,12 @@ def test_a_failure_leaves_the_old_page(tmp_path):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_too_many_objects_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("usg_psg.visualization.page.MAX_OBJECTS", 4)
+    with pytest.raises(ValueError, match="image 'b.jpg', objects: expected at most 4, got 5"):
+        write_page(tmp_path / "page.html", [item("b.jpg")], "Title")
+
+
 def test_items_that_do_not_fit_are_refused():
     image, graph, _ = random_scene()
     with pytest.raises(ValueError, match="'a': expected 48x64 as the graph says, got 47x64"):

@@ -13,11 +13,10 @@ from tabulate import tabulate
 from .picture_faults import image_faults
 from .psg_categories import PSGVocabulary
 from .psg_faults import Fault, duplicate_image_faults, unknown_test_image_faults
-from .psg_json import PSGFile, check_vocabulary, read_psg_json, select_split
+from .psg_json import PARTITION, PSGFile, check_vocabulary, read_psg_json, select_split
 from .worker_pool import Failure, run_isolated
 
 TIMEOUT = 60.0  # seconds for one image
-_SPLITS = ("trainval", "test")
 
 
 @dataclass
@@ -131,7 +130,7 @@ def file_faults(content: PSGFile) -> Iterator[Fault]:
     """Faults that concern several records or none, and notes on splits without an image."""
     yield from duplicate_image_faults(content.image_ids)
     yield from unknown_test_image_faults(content.test_image_ids, content.image_ids)
-    for split in _SPLITS:
+    for split in PARTITION:
         if not select_split(content.image_ids, content.test_image_ids, split):
             yield Fault("empty_split", "", "data", f"the split {split!r} has no image", fatal=False)
 

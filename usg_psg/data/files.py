@@ -35,7 +35,7 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
 def _disk_error(error: BaseException) -> OSError | None:
     """The error of the disk itself, or that behind a RuntimeError of torch, which met it while it wrote."""
-    seen = error if isinstance(error, OSError | RuntimeError) else None
+    seen: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
     while seen is not None and not (isinstance(seen, OSError) and seen.errno):
         seen = seen.__cause__ or seen.__context__
     return seen

@@ -22,9 +22,7 @@ from .panoptic import (
     unlisted_message,
 )
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault, file_name_faults, record_faults, size_faults
-
-KEYS = ("file_name", "pan_seg_file_name")
+from .psg_faults import PICTURE_KEYS, Fault, file_name_faults, is_integer, record_faults, size_faults
 
 
 def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root: str) -> list[Fault]:
@@ -69,11 +67,10 @@ def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> It
 
     has_ids says that the record's segments have distinct, possible ids, to compare with the PNG's.
     """
-    names = {key: record.get(key) for key in KEYS}
-    probe = {key: name if isinstance(name, str) else "" for key, name in names.items()}
-    invalid = {fault.field for fault in file_name_faults(probe, image_id)}
+    names = {key: name if isinstance(name := record.get(key), str) else "" for key in PICTURE_KEYS}
+    invalid = {fault.field for fault in file_name_faults(names, image_id)}
     size = _size(record, image_id)
-    for key in KEYS:
+    for key in PICTURE_KEYS:
         if key in invalid:
             continue
         path = os.path.join(root, names[key])
@@ -92,10 +89,10 @@ def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> It
 
 
 def _size(record: dict, image_id: str) -> tuple[int, int] | None:
-    size = (record.get("height"), record.get("width"))
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in size) or any(size_faults(record, image_id)):
+    height, width = record.get("height"), record.get("width")
+    if not (is_integer(height) and is_integer(width)) or any(size_faults(record, image_id)):
         return None
-    return size
+    return height, width
 
 
 def _image_notes(path: str, size: tuple[int, int] | None, image_id: str) -> Iterator[Fault]:

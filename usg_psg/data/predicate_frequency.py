@@ -56,7 +56,8 @@ class PredicateFrequency:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> PredicateFrequency:
         """What `record` returned."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in record.items()}
+        return cls(**fields)
 
     def aligned(self, values: Sequence[float], names: Sequence[str], default: float) -> list[float]:
         """Values of this object's predicates in the order of other names; default for names it does not have."""

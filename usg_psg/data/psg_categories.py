@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of a PSG file, a vocabulary file and `PSGVocabulary` alike.
+NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
+
 
 @dataclass(frozen=True)
 class PSGVocabulary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class PSGDataset(Dataset):
         mapper: yields image, instances and relations of a dict; by default nothing is resized.
     """
 
-    def __init__(self, dataset_dicts: list[dict], mapper: Callable[[dict], dict] | None = None):
+    def __init__(self, dataset_dicts: Sequence[dict], mapper: Callable[[dict], dict] | None = None):
         self.dataset_dicts = dataset_dicts
         self.mapper = mapper or PSGDatasetMapper(is_train=True, augmentations=[])
 

@@ -1,6 +1,6 @@
 """What makes a PSG file invalid: one small function per rule, yielding every fault it finds.
 
-No image is opened here; `panoptic.py` checks pixels against the file. `check_records` runs all rules of this file.
+No image is opened here; `picture_faults.py` judges the pictures.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import TypeGuard
 
 from .psg_categories import PSGVocabulary
 
@@ -15,7 +16,8 @@ MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
-_RECORD_TYPES = {
+PICTURE_KEYS = ("file_name", "pan_seg_file_name")
+_RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
     "image_id": (str, int),
     "file_name": str,
     "pan_seg_file_name": str,
@@ -34,7 +36,7 @@ class Fault:
     """One violated rule.
 
     Attributes:
-        kind: name of the rule, for counting; the function `<kind>_faults` or the key of the check in it.
+        kind: name of the rule, for counting.
         image_id: the image, "" if the file as a whole is meant.
         field: where, for example "relations[3]"; "" if the message says all.
         message: what was expected and what was found.
@@ -63,7 +65,7 @@ class Fault:
         return f"{file}{image}, {self.field}: {self.message}"
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """True for int, False for bool, which JSON keeps apart but Python does not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -77,7 +79,8 @@ def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
         if key not in record:
             yield Fault("missing_key", image_id, key, "the key is missing")
         elif not isinstance(record[key], types) or isinstance(record[key], bool):
-            yield Fault("structure", image_id, key, f"wrong type {type(record[key]).__name__}")
+            expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+            yield Fault("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
     for name, keys in (("segments_info", _SEGMENT_KEYS), ("annotations", _ANNOTATION_KEYS)):
         items = record.get(name)
         for i, item in enumerate(items if isinstance(items, list) else ()):
@@ -98,7 +101,7 @@ def size_faults(record: dict, image_id: str) -> Iterator[Fault]:
 
 def file_name_faults(record: dict, image_id: str) -> Iterator[Fault]:
     """File names are relative and stay inside the data root."""
-    for key in ("file_name", "pan_seg_file_name"):
+    for key in PICTURE_KEYS:
         name = record[key]
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts
@@ -183,7 +186,7 @@ def relation_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> I
 def record_faults(record: object, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
     """Every fault of one image."""
     broken = list(structure_faults(record, image_id))
-    if broken:
+    if broken or not isinstance(record, dict):
         yield from broken
         return
     yield from size_faults(record, image_id)
@@ -207,20 +210,3 @@ def unknown_test_image_faults(test_image_ids: Iterable[str], image_ids: Iterable
     known = set(image_ids)
     for image_id in sorted(set(test_image_ids) - known):
         yield Fault("unknown_test_image", image_id, "test_image_ids", "there is no image of this id in data")
-
-
-def check_records(
-    records: list, image_ids: list[str], test_image_ids: Iterable[str], vocabulary: PSGVocabulary
-) -> Iterator[Fault]:
-    """Every fault of a file that can be seen without opening an image.
-
-    Args:
-        records: the file's `data`.
-        image_ids: id of each record as a string, in the same order.
-        test_image_ids: ids of the test images, strings.
-        vocabulary: names of the categories and predicates.
-    """
-    for record, image_id in zip(records, image_ids, strict=True):
-        yield from record_faults(record, image_id, vocabulary)
-    yield from duplicate_image_faults(image_ids)
-    yield from unknown_test_image_faults(test_image_ids, image_ids)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -105,18 +106,24 @@ class PSGIndex:
         }
 
 
-class PSGRecords(Dataset, Sequence):
+class PSGRecords(Dataset[dict], Sequence[dict]):
     """Images of an index, each made when it is asked for; a sequence of dataset dicts.
 
     Detectron2's loaders take it as it is; it never becomes a list, and processes share its memory.
     """
 
-    def __init__(self, index: PSGIndex, positions: Sequence[int], root: Path):
+    def __init__(self, index: PSGIndex, positions: Sequence[int] | np.ndarray, root: Path):
         self._index, self._root = index, root
         self._positions = np.asarray(positions, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    @overload
+    def __getitem__(self, item: int) -> dict: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> list[dict]: ...
 
     def __getitem__(self, item: int | slice) -> dict | list[dict]:
         if isinstance(item, slice):
@@ -211,7 +218,7 @@ def pack_index(
         "vocabulary": asdict(vocabulary),
         "faults": [(position, asdict(fault)) for position, found in faults.items() for fault in found],
     }
-    columns = {
+    columns: dict[str, np.ndarray | list] = {
         "height": [d["height"] if d else 0 for d in dicts],
         "width": [d["width"] if d else 0 for d in dicts],
         "segment_end": np.cumsum([len(d["segments_info"]) if d else 0 for d in dicts]),
@@ -227,7 +234,7 @@ def pack_index(
         "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "text": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8),
     }
-    arrays = {name: np.asarray(columns[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+    arrays: dict[str, np.ndarray] = {name: np.asarray(columns[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
     metadata = {
         "format": f"usg_psg index {VERSION}",
         "source": json.dumps(identity),
@@ -250,5 +257,5 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} ".encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()

@@ -16,13 +16,14 @@ from pathlib import Path
 from detectron2.structures import BoxMode
 
 from .files import write_whole
-from .psg_categories import PSGVocabulary
+from .psg_categories import NAME_KEYS, PSGVocabulary
 from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "trainval", "test")
+PARTITION = ("trainval", "test")  # each image is in one of them
 POLICIES = ("error", "skip")
 MAX_NAMES = 5  # images that a warning names
 MAX_VAL_IMAGES = 1000
@@ -74,10 +75,7 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
-    names = {
-        key: tuple(_require_list(path, content, key, str))
-        for key in ("thing_classes", "stuff_classes", "predicate_classes")
-    }
+    names = {key: tuple(_require_list(path, content, key, str)) for key in NAME_KEYS}
     test_ids = _require_list(path, content, "test_image_ids", None)
     return PSGFile(
         path=path,
@@ -169,7 +167,9 @@ def load_psg_json(
         check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, split)
     root = Path(image_root).resolve()
-    bad, counts, num_self = set(), Counter(), 0
+    bad: set[int] = set()
+    counts: Counter[str] = Counter()
+    num_self = 0
     for position, fault in _split_faults(content, chosen, split):
         if not fault.fatal:
             num_self += 1
@@ -177,18 +177,19 @@ def load_psg_json(
             raise ValueError(fault.describe(content.path))
         else:
             counts[fault.kind] += 1
-            bad.add(position)
+            if position is not None:
+                bad.add(position)
             logger.debug("left out: %s", fault.describe(content.path))
     if num_self:
         logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
-    if bad:
+    if counts:
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        names = [repr(content.image_ids[i]) for i in sorted(bad - {None})]
+        names = [repr(content.image_ids[i]) for i in sorted(bad)]
         shown = f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
         logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(names), kinds, shown)
     kept = [i for i in chosen if i not in bad]
     if not kept:
-        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if bad else ''}image")
+        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if counts else ''}image")
     if isinstance(content, PSGIndex):
         return PSGRecords(content, kept, root)
     return [content.dataset_dict(i, root) for i in kept]
@@ -220,7 +221,7 @@ def check_vocabulary(content: PSGFile | PSGIndex, expected: PSGVocabulary) -> No
     Raises:
         ValueError: at the first difference, with both names.
     """
-    for key in ("thing_classes", "stuff_classes", "predicate_classes"):
+    for key in NAME_KEYS:
         registered, own = getattr(expected, key), getattr(content.vocabulary, key)
         if registered == own:
             continue

@@ -32,13 +32,12 @@ def reindex_relations(relations: np.ndarray | list, keep: np.ndarray) -> np.ndar
     Returns:
         (R', 3) int64 in the same order, positions among the kept segments; a relation that loses an end is gone.
     """
-    relations = np.asarray(relations, dtype=np.int64).reshape(-1, 3)
+    rows = np.asarray(relations, dtype=np.int64).reshape(-1, 3)
     keep = np.asarray(keep, dtype=bool)
     new_position = np.cumsum(keep) - 1
-    alive = keep[relations[:, 0]] & keep[relations[:, 1]]
-    relations = relations[alive].copy()
-    relations[:, :2] = new_position[relations[:, :2]]
-    return relations
+    rows = rows[keep[rows[:, 0]] & keep[rows[:, 1]]]
+    rows[:, :2] = new_position[rows[:, :2]]
+    return rows
 
 
 def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> np.ndarray:
@@ -173,6 +172,7 @@ class PSGDatasetMapper:
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             # No damaged image here and there: a folder is missing or a disk is gone.
             raise ValueError(f"{self._failures_in_a_row} images in a row cannot be used, the last one: {error}")
+        assert self.left_out is not None  # bad_sample is "skip"
         if self.left_out.add(image_id, str(error)):
             logger.warning("image left out: %s", error)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .files import write_json
 from .panoptic import encode_panoptic
 from .psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSGVocabulary
 from .psg_faults import MAX_SEGMENT_ID
@@ -142,7 +142,7 @@ def generate_psg_shapes(
     Raises:
         ValueError: if an argument is out of range, or output_dir holds something else.
     """
-    settings = ShapesSettings(num_train, num_val, tuple(size), preset, seed)
+    settings = ShapesSettings(num_train, num_val, (*size,), preset, seed)
     _check_settings(settings, num_workers)
     root = Path(output_dir)
     json_file = root / "psg" / "psg.json"
@@ -153,7 +153,7 @@ def generate_psg_shapes(
     for split in _FIRST_ID:
         for folder in (f"{split}2017", f"panoptic_{split}2017"):
             (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
-    _write_json(root / SETTINGS_FILE, asdict(settings))
+    write_json(root / SETTINGS_FILE, asdict(settings), indent=None)
     jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
     records = []
     for record in _records(root, settings, jobs, num_workers):
@@ -166,8 +166,8 @@ def generate_psg_shapes(
         "test_image_ids": [record["image_id"] for record in records[num_train:]],
     }
     json_file.parent.mkdir(exist_ok=True)
-    _write_json(json_file, content)
-    _write_json(root / SETTINGS_FILE, {**asdict(settings), "complete": True})
+    write_json(json_file, content, indent=None)
+    write_json(root / SETTINGS_FILE, {**asdict(settings), "complete": True}, indent=None)
     return json_file
 
 
@@ -279,13 +279,3 @@ def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) ->
 def _write_image(path: Path, rgb: np.ndarray, options: list[int]) -> None:
     if not cv2.imwrite(str(path), np.ascontiguousarray(rgb[:, :, ::-1]), options):
         raise OSError(f"cannot write {path}")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    """Write to a file beside it, then rename: the name never stands for half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .psg_json import open_psg, select_split
-
-STAT_SPLITS = ("trainval", "test")
+from .psg_categories import PSGVocabulary
+from .psg_json import PARTITION, open_psg, select_split
 
 
 def dataset_statistics(json_file: str | Path) -> dict:
@@ -20,15 +21,15 @@ def dataset_statistics(json_file: str | Path) -> dict:
         {"file", "splits": {split: {"images", "invalid_images", "images_without_relations", "objects", "things",
         "stuff", "crowd", "relations", "related_pairs" (ordered pairs of segments with a relation),
         "objects_per_image", "relations_per_image" (means), "categories", "predicates" (counts by name, all of the
-        vocabulary), "category_pairs" and "triplets" (counts by "subject object" and "subject predicate object", most
-        frequent first)}}}. Relations of a segment to itself are left out, as in training; exact duplicates count.
+        vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject | predicate | object",
+        most frequent first)}}}. Relations of a segment to itself are left out, as in training; exact duplicates count.
 
     Raises:
         as `read_psg_json`.
     """
     content = open_psg(json_file)
     splits = {}
-    for split in STAT_SPLITS:
+    for split in PARTITION:
         positions = select_split(content.image_ids, content.test_image_ids, split)
         valid = [i for i in positions if not any(f.fatal for f in content.record_faults(i))]
         splits[split] = _split_statistics((content.dataset_dict(i, Path()) for i in valid), content.vocabulary)
@@ -36,9 +37,13 @@ def dataset_statistics(json_file: str | Path) -> dict:
     return {"file": str(json_file), "splits": splits}
 
 
-def _split_statistics(dicts, vocabulary) -> dict:
+def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[str, Any]:
     names, predicates = vocabulary.object_classes, vocabulary.predicate_classes
-    counts, categories, used, pairs, triplets = Counter(), Counter(), Counter(), Counter(), Counter()
+    counts: Counter[str] = Counter()
+    categories: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    triplets: Counter[tuple[str, str, str]] = Counter()
     for each in dicts:
         segments, relations = each["segments_info"], each["relations"]
         counts.update(
@@ -56,7 +61,7 @@ def _split_statistics(dicts, vocabulary) -> dict:
         pairs.update((label[s], label[o]) for s, o, _ in relations)
         triplets.update((label[s], predicates[p], label[o]) for s, o, p in relations)
     keys = ("images", "images_without_relations", "objects", "things", "crowd", "relations", "related_pairs")
-    result = {key: int(counts[key]) for key in keys}
+    result: dict[str, Any] = {key: int(counts[key]) for key in keys}
     result["stuff"] = result["objects"] - result["things"]
     images = max(result["images"], 1)
     result["objects_per_image"] = round(result["objects"] / images, 3)
@@ -83,7 +88,7 @@ def format_statistics(statistics: dict) -> list[list]:
 def predicate_figure(statistics: dict) -> Figure:
     """How often each predicate occurs in each split, most frequent first, on a logarithmic axis."""
     splits = statistics["splits"]
-    total = Counter()
+    total: Counter[str] = Counter()
     for split in splits.values():
         total.update(split["predicates"])
     names = [name for name, _ in total.most_common()]

@@ -68,14 +68,18 @@ def register_psg(
         policy: "error" or "skip", see `load_psg_json`.
 
     Raises:
-        ValueError: if the name is taken or the split unknown.
+        ValueError: if the name is taken, or split or policy unknown.
     """
     json_path, root_path = Path(json_file).expanduser().resolve(), Path(image_root).expanduser().resolve()
     _register(name, _Source(lambda: json_path, lambda: root_path, split, vocabulary, policy))
 
 
 def unregister_psg(name: str) -> None:
-    """Take a data set of `register_psg` out of both catalogs."""
+    """Take a data set of `register_psg` out of both catalogs.
+
+    Raises:
+        KeyError: if it is not registered.
+    """
     _SOURCES.pop(name)
     DatasetCatalog.remove(name)
     if name in MetadataCatalog.list():
@@ -169,6 +173,8 @@ def _register_builtin(name: str, json_file: str, image_root: str, split: str, vo
 def _register(name: str, source: _Source) -> None:
     if source.split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {source.split!r}")
+    if source.policy not in POLICIES:
+        raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {source.policy!r}")
     if name in DatasetCatalog.list():
         raise ValueError(f"name: a data set {name!r} is already registered")
     DatasetCatalog.register(name, lambda: _load(name))

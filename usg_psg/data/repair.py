@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +66,11 @@ def repair_dataset(
         content for a JSON file, of which `check_dataset` finds no fault; changes in the file's order.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or folder.
         ValueError: if it is not a PSG file, or no image is left.
     """
+    if not os.path.isdir(image_root):
+        raise FileNotFoundError(f"there is no folder {image_root}")
     file = read_psg_json(json_file)
     results: list[tuple[dict | None, list[Change]]] = [(None, [])] * len(file.records)
     repair = _ImageRepair(file, os.path.realpath(image_root))
@@ -135,14 +136,14 @@ def repair_image(
         vocabulary, root: as in `image_faults`.
     """
     faults = image_faults(record, image_id, vocabulary, root)
+    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
+    if broken or not isinstance(record, dict):
+        return None, [_whole(image_id, field, broken)]
     if not any(f.fatal or f.kind in _RELATION_KINDS for f in faults):
         return record, []
-    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
-    if broken:
-        return None, [_whole(image_id, field, broken)]
     repaired = copy.deepcopy(record)
-    changes = _drop_relations(repaired, image_id, field, faults)
-    changes += _drop_segments(repaired, image_id, field, root)
+    rows, changes = _drop_relations(repaired, image_id, field, faults)
+    changes += _drop_segments(repaired, rows, image_id, field, root)
     left = [f for f in image_faults(repaired, image_id, vocabulary, root) if f.fatal]
     if left:
         return None, [_whole(image_id, field, left)]
@@ -153,19 +154,23 @@ def _whole(image_id: str, field: str, faults: list[Fault]) -> Change:
     return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in faults))
 
 
-def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> list[Change]:
+def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> tuple[list[int], list[Change]]:
+    """Take faulty relations out; also returns the rows that the others had."""
     reasons: dict[int, str] = {}
     for fault in faults:
         if fault.kind in _RELATION_KINDS:
-            reasons.setdefault(int(re.search(r"\[(\d+)\]", fault.field).group(1)), fault.message)
-    record["_rows"] = [i for i in range(len(record["relations"])) if i not in reasons]
-    record["relations"] = [record["relations"][i] for i in record["_rows"]]
-    return [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+            reasons.setdefault(int(fault.field.removeprefix("relations[").removesuffix("]")), fault.message)
+    rows = [i for i in range(len(record["relations"])) if i not in reasons]
+    record["relations"] = [record["relations"][i] for i in rows]
+    changes = [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+    return rows, changes
 
 
-def _drop_segments(record: dict, image_id: str, field: str, root: str) -> list[Change]:
-    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew."""
-    rows = record.pop("_rows")
+def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, root: str) -> list[Change]:
+    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew.
+
+    rows says where in the file the record's relations are.
+    """
     try:
         ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
     except (PictureError, MissingPictureError):

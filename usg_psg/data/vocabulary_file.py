@@ -12,9 +12,8 @@ from typing import Protocol
 import yaml
 
 from ..unique_keys import UniqueKeyLoader, json_object
-from .psg_categories import PSGVocabulary
+from .psg_categories import NAME_KEYS, PSGVocabulary
 
-NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
 TEMPLATE_KEYS = ("object_templates", "predicate_templates")
 KEYS = (*NAME_KEYS, *TEMPLATE_KEYS, "synonyms")
 

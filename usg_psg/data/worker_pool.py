@@ -10,9 +10,10 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 CHUNK = 16  # numbers a process is given at a time
@@ -56,7 +57,7 @@ def run_isolated(
 
 @dataclass
 class _Worker:
-    process: multiprocessing.Process
+    process: BaseProcess
     pipe: Connection
     waiting: deque[int] = field(default_factory=deque)  # numbers it was given and has not answered, in order
     since: float = 0.0  # time of its last answer, or of its task
@@ -68,7 +69,7 @@ class _Pool:
         methods = multiprocessing.get_all_start_methods()
         self.context = multiprocessing.get_context("fork" if "fork" in methods else None)
         self.function, self.timeout, self.attempts = function, timeout, attempts
-        self.tasks = deque(range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+        self.tasks: deque[Sequence[int]] = deque(range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
         self.deaths: dict[int, int] = {}
         self.workers: list[_Worker] = []
         for _ in range(workers):
@@ -88,17 +89,19 @@ class _Pool:
             for worker in self.workers:
                 if not worker.waiting and self.tasks:
                     self._give(worker, self.tasks.popleft())
-            busy = {w.pipe: w for w in self.workers if w.waiting}
-            for pipe in wait(list(busy), timeout=min(1.0, self.timeout / 4)):
-                yield from self._receive(busy[pipe])
+            busy = [w for w in self.workers if w.waiting]
+            ready = wait([w.pipe for w in busy], timeout=min(1.0, self.timeout / 4))
+            for worker in busy:
+                if worker.pipe in ready:
+                    yield from self._receive(worker)
             now = time.monotonic()
-            for worker in busy.values():
+            for worker in busy:
                 if worker.waiting and now - worker.since > self.timeout and not worker.pipe.poll():
                     number = worker.waiting.popleft()
                     self._replace(worker)
                     yield number, Failure(f"reading it took more than {self.timeout:g} seconds")
 
-    def _give(self, worker: _Worker, numbers: range | list[int]) -> None:
+    def _give(self, worker: _Worker, numbers: Sequence[int]) -> None:
         worker.waiting.extend(numbers)
         worker.since = time.monotonic()
         try:
@@ -134,6 +137,7 @@ class _Pool:
         """A new process in a dead or hanging one's place; what it had left is dealt out again."""
         if worker.waiting:
             self.tasks.append(list(worker.waiting))
+            worker.waiting.clear()  # or `run` would go on watching its closed pipe
         _end(worker)
         self.workers.remove(worker)
         self.workers.append(self._start())

@@ -213,7 +213,7 @@ class GraphedFunction:
 
 
 @contextmanager
-def _stand_ins(module: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+def _stand_ins(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
     """Inside, the module has other parameters in the same memory; gives them by parameter.
 
     Gradients gather at a parameter on the stream where it was first used, which is not the one that is recorded.

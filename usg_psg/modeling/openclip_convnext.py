@@ -139,9 +139,9 @@ def _with_scales_folded(trunk: nn.ModuleDict) -> nn.ModuleDict:
     for block in folded.modules():
         gamma, last = getattr(block, "gamma", None), getattr(getattr(block, "mlp", None), "fc2", None)
         if isinstance(gamma, nn.Parameter) and isinstance(last, nn.Linear):
-            last.weight *= gamma[:, None]
-            last.bias *= gamma
-            block.gamma = None
+            last.weight.mul_(gamma[:, None])
+            last.bias.mul_(gamma)
+            block.register_parameter("gamma", None)
     return folded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class PartRunner:
             return part(*args)
         # The bound method, not the module: a compiled module would be another child with the same weights.
         function = part.forward if isinstance(part, nn.Module) else part
-        owner: nn.Module = function.__self__
+        assert isinstance(function, MethodType) and isinstance(function.__self__, nn.Module)
+        owner = function.__self__
         key = (id(owner), function.__name__)
         if key not in self._functions:
             self._functions[key] = self._prepare(function, owner)

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from ..data import read_image
@@ -61,9 +63,9 @@ def check_upload(path: str, limits: Limits) -> None:
     except Image.DecompressionBombError:
         raise ValueError(f"The picture has too many pixels; at most {limits.megapixels:g} million are taken.") from None
     except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"{_shown_name(path)} is not a picture, or it is damaged.") from None
+        raise ValueError(f"{Path(path).name} is not a picture, or it is damaged.") from None
     if kind not in FORMATS:
-        raise ValueError(f"{_shown_name(path)} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
+        raise ValueError(f"{Path(path).name} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
     if width * height > limits.megapixels * 1e6:
         raise ValueError(f"The picture has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
 
@@ -128,7 +130,7 @@ class Session:
         except torch.OutOfMemoryError:
             raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
-            raise BadInput(str(error).replace(path, _shown_name(path))) from None
+            raise BadInput(str(error).replace(path, Path(path).name)) from None
         shown = graph.constrained().top(int(top_k), float(threshold))
         scale = LONGEST_SHOWN / max(image.shape[:2])
         overlay = draw_overlay(image, shown, scale if scale < 1 else None)
@@ -195,7 +197,7 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
             with gr.Column(scale=2, min_width=480):
                 status = gr.Markdown("What is found in the picture will be shown here.", elem_id="status")
                 # Without gradio's share button, which sends the picture to another server.
-                look = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+                look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 overlay = gr.Image(label="Objects", elem_id="overlay", **look)
                 graph = gr.Image(label="Scene graph", elem_id="graph", **look)
                 table = gr.Dataframe(label="Relations", headers=COLUMNS, interactive=False, elem_id="relations")
@@ -206,16 +208,31 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
     return app
 
 
-def launch_app(app: gr.Blocks, limits: Limits, host: str = "127.0.0.1", port: int = 7860, share: bool = False, **more):
-    """Serve the page; `more` goes to gradio's `launch`, whose result is returned."""
+def launch_app(
+    app: gr.Blocks, limits: Limits, host: str = "127.0.0.1", port: int = 7860, share: bool = False, **more: Any
+) -> tuple[Any, str, str | None]:
+    """Serve the page.
+
+    Args:
+        app: of `build_app`.
+        limits: its megabytes bound what the server takes in.
+        host, port: where it listens.
+        share: ask gradio for a public address.
+        more: for gradio's `launch`.
+
+    Returns:
+        What `launch` returns: the FastAPI app, the local address, the public one or None.
+    """
     # The default theme asks a font server.
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    theme = gr.themes.Default(
+        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+    )
     return app.launch(
         server_name=host,
         server_port=port,
         share=share,
         max_file_size=int(limits.megabytes * 1e6),
-        theme=gr.themes.Default(primary_hue="blue", **fonts),
+        theme=theme,
         css=STYLE,
         **more,
     )
@@ -227,7 +244,7 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
         label="Picture", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], elem_id="picture"
     )
     # gradio would open the file before anything is checked, and answer a broken one with "Error".
-    picture.preprocess = _uploaded_path
+    picture.preprocess = _uploaded_path  # type: ignore[method-assign]  # gradio has no hook for it
     model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
     top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
     threshold = gr.Slider(0.0, 1.0, value=0.02, step=0.01, label="Least score", elem_id="threshold")
@@ -236,7 +253,7 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
         objects = gr.Textbox(label="Objects", lines=5, max_lines=12, placeholder=hint, elem_id="objects")
         predicates = gr.Textbox(label="Predicates", lines=5, max_lines=12, placeholder=hint, elem_id="predicates")
         own = gr.Button("Insert the model's names", size="sm")
-        own.click(session.own_names, model, [objects, predicates], api_name=False)
+        own.click(session.own_names, model, [objects, predicates], api_visibility="private")
     return [picture, model, top_k, threshold, objects, predicates]
 
 
@@ -254,13 +271,9 @@ def _answer(session: Session) -> Callable:
     return parse
 
 
-def _uploaded_path(payload) -> str | None:
+def _uploaded_path(payload: ImageData | None) -> str | None:
     if payload is None:
         return None
     if not payload.path:
         raise gr.Error("The picture did not arrive; send it as a file.", print_exception=False)
     return payload.path
-
-
-def _shown_name(path: str) -> str:
-    return Path(path).name

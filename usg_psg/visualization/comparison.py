@@ -6,6 +6,7 @@ Letters: T annotated relations, R predicted ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,11 +76,13 @@ def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> 
     if not ground_truth.objects:
         gt_map = np.zeros(sizes[0], np.int32)
     overlap = mask_overlap([o.mask for o in prediction.objects], gt_map, len(ground_truth.objects))
-    labels = [np.array([o.category_id for o in g.objects], dtype=np.int64) for g in (prediction, ground_truth)]
-    matched = match_one_to_one(overlap.iou(), *labels)
+    labels, gt_labels = (
+        np.array([o.category_id for o in g.objects], dtype=np.int64) for g in (prediction, ground_truth)
+    )
+    matched = match_one_to_one(overlap.iou(), labels, gt_labels)
     hits = triplet_hits(_rows(predicted), matched, _rows(annotated))
-    hit = hits.any(axis=1)
-    near = pair_hits(_rows(predicted), matched, _rows(annotated)).any(axis=1) & ~hit
+    hit = np.any(hits, axis=1)
+    near = np.any(pair_hits(_rows(predicted), matched, _rows(annotated)), axis=1) & ~hit
     return Comparison(annotated, predicted, first_ranks(hits), hit, near)
 
 
@@ -169,8 +172,8 @@ def _write_lines(axes: Axes, x: float, y: float, lines: list[Line]) -> None:
         y -= ROW
 
 
-def _text(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, ha: str = "left", **style) -> None:
-    font = {"fontsize": size * POINT, "fontfamily": FONT}
+def _text(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, ha: str = "left", **style: Any) -> None:
+    font: dict[str, Any] = {"fontsize": size * POINT, "fontfamily": FONT}
     axes.text(x, y, text, ha=ha, va="center_baseline", parse_math=False, **font, **style)
 
 

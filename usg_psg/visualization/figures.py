@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from typing import IO, Any
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -15,7 +19,7 @@ POINT = 72 / DPI  # points in a pixel
 class Drawing(Figure):
     """A figure whose SVG files have searchable text and are the same each time they are written."""
 
-    def savefig(self, fname, **kwargs) -> None:
+    def savefig(self, fname: str | os.PathLike | IO, **kwargs: Any) -> None:
         """As matplotlib's, for any suffix it knows."""
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "usg_psg"}):
             if str(fname).lower().endswith(".svg"):
@@ -23,9 +27,14 @@ class Drawing(Figure):
             super().savefig(fname, **kwargs)
 
 
-def drawing(width: float, height: float) -> tuple[Drawing, matplotlib.axes.Axes]:
+def drawing(width: float, height: float) -> tuple[Drawing, Axes]:
     """An empty white drawing of a size in pixels, and axes over all of it with one unit to the pixel, y upwards."""
-    figure = Drawing(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none", facecolor="white")
+    figure = Drawing(
+        figsize=(width / DPI, height / DPI),
+        dpi=DPI,
+        layout="none",  # type: ignore[arg-type]  # documented, but not in matplotlib's stubs
+        facecolor="white",
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -36,13 +45,14 @@ def drawing(width: float, height: float) -> tuple[Drawing, matplotlib.axes.Axes]
 
 def to_array(figure: Figure) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a figure at its own resolution."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def text_size(text: str, pixels: float, **font) -> tuple[float, float]:
+def text_size(text: str, pixels: float) -> tuple[float, float]:
     """Width and height in pixels of text, lines included, in a font size in pixels."""
-    figure, axes = drawing(10, 10)
-    drawn = axes.text(0, 0, text, fontsize=pixels * POINT, fontfamily=FONT, parse_math=False, **font)
-    extent = drawn.get_window_extent(figure.canvas.get_renderer())
+    _, axes = drawing(10, 10)
+    drawn = axes.text(0, 0, text, fontsize=pixels * POINT, fontfamily=FONT, parse_math=False)
+    extent = drawn.get_window_extent()
     return extent.width, extent.height

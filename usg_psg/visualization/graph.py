@@ -40,12 +40,13 @@ def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
     nodes = sorted({i for pair in edges for i in pair})
     if not nodes:
         figure, axes = drawing(*SMALLEST)
-        axes.text(*SMALLEST / 2, "no relations", ha="center", va="center", fontsize=NODE_FONT * POINT, color="0.4")
+        x, y = SMALLEST / 2
+        axes.text(x, y, "no relations", ha="center", va="center", fontsize=NODE_FONT * POINT, color="0.4")
         return figure
     names = [graph.objects[i].label for i in nodes]
     labels = ["\n".join(lines) for lines in edges.values()]
-    sizes = [text_size(name, NODE_FONT) + NODE_PAD for name in names]
-    sizes = np.array([*sizes, *(text_size(label, LABEL_FONT) + LABEL_PAD for label in labels)])
+    node_sizes = [text_size(name, NODE_FONT) + NODE_PAD for name in names]
+    sizes = np.array([*node_sizes, *(text_size(label, LABEL_FONT) + LABEL_PAD for label in labels)])
     position = {node: n for n, node in enumerate(nodes)}
     arrows = [(position[subject], position[object_]) for subject, object_ in edges]
     centres, extent = layout_graph(sizes, arrows)
@@ -69,12 +70,23 @@ def _dark(color: tuple[int, int, int]) -> np.ndarray:
     return shade * min(1.0, 0.45 / max(luminance, 1e-6))
 
 
-def _draw_box(axes: Axes, centre, size, text: str, font: float, face, edge, color: tuple[int, int, int]) -> None:
-    radius = min(8.0, size[1] / 4)
+def _draw_box(
+    axes: Axes,
+    centre: np.ndarray,
+    size: np.ndarray,
+    text: str,
+    font: float,
+    face: np.ndarray | str,
+    edge: np.ndarray | str,
+    color: tuple[int, int, int],
+) -> None:
+    (x, y), (width, height) = centre, size
+    radius = min(8.0, height / 4)
     axes.add_patch(
         FancyBboxPatch(
-            centre - size / 2,
-            *size,
+            (x - width / 2, y - height / 2),
+            width,
+            height,
             boxstyle=f"round,pad=0,rounding_size={radius}",
             facecolor=face,
             edgecolor=edge,
@@ -83,7 +95,8 @@ def _draw_box(axes: Axes, centre, size, text: str, font: float, face, edge, colo
         )
     )
     axes.text(
-        *centre,
+        x,
+        y,
         text,
         ha="center",
         va="center",
@@ -95,7 +108,9 @@ def _draw_box(axes: Axes, centre, size, text: str, font: float, face, edge, colo
     )
 
 
-def _draw_arrows(axes: Axes, arrows: list[tuple[int, int]], centres, sizes, colors: list[np.ndarray]) -> None:
+def _draw_arrows(
+    axes: Axes, arrows: list[tuple[int, int]], centres: np.ndarray, sizes: np.ndarray, colors: list[np.ndarray]
+) -> None:
     count = len(centres) - len(arrows)
     subject, object_ = (centres[[arrow[end] for arrow in arrows]] for end in (0, 1))
     for n, line in enumerate(route(subject, centres[count:], object_, points=60)):

@@ -62,7 +62,7 @@ def route(subject: np.ndarray, label: np.ndarray, object_: np.ndarray, points: i
     along *= np.minimum(1.0, 0.55 * reach / np.maximum(length, 1e-9))[:, None]
     t = np.linspace(0, 1, points)[None, :, None]
 
-    def curve(start, bend, end):
+    def curve(start: np.ndarray, bend: np.ndarray, end: np.ndarray) -> np.ndarray:
         start, bend, end = start[:, None], bend[:, None], end[:, None]
         return (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
 
@@ -82,13 +82,11 @@ def _layout_component(sizes: np.ndarray, links: np.ndarray, rng: np.random.Gener
     gaps = np.full((len(sizes), len(sizes)), GAP)
     for end in (0, 2):
         gaps[links[:, end], links[:, 1]] = gaps[links[:, 1], links[:, end]] = ARROW
-    best, least = None, np.inf
+    found = []
     for start in range(STARTS if len(sizes) <= LARGE else 1):
         centres = _separate(_spread(sizes, links, rng, start), sizes, gaps)
-        centres, cost = _improve(centres, sizes, links, gaps, rng)
-        if cost < least:
-            best, least = centres, cost
-    return best
+        found.append(_improve(centres, sizes, links, gaps, rng))
+    return min(found, key=lambda layout: layout[1])[0]
 
 
 def _spread(sizes: np.ndarray, links: np.ndarray, rng: np.random.Generator, start: int) -> np.ndarray:

@@ -182,7 +182,13 @@ def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
 
     Returns:
         name; size [height, width]; image, a data URI; layers, see `_layer`.
+
+    Raises:
+        ValueError: if a graph has more objects than a page can tell apart.
     """
+    for graph in (item.graph, item.truth):
+        if graph is not None and len(graph.objects) > MAX_OBJECTS:
+            raise ValueError(f"image {item.name!r}, objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")
     height, width = item.image.shape[:2]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -204,8 +210,6 @@ def _layer(
     max_relations: int | None,
 ) -> dict:
     """Objects as records, relations as columns (subject, object, predicate, score, mark), masks at `size`."""
-    if len(graph.objects) > MAX_OBJECTS:
-        raise ValueError(f"objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")
     objects = []
     for thing in graph.objects:
         mask = _resized(thing.mask, size)

@@ -58,7 +58,7 @@ def _piece(
     foot = (site.foot[0] + shift[0] * site.person, site.foot[1] - shift[1] * site.person)
     sprite = draw_thing(name, foot, size * site.person, rng, pose=pose, flip=flip, angle=angle)
     outline = sprite.mask(*site.background.labels.shape)
-    return Piece(name, sprite, site.depth + depth, foot, site.group, place, pose, [], outline, is_main)
+    return Piece(name, sprite, site.depth + depth, foot, site.group, place, pose, outline=outline, is_main=is_main)
 
 
 def single(name: str, *, pose: str = "", place: str = "ground") -> Builder:
@@ -189,10 +189,10 @@ def attached(name: str) -> Builder:
 
     def build(site: Site, rng: np.random.Generator) -> list[Piece]:
         thing = _piece(site, rng, name, is_main=True)
-        box = thing.box if thing.outline.any() else None
-        if box is None:
+        if not thing.outline.any():
             return []
-        behind = {site.background.at(x, y) for x in (box[0], box[2] - 1) for y in (box[1], box[3] - 1)}
+        x0, y0, x1, y1 = thing.box
+        behind = {site.background.at(x, y) for x in (x0, x1 - 1) for y in (y0, y1 - 1)}
         if len(behind) != 1 or not behind <= {"wall-other-merged", "building-other-merged"}:
             return []
         thing.links.append(("attached to", behind.pop()))

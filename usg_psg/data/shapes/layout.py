@@ -288,7 +288,6 @@ def _fits(preset: Preset, pieces: list[Piece], others: list[Piece]) -> bool:
         return False
     hidden = np.zeros_like(pieces[0].outline)
     for piece in sorted(together, key=lambda p: -p.depth):
-        # A fence is meant to be seen through.
         area = np.count_nonzero(piece.outline)
         shown = np.count_nonzero(piece.outline & ~hidden)
         if shown < preset.visible * area or shown < preset.min_area * hidden.size:
@@ -323,7 +322,7 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image: (H, W, 3) uint8 RGB.
         rng: decides how.
     """
-    picture = image.astype(np.float32) / 255
+    picture: np.ndarray = image.astype(np.float32) / 255
     picture = picture ** rng.uniform(0.75, 1.4) * rng.uniform(0.9, 1.08, 3).astype(np.float32)
     height, width = image.shape[:2]
     side = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]

@@ -83,7 +83,7 @@ class Piece:
     place: str = "ground"
     pose: str = ""
     links: list[tuple[str, Piece | str]] = field(default_factory=list)
-    outline: np.ndarray = field(default=None, repr=False)
+    outline: np.ndarray = field(kw_only=True, repr=False)
     is_main: bool = True
 
     @property
@@ -161,7 +161,7 @@ def pair_relation(a: Piece, b: Piece, rules: RelationRules) -> tuple[Piece, Piec
         AmbiguousLayout: if a threshold does not decide clearly.
     """
     near, far = (a, b) if a.depth >= b.depth else (b, a)
-    hidden = np.count_nonzero(near.outline & far.outline) / max(1, np.count_nonzero(far.outline))
+    hidden = np.count_nonzero(near.outline & far.outline) / max(1, int(np.count_nonzero(far.outline)))
     on_ground = a.place == "ground" and b.place == "ground"
     if hidden >= rules.overlap[1] and on_ground:
         return near, far, "in front of"
@@ -234,9 +234,9 @@ def _relations(
             ground = background.at(*piece.foot)
             yield piece, ground, support_predicate(piece, ground)
         elif piece.place == "air":
-            ground = background.ground_below(*piece.foot)
-            if ground:
-                yield piece, ground, "flying over"
+            below = background.ground_below(*piece.foot)
+            if below:
+                yield piece, below, "flying over"
         for predicate, other in piece.links:
             if predicate.startswith("<"):
                 yield other, piece, predicate[1:]

@@ -17,6 +17,13 @@ Point = tuple[float, float]
 
 _SUBPIXEL_BITS = 4
 _MARGIN = 3
+_OUTLINE_TONE = 0.45
+
+
+def tone(color: Color, factor: float) -> Color:
+    """The colour in another lightness; factors above 1 make it lighter."""
+    red, green, blue = (min(255.0, c * factor) for c in color)
+    return red, green, blue
 
 
 @dataclass
@@ -114,7 +121,7 @@ class Brush:
         if outline:
             cover = np.zeros(self.alpha.shape, dtype=np.uint8)
             cv2.polylines(cover, [fixed], True, 255, 2 * self._outline, cv2.LINE_AA, _SUBPIXEL_BITS)
-            self._lay(cover, tuple(0.45 * c for c in color))
+            self._lay(cover, tone(color, _OUTLINE_TONE))
         cover = np.zeros(self.alpha.shape, dtype=np.uint8)
         cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         self._lay(cover, color)
@@ -144,7 +151,7 @@ class Brush:
         pixels = max(1, round(width * self._unit))
         strokes = [(pixels, color)]
         if outline:
-            strokes.insert(0, (pixels + 2 * self._outline, tuple(0.45 * c for c in color)))
+            strokes.insert(0, (pixels + 2 * self._outline, tone(color, _OUTLINE_TONE)))
         for thickness, shade in strokes:
             cover = np.zeros(self.alpha.shape, dtype=np.uint8)
             cv2.polylines(cover, [fixed], False, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)

@@ -175,7 +175,8 @@ def mark_lane(sprite: Sprite, upper: np.ndarray, lower: np.ndarray) -> None:
 def draw_fence(box: tuple[float, float, float, float], rng: np.random.Generator) -> Sprite:
     """A picket fence that fills a box (x0, y0, x1, y1), pixels."""
     brush = Brush(box, outline=max(1.0, (box[3] - box[1]) / 90))
-    color = tuple(c + rng.uniform(-10, 10) for c in SURFACES["fence-merged"][0])
+    red, green, blue = (c + rng.uniform(-10, 10) for c in SURFACES["fence-merged"][0])
+    color = (red, green, blue)
     for y in (0.3, 0.7):
         brush.rectangle(0.0, y, 1.0, y + 0.1, color)
     for x in np.linspace(0.0, 0.94, 6):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .sprite import Brush, Color, Sprite
+from .sprite import Brush, Color, Sprite, tone
 
 Draw = Callable[[Brush, Color, np.random.Generator, str], None]
 
@@ -33,10 +33,6 @@ class Look:
     hues: tuple[float, float]
     saturation: float = 0.65
     value: float = 0.8
-
-
-def _tone(color: Color, factor: float) -> Color:
-    return tuple(min(255.0, c * factor) for c in color)
 
 
 DARK: Color = (48, 48, 54)
@@ -71,7 +67,7 @@ def _person(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> 
     brush.ellipse((0.5, 0.085), (0.27, 0.085), hair, start=180, stop=360, outline=False)
 
 
-def _wheels(brush: Brush, centers: tuple[float, ...], radius: Color | tuple[float, float]) -> None:
+def _wheels(brush: Brush, centers: tuple[float, ...], radius: tuple[float, float]) -> None:
     for x in centers:
         brush.ellipse((x, 1 - radius[1]), (radius[0], radius[1]), DARK)
         brush.ellipse((x, 1 - radius[1]), (0.45 * radius[0], 0.45 * radius[1]), (190, 190, 196), outline=False)
@@ -82,7 +78,7 @@ def _car(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> Non
     brush.polygon([(0.26, 0.44), (0.34, 0.14), (0.48, 0.14), (0.48, 0.44)], GLASS, outline=False)
     brush.polygon([(0.52, 0.44), (0.52, 0.14), (0.65, 0.14), (0.78, 0.44)], GLASS, outline=False)
     brush.polygon([(0.0, 0.8), (0.02, 0.5), (0.12, 0.42), (0.88, 0.42), (0.99, 0.54), (1.0, 0.8)], color)
-    brush.rectangle(0.02, 0.7, 0.99, 0.77, _tone(color, 0.7), outline=False)
+    brush.rectangle(0.02, 0.7, 0.99, 0.77, tone(color, 0.7), outline=False)
     brush.ellipse((0.95, 0.57), (0.035, 0.06), (255, 240, 170), outline=False)
     _wheels(brush, (0.22, 0.79), (0.11, 0.23))
 
@@ -115,7 +111,7 @@ def _bicycle(brush: Brush, color: Color, rng: np.random.Generator, pose: str) ->
 
 
 def _quadruped(brush: Brush, color: Color, *, neck: bool, ears: str, tail: float) -> None:
-    back = _tone(color, 0.8)
+    back = tone(color, 0.8)
     for x in (0.24, 0.66):
         brush.line([(x, 0.58), (x, 0.97)], 0.1, back)
     for x in (0.16, 0.74):
@@ -124,14 +120,14 @@ def _quadruped(brush: Brush, color: Color, *, neck: bool, ears: str, tail: float
     brush.ellipse((0.44, 0.52), (0.36, 0.19), color)
     if neck:
         brush.polygon([(0.6, 0.5), (0.74, 0.1), (0.86, 0.16), (0.82, 0.56)], color)
-        brush.polygon([(0.6, 0.44), (0.7, 0.08), (0.76, 0.1), (0.68, 0.5)], _tone(color, 0.4), outline=False)
+        brush.polygon([(0.6, 0.44), (0.7, 0.08), (0.76, 0.1), (0.68, 0.5)], tone(color, 0.4), outline=False)
         brush.ellipse((0.86, 0.19), (0.13, 0.1), color)
         brush.polygon([(0.74, 0.12), (0.76, 0.0), (0.82, 0.1)], color)
         brush.ellipse((0.87, 0.16), (0.014, 0.018), DARK, outline=False)
         return
     brush.ellipse((0.82, 0.3), (0.16, 0.2), color)
     if ears == "hanging":
-        brush.ellipse((0.72, 0.32), (0.055, 0.16), _tone(color, 0.55))
+        brush.ellipse((0.72, 0.32), (0.055, 0.16), tone(color, 0.55))
     else:
         brush.polygon([(0.7, 0.2), (0.71, 0.0), (0.8, 0.13)], color)
         brush.polygon([(0.84, 0.13), (0.93, 0.0), (0.94, 0.2)], color)
@@ -145,7 +141,7 @@ def _lying(brush: Brush, color: Color, ears: str) -> None:
     brush.line([(0.5, 0.92), (0.86, 0.94)], 0.12, color)
     brush.ellipse((0.8, 0.52), (0.16, 0.32), color)
     if ears == "hanging":
-        brush.ellipse((0.7, 0.56), (0.05, 0.26), _tone(color, 0.55))
+        brush.ellipse((0.7, 0.56), (0.05, 0.26), tone(color, 0.55))
     else:
         brush.polygon([(0.67, 0.34), (0.68, 0.02), (0.78, 0.24)], color)
         brush.polygon([(0.82, 0.24), (0.92, 0.02), (0.93, 0.34)], color)
@@ -166,7 +162,7 @@ def _cat(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> Non
         _quadruped(brush, color, neck=False, ears="pointed", tail=0.4)
     for x in (0.28, 0.4, 0.52):
         middle = 0.66 if pose == "lying" else 0.52
-        brush.line([(x, middle - 0.12), (x + 0.02, middle + 0.06)], 0.04, _tone(color, 0.5), outline=False)
+        brush.line([(x, middle - 0.12), (x + 0.02, middle + 0.06)], 0.04, tone(color, 0.5), outline=False)
 
 
 def _horse(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -175,14 +171,14 @@ def _horse(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> N
 
 def _bird(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     if pose == "flying":
-        brush.polygon([(0.3, 0.56), (0.2, 0.0), (0.6, 0.5)], _tone(color, 0.8))
+        brush.polygon([(0.3, 0.56), (0.2, 0.0), (0.6, 0.5)], tone(color, 0.8))
         brush.ellipse((0.5, 0.62), (0.34, 0.2), color)
-        brush.polygon([(0.44, 0.6), (0.5, 1.0), (0.66, 0.6)], _tone(color, 0.9))
+        brush.polygon([(0.44, 0.6), (0.5, 1.0), (0.66, 0.6)], tone(color, 0.9))
     else:
         brush.line([(0.46, 0.7), (0.46, 0.98)], 0.06, (222, 150, 50), outline=False)
         brush.line([(0.56, 0.7), (0.56, 0.98)], 0.06, (222, 150, 50), outline=False)
         brush.ellipse((0.48, 0.58), (0.36, 0.26), color)
-        brush.ellipse((0.4, 0.56), (0.22, 0.15), _tone(color, 0.7), outline=False)
+        brush.ellipse((0.4, 0.56), (0.22, 0.15), tone(color, 0.7), outline=False)
     head = (0.78, 0.5) if pose == "flying" else (0.74, 0.3)
     brush.polygon(
         [(head[0] + 0.1, head[1] - 0.06), (1.0, head[1] + 0.02), (head[0] + 0.1, head[1] + 0.1)],
@@ -190,12 +186,12 @@ def _bird(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> No
     )
     brush.ellipse(head, (0.16, 0.17), color)
     brush.ellipse((head[0] + 0.04, head[1] - 0.04), (0.03, 0.035), DARK, outline=False)
-    brush.polygon([(0.18, 0.6), (0.0, 0.5), (0.02, 0.72)], _tone(color, 0.7))
+    brush.polygon([(0.18, 0.6), (0.0, 0.5), (0.02, 0.72)], tone(color, 0.7))
 
 
 def _airplane(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     brush.polygon([(0.04, 0.1), (0.14, 0.06), (0.28, 0.46), (0.08, 0.46)], color)
-    brush.polygon([(0.44, 0.5), (0.34, 0.14), (0.42, 0.12), (0.62, 0.5)], _tone(color, 0.75))
+    brush.polygon([(0.44, 0.5), (0.34, 0.14), (0.42, 0.12), (0.62, 0.5)], tone(color, 0.75))
     brush.ellipse((0.52, 0.52), (0.47, 0.18), (232, 236, 240))
     for x in np.linspace(0.28, 0.72, 7):
         brush.ellipse((x, 0.47), (0.018, 0.04), (70, 110, 150), outline=False)
@@ -204,10 +200,10 @@ def _airplane(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -
 
 
 def _kite(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-    brush.line([(0.5, 0.66), (0.4, 0.76), (0.56, 0.86), (0.44, 0.98)], 0.05, _tone(color, 0.7), outline=False)
+    brush.line([(0.5, 0.66), (0.4, 0.76), (0.56, 0.86), (0.44, 0.98)], 0.05, tone(color, 0.7), outline=False)
     brush.polygon([(0.5, 0.0), (0.95, 0.28), (0.5, 0.7), (0.05, 0.28)], color)
     brush.polygon([(0.5, 0.0), (0.95, 0.28), (0.5, 0.28)], WHITE, outline=False)
-    brush.polygon([(0.5, 0.28), (0.5, 0.7), (0.05, 0.28)], _tone(color, 0.6), outline=False)
+    brush.polygon([(0.5, 0.28), (0.5, 0.7), (0.05, 0.28)], tone(color, 0.6), outline=False)
 
 
 def _umbrella(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -239,21 +235,21 @@ def _bench(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> N
 
 def _chair(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     for x in (0.14, 0.86):
-        brush.line([(x, 0.55), (x, 0.97)], 0.1, _tone(color, 0.8))
+        brush.line([(x, 0.55), (x, 0.97)], 0.1, tone(color, 0.8))
     brush.rectangle(0.08, 0.02, 0.24, 0.6, color)
     brush.rectangle(0.05, 0.5, 0.95, 0.63, color)
 
 
 def _table(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     for x in (0.12, 0.88):
-        brush.rectangle(x - 0.04, 0.15, x + 0.04, 0.99, _tone(color, 0.75))
+        brush.rectangle(x - 0.04, 0.15, x + 0.04, 0.99, tone(color, 0.75))
     brush.rectangle(0.0, 0.02, 1.0, 0.2, color)
 
 
 def _cup(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     brush.line([(0.7, 0.3), (0.95, 0.36), (0.93, 0.62), (0.68, 0.72)], 0.12, color)
     brush.polygon([(0.08, 0.06), (0.76, 0.06), (0.68, 0.98), (0.16, 0.98)], color)
-    brush.ellipse((0.42, 0.08), (0.34, 0.07), _tone(color, 0.45), outline=False)
+    brush.ellipse((0.42, 0.08), (0.34, 0.07), tone(color, 0.45), outline=False)
 
 
 def _bottle(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -271,7 +267,7 @@ def _bottle(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> 
         color,
     )
     brush.rectangle(0.12, 0.58, 0.88, 0.8, WHITE, outline=False)
-    brush.rectangle(0.32, 0.0, 0.68, 0.1, _tone(color, 0.5))
+    brush.rectangle(0.32, 0.0, 0.68, 0.1, tone(color, 0.5))
 
 
 def _laptop(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -283,7 +279,7 @@ def _laptop(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> 
 def _tv(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     brush.rectangle(0.02, 0.02, 0.98, 0.98, DARK)
     brush.rectangle(0.07, 0.09, 0.93, 0.9, color, outline=False)
-    brush.polygon([(0.07, 0.9), (0.4, 0.4), (0.62, 0.66), (0.74, 0.52), (0.93, 0.9)], _tone(color, 0.6), outline=False)
+    brush.polygon([(0.07, 0.9), (0.4, 0.4), (0.62, 0.66), (0.74, 0.52), (0.93, 0.9)], tone(color, 0.6), outline=False)
 
 
 def _clock(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
@@ -316,13 +312,13 @@ def _plant(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> N
 def _boat(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     brush.line([(0.46, 0.72), (0.46, 0.0)], 0.04, WOOD)
     brush.polygon([(0.5, 0.04), (0.84, 0.58), (0.5, 0.58)], WHITE)
-    brush.polygon([(0.42, 0.12), (0.42, 0.58), (0.18, 0.58)], _tone(color, 1.25))
+    brush.polygon([(0.42, 0.12), (0.42, 0.58), (0.18, 0.58)], tone(color, 1.25))
     brush.polygon([(0.0, 0.66), (1.0, 0.66), (0.84, 0.99), (0.14, 0.99)], color)
     brush.rectangle(0.04, 0.72, 0.96, 0.78, WHITE, outline=False)
 
 
 def _teddy(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-    belly = _tone(color, 1.3)
+    belly = tone(color, 1.3)
     for x in (0.2, 0.8):
         brush.ellipse((x, 0.9), (0.18, 0.1), color)
         brush.ellipse((x - 0.02, 0.56), (0.12, 0.16), color)
@@ -364,7 +360,8 @@ LOOKS: dict[str, Look] = {
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Color:
-    return tuple(255 * c for c in colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return 255 * red, 255 * green, 255 * blue
 
 
 def draw_thing(
@@ -376,7 +373,6 @@ def draw_thing(
     pose: str = "",
     flip: bool = False,
     angle: float = 0.0,
-    stretch: float = 1.0,
 ) -> Sprite:
     """Paint a thing standing at a point.
 
@@ -388,10 +384,9 @@ def draw_thing(
         pose: "", or a pose that the class knows ("sitting", "lying", "flying", "hanging", ...).
         flip: face left.
         angle: turn clockwise about the foot, degrees.
-        stretch: factor of the height.
     """
     look = LOOKS[name]
-    height, width = look.height * person_height * stretch, look.width * person_height
+    height, width = look.height * person_height, look.width * person_height
     if pose == "sitting":
         height, width = 0.8 * height, 1.5 * width
     elif pose == "riding":
