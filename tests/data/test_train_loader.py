@@ -82,7 +82,7 @@ def test_an_unusable_image_is_replaced_the_same_way_each_time():
     first = take(PSGTrainLoader(RECORDS, refuse_odd, 4, seed=2), 5)
     assert {image for batch in first for image in batch} == {0, 2, 4}
     assert take(PSGTrainLoader(RECORDS, refuse_odd, 4, seed=2), 5) == first
-    with pytest.raises(ValueError, match="no usable image"):
+    with pytest.raises(ValueError, match="no usable image among 100 drawn ones, the last of them"):
         next(iter(PSGTrainLoader(RECORDS, lambda record: None, 4, seed=2)))
 
 

@@ -14,8 +14,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from .psg_faults import MAX_SEGMENT_ID
+
 MAX_SEGMENTS = 2**16 - 1
-MAX_COLOUR = 256**3 - 1  # three bytes
 NO_FILE = "there is no such file"
 
 _ORIENTATION_TAG = 0x0112
@@ -139,7 +140,7 @@ def decode_panoptic_png(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no image, is cut off, has no three colour channels, or has another size.
     """
-    return (_read_colours(file_name, size, image_id) & MAX_COLOUR).view(np.int32)
+    return (_read_colours(file_name, size, image_id) & MAX_SEGMENT_ID).view(np.int32)
 
 
 def count_png_ids(
@@ -151,7 +152,7 @@ def count_png_ids(
         ids (n,) int64, ascending, 0 among them if it occurs; pixels (n,) int64.
     """
     colours, lengths = _runs(_read_colours(file_name, size, image_id))
-    ids, run_id = np.unique(colours & MAX_COLOUR, return_inverse=True)
+    ids, run_id = np.unique(colours & MAX_SEGMENT_ID, return_inverse=True)
     return ids.astype(np.int64), np.bincount(run_id, weights=lengths, minlength=len(ids)).astype(np.int64)
 
 

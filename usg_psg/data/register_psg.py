@@ -23,7 +23,6 @@ from ..hints import did_you_mean
 from .psg_categories import PSG_VOCABULARY, PSGVocabulary
 from .psg_json import POLICIES, SPLITS, load_psg_json, open_psg
 
-PathLike = str | Path
 IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
 
@@ -50,8 +49,8 @@ def datasets_root() -> Path:
 
 def register_psg(
     name: str,
-    json_file: PathLike,
-    image_root: PathLike,
+    json_file: str | Path,
+    image_root: str | Path,
     split: str,
     *,
     vocabulary: PSGVocabulary | None = None,

@@ -102,15 +102,16 @@ def repair_dataset(
         for i, x in enumerate(test_ids)
         if str(x) not in seen
     ]
-    _assert_clean(file, content)
+    _check_clean(file, content)
     return content, changes
 
 
-def _assert_clean(file: PSGFile, content: dict) -> None:
+def _check_clean(file: PSGFile, content: dict) -> None:
     ids = [str(record["image_id"]) for record in content["data"]]
     test_ids = frozenset(map(str, content["test_image_ids"]))
     clean = PSGFile(file.path, content["data"], ids, test_ids, file.vocabulary)
-    assert not any(fault.fatal for fault in file_faults(clean))
+    if left := [fault for fault in file_faults(clean) if fault.fatal]:
+        raise RuntimeError(f"{file.path}: the repair left a fault, which is a mistake of this program: {left[0]}")
 
 
 @dataclass

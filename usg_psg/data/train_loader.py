@@ -153,8 +153,11 @@ class MappedSamples(Dataset):
                 sample = self.mapper(self.dataset[index])
             if sample is not None:
                 return sample
-            index = int(others.integers(len(self.dataset)))
-        raise ValueError(f"no usable image among {self.MAX_TRIES} drawn ones: check the data set")
+            last, index = index, int(others.integers(len(self.dataset)))
+        name = self.dataset[last].get("file_name", last)
+        raise ValueError(
+            f"no usable image among {self.MAX_TRIES} drawn ones, the last of them {name}: check the data set"
+        )
 
 
 class Batch(list):
