@@ -26,6 +26,7 @@ def test_training(num_gpus, tmp_path):
     rows = table(
         "tools/benchmark_train.py", *QUICKSTART, "--batch-size", "2", "--num-gpus", *num_gpus, "--iterations", "2",
         "--warmup", "1", "--num-scenes", "6", "--data", str(tmp_path),
+        "--profile", str(tmp_path / "kernels.txt"),
         "--opts", "INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)",
     )  # fmt: skip
     assert {*PARTS, "backward", "optimizer", "wait for data", "matcher, wait"} <= set(rows)
@@ -33,6 +34,8 @@ def test_training(num_gpus, tmp_path):
         num_gpus, rows["images per second"], rows["images per second and process"], strict=True
     ):
         assert whole > 0 and each == pytest.approx(whole / int(number), abs=0.01)
+    profile = (tmp_path / "kernels.txt").read_text()
+    assert "kernels: 0.0 ms" in profile and "aten::convolution_backward" in profile, "a CPU has no kernels"
 
 
 def test_inference():

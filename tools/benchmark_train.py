@@ -4,6 +4,7 @@
     python tools/benchmark_train.py --config-file configs/psg/usg_par_convnext_large.yaml --batch-size 8 16 \\
         --opts MODEL.CLIP.PRETRAINED ""
     python tools/benchmark_train.py --config-file ... --batch-size 16 --num-gpus 1 2 4 --opts ...   # how it scales
+    python tools/benchmark_train.py --config-file ... --profile kernels.txt --opts ...              # where time goes
 
 Images are generated scenes (psg_shapes, drawn into --data if it is not there yet), read from disk and augmented by
 loader workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be
@@ -25,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,6 +37,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from part_timer import PartTimer, use_psg_sized_vocabulary
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from usg_psg.config import build_cfg
 from usg_psg.config_check import check_config
@@ -44,6 +48,8 @@ from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
 from usg_psg.program import one_line_errors
+
+PROFILE_ROWS = 60
 
 
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
@@ -58,7 +64,24 @@ def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
     timer.wrap(runner, "run_step", "step")
 
 
-def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
+def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> str:
+    """Time of a step by kernel, and by operator of PyTorch, of which those called from others count for themselves."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=kinds) as profiler:
+        steps(count)
+    lines = []
+    for title, is_kernel in (("kernels", True), ("operators", False)):
+        key = "self_device_time_total" if is_kernel else "self_cpu_time_total"
+        events = [e for e in profiler.key_averages() if (e.device_type != DeviceType.CPU) == is_kernel]
+        total = sum(getattr(e, key) for e in events) / 1000 / count
+        calls = sum(e.count for e in events) / count
+        lines.append(f"{title}: {total:.1f} ms and {calls:.0f} calls a step")
+        for e in sorted(events, key=lambda e: -getattr(e, key))[:PROFILE_ROWS]:
+            lines.append(f"{getattr(e, key) / 1000 / count:9.3f} ms {e.count / count:7.1f} x  {e.key[:160]}")
+    return "\n".join(lines) + "\n"
+
+
+def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
     """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
     seed_all_rng(0)
     model = build_model(cfg)
@@ -93,6 +116,10 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
         seconds, waits = steps(iterations)
         # What the process holds: memory of CUDA graphs does not show among allocated tensors.
         peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
+        if profile_file:  # in every process, since they wait for one another
+            text = profile_steps(steps, max(iterations // 8, 1), on_gpu)
+            if comm.is_main_process():
+                Path(profile_file).write_text(text)
         timer = PartTimer(model.device)
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
@@ -107,9 +134,9 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int) -> dict[str, float]:
     return result
 
 
-def run(cfg: CfgNode, iterations: int, warmup: int, path: str) -> None:
+def run(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None, path: str) -> None:
     """Body of a process: benchmark, the main process writes the result."""
-    result = benchmark(cfg, iterations, warmup)
+    result = benchmark(cfg, iterations, warmup, profile_file)
     if comm.is_main_process():
         Path(path).write_text(json.dumps(result))
 
@@ -135,6 +162,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
     parser.add_argument("--num-scenes", type=int, default=256)
+    parser.add_argument("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args()
     cfg = build_cfg(arguments.config_file, arguments.opts)
@@ -147,7 +175,7 @@ def main() -> None:
     for num_gpus, batch_size in itertools.product(arguments.num_gpus, arguments.batch_size):
         cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            launch(run, num_gpus, args=(cfg, arguments.iterations, arguments.warmup, file.name))
+            launch(run, num_gpus, args=(cfg, arguments.iterations, arguments.warmup, arguments.profile, file.name))
             columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

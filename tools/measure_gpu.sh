@@ -52,7 +52,8 @@ train() {
     for mode in $modes; do
         echo "MODEL.USG.COMPILE $mode"
         with_opts python3 tools/benchmark_train.py --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
-            --iterations $steps --opts MODEL.USG.COMPILE $mode || return
+            --iterations $steps $([ "$mode" = none ] && echo --profile "$out/kernels.txt") \
+            --opts MODEL.USG.COMPILE $mode || return
     done
 }
 inference() {
