@@ -14,7 +14,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.modeling.usg_par import make_instances
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.scene_graph import SceneGraph, encode_mask
+from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
@@ -47,6 +47,17 @@ def output():
 
 def graph():
     return SceneGraph.from_output(output(), ["person"], ["grass-merged"], ["over", "standing on"])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (40, 30)])
+@pytest.mark.parametrize("order", "CF")
+def test_segments_of_a_map_are_encoded_as_masks_are(shape, order):
+    generator = np.random.default_rng(sum(shape))
+    panoptic = np.array(generator.integers(0, 4, shape), dtype=np.int32, order=order)
+    panoptic[:, -1] = 3  # a run up to the last pixel
+    ids = [3, 1, 7, 2]  # one of them is nowhere, and 0 is nobody's
+    assert encode_segments(panoptic, [{"id": i} for i in ids]) == [encode_mask(panoptic == i) for i in ids]
+    assert encode_segments(panoptic, []) == []
 
 
 def test_graph_is_between_panoptic_segments():

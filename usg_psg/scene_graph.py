@@ -29,13 +29,20 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 
 def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list[dict]:
-    """`encode_mask` of each segment of a map (H, W), all in one call."""
-    columns = np.asfortranarray(panoptic)
-    masks = np.empty((*panoptic.shape, len(segments_info)), dtype=bool, order="F")
-    for index, info in enumerate(segments_info):
-        np.equal(columns, info["id"], out=masks[:, :, index])
-    encoded = coco_mask.encode(masks.view(np.uint8)) if segments_info else []
-    return [{"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+    """`encode_mask` of each segment of a map (H, W): one pass over the map, whose runs are the segments' runs."""
+    size = [int(x) for x in panoptic.shape]
+    columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
+    starts = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+    borders = np.concatenate(([0], starts, [columns.size]))
+    values = columns[borders[:-1]]
+    encoded = []
+    for info in segments_info:
+        own = np.flatnonzero(values == info["id"])
+        counts = np.diff(np.column_stack((borders[own], borders[own + 1])).ravel(), prepend=0, append=columns.size)
+        counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
+        rle = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
+        encoded.append({"size": size.copy(), "counts": rle["counts"].decode("ascii")})
+    return encoded
 
 
 @dataclass
@@ -109,7 +116,7 @@ class SceneGraph:
         """
         names = [*thing_classes, *stuff_classes]
         panoptic, segments_info = output["panoptic_seg"]
-        panoptic = panoptic.cpu().numpy()
+        panoptic = panoptic.t().contiguous().cpu().numpy().T  # turned on the device, for `encode_segments`
         objects = [
             SceneObject(
                 name=names[info["category_id"]],
