@@ -45,4 +45,4 @@ def test_inference():
     )  # fmt: skip
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
     assert all(value >= 0 for (value,) in rows.values())
-    assert rows["segments"] == [3] and rows["relations"][0] > 0, "the post-processing has work to do"
+    assert rows["segments"] == [3], "the post-processing has work to do, whatever the random weights find"

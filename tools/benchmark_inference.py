@@ -5,9 +5,9 @@
         --opts MODEL.CLIP.PRETRAINED "" TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE graphs
 
 The whole is `SceneGraphPredictor`'s time for an image in memory, masks encoded, on the wall clock; the parts are timed
-in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: masks and classes of --objects
-made-up objects then replace what the network found, which gives the post-processing its usual work in every type and mode.
-Of the relations only those between two of them remain, which are few.
+in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: masks and classes of
+--objects made-up objects then replace what the network found, which gives the post-processing its usual work in every
+type and mode. Of the relations only those between two of them remain, which are few.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from usg_psg.scene_graph import SceneGraph
 
 
 def stand_in_objects(model: USGPar, count: int) -> None:
-    """From now on so many of the model's queries stand for objects: compact regions that tile the image, one class each.
+    """Let `count` of the model's queries stand for objects from now on: compact regions that tile the image.
 
     The other queries have the same masks with low scores. The network's results are computed as ever, then replaced.
     """
