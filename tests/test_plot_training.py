@@ -39,6 +39,7 @@ def test_running_mean_uses_the_past_alone():
 def test_a_line_for_each_loss_and_a_point_for_each_evaluation(tmp_path):
     runs = [tool.read_run(str(make_run(tmp_path / name))) for name in ("a", "b")]
     figure = tool.draw(runs, list(tool.METRICS), 5)
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1, "one evaluation at the end stands at the end"
     losses, proposals, evaluations = figure.axes
     assert [t.get_text() for t in losses.get_legend().get_texts()] == [
         f"{run}, {kind}" for run in "ab" for kind in ("objects", "relations")

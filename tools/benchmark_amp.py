@@ -132,6 +132,7 @@ def main() -> int:
     results = {}
     for run in args.runs:
         results[run] = train(cfg, run, args.iterations)
+        print(report({run: results[run]}, args.iterations).splitlines()[-1], file=sys.stderr)  # should a later one fail
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU, all runs in float32"

@@ -176,7 +176,9 @@ def main() -> None:
         cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             launch(run, num_gpus, args=(cfg, arguments.iterations, arguments.warmup, arguments.profile, file.name))
-            columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
+            column = columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
+        # At once, since later configurations may take too long or too much memory.
+        print(f"{num_gpus} x {batch_size}: {column['images per second']:.2f} images per second", file=sys.stderr)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU"

@@ -98,7 +98,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 def draw(runs: list[Run], metrics: list[str], smoothing: int) -> Figure:
     """Three plots side by side: losses, annotated pairs among the proposals while training, evaluations."""
     figure = Figure(figsize=(15, 4.2), layout="constrained")
-    losses, proposals, evaluations = figure.subplots(1, 3)
+    losses, proposals, evaluations = figure.subplots(1, 3, sharex=True)
     several = len(runs) > 1
     for number, run in enumerate(runs):
         for place, (kind, (steps, values)) in enumerate(run.losses.items()):
