@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,27 @@ def test_predictor_gives_masks_of_the_image_size(cfg):
         assert single.draw(image).shape[2] == 3
     with pytest.raises(ValueError, match="uint8 RGB"):
         predictor(np.zeros((4, 4), np.uint8))
+
+
+def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg, monkeypatch):
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    seen = []
+    monkeypatch.setattr(predictor.model, "forward", lambda inputs: seen.extend(inputs) or [])
+    short, high = predictor.resize.short_edge_length[0], predictor.resize.max_size
+    down, right = np.meshgrid(np.linspace(0, 255, short), np.linspace(0, 200, high), indexing="ij")
+    image = np.stack((down, right, (down + right) / 2), axis=-1).astype(np.uint8)
+    image.flags.writeable = False  # as Pillow's are
+    flipped = np.asfortranarray(image)[:, ::-1, ::-1]
+    larger = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.batch([image, flipped, larger])
+    same, turned, smaller = (x["image"] for x in seen)
+    assert [x.shape for x in (same, turned, smaller)] == [(3, short, high)] * 3
+    assert torch.equal(same, torch.tensor(image).permute(2, 0, 1))
+    assert torch.equal(turned, same.flip(0, 2))
+    assert (smaller.float() - same.float()).abs().max() < 3, "reduced to the size of the others, in the same place"
+    assert [(x["height"], x["width"]) for x in seen] == [(short, high)] * 2 + [(2 * short, 2 * high)]
 
 
 def test_predictor_takes_its_names_from_a_vocabulary_file(cfg, monkeypatch):

@@ -94,7 +94,10 @@ class SceneGraphPredictor:
         for image in images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-            resized = self.resize.get_transform(image).apply_image(image)
-            tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            transform = self.resize.get_transform(image)
+            unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
+            resized = np.require(image if unchanged else transform.apply_image(image), requirements="CW")
+            # The channels stay last in memory: turning them here would take longer than the device does for both.
+            tensor = torch.from_numpy(resized).permute(2, 0, 1)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
         return [SceneGraph.from_output(output, *self.vocabulary) for output in (self.model(inputs) if inputs else [])]
