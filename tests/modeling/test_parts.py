@@ -3,12 +3,14 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
 from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, enlarge_maps, shrink_maps, sine_position
 from usg_psg.modeling.openclip import load_openclip
+from usg_psg.modeling.openclip_convnext import _with_scales_folded
 from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
 from usg_psg.modeling.rpc import select_pairs
 from usg_psg.structures import PixelDecoderOutput
@@ -197,3 +199,33 @@ def test_a_frozen_backbone_computes_in_its_own_type(device):
         address = next(backbone._in_frozen_dtype().parameters()).data_ptr()
         backbone.load_state_dict({name: x * 1.1 for name, x in backbone.state_dict().items()})
         assert next(backbone._in_frozen_dtype().parameters()).data_ptr() == address
+
+
+def test_folding_the_layer_scales_changes_no_feature():
+    """In a trunk with linear layers, as the full-size one has; the small ones of this project have convolutions."""
+    trunk = timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 8, 16, 16), conv_mlp=False)
+    for name, parameter in trunk.named_parameters():
+        if name.endswith(("gamma", "fc2.bias")):  # by default next to nothing, and nothing
+            nn.init.normal_(parameter)
+    backbone = OpenCLIPConvNeXt(trunk, freeze=True)
+    before = {name: x.clone() for name, x in backbone.state_dict().items()}
+    folded = _with_scales_folded(backbone.trunk)
+    assert not any(name.endswith("gamma") for name, _ in folded.named_parameters())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        features = backbone._features(folded, image, torch.float32)
+    for name, expected in backbone(image).items():
+        torch.testing.assert_close(features[name], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_backbone_that_is_frozen_in_float32_computes_in_float32_under_autocast(device):
+    trunk = load_openclip("usg_convnext_zepto").visual.trunk
+    backbone = OpenCLIPConvNeXt(trunk, freeze=True, frozen_dtype="float32").to(device)
+    image = torch.randn(1, 3, 64, 96, device=device)
+    exact = backbone(image)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        features = backbone(image)
+    for name, feature in features.items():
+        torch.testing.assert_close(feature, exact[name].bfloat16(), rtol=2**-7, atol=1e-6)  # the last bit

@@ -23,9 +23,9 @@ class OpenCLIPConvNeXt(Backbone):
     """Stem and four stages of a timm ConvNeXt, the trunk of OpenCLIP's image tower (SPEC section 3).
 
     Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, weights, features
-    and arithmetic in `frozen_dtype`, from a second copy of the weights. (Autocast would do the norm layers and the sums
-    in float32, which costs a third of the time more.) Frozen weights are left out of checkpoints
-    (`usg_psg/engine/checkpoint.py`).
+    and arithmetic in `frozen_dtype`, whatever autocast is on around; for the types of 16 bits from a second copy of the
+    weights. (Autocast would do the norm layers and the sums in float32, which costs a third of the time more.) Frozen
+    weights are left out of checkpoints (`usg_psg/engine/checkpoint.py`).
 
     Args:
         trunk: a timm ConvNeXt with `stem` and four `stages`; its head is dropped.
@@ -101,15 +101,14 @@ class OpenCLIPConvNeXt(Backbone):
         Returns:
             "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32, in the type of an autocast around.
         """
-        autocast = image.is_cuda and torch.is_autocast_enabled("cuda")
-        dtype = torch.get_autocast_dtype("cuda") if autocast else image.dtype
+        kind = image.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
         if not self.freeze:
             return self._features(self.trunk, image, dtype)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(kind, enabled=False):
             if not image.is_cuda or self.frozen_dtype == torch.float32:
                 return self._features(self.trunk, image, dtype)
-            with torch.autocast("cuda", enabled=False):
-                return self._features(self._in_frozen_dtype(), image.to(self.frozen_dtype), dtype)
+            return self._features(self._in_frozen_dtype(), image.to(self.frozen_dtype), dtype)
 
     def _features(self, trunk: nn.ModuleDict, image: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         x = trunk["stem"](image.contiguous(memory_format=torch.channels_last))
