@@ -7,9 +7,13 @@ from torch import Tensor
 
 
 def for_products(x: Tensor) -> Tensor:
-    """x in the type that autocast would give it in each matrix product, if it is on.
+    """What enters several matrix products, cast once instead of by autocast for each of them.
 
-    What enters several products is cast once like this, instead of once for each.
+    Args:
+        x: of any shape, float32 or of 16 bits.
+
+    Returns:
+        x in the type that autocast gives to products on its device; x itself if it is off.
     """
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

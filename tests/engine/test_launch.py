@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from ..programs import python_path
+
 SHOW_THREADS = """
 import sys
 import torch
@@ -27,6 +29,7 @@ def test_processes_share_the_cores_unless_told_otherwise(tmp_path, asked):
     program = tmp_path / "show.py"
     program.write_text(SHOW_THREADS)
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"CUDA_VISIBLE_DEVICES": ""}
+    env["PYTHONPATH"] = python_path()
     count = "import torch; print(torch.get_num_threads())"
     alone = int(subprocess.run([sys.executable, "-c", count], env=env, capture_output=True, check=True).stdout)
     if asked:

@@ -41,6 +41,6 @@ class TapeRecorder:
             yield
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        with _Tape() as tape:
+        with torch.random.fork_rng([]), _Tape() as tape:  # to record does nothing on a GPU, so it draws nothing
             result = function()
         return result, tape.replay

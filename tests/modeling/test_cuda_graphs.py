@@ -102,14 +102,86 @@ def test_each_shape_is_recorded_and_too_many_are_not(device, recorder, caplog):
     assert caplog.text.count("further ones run without CUDA graphs") == 1
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
 def test_random_numbers_of_a_step_do_not_depend_on_recording(device, recorder):
-    part, numbers = Part().to(device), []
-    function = graphed(part, recorder)
-    for _ in range(2):
+    function, numbers = graphed(Noise(), recorder), []
+    for _ in range(3):
         torch.manual_seed(0)
-        function({"x": torch.ones(2, 4, device=device)})
-        numbers.append(torch.rand(3, device=device))
-    assert torch.equal(*numbers)
+        noisy = function(torch.zeros(2, 4, device=device)).clone()
+        numbers.append(torch.stack([noisy, torch.rand(2, 4, device=device)]))
+    assert torch.equal(numbers[0], numbers[1]) and torch.equal(numbers[1], numbers[2])
+    assert len(numbers[0].unique()) == numbers[0].numel()
+
+
+def test_what_needs_a_gradient_is_part_of_what_is_recorded(device, recorder):
+    part = Part().to(device)
+    function = graphed(part, recorder)
+    for needs, enabled in [(False, False), (False, True), (True, True), (True, False)]:
+        x = torch.randn(2, 4, device=device, requires_grad=needs)
+        with torch.set_grad_enabled(enabled):
+            out, (double,) = function({"x": x})
+        assert out["y"].requires_grad == enabled
+        assert double.requires_grad == (needs and enabled)
+        if enabled:
+            out["y"].sum().backward()
+            part.zero_grad()
+        assert (x.grad is not None) == (needs and enabled)
+
+
+class Difference(nn.Module):
+    def forward(self, values):
+        return values["a"] - values["b"]
+
+
+def test_arguments_are_told_apart_by_name(device, recorder):
+    function = graphed(Difference(), recorder)
+    one, two = (torch.full((2,), value, device=device) for value in (1.0, 2.0))
+    assert function({"a": one, "b": two}).tolist() == [-1, -1]
+    assert function({"b": one, "a": two}).tolist() == [1, 1]
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean(0)
+
+
+def test_results_of_other_shapes_are_left_as_they_are(device, recorder):
+    """Two recordings of one part, whose results have one shape, before a part that reads them where they lie."""
+    run, mean, linear = PartRunner("graphs", recorder), Mean(), nn.Linear(4, 4).to(device)
+    for _ in range(2):
+        given = [torch.randn(rows, 4, device=device) for rows in (2, 3)]
+        means = [run(mean, x) for x in given]
+        for x, found in zip(given, means, strict=True):
+            torch.testing.assert_close(run(linear, found), linear(x.mean(0)))
+        for x, found in zip(given, means, strict=True):
+            torch.testing.assert_close(found, x.mean(0))
+
+
+def test_a_backward_pass_belongs_to_the_latest_call(device, recorder):
+    function = graphed(Part().to(device), recorder)
+    x = torch.randn(2, 4, device=device, requires_grad=True)
+    first, _ = function({"x": x})
+    second, _ = function({"x": x})
+    with pytest.raises(RuntimeError, match="one backward pass, before the next call"):
+        first["y"].sum().backward()
+    second["y"].sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        second["y"].sum().backward()
+
+
+class Greedy(nn.Module):
+    def forward(self, x):
+        raise torch.OutOfMemoryError("allocation of 80 GiB")
+
+
+def test_too_little_memory_keeps_its_kind(device, recorder):
+    """Callers answer it in another way than a function that cannot be recorded."""
+    with pytest.raises(torch.OutOfMemoryError, match="80 GiB"):
+        graphed(Greedy(), recorder)(torch.ones(2, device=device))
 
 
 @pytest.mark.parametrize("add_missed_pairs", [False, True])

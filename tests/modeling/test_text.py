@@ -49,6 +49,15 @@ def test_damaged_cache_is_computed_again(tmp_path, count_loads, caplog, content)
     assert len(count_loads) == 2, "the damaged entry was replaced"
 
 
+def test_the_text_tower_runs_where_it_is_asked_to(tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr(
+        module, "encode_names", lambda clip, *_: devices.append(next(clip.parameters()).device.type) or torch.ones(3, 2)
+    )
+    embed(tmp_path, device="meta")  # a device that every machine has
+    assert devices == ["meta"]
+
+
 def test_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -68,6 +68,7 @@ class _Recording:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         with _stand_ins(module) as stand_ins:
             self._record(function, [*self.tensors, *(stand_ins[p] for p in self.parameters)], recorder)
+        self.passes = 0  # each pass writes over what the one before has left
         fixed.update(x.untyped_storage().data_ptr() for x in self.outputs)
 
     def _record(self, function: Callable[[list], Sequence[Tensor]], inputs: list[Tensor], recorder: Any) -> None:
@@ -100,6 +101,7 @@ class _Recording:
             if own.data_ptr() != given.data_ptr():
                 own.detach().copy_(given)
         self.replay_forward()
+        self.passes += 1
         return tuple(x.detach() for x in self.outputs)
 
     def backward(self, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -112,6 +114,7 @@ class _Recording:
             else:
                 own.copy_(given)
         self.replay_backward()
+        self.passes += 1
         return tuple(None if x is None else x.detach() for x in self.grad_inputs)
 
 
@@ -120,6 +123,7 @@ class _Replay(torch.autograd.Function):
     def forward(ctx, recording: _Recording, *inputs: Tensor):
         ctx.recording = recording
         outputs = recording.forward(inputs[: len(recording.tensors)])
+        ctx.passes = recording.passes
         constant = [x for x, grad in zip(outputs, recording.grad_outputs, strict=True) if grad is None]
         ctx.mark_non_differentiable(*constant)
         ctx.set_materialize_grads(False)
@@ -128,6 +132,8 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor | None):
+        if ctx.recording.passes != ctx.passes:
+            raise RuntimeError("what runs as a CUDA graph has one backward pass, before the next call for its shape")
         return None, *ctx.recording.backward(grads)
 
 
@@ -136,7 +142,7 @@ class GraphedFunction:
 
     The function may do nothing that waits for the device, and its result must depend on nothing but the arguments, the
     parameters and PyTorch's random numbers. Results and gradients lie in memory that the next call for the same shape
-    overwrites: gradients cannot be accumulated over several calls.
+    overwrites: gradients cannot be accumulated over several calls, and a call has one backward pass, before the next.
 
     Args:
         function: of tensors, other constants, and lists, dicts and structures (`usg_psg.structures`) of them.
@@ -145,7 +151,8 @@ class GraphedFunction:
         recorder_type: `CudaRecorder`, or what stands in for it.
 
     Raises:
-        RuntimeError: at a call, if the function cannot be recorded.
+        RuntimeError: at a call, if the function cannot be recorded; at a backward pass that comes too late.
+        torch.OutOfMemoryError: at a call, if there is not the memory to record.
     """
 
     MAX_SHAPES = 8  # each takes the memory of all that the function computes; further ones run unrecorded
@@ -201,6 +208,8 @@ class GraphedFunction:
         torch.set_autocast_cache_enabled(False)  # weights are cast within the recording, since they change
         try:
             recording = _Recording(flat, leaves, self.module, self.fixed, self.recorder_type())
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError too, but callers answer it in another way
         except RuntimeError as error:
             name = getattr(self.function, "__qualname__", repr(self.function))
             raise RuntimeError(
