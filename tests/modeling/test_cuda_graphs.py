@@ -175,12 +175,12 @@ def test_a_backward_pass_belongs_to_the_latest_call(device, recorder):
 
 class Greedy(nn.Module):
     def forward(self, x):
-        raise torch.OutOfMemoryError("allocation of 80 GiB")
+        raise torch.cuda.OutOfMemoryError("allocation of 80 GiB")
 
 
 def test_too_little_memory_keeps_its_kind(device, recorder):
     """Callers answer it in another way than a function that cannot be recorded."""
-    with pytest.raises(torch.OutOfMemoryError, match="80 GiB"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="80 GiB"):
         graphed(Greedy(), recorder)(torch.ones(2, device=device))
 
 

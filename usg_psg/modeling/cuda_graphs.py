@@ -152,7 +152,7 @@ class GraphedFunction:
 
     Raises:
         RuntimeError: at a call, if the function cannot be recorded; at a backward pass that comes too late.
-        torch.OutOfMemoryError: at a call, if there is not the memory to record.
+        torch.cuda.OutOfMemoryError: at a call, if there is not the memory to record.
     """
 
     MAX_SHAPES = 8  # each takes the memory of all that the function computes; further ones run unrecorded
@@ -208,7 +208,7 @@ class GraphedFunction:
         torch.set_autocast_cache_enabled(False)  # weights are cast within the recording, since they change
         try:
             recording = _Recording(flat, leaves, self.module, self.fixed, self.recorder_type())
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise  # a RuntimeError too, but callers answer it in another way
         except RuntimeError as error:
             name = getattr(self.function, "__qualname__", repr(self.function))

@@ -127,7 +127,7 @@ class Session:
             with self.lock:
                 graph = self._predict(image, model, objects, predicates)
                 file = self._write(graph)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
             raise BadInput(str(error).replace(path, Path(path).name)) from None
