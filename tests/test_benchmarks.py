@@ -46,3 +46,11 @@ def test_inference():
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
     assert all(value >= 0 for (value,) in rows.values())
     assert rows["segments"] == [3], "the post-processing has work to do, whatever the random weights find"
+
+
+def test_inference_of_more_objects_than_queries():
+    done = subprocess.run(
+        [sys.executable, "tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "1000"],
+        cwd=ROOT, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 2 and "--objects: expected 1 to 16" in done.stderr

@@ -95,6 +95,9 @@ def main() -> None:
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     model = predictor.model
     if not cfg.MODEL.WEIGHTS:
+        most = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES
+        if not 1 <= arguments.objects <= most:
+            parser.error(f"--objects: expected 1 to {most}, the model's queries, got {arguments.objects}")
         stand_in_objects(model, arguments.objects)
     wall_clock(predictor, image, arguments.warmup)
     times, graph = wall_clock(predictor, image, arguments.iterations)
