@@ -8,7 +8,8 @@
 
 Images are generated scenes (psg_shapes, drawn into --data if it is not there yet), read from disk and augmented by
 loader workers; text embeddings are random, as many as PSG has names; weights are random unless the recipe's can be
-loaded. Throughput is the wall-clock time of steps that nothing interrupts; the parts are then timed in further steps,
+loaded. Throughput is the wall-clock time of steps that nothing interrupts (their median, on a GPU from its own clock,
+tells what a machine does that is not disturbed now and then); the parts are then timed in further steps,
 on a GPU between CUDA events. Batch sizes are per GPU; with several GPUs, parts and memory are the first one's, the wait
 for data is the longest of all.
 """
@@ -103,6 +104,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
             torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(count):
+            starts.append(timer.now())
             runner.run_step()
             if comm.is_main_process():
                 waits.append(storage.latest()["data_time"][0])
@@ -111,22 +113,25 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / count, waits
 
+    timer, starts = PartTimer(model.device), []
     with EventStorage() as storage:
         steps(warmup)
+        starts.clear()
         seconds, waits = steps(iterations)
+        median = statistics.median(itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()])))
         # What the process holds: memory of CUDA graphs does not show among allocated tensors.
         peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
         if profile_file:  # in every process, since they wait for one another
             text = profile_steps(steps, max(iterations // 8, 1), on_gpu)
             if comm.is_main_process():
                 Path(profile_file).write_text(text)
-        timer = PartTimer(model.device)
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
     runner.close()
     per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
     result = {"images per second": per_second, "images per second and process": per_second / processes}
     result["ms per step"] = 1000 * seconds
+    result["ms per step, median"] = median
     result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
     if peak is not None:
         result["peak memory reserved, GiB"] = peak

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import starmap
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,13 @@ class PartTimer:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+    def between(self, start, end) -> float:
+        """Milliseconds from one `now` to another."""
+        if not self.cuda:
+            return 1000 * (end - start)
+        end.synchronize()
+        return start.elapsed_time(end)
 
     def wrap(self, owner: object, attribute: str, name: str | Callable[..., str]) -> None:
         """Time every call of owner.attribute under a name, or under what a function makes of the arguments."""
@@ -54,14 +62,7 @@ class PartTimer:
 
     def milliseconds(self) -> dict[str, float]:
         """Median per call."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return {
-            name: statistics.median(
-                start.elapsed_time(end) if self.cuda else 1000 * (end - start) for start, end in spans
-            )
-            for name, spans in self.spans.items()
-        }
+        return {name: statistics.median(starmap(self.between, spans)) for name, spans in self.spans.items()}
 
 
 def use_psg_sized_vocabulary(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 
 from .names import display_names
@@ -116,7 +117,9 @@ class SceneGraph:
         """
         names = [*thing_classes, *stuff_classes]
         panoptic, segments_info = output["panoptic_seg"]
-        panoptic = panoptic.t().contiguous().cpu().numpy().T  # turned on the device, for `encode_segments`
+        # Turned on the device, for `encode_segments`, and as small as it can be.
+        dtype = torch.uint8 if len(segments_info) < 256 else torch.int32
+        panoptic = panoptic.to(dtype).t().contiguous().cpu().numpy().T
         objects = [
             SceneObject(
                 name=names[info["category_id"]],
@@ -129,9 +132,10 @@ class SceneGraph:
         ]
         position = {info["id"]: index for index, info in enumerate(segments_info)}
         segment = [position.get(i, -1) for i in output["instances"].segment_ids.tolist()]
-        columns = (output["relations"][key].tolist() for key in ("subject", "object", "predicate", "score"))
+        found = output["relations"]
+        rows = torch.stack([found["subject"], found["object"], found["predicate"]], dim=1).tolist()
         relations: dict[tuple[int, int, int], SceneRelation] = {}
-        for subject, object_, predicate, score in zip(*columns, strict=True):
+        for (subject, object_, predicate), score in zip(rows, found["score"].tolist(), strict=True):
             subject, object_ = segment[subject], segment[object_]
             if subject >= 0 and object_ >= 0 and subject != object_:
                 key = (subject, object_, predicate)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from usg_psg.engine import GradientClipper, ModelEMA, StepRunner
+from usg_psg.engine import GradientClipper, ModelEMA, StepRunner, trainer
 
 from ..tiny import tiny_input, tiny_model
 
@@ -137,6 +137,30 @@ def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():
             runner.run_step()
             losses.append(storage.latest()["total_loss"][0])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_does_not_wait_for_the_device(processes, tmp_path, monkeypatch):
+    """The host only waits for what it needs of this step, by events, and launches what follows meanwhile."""
+    torch.distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/meet", world_size=1, rank=0)
+    try:
+        model = tiny_model(freeze=True).cuda()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3, fused=True)
+        monkeypatch.setattr(trainer.comm, "get_world_size", lambda: processes)
+        wrapped = trainer.distributed(model)
+        monkeypatch.undo()
+        runner = StepRunner(
+            wrapped, Loader([tiny_input()]), optimizer, clipper=GradientClipper(), autocast_dtype=torch.bfloat16
+        )
+        with EventStorage(start_iter=1):  # every 20th iteration looks at more
+            for _ in range(3):  # the first steps set up what stays
+                runner.run_step()
+            torch.cuda.set_sync_debug_mode("error")
+            runner.run_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.distributed.destroy_process_group()
 
 
 def test_state_that_belongs_to_another_trainer():

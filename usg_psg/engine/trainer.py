@@ -69,17 +69,13 @@ def distributed(model: nn.Module) -> nn.Module:
     """The model in DistributedDataParallel if there are several processes, on GPUs or on the CPU."""
     if comm.get_world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
     # Buffers are the same everywhere: nothing to send before each step. torch 2.14 renamed the argument.
     known = inspect.signature(DistributedDataParallel).parameters
     renamed = "forward_sync_buffers" in known
     buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return DistributedDataParallel(
-        model,
-        device_ids=[comm.get_local_rank()] if on_gpu else None,
-        gradient_as_bucket_view=True,
-        **buffers,
-    )
+    # Without device_ids: with them it takes every tensor of the batch to the device, waiting for each, also those that
+    # the model has to read on the host, which then waits until all that was launched before is done.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
 
 
 class Trainer(DefaultTrainer):

@@ -41,36 +41,33 @@ def merge_panoptic(
     candidates = (scores >= object_threshold).nonzero()[:, 0]
     if len(candidates) == 0:
         return panoptic, [], segment_ids
-    prob = mask_prob[candidates]
-    owner = (prob * scores[candidates][:, None, None]).argmax(dim=0)
-    inside = prob.gather(0, owner[None])[0] >= 0.5
-    kept_area = torch.bincount(owner[inside], minlength=len(candidates))
-    own_area = (prob >= 0.5).flatten(1).sum(dim=1)
+    prob, weight, category = mask_prob[candidates], scores[candidates], classes[candidates]
+    owner = (prob * weight[:, None, None]).argmax(dim=0)
+    inside = prob >= 0.5
+    own = inside & (owner == torch.arange(len(candidates), device=owner.device)[:, None, None])
+    kept_area, own_area = own.flatten(1).sum(dim=1), inside.flatten(1).sum(dim=1)
     keep = (kept_area > 0) & (kept_area >= overlap_threshold * own_area)
 
     segments_info: list[dict] = []
     stuff_segment: dict[int, int] = {}
     lookup = [0] * len(candidates)
-    rows = zip(keep.tolist(), classes[candidates].tolist(), scores[candidates].tolist(), strict=True)
-    things = is_thing.tolist()
-    for position, (kept, category, score) in enumerate(rows):
+    # One copy to the host: double precision holds them all as they are.
+    columns = torch.stack([x.double() for x in (keep, category, is_thing[category], weight)])
+    rows = zip(*columns.tolist(), strict=True)
+    for position, (kept, category_id, isthing, score) in enumerate(rows):
         if not kept:
             continue
-        if category in stuff_segment:
-            info = segments_info[stuff_segment[category] - 1]
+        if category_id in stuff_segment:
+            info = segments_info[stuff_segment[category_id] - 1]
             info["score"] = max(info["score"], score)
         else:
-            info = {
-                "id": len(segments_info) + 1,
-                "category_id": category,
-                "isthing": bool(things[category]),
-                "score": score,
-            }
+            new_id = len(segments_info) + 1
+            info = {"id": new_id, "category_id": int(category_id), "isthing": bool(isthing), "score": score}
             segments_info.append(info)
-            if not info["isthing"]:
-                stuff_segment[category] = info["id"]
+            if not isthing:
+                stuff_segment[category_id] = new_id
         lookup[position] = info["id"]
-    table = torch.tensor(lookup, dtype=torch.int32, device=panoptic.device)
-    panoptic = torch.where(inside, table[owner], panoptic)
+    table = torch.tensor(lookup, dtype=torch.int32).to(panoptic.device, non_blocking=True)
+    panoptic = torch.where(own.any(dim=0), table[owner], panoptic)
     segment_ids[candidates] = table.long()
     return panoptic, segments_info, segment_ids

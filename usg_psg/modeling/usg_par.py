@@ -373,7 +373,7 @@ class USGPar(nn.Module):
     ) -> tuple[list[dict], Tensor, Tensor]:
         """Objects of each image, scores (B, Q) and the instance index (B, Q) of each query, -1 if its mask is empty."""
         scores, classes = class_logits.sigmoid().max(dim=-1)
-        objects, index = [], torch.full_like(classes, -1)
+        objects, index = [], []
         for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             mask_logits = (decoded.mask_embeddings[-1, i] @ pixel_features.mask_features[i].flatten(1)).float()
             mask_prob = resize_masks(
@@ -387,10 +387,13 @@ class USGPar(nn.Module):
             )
             masks = mask_prob >= 0.5
             kept = masks.flatten(1).any(dim=1)
-            index[i, kept] = torch.arange(int(kept.sum()), device=index.device)
-            instances = make_instances(masks[kept], classes[i, kept], scores[i, kept].float(), segment_ids[kept])
+            index.append(torch.where(kept, kept.cumsum(0) - 1, -1))
+            chosen = kept.nonzero()[:, 0]  # places, since each use of a bool mask would wait for the device
+            instances = make_instances(
+                masks[chosen], classes[i, chosen], scores[i, chosen].float(), segment_ids[chosen]
+            )
             objects.append({"instances": instances, "panoptic_seg": (panoptic, segments_info)})
-        return objects, scores, index
+        return objects, scores, torch.stack(index)
 
     def _given_objects(
         self,
@@ -437,7 +440,7 @@ class USGPar(nn.Module):
         predicate_score: Tensor,
     ) -> dict:
         """Relations and proposals of one image between queries that are instances, as indices of those."""
-        valid = (instance_of_query[subject] >= 0) & (instance_of_query[object_] >= 0)
+        valid = ((instance_of_query[subject] >= 0) & (instance_of_query[object_] >= 0)).nonzero()[:, 0]
         subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
         triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
         row, predicate, score = rank_relations(triplets.float(), self.relations_per_image)
