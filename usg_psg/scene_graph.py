@@ -39,7 +39,8 @@ def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list
     encoded = []
     for info in segments_info:
         own = np.flatnonzero(values == info["id"])
-        counts = np.diff(np.column_stack((borders[own], borders[own + 1])).ravel(), prepend=0, append=columns.size)
+        edges = np.column_stack((borders[own], borders[own + 1])).ravel()
+        counts = np.diff(np.concatenate(([0], edges, [columns.size])))
         counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
         rle = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
         encoded.append({"size": size.copy(), "counts": rle["counts"].decode("ascii")})

@@ -1,5 +1,6 @@
 """Processes that a run starts."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 
 from ..programs import python_path
 
-SHOW_THREADS = """
+SHOW = """
+import multiprocessing
 import sys
 import torch
 import usg_psg
@@ -16,7 +18,7 @@ from usg_psg.engine import launch
 
 def show(folder):
     rank = torch.distributed.get_rank()
-    open(f"{folder}/{rank}", "w").write(str(torch.get_num_threads()))
+    open(f"{folder}/{rank}", "w").write(f"{torch.get_num_threads()} {multiprocessing.get_start_method()}")
 
 if __name__ == "__main__":
     launch(show, 2, args=(sys.argv[1],))
@@ -25,9 +27,9 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 @pytest.mark.parametrize("asked", [None, "2"])
-def test_processes_share_the_cores_unless_told_otherwise(tmp_path, asked):
+def test_processes_share_the_cores_unless_told_otherwise_and_start_loaders_as_one_process_does(tmp_path, asked):
     program = tmp_path / "show.py"
-    program.write_text(SHOW_THREADS)
+    program.write_text(SHOW)
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"CUDA_VISIBLE_DEVICES": ""}
     env["PYTHONPATH"] = python_path()
     count = "import torch; print(torch.get_num_threads())"
@@ -35,5 +37,5 @@ def test_processes_share_the_cores_unless_told_otherwise(tmp_path, asked):
     if asked:
         env["OMP_NUM_THREADS"] = asked
     subprocess.run([sys.executable, str(program), str(tmp_path)], env=env, check=True)
-    expected = int(asked or max(1, alone // 2))
-    assert [(tmp_path / rank).read_text() for rank in "01"] == [str(expected)] * 2
+    expected = f"{asked or max(1, alone // 2)} {multiprocessing.get_start_method()}"
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [expected] * 2

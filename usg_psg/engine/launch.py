@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -66,7 +67,7 @@ def launch(
     elif machine_rank == 0:
         check_port(dist_url)
     world_size = num_gpus * num_machines
-    places = (num_gpus, machine_rank, world_size, dist_url, main, args)
+    places = (num_gpus, machine_rank, world_size, dist_url, multiprocessing.get_start_method(), main, args)
     _join(mp.start_processes(_start, args=places, nprocs=num_gpus, join=False, start_method="spawn"))
 
 
@@ -138,7 +139,19 @@ def check_port(dist_url: str) -> None:
             ) from error
 
 
-def _start(local_rank: int, local_size: int, machine_rank: int, world_size: int, dist_url: str, main, args) -> None:
+def _start(
+    local_rank: int,
+    local_size: int,
+    machine_rank: int,
+    world_size: int,
+    dist_url: str,
+    start_method: str,
+    main: Callable[..., Any],
+    args: tuple,
+) -> None:
+    # A spawned process would spawn its own ones too: loader processes that each import everything anew, and that on a
+    # machine with GPUs end in "terminate called without an active exception". They are to start as everywhere else.
+    multiprocessing.set_start_method(start_method, force=True)
     rank = machine_rank * local_size + local_rank
     try:
         run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
