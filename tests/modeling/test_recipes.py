@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
-from usg_psg.engine import build_optimizer
+from usg_psg.engine import adapt_to_machine, build_optimizer
 
 from ..tiny import tiny_input
 
@@ -33,6 +33,7 @@ SMALL = {
 def test_recipe_trains_a_step_and_infers(recipe):
     torch.manual_seed(0)
     cfg = build_cfg(f"psg/{recipe}", [word for pair in SMALL.items() for word in pair])
+    adapt_to_machine(cfg)
     model = build_model(cfg).train()
     samples = [tiny_input(), tiny_input(2, relations=((1, 0, 5),))]
     optimizer = build_optimizer(cfg, model)
