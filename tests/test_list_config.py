@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from usg_psg import list_config
 from usg_psg.config import build_cfg
 from usg_psg.config_file import leaves
+from usg_psg.generated_table import split_at_marks
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = dict(leaves(build_cfg()))
@@ -30,8 +31,7 @@ def documented() -> set[str]:
 def test_document_is_current():
     """Otherwise run `python -m usg_psg.list_config --write`."""
     text = list_config.DOCUMENT.read_text(encoding="utf-8")
-    between = text[text.index(list_config.START) + len(list_config.START) : text.index(list_config.END)]
-    assert between.strip() == list_config.table()
+    assert split_at_marks(text, list_config.MARKS)[1] == list_config.table()
 
 
 def test_every_key_of_this_project_is_documented():
@@ -96,9 +96,12 @@ def test_a_key_without_a_meaning_is_refused(line, message):
 
 def test_writing_replaces_what_is_between_the_marks(tmp_path, monkeypatch):
     document = tmp_path / "configuration.md"
-    document.write_text(f"before\n{list_config.START}\nwhat was there\n{list_config.END}\nafter\n")
+    document.write_text("before\n<!-- keys: start -->\nwhat was there\n<!-- keys: end -->\nafter\n")
     monkeypatch.setattr(list_config, "DOCUMENT", document)
     list_config.main(["--write"])
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "| `MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS` | `200` |" in text and "what was there" not in text
+    document.write_text("before\n<!-- keys: start -->\nwhat was there\n")
+    with pytest.raises(ValueError, match="no marks.*keys: end"):
+        list_config.main(["--write"])

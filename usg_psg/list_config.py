@@ -5,11 +5,9 @@ Keys and defaults come from the config itself, meanings and sources from the com
 
 from __future__ import annotations
 
-import argparse
 import ast
 import io
 import re
-import sys
 import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +16,11 @@ from detectron2.config import get_cfg
 
 from . import config
 from .config_file import leaves
+from .generated_table import print_or_write
 
 SOURCE = Path(config.__file__)
 DOCUMENT = SOURCE.parents[1] / "docs" / "configuration.md"
-START, END = "<!-- keys: start -->", "<!-- keys: end -->"
+MARKS = "keys"
 
 # What Detectron2's own keys mean here, of those that a recipe sets or this project reads.
 DETECTRON2_KEYS = {
@@ -180,14 +179,7 @@ def _show(value: Any) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print the tables, or write them between the marks in docs/configuration.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="update docs/configuration.md instead of printing")
-    if not parser.parse_args(argv).write:
-        sys.stdout.write(table() + "\n")
-        return
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, after = text[: text.index(START) + len(START)], text[text.index(END) :]
-    DOCUMENT.write_text(f"{before}\n\n{table()}\n\n{after}", encoding="utf-8")
+    print_or_write(table, DOCUMENT, MARKS, str(__doc__), argv)
 
 
 if __name__ == "__main__":

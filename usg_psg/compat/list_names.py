@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
-import sys
 from pathlib import Path
+
+from ..generated_table import print_or_write
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER / "README.md"
-START, END = "<!-- names: start -->", "<!-- names: end -->"
+MARKS = "names"
 
 
 def bundled_names() -> dict[str, list[str]]:
@@ -34,14 +34,7 @@ def table() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table, or write it between the marks in README.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="update README.md instead of printing")
-    if not parser.parse_args(argv).write:
-        sys.stdout.write(table() + "\n")
-        return
-    text = README.read_text(encoding="utf-8")
-    before, after = text[: text.index(START) + len(START)], text[text.index(END) :]
-    README.write_text(f"{before}\n{table()}\n{after}", encoding="utf-8")
+    print_or_write(table, README, MARKS, str(__doc__), argv)
 
 
 if __name__ == "__main__":
