@@ -82,7 +82,7 @@ def test_killed_at_random_moments_the_losses_are_those_of_an_undisturbed_run(dat
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(tmp_path.glob(".*.tmp")) or all(f.stat().st_size for f in tmp_path.glob("model_*.pth"))
     iterations = [json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert iterations == sorted(set(iterations)), "one sequence, as of one run"
+    assert len(iterations) == len(set(iterations)), "one sequence, as of one run"  # Detectron2 writes 29 before 20
 
 
 def test_a_terminated_run_saves_its_state_and_goes_on(datasets, undisturbed, tmp_path):
@@ -115,4 +115,7 @@ def test_the_log_is_cut_where_the_run_goes_on(tmp_path):
     assert log.read_text() == "".join(lines)
     truncate_log(log, 3)
     assert log.read_text() == "".join(lines[:3])
+    log.write_text(lines[4] + lines[1] + lines[3] + lines[2])
+    truncate_log(log, 3)
+    assert log.read_text() == lines[1] + lines[2]
     truncate_log(tmp_path / "missing.json", 3)

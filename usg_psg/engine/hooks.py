@@ -140,17 +140,21 @@ def truncate_log(path: Path, first_iteration: int) -> None:
     """
     if not path.is_file():
         return
-    good = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                iteration = json.loads(line).get("iteration", -1)
-            except ValueError:
-                break
-            if not line.endswith(b"\n") or iteration >= first_iteration:
-                break
-            good += len(line)
-    os.truncate(path, good)
+    with open(path, "r+b") as file:
+        lines = file.readlines()
+        kept = [line for line in lines if _iteration(line) < first_iteration]
+        if kept != lines[: len(kept)]:  # Detectron2's writer does not sort what it writes at once
+            file.seek(0)
+            file.writelines(kept)
+        file.truncate(sum(map(len, kept)))
+
+
+def _iteration(line: bytes) -> float:
+    """Of a line of a log: -1 if it has none, infinite if it is cut off."""
+    try:
+        return json.loads(line).get("iteration", -1) if line.endswith(b"\n") else float("inf")
+    except ValueError:
+        return float("inf")
 
 
 class LeftOutReport(HookBase):
