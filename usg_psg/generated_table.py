@@ -25,7 +25,18 @@ def split_at_marks(text: str, name: str) -> tuple[str, str, str]:
 def print_or_write(
     make: Callable[[], str], document: Path, name: str, description: str, argv: list[str] | None = None
 ) -> None:
-    """A program that prints the table, or with `--write` puts it into its document."""
+    """A program that prints the table, or with `--write` puts it into its document.
+
+    Args:
+        make: the table as Markdown.
+        document: where it stands.
+        name: of its marks.
+        description: of the program, for `--help`.
+        argv: arguments; None for the command line's.
+
+    Raises:
+        ValueError: if a mark is missing; the document is left as it was.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--write", action="store_true", help=f"update {document.name} instead of printing")
     if not parser.parse_args(argv).write:
