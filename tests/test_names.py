@@ -11,6 +11,11 @@ def test_names_are_numbered_where_they_repeat():
     assert display_names(["water", "water-other"]) == ["water 1", "water 2"], "two categories, one name to the reader"
 
 
+def test_numbered_names_are_not_those_of_other_categories():
+    assert display_names(["person", "person", "person 2"]) == ["person 1", "person 3", "person 2"]
+    assert display_names(["a 1", "a", "a", "a_1"]) == ["a 1 1", "a 1", "a 2", "a 1 2"]
+
+
 def test_labels_of_a_graph_stay_with_its_objects():
     graph = stripes(count=4)
     assert [o.label for o in graph.objects] == ["grass", "person 1", "person 2", "person 3"]

@@ -14,11 +14,16 @@ def spoken_name(name: str) -> str:
 
 
 def display_names(names: Sequence[str]) -> list[str]:
-    """Names to show for all objects of an image, given its category names: numbered where one repeats."""
+    """Names to show for all objects of an image, all different: its category names, numbered where one repeats."""
     spoken = [spoken_name(name) for name in names]
     total, shown = Counter(spoken), []
     seen: Counter[str] = Counter()
     for name in spoken:
-        seen[name] += 1
-        shown.append(f"{name} {seen[name]}" if total[name] > 1 else name)
+        label = name
+        if total[name] > 1:
+            seen[name] += 1
+            while total[f"{name} {seen[name]}"] == 1:  # a category may be called "person 2"
+                seen[name] += 1
+            label = f"{name} {seen[name]}"
+        shown.append(label)
     return shown
