@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = "usg_psg scene graph"
 VERSION = 1
+
+Record = TypeVar("Record")
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -45,6 +47,27 @@ def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list
         rle = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
         encoded.append({"size": size.copy(), "counts": rle["counts"].decode("ascii")})
     return encoded
+
+
+def _fills(counts: object, pixels: int) -> bool:
+    """Whether COCO's compressed run lengths, each 0 or more, add up to a number of pixels; pycocotools does not ask."""
+    if not isinstance(counts, str):
+        return False
+    lengths: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        code = ord(letter) - 48  # five bits of a number, lowest first, and whether more of them follow
+        if not 0 <= code < 64:
+            return False
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:  # negative: from the fourth on, numbers are differences to the one before the last
+            value -= 1 << shift
+        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
+        value = shift = 0
+    return not shift and sum(lengths) == pixels and min(lengths, default=0) >= 0
 
 
 @dataclass
@@ -76,6 +99,22 @@ class SceneRelation:
     predicate: str
     predicate_id: int
     score: float
+
+
+def _read(kind: type[Record], entries: list, what: str) -> list[Record]:
+    """Records of JSON's fields, each of which has the type that the record declares."""
+    declared, records = get_type_hints(kind), []
+    for index, entry in enumerate(entries):
+        try:
+            record = kind(**entry)
+        except TypeError as error:
+            raise ValueError(f"{what} {index}: missing or unknown fields: {error}") from error
+        for name, wanted in declared.items():
+            value = getattr(record, name)
+            if not isinstance(value, (int, float) if wanted is float else wanted):
+                raise ValueError(f"{what} {index}, {name}: expected {wanted.__name__}, got {type(value).__name__}")
+        records.append(record)
+    return records
 
 
 @dataclass
@@ -172,7 +211,7 @@ class SceneGraph:
         """Read `to_json`'s text.
 
         Raises:
-            ValueError: if the text is something else; the message says what is wrong.
+            ValueError: if the text is something else; the message names the object or relation and its field.
         """
         try:
             data = json.loads(text)
@@ -182,18 +221,18 @@ class SceneGraph:
             raise ValueError(f"not a scene graph: its format is not {FORMAT!r}")
         if data.get("version") != VERSION:
             raise ValueError(f"scene graph version {data.get('version')!r}, this program reads {VERSION}")
-        try:
-            graph = cls(
-                data["height"],
-                data["width"],
-                [SceneObject(**x) for x in data["objects"]],
-                [SceneRelation(**x) for x in data["relations"]],
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"scene graph with missing or unknown fields: {error}") from error
-        for index, thing in enumerate(graph.objects):
-            if not isinstance(thing.mask, dict) or thing.mask.get("size") != [graph.height, graph.width]:
-                raise ValueError(f"object {index}: its mask is not of the graph's size, {graph.height}x{graph.width}")
+        for name, kind in (("height", int), ("width", int), ("objects", list), ("relations", list)):
+            if not isinstance(data.get(name), kind):
+                raise ValueError(f"{name}: expected {kind.__name__}, got {type(data.get(name)).__name__}")
+        height, width = data["height"], data["width"]
+        objects = _read(SceneObject, data["objects"], "object")
+        relations = _read(SceneRelation, data["relations"], "relation")
+        for index, thing in enumerate(objects):
+            if thing.mask.get("size") != [height, width]:
+                raise ValueError(f"object {index}: its mask is not of the graph's size, {height}x{width}")
+            if not _fills(thing.mask.get("counts"), height * width):
+                raise ValueError(f"object {index}, mask: counts are not run lengths that fill {height}x{width} pixels")
+        graph = cls(height, width, objects, relations)
         known = range(len(graph.objects))
         for index, relation in enumerate(graph.relations):
             if relation.subject not in known or relation.object not in known:
