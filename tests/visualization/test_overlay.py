@@ -61,6 +61,23 @@ def test_small_images_are_enlarged_and_the_input_is_left_alone():
         draw_overlay(np.zeros((10, 10, 3), np.uint8), stripes())
 
 
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (8, 3000), (3000, 40)])
+def test_long_images_are_enlarged_within_bounds(size):
+    graph = stripes(*size, count=1)
+    overlay = compose_overlay(np.zeros((*size, 3), np.uint8), graph)
+    assert max(overlay.pixels.shape) == 16_000
+    assert [label.text for label in overlay.labels] == (["grass"] if min(size) > 1 else [])
+    assert overlay.font <= max(13, min(overlay.pixels.shape[:2]) / 10), "large letters would hide all of it"
+    assert draw_overlay(np.zeros((*size, 3), np.uint8), graph, scale=6).shape == (6 * size[0], 6 * size[1], 3)
+
+
+def test_names_that_find_no_room_do_not_enlarge_without_end(monkeypatch):
+    monkeypatch.setattr("usg_psg.visualization.overlay.place_labels", lambda owner, sizes: [None] * len(sizes))
+    pixels = compose_overlay(np.zeros((600, 800, 3), np.uint8), stripes(600, 800)).pixels
+    assert 4e6 < pixels.shape[0] * pixels.shape[1] <= 8e6
+    assert compose_overlay(np.zeros((2900, 3000, 3), np.uint8), stripes(2900, 3000)).pixels.shape == (2900, 3000, 3)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_labels_stay_inside_and_apart(seed):
     rng = np.random.default_rng(seed)

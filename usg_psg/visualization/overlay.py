@@ -19,6 +19,7 @@ from .figures import FONT, POINT, drawing
 from .label_places import Place, has_room, place_labels
 
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
+MAX_LONG_SIDE, MAX_PIXELS = 16_000, 8_000_000  # nothing is enlarged beyond; WebP ends at 16383
 MIN_FONT = 13  # pixels
 GROWTH, MAX_STEPS = 1.25, 14  # crowded pictures are enlarged step by step until every label has room
 THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of a picture
@@ -68,7 +69,7 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = Non
         image: (H, W, 3) uint8 RGB of the graph's size.
         graph: what to draw; where masks overlap, the smaller one shows.
         scale: of the result to the image; names that find no room are left out. None enlarges small images, and
-            crowded ones until every name has room.
+            crowded ones until every name has room, but not beyond 16000 pixels a side and 8 million in all.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -160,12 +161,14 @@ def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = 
         raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
     owner = owner_map(graph)
     texts = [thing.label for thing in graph.objects]
-    start = scale or max(1.0, MIN_LONG_SIDE / max(image.shape[:2]), MIN_SHORT_SIDE / min(image.shape[:2]))
-    largest = max(MIN_FONT, round(start * max(image.shape[:2]) / 55))
+    short, long = sorted(image.shape[:2])
+    most = max(1.0, min(MAX_LONG_SIDE / long, (MAX_PIXELS / (short * long)) ** 0.5))
+    start = scale or min(most, max(1.0, MIN_LONG_SIDE / long, MIN_SHORT_SIDE / short))
+    largest = max(MIN_FONT, round(start * min(long / 55, short / 12)))
     # A crowded picture first gets a smaller font, then more room.
     tries = [(start, font) for font in sorted({largest, (largest + MIN_FONT) // 2, MIN_FONT}, reverse=True)]
     if scale is None:
-        tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS)]
+        tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS) if start * GROWTH**n <= most]
     for factor, font in tries:
         enlarged = _resize_nearest(owner, factor)
         places = place_labels(enlarged, [_label_size(text, font) for text in texts])
