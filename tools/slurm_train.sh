@@ -2,12 +2,14 @@
 # Trains on one or several machines of a SLURM cluster: one torchrun per machine, one process per GPU.
 #
 #   sbatch --nodes 2 --gpus-per-node 8 tools/slurm_train.sh --config-file configs/psg/usg_par_convnext_large.yaml \
-#       OUTPUT_DIR /shared/usg_par SOLVER.IMS_PER_BATCH 64
+#       OUTPUT_DIR /shared/usg_par SOLVER.IMS_PER_BATCH 64 \
+#       SOLVER.MAX_ITER 15000 SOLVER.CHECKPOINT_PERIOD 1250 TEST.EVAL_PERIOD 1250    # the recipe's epochs at 64 images a step
 #
-# Run it from the repository's root, with the environment that has the project active. OUTPUT_DIR must lie on a disk
-# that all machines see. It always resumes: the cluster's warning (SIGUSR1, three minutes before the time is up) makes
-# the run save its state and end, and the job goes back into the queue.
-# PROCESSES_PER_NODE sets the number of processes where SLURM knows no GPUs (default: GPUs per machine, else 1).
+# Submit it from the repository's root, with the project's environment active; --partition, --account and --time go before
+# the script's name. OUTPUT_DIR must be on a disk that all machines see. It always resumes, so a new experiment needs a new
+# OUTPUT_DIR: SLURM's warning (SIGUSR1, three minutes before the time limit) makes the run save its state and end, and the
+# job goes back into the queue.
+# PROCESSES_PER_NODE sets the number of processes where SLURM does not report GPUs (default: GPUs per machine, else 1).
 #SBATCH --job-name=usg_psg
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
