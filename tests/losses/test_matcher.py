@@ -43,6 +43,28 @@ def test_cost_formula():
     torch.testing.assert_close(cost, expected.view(1, 1, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_cost_keeps_its_digits_under_autocast(dtype):
+    """Sure masks of large objects: sums of their logits have more digits than 16 bits hold, and exceed float16."""
+    mask = (torch.arange(12544) < 7000).float()[None, None]
+    logits = torch.cat([12 * (2 * mask - 1), 12 * (1 - 2 * mask), -12 * torch.ones_like(mask)], dim=1).to(dtype)
+    arguments = torch.full((1, 3, 1), 0.5), logits, torch.zeros(1, 1, dtype=torch.int64), mask
+    with torch.autocast("cpu", dtype=dtype):
+        cost = matching_cost(*arguments)
+    exact = matching_cost(*(x.double() if x.is_floating_point() else x for x in arguments))
+    torch.testing.assert_close(cost, exact.float(), rtol=1e-4, atol=1e-4)
+    assert cost[0].argmin() == 0
+
+
+def test_outside_of_training_the_matching_is_not_left_to_chance():
+    targets = make_targets([4], size=(8, 8))
+    arguments = torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 6), torch.randn(1, 6, 8, 8), targets
+    matcher = HungarianMatcher(num_points=2)
+    assert len({tuple(matcher(*arguments)[0].tolist()) for _ in range(20)}) > 1, "two points leave much to chance"
+    matcher.eval()
+    assert len({tuple(matcher(*arguments)[0].tolist()) for _ in range(20)}) == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_assignment_is_the_cheapest_of_all(seed):
     rng = np.random.default_rng(seed)

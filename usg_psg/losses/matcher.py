@@ -43,19 +43,22 @@ def matching_cost(
         gt_masks: (B, M, N) float in {0, 1} at the same points.
 
     Returns:
-        (B, Q, M) float32, always finite: a value that is not a number counts as a very bad match, so that the
-        assignment succeeds and the loss itself shows the fault.
+        (B, Q, M) float32, computed so under autocast, too: sums over thousands of points leave no digits, or no finite
+        value, in 16 bits. Always finite: a value that is not counts as a very bad match, so that the assignment
+        succeeds and the loss itself shows the fault.
     """
-    num_points = mask_logits.shape[-1]
-    class_cost = -class_prob.gather(2, gt_classes[:, None].expand(-1, class_prob.shape[1], -1))
-    # mean(softplus(x) - x t) without a (B, Q, M, N) tensor
-    overlap_logits = mask_logits @ gt_masks.transpose(1, 2)
-    mask_cost = (F.softplus(mask_logits).sum(-1, keepdim=True) - overlap_logits) / num_points
-    prob = mask_logits.sigmoid()
-    overlap = prob @ gt_masks.transpose(1, 2)
-    dice_cost = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + gt_masks.sum(-1)[:, None] + 1)
-    cost = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
-    return cost.float().nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
+    class_prob, mask_logits, gt_masks = class_prob.float(), mask_logits.float(), gt_masks.float()
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        num_points = mask_logits.shape[-1]
+        class_cost = -class_prob.gather(2, gt_classes[:, None].expand(-1, class_prob.shape[1], -1))
+        # mean(softplus(x) - x t) without a (B, Q, M, N) tensor
+        overlap_logits = mask_logits @ gt_masks.transpose(1, 2)
+        mask_cost = (F.softplus(mask_logits).sum(-1, keepdim=True) - overlap_logits) / num_points
+        prob = mask_logits.sigmoid()
+        overlap = prob @ gt_masks.transpose(1, 2)
+        dice_cost = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + gt_masks.sum(-1)[:, None] + 1)
+        cost = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
+    return cost.nan_to_num(nan=1e6, posinf=1e6, neginf=1e6)
 
 
 def assign(cost: np.ndarray, counts: list[int]) -> np.ndarray:
@@ -114,7 +117,8 @@ class HungarianMatcher(nn.Module):
 
     Args:
         class_weight, mask_weight, dice_weight: of the three costs.
-        num_points: N, sampled once per image and shared by its queries and objects; 0 for all pixels of the features.
+        num_points: N, sampled once per image and shared by its queries and objects; 0, and everywhere outside of
+            training, for all pixels of the features.
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class HungarianMatcher(nn.Module):
         batch, most = len(counts), -(-targets.max_count // 8) * 8
         if most == 0:
             return Matching(class_logits.new_empty((*class_logits.shape[:3], 0), dtype=torch.float32), counts)
-        if self.num_points:
+        if self.num_points and self.training:
             points = torch.rand(batch, self.num_points, 2, device=device)
         else:
             points = grid_points(*mask_features.shape[-2:], device=device).expand(batch, -1, -1)
