@@ -49,6 +49,15 @@ def test_selection_puts_boosted_pairs_first():
     assert {(3, 1), (0, 4)} <= set(zip(subject[0].tolist(), object_[0].tolist(), strict=True))
 
 
+def test_boosted_pairs_are_in_the_order_of_their_own_logits():
+    """Logits that differ by less than the boost's last digit in float32."""
+    order = torch.randperm(90)
+    logits = torch.full((10, 10), -1.0)
+    logits[~torch.eye(10, dtype=torch.bool)] = 0.5 + 1e-5 * order
+    subject, object_ = select_pairs(logits[None], 90, torch.ones(1, 10, 10, dtype=torch.bool))
+    assert (logits[subject[0], object_[0]].diff() < 0).all()
+
+
 @pytest.mark.parametrize("num_pairs", [0, 21])
 def test_selection_refuses_impossible_numbers(num_pairs):
     with pytest.raises(ValueError, match="num_pairs"):

@@ -36,7 +36,7 @@ def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = Non
         raise ValueError(
             f"num_pairs must be between 1 and Q * (Q - 1) = {num_queries * (num_queries - 1)}, got {num_pairs}"
         )
-    ranking = pair_logits.detach().float()
+    ranking = pair_logits.detach().double()  # of float32 logits no digit is lost when the boost is added
     if boost is not None:
         ranking = ranking + boost * BOOST
     diagonal = torch.eye(num_queries, dtype=torch.bool, device=ranking.device)
