@@ -33,6 +33,7 @@ def tiny_model(
     layer_order: str = "self_first",
     query_form: str = "concat",
     num_points: int = 128,
+    relation_layers: int = 3,
     **kwargs,
 ) -> USGPar:
     """A USGPar whose every part is built from plain numbers."""
@@ -56,7 +57,7 @@ def tiny_model(
         relation_head=RelationHead(
             rpc=RelationProposalConstructor(dim, 2, 4, num_pairs),
             relation_queries=RelationQueries(dim, query_form),
-            relation_decoder=RelationDecoder(dim, 3, 4, 48),
+            relation_decoder=RelationDecoder(dim, relation_layers, 4, 48),
             predicate_head=OpenVocabularyHead(dim, width),
         ),
         matcher=HungarianMatcher(num_points=num_points),

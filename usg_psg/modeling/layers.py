@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..autocast import for_products
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them; the last one is linear."""
@@ -108,9 +110,7 @@ class FeedForwardBlock(nn.Module):
         return self.norm(x + self.linear2(F.relu(self.linear1(x))))
 
 
-def sine_position(
-    height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def sine_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Sines and cosines of the pixel centres' coordinates, scaled to (0, 2 pi].
 
     Args:
@@ -118,7 +118,7 @@ def sine_position(
         dim: number of channels, a multiple of 4; the first half encodes y, the second x.
 
     Returns:
-        (dim, height, width).
+        (dim, height, width) float32.
 
     Source: DETR, appendix A.4, with the coordinates normalised.
     """
@@ -134,7 +134,22 @@ def sine_position(
 
     y = encode(height)[:, :, None].expand(-1, -1, width)
     x = encode(width)[:, None, :].expand(-1, height, -1)
-    return torch.cat([y, x]).to(dtype)
+    return torch.cat([y, x])
+
+
+def attention_memory(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]:
+    """What cross-attention looks at in a level of pixel features, in the type of matrix products.
+
+    Args:
+        feature: (B, d, h, w).
+        level_embed: (d,).
+
+    Returns:
+        memory (B, h * w, d), position (1, h * w, d).
+    """
+    memory = for_products(feature.flatten(2).transpose(1, 2) + level_embed)
+    position = sine_position(*feature.shape[-2:], feature.shape[1], feature.device)
+    return memory, position.to(memory.dtype).flatten(1).t()[None]
 
 
 class CosineLogits(nn.Module):

@@ -9,10 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..autocast import for_products
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, shrink_maps, sine_position
+from .layers import MLP, AttentionBlock, FeedForwardBlock, attention_memory, shrink_maps
 
 
 class MaskDecoderLayer(nn.Module):
@@ -113,11 +112,10 @@ class MaskDecoder(nn.Module):
         """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""
         memories, positions, mask_features = [], [], []
         for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
-            height, width = feature.shape[-2:]
-            memories.append(for_products(feature.flatten(2).transpose(1, 2) + embed))
-            position = sine_position(height, width, feature.shape[1], feature.device).to(memories[-1].dtype)
-            positions.append(position.flatten(1).t()[None])
-            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), (height, width)).flatten(2))
+            memory, position = attention_memory(feature, embed)
+            memories.append(memory)
+            positions.append(position)
+            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), feature.shape[-2:]).flatten(2))
         return memories, positions, mask_features
 
     @staticmethod

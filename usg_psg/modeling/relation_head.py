@@ -9,10 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..autocast import for_products
 from ..structures import PairProposals, PixelDecoderOutput
 from .build import RELATION_HEAD_REGISTRY
-from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, sine_position
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, attention_memory
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import RelationProposalConstructor
 
@@ -77,23 +76,21 @@ class RelationDecoder(nn.Module):
         if not feature_levels or not set(feature_levels) <= {0, 1, 2}:
             raise ValueError(f"FEATURE_LEVELS must be a non-empty choice of 0, 1, 2, got {feature_levels}")
         # Levels that no layer reaches would never receive a gradient.
-        self.feature_levels = tuple(feature_levels)[: max(num_layers, 1)]
-        self.level_embed = nn.Embedding(len(self.feature_levels), hidden_dim)
+        self.feature_levels = tuple(feature_levels)[:num_layers]
+        self.level_embed = nn.Embedding(len(self.feature_levels), hidden_dim) if self.feature_levels else None
         self.layers = nn.ModuleList(RelationDecoderLayer(hidden_dim, num_heads, ffn_dim) for _ in range(num_layers))
 
     def forward(self, relation_queries: Tensor, pixel_features: PixelDecoderOutput) -> Tensor:
         """(B, K, d) to (B, K, d)."""
-        memories, positions = [], []
-        for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True):
-            feature = pixel_features.multi_scale_features[level]
-            memories.append(for_products(feature.flatten(2).transpose(1, 2) + embed))
-            height, width = feature.shape[-2:]
-            position = sine_position(height, width, feature.shape[1], feature.device).to(memories[-1].dtype)
-            positions.append(position.flatten(1).t()[None])
+        if self.level_embed is None:
+            return relation_queries
+        levels = [
+            attention_memory(pixel_features.multi_scale_features[level], embed)
+            for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True)
+        ]
         x = relation_queries
         for index, layer in enumerate(self.layers):
-            level = index % len(memories)
-            x = layer(x, memories[level], positions[level])
+            x = layer(x, *levels[index % len(levels)])
         return x
 
 
