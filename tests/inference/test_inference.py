@@ -1,8 +1,9 @@
 """Panoptic merging and ranking of relations on small hand-made cases."""
 
+import pytest
 import torch
 
-from usg_psg.inference import merge_panoptic, rank_relations, triplet_scores
+from usg_psg.inference import claim_pixels, merge_panoptic, rank_relations, triplet_scores
 
 IS_THING = torch.tensor([True, False])
 
@@ -12,9 +13,16 @@ def probabilities(*rows: str) -> torch.Tensor:
     return torch.tensor([[[0.9 if c == "1" else 0.1 for c in row]] for row in rows])
 
 
+def merge(prob: torch.Tensor, scores, classes, object_threshold: float, overlap_threshold: float, some: int = 100):
+    """Panoptic map of masks that are looked at `some` at a time."""
+    scores, classes = torch.as_tensor(scores), torch.as_tensor(classes)
+    masks, owner = claim_pixels((part.clone() for part in prob.split(some)), scores, object_threshold)
+    return merge_panoptic(masks, owner, scores, classes, IS_THING, object_threshold, overlap_threshold)
+
+
 def test_the_stronger_query_wins_a_contested_pixel():
     prob = probabilities("11100000", "00111111")
-    panoptic, info, ids = merge_panoptic(prob, torch.tensor([0.9, 0.5]), torch.tensor([0, 0]), IS_THING, 0.3, 0.5)
+    panoptic, info, ids = merge(prob, [0.9, 0.5], [0, 0], 0.3, 0.5)
     assert panoptic.tolist() == [[1, 1, 1, 2, 2, 2, 2, 2]]
     assert ids.tolist() == [1, 2] and [s["id"] for s in info] == [1, 2]
     assert info[0] == {"id": 1, "category_id": 0, "isthing": True, "score": info[0]["score"]}
@@ -22,26 +30,36 @@ def test_the_stronger_query_wins_a_contested_pixel():
 
 def test_a_query_that_loses_most_of_its_mask_is_left_out():
     prob = probabilities("11110000", "01110000")
-    scores = torch.tensor([0.9, 0.5])
-    panoptic, info, ids = merge_panoptic(prob, scores, torch.tensor([0, 0]), IS_THING, 0.3, 0.8)
+    panoptic, info, ids = merge(prob, [0.9, 0.5], [0, 0], 0.3, 0.8)
     assert ids.tolist() == [1, 0] and len(info) == 1
     assert panoptic.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
 
 
 def test_stuff_of_one_class_is_one_segment_and_things_are_not_merged():
     prob = probabilities("11000000", "00110000", "00001100", "00000011")
-    classes = torch.tensor([1, 1, 0, 0])
-    panoptic, info, ids = merge_panoptic(prob, torch.full((4,), 0.9), classes, IS_THING, 0.3, 0.8)
+    panoptic, info, ids = merge(prob, [0.9] * 4, [1, 1, 0, 0], 0.3, 0.8)
     assert ids.tolist() == [1, 1, 2, 3]
     assert panoptic.tolist() == [[1, 1, 1, 1, 2, 2, 3, 3]]
     assert [s["category_id"] for s in info] == [1, 0, 0]
 
 
 def test_nothing_confident_gives_an_empty_map():
-    panoptic, info, ids = merge_panoptic(
-        probabilities("1100"), torch.tensor([0.1]), torch.tensor([0]), IS_THING, 0.3, 0.8
-    )
+    panoptic, info, ids = merge(probabilities("1100"), [0.1], [0], 0.3, 0.8)
     assert not panoptic.any() and info == [] and ids.tolist() == [0]
+
+
+def test_an_unsure_query_owns_nothing_however_probable_its_mask():
+    panoptic, info, ids = merge(probabilities("1100", "1110"), [0.2, 0.4], [0, 0], 0.3, 0.5)
+    assert panoptic.tolist() == [[1, 1, 1, 0]] and ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("some", [1, 3, 7])
+def test_looking_at_some_masks_at_a_time_gives_what_all_at_once_give(some):
+    prob, scores, classes = torch.rand(10, 6, 5), torch.rand(10), torch.randint(0, 2, (10,))
+    panoptic, info, ids = merge(prob, scores, classes, 0.3, 0.1)
+    assert len(info) > 1
+    again, info_again, ids_again = merge(prob, scores, classes, 0.3, 0.1, some)
+    assert torch.equal(panoptic, again) and info == info_again and torch.equal(ids, ids_again)
 
 
 def test_score_is_the_product():

@@ -15,8 +15,9 @@ from ..tiny import LOSSES, tiny_input, tiny_model
         {},
         {"layer_order": "cross_first", "query_form": "embedded", "add_missed_pairs": True},
         {"deep_supervision": False},
+        {"relation_layers": 0},
     ],
-    ids=["spec", "released", "last layer only"],
+    ids=["spec", "released", "last layer only", "no relation decoder"],
 )
 def test_every_trainable_parameter_gets_a_gradient(options):
     model = tiny_model(**options).train()
@@ -76,6 +77,26 @@ def test_inference_output():
         assert max(relations["subject"].max(), relations["object"].max()) < count
         assert (pairs["score"].diff() <= 0).all()
         assert len(set(zip(pairs["subject"].tolist(), pairs["object"].tolist(), strict=True))) == len(pairs["score"])
+
+
+@torch.no_grad()
+def test_masks_of_a_large_image_are_made_some_at_a_time(monkeypatch):
+    model = tiny_model(object_threshold=0.0, overlap_threshold=0.1).eval()
+    inputs = [{**tiny_input(1), "height": 131, "width": 177}]
+    whole = model(inputs)[0]
+    sizes = []
+    monkeypatch.setattr("usg_psg.modeling.usg_par.MASK_PIXELS", 5 * 131 * 177 + 1)
+
+    def counted(part, *rest):
+        sizes.append(len(part))
+        return resize_masks(part, *rest)
+
+    monkeypatch.setattr("usg_psg.modeling.usg_par.resize_masks", counted)
+    parts = model(inputs)[0]
+    assert sizes == [5, 5, 2], "12 queries"
+    assert torch.equal(parts["instances"].pred_masks, whole["instances"].pred_masks)
+    assert torch.equal(parts["panoptic_seg"][0], whole["panoptic_seg"][0]) and whole["panoptic_seg"][0].any()
+    assert parts["panoptic_seg"][1] == whole["panoptic_seg"][1]
 
 
 @torch.no_grad()

@@ -5,29 +5,61 @@ Letters: Q queries, H W pixels of the original image.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 
+def claim_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: float) -> tuple[Tensor, Tensor]:
+    """Masks of all queries, and the query that each pixel goes to: the highest score times mask probability.
+
+    Args:
+        mask_prob: (q, H, W) in [0, 1], the queries in order, some at a time, so that the probabilities of a large
+            image need not all be in memory; they are overwritten.
+        scores: (Q,) object scores.
+        object_threshold: least score of a query that may own pixels.
+
+    Returns:
+        masks: (Q, H, W) bool, probability of one half or more.
+        owner: (H, W) int64 query; means nothing if no query reaches the threshold.
+    """
+    weight = torch.where(scores >= object_threshold, scores, -1.0)[:, None, None]
+    masks, best, owner, first = [], None, None, 0
+    for prob in mask_prob:
+        masks.append(prob >= 0.5)
+        value, query = prob.mul_(weight[first : first + len(prob)]).max(dim=0)
+        if best is None or owner is None:
+            best, owner = value, query
+        else:
+            owner = torch.where(value > best, query + first, owner)
+            best = torch.maximum(best, value)
+        first += len(prob)
+    if owner is None:
+        raise ValueError("mask_prob: expected at least one query, got none")
+    return masks[0] if len(masks) == 1 else torch.cat(masks), owner
+
+
 def merge_panoptic(
-    mask_prob: Tensor,
+    masks: Tensor,
+    owner: Tensor,
     scores: Tensor,
     classes: Tensor,
     is_thing: Tensor,
     object_threshold: float,
     overlap_threshold: float,
 ) -> tuple[Tensor, list[dict], Tensor]:
-    """Give each pixel to the confident query with the highest score times mask probability.
+    """Panoptic map of the queries' masks where they own the pixels.
 
     A query whose mask loses too many pixels to others is left out; segments of one stuff class are one segment.
 
     Args:
-        mask_prob: (Q, H, W) in [0, 1].
+        masks, owner: (Q, H, W) bool and (H, W) int64 of `claim_pixels`, with the same threshold.
         scores: (Q,) object scores.
         classes: (Q,) int64.
         is_thing: (C,) bool.
         object_threshold: least score of a query that may own pixels.
-        overlap_threshold: least part of its mask (probability of one half or more) that a query must keep.
+        overlap_threshold: least fraction of its mask that a query must keep.
 
     Returns:
         map: (H, W) int32 segment ids, 0 where no segment is.
@@ -36,15 +68,13 @@ def merge_panoptic(
 
     Source: MaskFormer (Cheng et al. 2021), section 3.4, and the filtering of Panoptic FPN.
     """
-    panoptic = torch.zeros(mask_prob.shape[-2:], dtype=torch.int32, device=mask_prob.device)
-    segment_ids = torch.zeros(len(scores), dtype=torch.int64, device=mask_prob.device)
+    panoptic = torch.zeros(owner.shape, dtype=torch.int32, device=owner.device)
+    segment_ids = torch.zeros(len(scores), dtype=torch.int64, device=owner.device)
     candidates = (scores >= object_threshold).nonzero()[:, 0]
     if len(candidates) == 0:
         return panoptic, [], segment_ids
-    prob, weight, category = mask_prob[candidates], scores[candidates], classes[candidates]
-    owner = (prob * weight[:, None, None]).argmax(dim=0)
-    inside = prob >= 0.5
-    own = inside & (owner == torch.arange(len(candidates), device=owner.device)[:, None, None])
+    inside, weight, category = masks[candidates], scores[candidates], classes[candidates]
+    own = inside & (owner == candidates[:, None, None])
     kept_area, own_area = own.flatten(1).sum(dim=1), inside.flatten(1).sum(dim=1)
     keep = (kept_area > 0) & (kept_area >= overlap_threshold * own_area)
 
@@ -67,7 +97,6 @@ def merge_panoptic(
             if not isthing:
                 stuff_segment[category_id] = new_id
         lookup[position] = info["id"]
-    table = torch.tensor(lookup, dtype=torch.int32).to(panoptic.device, non_blocking=True)
-    panoptic = torch.where(own.any(dim=0), table[owner], panoptic)
-    segment_ids[candidates] = table.long()
+    segment_ids[candidates] = torch.tensor(lookup).to(panoptic.device, non_blocking=True)
+    panoptic = torch.where(own.any(dim=0), segment_ids[owner].to(torch.int32), panoptic)
     return panoptic, segments_info, segment_ids

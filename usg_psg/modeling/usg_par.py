@@ -17,7 +17,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..data.predicate_frequency import PredicateFrequency
-from ..inference import merge_panoptic, rank_relations, triplet_scores
+from ..inference import claim_pixels, merge_panoptic, rank_relations, triplet_scores
 from ..losses import (
     FixedMatcher,
     HungarianMatcher,
@@ -36,6 +36,7 @@ from .part_runner import PartRunner
 from .relation_head import RelationHead
 from .vocabulary import vocabulary_embeddings
 
+MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
 LOG_PERIOD = 20  # iterations between the sanity figures, which cost a synchronisation
 
 
@@ -376,16 +377,17 @@ class USGPar(nn.Module):
         objects, index = [], []
         for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             mask_logits = (decoded.mask_embeddings[-1, i] @ pixel_features.mask_features[i].flatten(1)).float()
-            mask_prob = resize_masks(
-                mask_logits.unflatten(1, pixel_features.mask_features.shape[-2:]),
-                padded_size=tuple(images.tensor.shape[-2:]),
-                image_size=size,
-                output_size=(inputs.get("height", size[0]), inputs.get("width", size[1])),
-            ).sigmoid_()
-            panoptic, segments_info, segment_ids = merge_panoptic(
-                mask_prob, scores[i], classes[i], self.is_thing, self.object_threshold, self.overlap_threshold
+            mask_logits = mask_logits.unflatten(1, pixel_features.mask_features.shape[-2:])
+            padded_size = tuple(images.tensor.shape[-2:])
+            output_size = (inputs.get("height", size[0]), inputs.get("width", size[1]))
+            some = max(MASK_PIXELS // max(output_size[0] * output_size[1], 1), 1)
+            mask_prob = (
+                resize_masks(part, padded_size, size, output_size).sigmoid_() for part in mask_logits.split(some)
             )
-            masks = mask_prob >= 0.5
+            masks, owner = claim_pixels(mask_prob, scores[i], self.object_threshold)
+            panoptic, segments_info, segment_ids = merge_panoptic(
+                masks, owner, scores[i], classes[i], self.is_thing, self.object_threshold, self.overlap_threshold
+            )
             kept = masks.flatten(1).any(dim=1)
             index.append(torch.where(kept, kept.cumsum(0) - 1, -1))
             chosen = kept.nonzero()[:, 0]  # places, since each use of a bool mask would wait for the device
