@@ -37,6 +37,18 @@ def test_cache_miss_then_hit(tmp_path, count_loads):
     assert len(count_loads) == 3, "other names or templates are other entries"
 
 
+@pytest.mark.parametrize("name", ["cat,", ",cat", "cat, ,dog"])
+def test_synonyms_must_not_be_empty(tmp_path, name):
+    with pytest.raises(ValueError, match=f"synonyms.*{name}"):
+        embed(tmp_path, names=["person", name])
+
+
+@pytest.mark.parametrize("template", ["a photo", "a {} on a {}", "a {} {x}", "a {0} {}", "a {} {", "a {{}}"])
+def test_a_prompt_has_one_place_for_the_name(tmp_path, template):
+    with pytest.raises(ValueError, match="one {}"):
+        embed(tmp_path, templates=("{}", template))
+
+
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
 def test_damaged_cache_is_computed_again(tmp_path, count_loads, caplog, content):
     first = embed(tmp_path)

@@ -129,6 +129,12 @@ def _build(path: str, content: object) -> VocabularyFile:
     return VocabularyFile(path, PSGVocabulary(**names), **templates, synonyms=synonyms)
 
 
+def check_template(template: str) -> None:
+    """Raise ValueError for a prompt that has not exactly one place, "{}", for a name."""
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise ValueError(f"expected a prompt with one {{}}, in the name's place, and no other braces, got {template!r}")
+
+
 def _texts(place: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{place}: expected a list, got {type(value).__name__}")
@@ -158,9 +164,10 @@ def _templates(place: str, value: object) -> tuple[str, ...]:
     if not templates:
         raise ValueError(f"{place}: expected at least one prompt, got none")
     for position, template in enumerate(templates):
-        # Nothing but "{}" is filled in: other braces would fail far from here.
-        if "{}" not in template or set(template.replace("{}", "")) & set("{}"):
-            raise ValueError(f"{place}[{position}]: expected a prompt with {{}} in the name's place, got {template!r}")
+        try:
+            check_template(template)
+        except ValueError as error:
+            raise ValueError(f"{place}[{position}]: {error}") from None
     return templates
 
 

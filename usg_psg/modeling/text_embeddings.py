@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..data.files import write_whole
+from ..data.vocabulary_file import check_template
 from ..names import spoken_name
 from .openclip import load_openclip, weights_identity
 
@@ -33,8 +34,12 @@ def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
     bad = [name for name in names if not isinstance(name, str) or not name.strip()]
     if bad:
         raise ValueError(f"vocabulary names must be non-empty strings, got {bad[:3]!r}")
-    if not templates or any("{}" not in template for template in templates):
-        raise ValueError(f"every prompt template needs one '{{}}', got {list(templates)!r}")
+    if bad := [name for name in names if not all(word.strip() for word in name.split(","))]:
+        raise ValueError(f"commas separate synonyms, which must not be empty, got {bad[:3]!r}")
+    if not templates:
+        raise ValueError("there must be at least one prompt template, got none")
+    for template in templates:
+        check_template(template)
 
 
 @torch.no_grad()
