@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -33,6 +34,15 @@ def frozen_identity(model: nn.Module) -> dict[str, str] | None:
     return getattr(backbone, "weights_identity", None) if getattr(backbone, "freeze", False) else None
 
 
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of the weights, by name: the same wherever they were read from, and on whatever device they lie."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 class USGCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with four differences.
 
@@ -42,8 +52,8 @@ class USGCheckpointer(DetectionCheckpointer):
     the model are refused, not left out.
 
     Args:
-        as `DetectionCheckpointer`; save_frozen: save frozen weights too; load_ema: load the moving average of the
-            weights where a checkpoint has one, for inference.
+        as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
+            inference.
     """
 
     def __init__(
@@ -51,13 +61,12 @@ class USGCheckpointer(DetectionCheckpointer):
         model: nn.Module,
         save_dir: str = "",
         *,
-        save_frozen: bool = False,
         load_ema: bool = False,
         **checkpointables: Any,
     ):
         is_main = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=is_main, **checkpointables)
-        self.save_frozen = save_frozen
+        self._frozen: dict[str, str] | None = None
         self.load_ema = load_ema
         self._loaded_file = ""
 
@@ -70,10 +79,11 @@ class USGCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
-        identity = frozen_identity(self.model)
-        if identity is not None and not self.save_frozen:
+        if self._frozen is None and (identity := frozen_identity(self.model)) is not None:
+            self._frozen = {**identity, "digest": weights_digest(self.model.backbone)}  # of weights that never change
+        if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith("backbone.")}
-            data[FROZEN_KEY] = identity
+            data[FROZEN_KEY] = self._frozen
         if (frequency := getattr(self.model, "predicate_frequency", None)) is not None:
             data[FREQUENCY_KEY] = frequency.record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
@@ -160,7 +170,9 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     recorded = checkpoint.pop(FROZEN_KEY, None)
     if recorded is not None:
         present = frozen_identity(model)
-        if present != recorded:
+        digest = recorded.pop("digest")
+        # The same weights may have been given by tag there and by path here.
+        if present != recorded and (present is None or weights_digest(model.backbone) != digest):
             raise ValueError(
                 f"checkpoint {filename} was trained on the frozen backbone {recorded}, "
                 f"this model has {present or 'a trained one'}; "
