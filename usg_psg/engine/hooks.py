@@ -48,8 +48,10 @@ class CheckpointHook(HookBase):
     def save(self) -> None:
         """Save the state after the present step, then drop the checkpoints that are too many."""
         self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-        # By what lies in the folder, so that a run that was resumed counts the checkpoints from before, too.
+        # By what lies in the folder, so that a run that was resumed counts the checkpoints from before, too; not what
+        # an older and longer run has left there.
         found = sorted(Path(self.checkpointer.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"))
+        found = [path for path in found if int(path.stem.removeprefix("model_")) <= self.trainer.iter]
         for path in found[: -self.keep] if self.keep > 0 else ():
             path.unlink(missing_ok=True)
 
@@ -57,7 +59,8 @@ class CheckpointHook(HookBase):
 class BestCheckpointHook(HookBase):
     """Keeps `model_best.pth`, the state with the highest value of a metric; the record is in `model_best.json`.
 
-    `--resume` does not go on from it: `last_checkpoint` keeps naming the newest state.
+    `--resume` does not go on from it: `last_checkpoint` keeps naming the newest state. A resumed run goes on from the
+    record; that of another run or of another metric does not count.
 
     Args:
         checkpointer: of the main process.
@@ -68,6 +71,11 @@ class BestCheckpointHook(HookBase):
         self.checkpointer = checkpointer
         self.metric = metric
         self._seen = -1
+        self._best: float | None = None
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0:
+            self._best = float("-inf")
 
     def after_step(self) -> None:
         self._look()
@@ -82,9 +90,12 @@ class BestCheckpointHook(HookBase):
             return
         value, self._seen = latest[name]
         record = Path(self.checkpointer.save_dir) / "model_best.json"
-        best = json.loads(record.read_text())["value"] if record.is_file() else float("-inf")
-        if not value > best:
+        if self._best is None:
+            before = json.loads(record.read_text()) if record.is_file() else {}
+            self._best = before["value"] if before.get("metric") == name else float("-inf")
+        if not value > self._best:
             return
+        self._best = value
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         self.checkpointer.save("model_best", tag=False, iteration=iteration)
         content = json.dumps({"metric": name, "value": value, "iteration": iteration})
