@@ -4,7 +4,9 @@
 python tools/train_net.py --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
 python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 python tools/train_net.py --config-file ... --eval-only --vocabulary prompts.yaml MODEL.WEIGHTS ...
-python tools/train_net.py --config-file ... --resume SOLVER.IMS_PER_BATCH 16 SOLVER.BASE_LR 1e-4
+python tools/train_net.py --config-file ... SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 5e-4 OUTPUT_DIR output/ablation
+
+To continue an interrupted run: the same command with --resume, before the overrides.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> dict | None:
     model = Trainer.build_model(alone)
     checkpointer = USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR, load_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, model)
+    results = Trainer.test(alone, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

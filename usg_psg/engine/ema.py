@@ -16,6 +16,9 @@ class ModelEMA:
     Args:
         model: its trained parameters are averaged.
         decay: in [0, 1).
+
+    Attributes:
+        restored: whether a checkpoint's averages were loaded.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9998):
@@ -26,6 +29,7 @@ class ModelEMA:
         self.parameters = list(trained.values())
         self.averages = [p.detach().clone() for p in self.parameters]
         self._average = get_ema_multi_avg_fn(decay)
+        self.restored = False
 
     @torch.no_grad()
     def update(self) -> None:
@@ -62,6 +66,7 @@ class ModelEMA:
             raise ValueError(f"averages of other weights: {sorted(set(state_dict) ^ set(self.names))[:5]} ...")
         for name, average in zip(self.names, self.averages, strict=True):
             average.copy_(state_dict[name])
+        self.restored = True
 
     def reset(self) -> None:
         """Start again from the present weights, after others were loaded."""

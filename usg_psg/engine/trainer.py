@@ -6,11 +6,13 @@ import inspect
 import json
 import logging
 import weakref
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -22,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
 from ..data.files import write_whole
-from ..data.register_psg import vocabulary_names
+from ..data.predicate_frequency import PredicateFrequency
+from ..data.register_psg import get_psg_metadata, vocabulary_names
 from ..evaluation import SGDetEvaluator
 from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import EMA_KEY, USGCheckpointer
@@ -128,7 +131,9 @@ class Trainer(DefaultTrainer):
         """
         resumed = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
-        if not resumed and self.ema is not None:
+        if self.ema is not None and not (resumed and self.ema.restored):
+            if resumed:
+                logger.warning("the checkpoint has no moving average of the weights, one starts from its last ones")
             self.ema.reset()
         if resume and comm.is_main_process():
             # Also where a run died before its first checkpoint and starts again.
@@ -221,7 +226,20 @@ class Trainer(DefaultTrainer):
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
         if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
             core.set_vocabulary(**vocabulary_embeddings(cfg, cfg.DATASETS.TEST[0]))
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        frequency = getattr(core, "predicate_frequency", None)
+        for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
+            if frequency is not None and getattr(evaluator, "predicate_frequency", frequency) is None:
+                evaluator.predicate_frequency = relation_counts(frequency, get_psg_metadata(name).predicate_classes)
         try:
             return super().test(cfg, model, evaluators)
         finally:
             core.set_vocabulary(*own)
+
+
+def relation_counts(frequency: PredicateFrequency, names: Sequence[str]) -> np.ndarray | None:
+    """(P,) int64 relations of the training data of each predicate; None if the data lacked one of the names."""
+    if not set(names) <= set(frequency.names):
+        return None
+    return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
