@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, Metadata
 
 from usg_psg.config import build_cfg
 from usg_psg.data.train_loader import PSGTrainLoader, SampleStream, build_psg_train_loader, derived_seed, seeded
@@ -98,6 +99,19 @@ def test_an_unusable_image_is_replaced_the_same_way_each_time():
 def test_settings_that_do_not_fit(opts, message):
     with pytest.raises(ValueError, match=message):
         build_psg_train_loader(build_cfg("", opts), mapper=draw)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_images_without_segments_are_left_out_if_asked_for(filtered, monkeypatch):
+    records = [{"segments_info": [{}] * n, "relations": []} for n in (2, 0, 1)]
+    DatasetCatalog.register("some_empty", lambda: records)
+    monkeypatch.setattr("usg_psg.data.train_loader.get_psg_metadata", lambda _: Metadata(predicate_classes=["on"]))
+    cfg = build_cfg("", ["DATASETS.TRAIN", "('some_empty',)", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(filtered)])
+    try:
+        kept = build_psg_train_loader(cfg, mapper=draw).samples.dataset
+    finally:
+        DatasetCatalog.remove("some_empty")
+    assert [len(record["segments_info"]) for record in kept] == ([2, 1] if filtered else [2, 0, 1])
 
 
 LOADING = """

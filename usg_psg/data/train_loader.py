@@ -299,9 +299,11 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         )
     with bad_record_policy(cfg.DATALOADER.BAD_SAMPLES):
         mapper = mapper or PSGDatasetMapper(cfg, is_train=True)
-        dataset = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
-        )
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False, check_consistency=False)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:  # Detectron2's own filter looks for "annotations", which PSG has not
+        dataset = [record for record in dataset if record["segments_info"]]
+        if not dataset:
+            raise ValueError(f"DATALOADER.FILTER_EMPTY_ANNOTATIONS: no image of {cfg.DATASETS.TRAIN} has a segment")
     frequency = PredicateFrequency.of_dataset(dataset, get_psg_metadata(cfg.DATASETS.TRAIN[0]).predicate_classes)
     factors = None
     if sampler == "RepeatFactorTrainingSampler":
