@@ -142,6 +142,18 @@ def test_predictor_gives_masks_of_the_image_size(cfg):
         predictor(np.zeros((4, 4), np.uint8))
 
 
+def test_network_gets_the_channels_in_the_order_that_it_was_trained_with(cfg, monkeypatch):
+    image = np.random.randint(0, 256, (64, 64, 3), dtype=np.uint8)
+    seen = []
+    for order in ("RGB", "BGR"):
+        cfg = cfg.clone()
+        cfg.INPUT.FORMAT = order
+        predictor = SceneGraphPredictor(cfg, allow_random=True)
+        monkeypatch.setattr(predictor.model, "forward", lambda inputs: seen.extend(inputs) or [])
+        predictor.batch([image])
+    assert torch.equal(seen[0]["image"], seen[1]["image"].flip(0))
+
+
 def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg, monkeypatch):
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     seen = []

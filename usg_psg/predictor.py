@@ -97,6 +97,8 @@ class SceneGraphPredictor:
             transform = self.resize.get_transform(image)
             unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
             resized = np.require(image if unchanged else transform.apply_image(image), requirements=("C", "W"))
+            if self.cfg.INPUT.FORMAT == "BGR":
+                resized = np.ascontiguousarray(resized[..., ::-1])
             # The channels stay last in memory: turning them here would take longer than the device does for both.
             tensor = torch.from_numpy(resized).permute(2, 0, 1)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
