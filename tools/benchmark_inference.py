@@ -7,7 +7,7 @@
 The whole is `SceneGraphPredictor`'s time for an image in memory, masks encoded, on the wall clock; the parts are timed
 in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: masks and classes of
 --objects made-up objects then replace what the network found, which gives the post-processing its usual work in every
-type and mode. Of the relations only those between two of them remain, which are few.
+type and mode.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from usg_psg.scene_graph import SceneGraph
 def stand_in_objects(model: USGPar, count: int) -> None:
     """Let `count` of the model's queries stand for objects from now on: compact regions that tile the image.
 
-    The other queries have the same masks with low scores. The network's results are computed as ever, then replaced.
+    The other queries have empty masks, so that every pair of objects is proposed, in every type and mode. The network's
+    results are computed as usual, then replaced.
     """
     original = model._detected_objects
 
@@ -52,7 +53,7 @@ def stand_in_objects(model: USGPar, count: int) -> None:
         place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()
         region = torch.cdist(place, centres).argmin(1).view(height, width)
         features = 20 * F.one_hot(region, channels).movedim(-1, 0) - 10
-        query = torch.arange(queries) % count
+        query = torch.arange(queries).clamp(max=count)  # the last region is that of no pixel
         logits = torch.full((queries, classes), -8.0)
         logits[torch.arange(count), torch.arange(count) % classes] = 3.0
         made = features.expand(batch, -1, -1, -1), F.one_hot(query, channels).expand(1, batch, -1, -1), logits
@@ -95,7 +96,7 @@ def main() -> None:
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     model = predictor.model
     if not cfg.MODEL.WEIGHTS:
-        most = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES
+        most = min(cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES, cfg.MODEL.USG.HIDDEN_DIM - 1)
         if not 1 <= arguments.objects <= most:
             parser.error(f"--objects: expected 1 to {most}, the model's queries, got {arguments.objects}")
         stand_in_objects(model, arguments.objects)
