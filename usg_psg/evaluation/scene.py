@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .matching import Masks, Overlap, decode_masks, first_of_each, label_map_from_masks, mask_overlap
+from .matching import Masks, Overlap, decode_masks, first_of_each, mask_overlap
 
 
 @dataclass
@@ -36,25 +36,15 @@ class GroundTruth:
     def __post_init__(self) -> None:
         self.labels = _labels(self.labels, "labels", self.image_id)
         self.triplets = _rows(self.triplets, 3, len(self.labels), "triplets", self.image_id)
-        if self.label_map.ndim != 2:
-            raise ValueError(f"{_where(self.image_id)}label_map: expected (H, W), got {self.label_map.shape}")
-
-    @classmethod
-    def from_masks(
-        cls,
-        labels: np.ndarray,
-        triplets: np.ndarray,
-        masks: Masks,
-        is_crowd: np.ndarray | None = None,
-        image_id: str = "",
-    ) -> GroundTruth:
-        """From masks without overlaps, (G, H, W) bool or COCO run lengths.
-
-        Raises:
-            ValueError: if two masks share a pixel.
-        """
-        label_map = label_map_from_masks(masks, f"{_where(image_id)}masks")
-        return cls(labels, triplets, label_map, is_crowd, image_id)
+        where, limit, values = _where(self.image_id), len(self.labels), self.label_map
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{where}label_map: expected integers (H, W), got {values.dtype} of shape {values.shape}")
+        if values.size and not (0 <= values.min() and values.max() <= limit):
+            raise ValueError(f"{where}label_map: expected 0 to {limit}, got {values.min()} to {values.max()}")
+        if self.is_crowd is not None:
+            self.is_crowd = np.asarray(self.is_crowd, dtype=bool)
+            if self.is_crowd.shape != self.labels.shape:
+                raise ValueError(f"{where}is_crowd: expected {limit} flags, got shape {self.is_crowd.shape}")
 
     @cached_property
     def unique_triplets(self) -> np.ndarray:
@@ -79,7 +69,7 @@ class Prediction:
         labels: (N,) class of each mask.
         triplets: (R, 3) rows (subject, object, predicate), best first; subject and object index the masks.
         masks: (N, H, W) bool, or N COCO run lengths; may overlap. May be None if `overlap` is given.
-        triplet_scores: (R,); if given, the triplets are sorted by it, best first, ties in the given order.
+        triplet_scores: (R,); if given, triplets and scores are sorted by it, best first, ties in the given order.
         triplets_ng: (R', 3) ranking without graph constraint, best first; None takes `triplets`.
         mask_scores: (N,), used by `flatten_masks` only.
         segment_map: (H, W) integers: n + 1 inside segment n of the panoptic map, 0 elsewhere.
@@ -108,13 +98,11 @@ class Prediction:
         self.labels = _labels(self.labels, "labels", where)
         self.triplets = _rows(self.triplets, 3, count, "triplets", where)
         if self.triplet_scores is not None:
-            scores = np.asarray(self.triplet_scores)
-            if scores.shape != (len(self.triplets),) or np.isnan(scores).any():
-                raise ValueError(
-                    f"{_where(where)}triplet_scores: expected {len(self.triplets)} numbers, got shape {scores.shape}"
-                    + (" with NaN" if np.isnan(scores).any() else "")
-                )
-            self.triplets = self.triplets[np.argsort(-scores, kind="stable")]
+            scores = _scores(self.triplet_scores, len(self.triplets), "triplet_scores", where)
+            order = np.argsort(-scores, kind="stable")
+            self.triplets, self.triplet_scores = self.triplets[order], scores[order]
+        if self.mask_scores is not None:
+            self.mask_scores = _scores(self.mask_scores, count, "mask_scores", where)
         if self.triplets_ng is not None:
             self.triplets_ng = _rows(self.triplets_ng, 3, count, "triplets_ng", where)
         if self.pairs is not None:
@@ -154,19 +142,22 @@ class Prediction:
         return rows[first_of_each(rows)]
 
     def overlap_with(self, gt: GroundTruth) -> Overlap:
-        """Overlap of the masks with the annotated segments.
+        """Overlap of the masks with the annotated segments: the given one, or one made of the masks.
 
         Raises:
             ValueError: if neither masks nor overlap were given, or the sizes differ.
         """
-        if self.overlap is None:
-            if self.masks is None:
-                raise ValueError(f"{_where(self.image_id)}masks: expected masks, or their overlap, got neither")
-            try:
-                self.overlap = mask_overlap(self.masks, gt.label_map, len(gt.labels))
-            except ValueError as error:
-                raise ValueError(f"{_where(self.image_id)}{error}") from None
-        return self.overlap
+        where, expected = _where(self.image_id), (len(self.labels), len(gt.labels))
+        if self.overlap is not None:
+            if self.overlap.intersection.shape != expected:
+                raise ValueError(f"{where}overlap: expected {expected}, got {self.overlap.intersection.shape}")
+            return self.overlap
+        if self.masks is None:
+            raise ValueError(f"{where}masks: expected masks, or their overlap, got neither")
+        try:
+            return mask_overlap(self.masks, gt.label_map, len(gt.labels))
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
 
     def decoded_masks(self) -> np.ndarray:
         """(N, H, W) bool.
@@ -202,7 +193,7 @@ class Prediction:
     def _mask_order(self) -> np.ndarray:
         """Masks by score; without scores, by their first mention in the triplets, the others last."""
         if self.mask_scores is not None:
-            return np.argsort(-np.asarray(self.mask_scores), kind="stable")
+            return np.argsort(-self.mask_scores, kind="stable")
         mentions = np.concatenate([self.triplets[:, :2].ravel(), np.arange(len(self.labels))])
         return mentions[first_of_each(mentions[:, None])]
 
@@ -299,3 +290,15 @@ def _rows(values: np.ndarray, width: int, num_masks: int, name: str, image_id: s
             f"value, got the row {bad.tolist()}"
         )
     return array.astype(np.int64)
+
+
+def _scores(values: np.ndarray, count: int, name: str, image_id: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0:
+        array = np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iuf" or np.isnan(array).any():
+        raise ValueError(
+            f"{_where(image_id)}{name}: expected {count} numbers, got {array.dtype} of shape {array.shape}"
+            + (" with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else "")
+        )
+    return array.astype(np.float64)

@@ -138,6 +138,9 @@ class SGDetMetrics:
         proposal_ks: numbers of pair proposals of the oracle recall.
         predicate_frequency: (P,) training frequency that orders predicates into head, body and tail, thirds of equal
             size; None takes the annotation itself.
+
+    Raises:
+        ValueError: for no ranks, a rank below 1, or another number of frequencies.
     """
 
     def __init__(
@@ -150,6 +153,9 @@ class SGDetMetrics:
     ):
         if predicate_frequency is not None and len(predicate_frequency) != num_predicates:
             raise ValueError(f"predicate_frequency: expected {num_predicates} numbers, got {len(predicate_frequency)}")
+        for name, ranks in (("ks", ks), ("proposal_ks", proposal_ks)):
+            if not len(ranks) or min(ranks) < 1:
+                raise ValueError(f"{name}: expected ranks from 1, got {tuple(ranks)}")
         self.num_predicates = num_predicates
         self.num_classes = None if is_thing is None else len(is_thing)
         self.ks, self.proposal_ks = tuple(ks), tuple(proposal_ks)
