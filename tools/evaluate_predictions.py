@@ -18,12 +18,17 @@ import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import load_psg_json, read_psg_json, read_vocabulary
 from usg_psg.data.psg_json import SPLITS
 from usg_psg.evaluation import SGDetMetrics, read_predictions
-from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
+from usg_psg.evaluation.records import (
+    images_with_relations,
+    predicate_frequency,
+    records_of_file,
+    score_predictions,
+)
 from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -41,11 +46,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--split", default="test", choices=SPLITS, help="images to score (default: test)")
     parser.add_argument("--task", default="sgdet", choices=TASKS, help="what the model was given (default: sgdet)")
-    parser.add_argument("--ks", type=int, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls")
+    parser.add_argument(
+        "--ks", type=positive_integer, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls"
+    )
     parser.add_argument("--output", type=Path, help="also write everything to this JSON file")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw figures into this folder")
     parser.add_argument("--predicates", type=int, metavar="K", help="also print recall@K of every predicate")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.predicates is not None and args.predicates not in args.ks:
+        parser.error(f"--predicates: expected one of --ks, {', '.join(map(str, args.ks))}, got {args.predicates}")
+    return args
 
 
 @one_line_errors
@@ -62,7 +72,7 @@ def evaluate(args: argparse.Namespace) -> str:
     content = read_psg_json(args.gt)
     vocabulary = content.vocabulary
     image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
-    records = load_psg_json(args.gt, image_root, args.split)
+    records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
     training = [
         record["relations"]
         for record, image_id in zip(content.records, content.image_ids, strict=True)

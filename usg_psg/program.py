@@ -1,7 +1,11 @@
-"""What every program does with errors: one line for those that a user's input causes, a traceback for the others."""
+"""What every program does with errors: one line for those that a user's input causes, a traceback for the others.
+
+And how it reads the numbers of its command line.
+"""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import os
@@ -37,6 +41,17 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             return report(error)
 
     return run
+
+
+def positive_integer(text: str) -> int:
+    """Type of an argument that counts something."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
 
 
 class Interruption:

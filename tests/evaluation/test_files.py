@@ -14,7 +14,12 @@ from PIL import Image
 from usg_psg.data import load_psg_json
 from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, SGDetResults, open_writer, read_predictions
 from usg_psg.evaluation.export import openpsg_colours
-from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
+from usg_psg.evaluation.records import (
+    images_with_relations,
+    predicate_frequency,
+    records_of_file,
+    score_predictions,
+)
 from usg_psg.evaluation.report import format_predicates, format_summary
 
 from .dataset import NUM_THINGS, write_dataset
@@ -49,7 +54,7 @@ def export(name: str, folder: Path, scenes: dict, records: list[dict]) -> Path:
 
 
 def read_results(path: Path, records: list[dict]) -> SGDetResults:
-    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
+    metrics, records = SGDetMetrics(NUM_PREDICATES, IS_THING), records_of_file(path, records)
     return score_predictions(metrics, records, read_predictions(path, images_with_relations(records))).compute()
 
 
@@ -75,8 +80,10 @@ def test_submission_keeps_the_constrained_ranking_on_the_map(dataset, tmp_path):
     for k in (10, 20, 50, 100):
         for metric in ("R", "mR", "PR"):
             assert found.metrics[f"single/{metric}@{k}"] == expected.metrics[f"single/{metric}@{k}"]
-    entries = json.loads((path / "relation.json").read_text())
     with_relations = images_with_relations(records)
+    assert found.panoptic == core_results({image_id: scenes[image_id] for image_id in with_relations}).panoptic
+    assert found.panoptic != expected.panoptic, "the image without relations has segments"
+    entries = json.loads((path / "relation.json").read_text())
     assert len(entries) == len(with_relations) == 6
     first = scenes[with_relations[0]][1]
     # Categories and predicates count from 1, ids say category and instance, colours are permuted.
@@ -209,10 +216,12 @@ def test_bad_records_are_named(name: str, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "neither an archive nor a complete JSON file"),
+        ("{", "other.json: not a complete JSON file"),
+        ("[" * 100_000, "other.json: not a complete JSON file"),
         ("{}", "expected this project's JSON"),
         ('{"version": 1, "images": []}', "boxes only"),
-        ('{"format": "usg_psg_predictions", "version": 9}', "expected version 1, got 9"),
+        ('{"format": "usg_psg_predictions", "version": 9}', "other.json: expected version 1, got 9"),
+        ('{"format": "usg_psg_predictions", "version": 1}', "other.json: expected the key 'images', which is missing"),
         ("[]", "one entry for each of the 6 annotated images with relations, got 0"),
     ],
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ..data.panoptic import read_segment_index_map
+from .predictions_file import is_submission
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import SGDetMetrics
 
@@ -35,6 +37,11 @@ def ground_truth_from_record(record: dict) -> GroundTruth:
 def images_with_relations(records: Iterable[dict]) -> list[str]:
     """Ids of the annotated images that have relations, in order; a submission names its images by position in it."""
     return [str(record["image_id"]) for record in records if len(record["relations"])]
+
+
+def records_of_file(path: Path | str, records: Sequence[dict]) -> Sequence[dict]:
+    """The dataset dicts that a predictions file is scored on: of a submission those with relations, otherwise all."""
+    return [record for record in records if len(record["relations"])] if is_submission(path) else records
 
 
 def score_predictions(
