@@ -88,9 +88,9 @@ def predicate_confusion(results: SGDetResults, predicate_classes: Sequence[str])
     present = np.flatnonzero(results.confusion.sum(axis=1))
     figure = Figure(figsize=(4 + 0.17 * len(predicate_classes), 3 + 0.17 * max(len(present), 1)))
     axis = figure.subplots()
-    rows = results.confusion[present]
+    rows = results.confusion[present] if len(present) else np.zeros((1, results.confusion.shape[1]))
     shares = 100.0 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-    picture = axis.imshow(shares.reshape(len(present), -1), cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     columns = [*predicate_classes, "pair not found"]
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
     axis.set_yticks(range(len(present)), [predicate_classes[int(i)] for i in present], fontsize=6)
