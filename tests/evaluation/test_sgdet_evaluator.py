@@ -151,7 +151,7 @@ def test_takes_what_the_model_gives(dataset, tmp_path):
     results = evaluator.evaluate()
     assert np.isfinite(list(results["sgdet"].values())).mean() > 0.9
     assert evaluator.results.counts["images_with_proposals"] == 7
-    assert len(list((tmp_path / "out" / "plots").glob("*.png"))) == 3
+    assert len(list((tmp_path / "out" / f"plots_{NAME}").glob("*.png"))) == 3
     assert (tmp_path / "out" / f"predictions_{NAME}" / "predictions.json").is_file()
 
 

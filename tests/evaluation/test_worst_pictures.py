@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from usg_psg.data import get_psg_metadata, unregister_psg
-from usg_psg.evaluation import SGDetEvaluator, SGDetMetrics
+from usg_psg.evaluation import Prediction, SGDetEvaluator, SGDetMetrics
 from usg_psg.evaluation.worst_pictures import WorstPictures, scene_graph_of_annotation
 
-from .dataset import NUM_THINGS, model_output, register, write_dataset
+from .dataset import NUM_THINGS, model_output, register, with_map, write_dataset
 from .scenes import NUM_CLASSES, NUM_PREDICATES, perfect_prediction
 
 NAME = "worst_pictures_test"
@@ -88,16 +88,23 @@ def test_the_evaluator_draws_them(dataset, tmp_path, caplog):
             path = tmp_path / "coco" / "train2017" / f"{n}.jpg"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((*gt.label_map.shape, 3), 128, np.uint8)).save(path)
-    evaluator = SGDetEvaluator(NAME, str(tmp_path / "out"), pictures=8)
-    for _ in range(2):  # the second time starts anew
+    evaluator, folder = SGDetEvaluator(NAME, str(tmp_path / "out"), pictures=8), tmp_path / "out" / f"pictures_{NAME}"
+    for evaluated in ({}, dataset):  # the first time another model, which is wrong about every image
         evaluator.reset()
         for image_id, (_, prediction) in dataset.items():
+            if image_id not in evaluated:
+                prediction = Prediction(prediction.labels[::-1], prediction.triplets[:0], prediction.masks)
+                prediction = with_map(prediction, dataset[image_id][0], np.random.default_rng(0))
             evaluator.process([{"image_id": image_id}], [model_output(prediction)])
         evaluator.evaluate()
-    written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
+        if not evaluated:
+            first = {path.name for path in folder.iterdir()}
+            (folder / "notes.txt").touch()
+    written = sorted(path.name for path in folder.glob("*.png"))
+    assert not first <= set(written) and (folder / "notes.txt").exists()
     order = [image_id for image_id, _, _ in collect(dataset, 8, 20).worst()]
     assert (
         written == [f"{n:03d}_{i}.png" for n, i in enumerate(order, start=1) if i != "folder/7"] and len(written) == 7
     )
     assert "no picture of image folder/7" in caplog.text
-    assert Image.open(tmp_path / "out" / "pictures" / written[0]).width > 1000
+    assert Image.open(folder / written[0]).width > 1000

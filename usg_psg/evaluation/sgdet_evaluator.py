@@ -36,7 +36,8 @@ class SGDetEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered PSG data set.
-        output_dir: where `sgdet_<dataset>.json` is written; None writes nothing.
+        output_dir: where `sgdet_<dataset>.json`, and folders named by what is in them and by the data set, are
+            written; None writes nothing.
         task: "sgdet", or "predcls" if the model was given masks and labels; names the results. Panoptic quality of
             given masks says nothing, so "predcls" leaves it out.
         ks: ranks of the recalls.
@@ -165,7 +166,7 @@ class SGDetEvaluator(DatasetEvaluator):
         if self.plots:
             from .plots import save_plots
 
-            save_plots(self._path("plots"), self.results, metadata.predicate_classes)
+            save_plots(self._path(f"plots_{self.dataset_name}"), self.results, metadata.predicate_classes)
         if self.pictures:
             self._save_pictures(kept)
         return results_to_dict(self.results, self.task)
@@ -173,7 +174,7 @@ class SGDetEvaluator(DatasetEvaluator):
     def _save_pictures(self, kept: list[WorstPictures]) -> None:
         for other in kept[1:]:
             kept[0].merge(other)
-        folder = self._path("pictures")
+        folder = self._path(f"pictures_{self.dataset_name}")
         paths = kept[0].save(folder, self._images)
         logger.info("pictures of the %d worst images are in %s", len(paths), folder)
 

@@ -70,7 +70,8 @@ class WorstPictures:
         """Draw annotation beside prediction of each image.
 
         Args:
-            folder: where the PNG files go, named by rank and image; made if missing.
+            folder: where the PNG files go, named by rank and image; made if missing. Those of an earlier evaluation
+                are removed.
             records: dataset dicts by image_id.
 
         Returns:
@@ -81,6 +82,8 @@ class WorstPictures:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9][0-9][0-9]*_*.png"):
+            old.unlink()
         paths = []
         for n, (image_id, recall, prediction) in enumerate(self.worst(), start=1):
             record = records[image_id]
