@@ -284,6 +284,23 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
     assert "there is no predictions file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ks", "0"], "argument --ks: expected 1 or more, got 0"),
+        (["--ks", "20", "-5"], "argument --ks: expected 1 or more, got -5"),
+        (["--ks", "x"], "argument --ks: expected a whole number, got 'x'"),
+        (["--predicates", "7"], "--predicates: expected one of --ks, 10, 20, 50, 100, got 7"),
+        (["--predicates", "50", "--ks", "20"], "--predicates: expected one of --ks, 20, got 50"),
+    ],
+)
+def test_wrong_ranks_are_found_before_anything_is_read(arguments, message, capsys):
+    main = load_tool("evaluate_predictions").main
+    with pytest.raises(SystemExit) as stopped:
+        main(["--gt", "none.json", "--pred", "none.json", *arguments])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_summary_names_protocols_and_counts(dataset):
     _, scenes, _ = dataset
     results = core_results(scenes)
