@@ -13,6 +13,11 @@ def spoken_name(name: str) -> str:
     return name.replace("-", " ").replace("_", " ").strip()
 
 
+def printable(text: str) -> str:
+    """The text as UTF-8 can hold it: file names may have bytes that it cannot, and those become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def display_names(names: Sequence[str]) -> list[str]:
     """Names to show for all objects of an image, all different: its category names, numbered where one repeats."""
     spoken = [spoken_name(name) for name in names]

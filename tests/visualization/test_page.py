@@ -81,6 +81,13 @@ def test_hostile_text_stays_text(tmp_path):
     assert read_page(tmp_path / "page.html")["item-0"]["layers"][0]["predicates"] == [HOSTILE]
 
 
+def test_file_names_that_are_not_utf8(tmp_path):
+    write_page(tmp_path / "page.html", [item("caf\udce9.jpg")], "Graph of caf\udce9.jpg")
+    content = read_page(tmp_path / "page.html")
+    assert "<h1>Graph of caf\\udce9.jpg</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert content["index"]["items"][0]["name"] == content["item-0"]["name"] == "caf\\udce9.jpg"
+
+
 def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
     write_page(tmp_path / "page.html", [item()], "Title")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")

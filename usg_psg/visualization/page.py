@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..names import printable
 from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
 
@@ -39,7 +40,7 @@ class PageItem:
     """One image of a page.
 
     Attributes:
-        name: shown as given.
+        name: shown as given, but for `printable`.
         image: (H, W, 3) uint8 RGB, of the graph's size.
         graph: what to show.
         truth: annotation of the same image; the page switches between the two.
@@ -125,7 +126,7 @@ class PageWriter:
         """
         element = f"item-{len(self._entries)}"
         content = encode_item(item, self.max_relations)  # before writing, so that a bad item leaves nothing behind
-        entry = {"id": element, "name": item.name, "note": item.note, "thumb": _thumbnail(item.image)}
+        entry = {"id": element, "name": printable(item.name), "note": item.note, "thumb": _thumbnail(item.image)}
         self._file.write(_script(element, content).encode())
         self._good = self._file.tell()
         self._entries.append((float(len(self._entries)) if order is None else order, entry))
@@ -198,7 +199,7 @@ def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
     layers = [_layer(item.graph, item.title, item.marks, item.scores, size, max_relations)]
     if item.truth is not None:
         layers.append(_layer(item.truth, item.truth_title, item.truth_marks, False, size, max_relations))
-    return {"name": item.name, "size": list(size), "image": _data_uri(image, quality=88), "layers": layers}
+    return {"name": printable(item.name), "size": list(size), "image": _data_uri(image, quality=88), "layers": layers}
 
 
 def _layer(
@@ -282,7 +283,7 @@ def _shell(title: str) -> tuple[str, str]:
     )
     # The heading is text, so quotes need no escape; the policy is written by this program.
     template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
-    page = template.substitute(csp=policy, title=html.escape(title), css=styles, js=script)
+    page = template.substitute(csp=policy, title=html.escape(printable(title)), css=styles, js=script)
     head, tail = page.split(ITEMS_HERE)
     return head, tail
 
