@@ -170,7 +170,8 @@ def test_filters(show):
     shown = rows(page).locator(".words").all_inner_texts()
     assert shown and all("dog" in text and "beside" in text for text in shown)
     page.locator("#search").fill("no such thing")
-    assert rows(page).count() == 0 and page.locator("#relations .empty").is_visible()
+    assert rows(page).count() == 0
+    assert page.locator("#relations .empty").inner_text() == "No relation fits the filters."
 
 
 def test_keys(show):
@@ -361,6 +362,9 @@ def test_an_image_without_objects_or_relations(show):
     image = np.zeros((48, 64, 3), np.uint8)
     page = show([PageItem("a", image, SceneGraph(48, 64, [], []))])
     assert page.locator("#graph-note").inner_text() == "No relations to draw." and rows(page).count() == 0
+    assert page.locator("#relations .empty").inner_text() == "No relations."
+    page.locator("#tab-objects").click()
+    assert page.locator("#objects .empty").inner_text() == "No objects."
     page.keyboard.press("ArrowDown")
     page.locator("#stage").hover()
     wait_for(page, "active", "")

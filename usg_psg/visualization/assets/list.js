@@ -30,10 +30,10 @@ function shorten(context, text, width) {
 
 class VirtualList {
   /** fill(row, value) writes a row; events.hover and events.select get the value, or null. */
-  constructor(root, rowHeight, emptyText, fill, events) {
+  constructor(root, rowHeight, fill, events) {
     Object.assign(this, { root, rowHeight, fill, values: [], rows: new Map(), place: new Map(), spare: [] });
     Object.assign(this, { selected: null, lit: null });
-    this.empty = make("p", "empty", emptyText, root);
+    this.empty = make("p", "empty", undefined, root);
     this.space = make("div", "space", undefined, root);
     const valueOf = (event) => this.values[event.target.closest(".row")?.dataset.at] ?? null;
     root.addEventListener("scroll", () => this.draw(), { passive: true });

@@ -17,10 +17,10 @@ const selectOf = (kind) => (value) => setSelected({ kind, index: value });
 const picture = new Picture(byId("stage"), byId("photo"), byId("light"));
 const graph = new GraphView(byId("graph"), { hover: setHover, select: setSelected });
 const lists = {
-  relations: new VirtualList(byId("relations"), 52, "No relation fits the filters.", fillRelation, {
+  relations: new VirtualList(byId("relations"), 52, fillRelation, {
     hover: hoverOf("relation"), select: selectOf("relation"),
   }),
-  objects: new VirtualList(byId("objects"), 44, "No object fits the search.", fillObject, {
+  objects: new VirtualList(byId("objects"), 44, fillObject, {
     hover: hoverOf("object"), select: selectOf("object"),
   }),
 };
@@ -77,6 +77,8 @@ function setLayer(at) {
   picture.setLayer(layer);
   [...byId("layers").children].forEach((button, i) => button.setAttribute("aria-pressed", i === at));
   const total = layer.subject.length;
+  lists.relations.empty.textContent = total ? "No relation fits the filters." : "No relations.";
+  lists.objects.empty.textContent = layer.objects.length ? "No object fits the search." : "No objects.";
   byId("count").max = total;
   byId("count").disabled = total === 0;
   byId("score-row").hidden = !layer.score;
