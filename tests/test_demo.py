@@ -1,6 +1,7 @@
 """The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -110,6 +111,78 @@ def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, ca
     assert "first 1 images" in capsys.readouterr().out
 
 
+def test_a_picture_that_cannot_be_parsed_is_left_out(run, tmp_path, capsys, monkeypatch):
+    for name, size in (("a", (32, 40)), ("b", (2, 40)), ("c", (32, 41))):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    parse = SceneGraphPredictor.__call__
+
+    def refuse(predictor, image):
+        if len(image) == 2:
+            raise ValueError("height and width must be > 0")
+        return parse(predictor, image)
+
+    monkeypatch.setattr(SceneGraphPredictor, "__call__", refuse)
+    output = tmp_path / "out"
+    assert run("--input", str(tmp_path), "--output", str(output)) == 1
+    captured = capsys.readouterr()
+    assert f"{tmp_path / 'b.png'}: left out: height and width" in captured.err
+    assert "2 of 3 images parsed" in captured.out
+    assert {f.name for f in output.glob("*.json")} == {"a.json", "c.json"}
+    assert page_names(output) == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+
+
+def test_file_names_that_are_not_utf8(run, tmp_path, capsys):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        (folder / f"{name}-clip.avi").write_bytes(b"")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes UTF-8 only")
+    with open(folder / f"{name}.png", "wb") as file:
+        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(file)
+    assert run("--input", str(folder), "--output", str(output), "--svg") == 1
+    captured = capsys.readouterr()
+    assert "caf\\udce9-clip.avi: left out: videos are read by names in UTF-8" in captured.err
+    assert "caf\\udce9.png:" in captured.out and "1 of 2 images parsed" in captured.out
+    endings = ("_overlay.png", "_graph.png", "_graph.svg", ".json")
+    assert {f.name for f in output.iterdir()} == {*(name + ending for ending in endings), "index.html"}
+    assert page_names(output) == [f"{folder}/caf\\udce9.png"]
+
+
+def test_the_planned_total_is_said_after_ctrl_c(run, tmp_path, capsys, monkeypatch):
+    for n in range(5):
+        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(tmp_path / f"{n}.png")
+    parse, seen = SceneGraphPredictor.__call__, []
+
+    def press(predictor, image):
+        seen.append(image)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return parse(predictor, image)
+
+    monkeypatch.setattr(SceneGraphPredictor, "__call__", press)
+    assert run("--input", str(tmp_path), "--output", str(tmp_path / "out")) == 130
+    assert "interrupted: 2 of 5 images parsed" in capsys.readouterr().out
+
+
+def test_a_total_that_no_file_tells_is_not_made_up():
+    run = load_tool("demo").Run(None, None)
+    run.parsed, run.failed = 3, 1
+    assert run.summary(complete=False) == "3 images parsed" and run.summary(complete=True) == "3 of 4 images parsed"
+    run.total = 2  # the header of a video was wrong
+    assert run.summary(complete=False) == "3 of 4 images parsed"
+
+
+def test_help_states_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        load_tool("demo").main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    defaults = {"top-k": 10, "score-threshold": 0.02, "frame-step": 1, "max-frames": "all"}
+    for option, default in {**defaults, "page-relations": 200, "page-images": 300}.items():
+        assert re.search(rf"--{option} [A-Z_]+ [^(]*\(default {default}\)", text), option
+
+
 @pytest.mark.parametrize("name", ["frame-step", "max-frames", "top-k", "page-images"])
 def test_numbers_out_of_range_are_named(run, tmp_path, capsys, name):
     with pytest.raises(SystemExit) as stopped:
@@ -124,7 +197,7 @@ def test_an_output_that_cannot_be_written(run, tmp_path, capsys):
     (output / "b_graph.png").mkdir(parents=True)
     assert run("--input", *inputs, "--output", str(output)) == 1
     printed = capsys.readouterr().out
-    assert "stopped, " in printed and "b_graph.png" in printed and "1 of 1 images parsed" in printed
+    assert "stopped, " in printed and "b_graph.png" in printed and "1 of 2 images parsed" in printed
     assert page_names(output) == inputs[:1] and not (output / "b_overlay.png").exists()
     (output / "index.html.tmp").mkdir()
     assert run("--input", *inputs, "--output", str(output)) == 2

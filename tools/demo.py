@@ -18,6 +18,7 @@ import contextlib
 import glob
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data import read_image
 from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
+from usg_psg.names import printable
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import INTERRUPTED, Interruption, one_line_errors
 from usg_psg.scene_graph import SceneGraph
@@ -77,18 +79,33 @@ def unique_stems(paths: list[Path]) -> Iterator[tuple[Path, str]]:
         yield path, stem
 
 
+def has_utf8_name(path: Path) -> bool:
+    """Whether OpenCV can open a file of this name; the process ends where it tries and cannot."""
+    return printable(str(path)) == str(path)
+
+
+def count_pictures(path: Path, step: int, limit: int | None) -> int | None:
+    """How many pictures `read_pictures` gives, as far as the file says; None if unknown."""
+    return count_frames(path, step, limit) if is_video(path) and has_utf8_name(path) else 1
+
+
 def read_pictures(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
     """What a file holds: name to show, stem of result files, (H, W, 3) uint8 RGB. A video gives many, an image one.
+
+    A name to show is `printable`, a stem is the file's own.
 
     Raises:
         ValueError, OSError: if the file cannot be read.
     """
+    shown = printable(str(path))
     if not is_video(path):
-        yield str(path), stem, read_image(str(path), "RGB")
+        yield shown, stem, read_image(str(path), "RGB")
         return
+    if not has_utf8_name(path):
+        raise ValueError("videos are read by names in UTF-8 only; rename it")
     for number, seconds, frame in read_frames(path, step, limit):
         time = "" if np.isnan(seconds) else f" ({int(seconds // 60)}:{seconds % 60:05.2f})"
-        yield f"{path} frame {number}{time}", f"{stem}_{number:06d}", frame
+        yield f"{shown} frame {number}{time}", f"{stem}_{number:06d}", frame
 
 
 def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, arguments: argparse.Namespace) -> None:
@@ -124,14 +141,16 @@ class Run:
         self.predictor = predictor
         self.arguments = arguments
         self.parsed = 0
-        self.failed: list[Path] = []
+        self.failed = 0
+        self.total: int | None = None  # images and frames of all files, as far as the files say
 
     def parse(self, paths: list[Path], page: PageWriter) -> None:
-        """Every image and frame; a file that cannot be read is left out with a message."""
+        """Every image and frame; what cannot be read or parsed is left out with a message."""
         step, limit = self.arguments.frame_step, self.arguments.max_frames
-        counts = [count_frames(path, step, limit) if is_video(path) else 1 for path in paths]
-        total = None if None in counts else sum(counts)
-        with Interruption() as interruption, tqdm(total=total, unit="image") as bar:
+        counts = [count_pictures(path, step, limit) for path in paths]
+        known = [count for count in counts if count is not None]
+        self.total = sum(known) if len(known) == len(counts) else None
+        with Interruption() as interruption, tqdm(total=self.total, unit="image") as bar:
             for path, stem in unique_stems(paths):
                 pictures = read_pictures(path, stem, step, limit)
                 while picture := self._next(pictures, path):
@@ -144,16 +163,29 @@ class Run:
         try:
             return next(pictures, None)
         except (ValueError, OSError) as error:
-            self.failed.append(path)
-            tqdm.write(f"{path}: left out: {error}", file=sys.stderr)
+            self._leave_out(str(path), error)
             return None
 
     def _parse_one(self, name: str, stem: str, image: np.ndarray, page: PageWriter) -> None:
-        graph = self.predictor(image)
-        write_results(name, stem, graph, image, self.arguments)
+        try:
+            graph = self.predictor(image)
+            write_results(name, stem, graph, image, self.arguments)
+            if len(page) < self.arguments.page_images:
+                page.add(PageItem(name, image, graph.constrained()))
+        except ValueError as error:
+            self._leave_out(name, error)
+            return
         self.parsed += 1
-        if len(page) < self.arguments.page_images:
-            page.add(PageItem(name, image, graph.constrained()))
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.failed += 1
+        tqdm.write(printable(f"{name}: left out: {error}"), file=sys.stderr)
+
+    def summary(self, complete: bool) -> str:
+        """How many images were parsed, and of how many; before the end, the length of a video may be unknown."""
+        tried = self.parsed + self.failed
+        total = tried if complete else self.total and max(self.total, tried)
+        return f"{self.parsed}{'' if total is None else f' of {total}'} images parsed"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -162,13 +194,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="recipe of the model")
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
-    parser.add_argument("--top-k", type=int, default=10, help="relations in the pictures (the JSON has all)")
-    parser.add_argument("--score-threshold", type=float, default=0.02, help="least score in the pictures")
+    number = partial(parser.add_argument, type=int, metavar="N")
+    number("--top-k", default=10, help="relations in the pictures, the JSON has all (default %(default)s)")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.02, help="least score in the pictures (default %(default)s)"
+    )
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
-    parser.add_argument("--frame-step", type=int, default=1, metavar="N", help="parse every N-th frame of a video")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="frames of each video, default all")
-    parser.add_argument("--page-relations", type=int, default=200, metavar="N", help="relations per image on the page")
-    parser.add_argument("--page-images", type=int, default=300, metavar="N", help="images on the page, the first ones")
+    number("--frame-step", default=1, help="parse every N-th frame of a video (default %(default)s)")
+    number("--max-frames", help="frames of each video (default all)")
+    number("--page-relations", default=200, help="relations per image on the page (default %(default)s)")
+    number("--page-images", default=300, help="images on the page, the first ones (default %(default)s)")
     parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
@@ -201,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:  # what cannot be read is left out; what cannot be written ends the run
             unwritten = error
     begin = "interrupted: " if interrupted else f"stopped, {unwritten}: " if unwritten else ""
-    print(f"{begin}{run.parsed} of {run.parsed + len(run.failed)} images parsed: {output}")
+    print(printable(f"{begin}{run.summary(complete=not begin)}: {output}"))
     if len(page) < run.parsed:
         print(f"index.html shows the first {len(page)} images (--page-images)")
     if interrupted:
