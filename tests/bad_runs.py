@@ -124,18 +124,18 @@ CONFIGURATION = {
         ["MODEL.CLIP", "large"],
     ),
     "broken_yaml": BadRun(
-        "a file that is no YAML",
+        "a file that is not YAML",
         "{folder}/config.yaml: cannot be read: while parsing a flow node expected the node content, but found '<stream "
         'end>\' in "<unicode string>", line 2, column 1: ^',
         config="MODEL: [1,\n",
     ),
     "repeated_key": BadRun(
-        "a section that stands in a file twice",
+        "a section that occurs twice in a file",
         "{folder}/config.yaml: cannot be read: the key 'SOLVER' occurs twice",
         config="SOLVER:\n  MAX_ITER: 4\nSOLVER:\n  BASE_LR: 0.1\n",
     ),
     "no_mapping": BadRun(
-        "a file of something else",
+        "a file with other content",
         "{folder}/config.yaml: expected configuration keys, got str",
         config="just text\n",
     ),
@@ -160,12 +160,12 @@ CONFIGURATION = {
         "a file of another version", "{folder}/config.yaml: VERSION: expected 2, got 1", config="VERSION: 1\n"
     ),
     "choice": BadRun(
-        "a word that is none of the choices",
+        "a value that is not among the choices",
         "MODEL.USG.MASK_DECODER.LAYER_ORDER: expected 'self_first', 'cross_first', got 'self'",
         ["MODEL.USG.MASK_DECODER.LAYER_ORDER", "self"],
     ),
     "part": BadRun(
-        "a part of the model that nobody registered",
+        "a part of the model that is not registered",
         "MODEL.USG.PIXEL_DECODER.NAME: there is no 'PixelDecoder'; did you mean MSDeformAttnPixelDecoder?",
         ["MODEL.USG.PIXEL_DECODER.NAME", "PixelDecoder"],
     ),
@@ -261,7 +261,7 @@ SURROUNDINGS = {
     ),
     "no_processes": BadRun("no process", "--num-gpus: expected 1 or more, got 0", options=["--num-gpus", "0"]),
     "dist_url": BadRun(
-        "an address that is none",
+        "an invalid address",
         "--dist-url: expected tcp://HOST:PORT, got 'localhost'",
         options=["--num-gpus", "2", "--dist-url", "localhost"],
     ),
@@ -277,14 +277,14 @@ SURROUNDINGS = {
         prepare=_write("last_checkpoint", "model_0000004.pth"),
     ),
     "weights_cut": BadRun(
-        "a checkpoint that is cut off",
+        "a truncated checkpoint",
         "checkpoint {folder}/cut.pth cannot be read: PytorchStreamReader failed reading zip archive: failed finding "
         "central directory",
         ["MODEL.WEIGHTS", "{folder}/cut.pth"],
         prepare=_damage_weights,
     ),
     "weights_text": BadRun(
-        "a checkpoint that is something else",
+        "a checkpoint that is another kind of file",
         "checkpoint {folder}/text.pth cannot be read: it is no file of weights, or it is damaged",
         ["MODEL.WEIGHTS", "{folder}/text.pth"],
         prepare=_write("text.pth", "not a checkpoint"),

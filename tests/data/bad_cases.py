@@ -118,7 +118,7 @@ PICTURES = {
         spoil=lambda i, p: i.write_bytes(b""),
     ),
     "corrupt_png": Case(
-        "panoptic PNG is no image",
+        "panoptic PNG is not an image",
         PNG + "not a readable image (cannot identify image file '{png}')",
         spoil=lambda i, p: p.write_bytes(b"no image at all"),
     ),
@@ -160,7 +160,7 @@ PICTURES = {
         lambda i, p: write_ids(p, [*IDS[:2], 9, 8]),
     ),
     "ids_without_pixels": Case(
-        "segments_info has ids that the PNG lacks (segments of no pixel)",
+        "segments_info has ids that the PNG lacks (segments without pixels)",
         PNG + "the panoptic PNG lacks the ids 9 of segments_info",
         _vanished,
         kept=(4, 5),
@@ -173,7 +173,7 @@ RECORDS = {
         "a value has another type", RECORD + "width: expected int, got str", lambda e: e.update(width="64")
     ),
     "segment_no_object": Case(
-        "a segment is no object",
+        "a segment is not an object",
         RECORD + "segments_info[1]: expected an object, got int",
         lambda e: e["segments_info"].__setitem__(1, 5),
     ),
@@ -248,7 +248,7 @@ RECORDS = {
         _annotation(0, bbox_mode=4),
     ),
     "relation_length": Case(
-        "a relation has not three numbers",
+        "a relation does not have three numbers",
         RECORD + "relations[5]: expected [subject, object, predicate] as integers, got [0, 1]",
         _relation([0, 1]),
         kept=(4, 5),
@@ -320,7 +320,7 @@ NOTES = {
         kept=(4, 5),
     ),
     "rotated_image": Case(
-        "an image that EXIF turns", PHOTO + "EXIF orientation 6", spoil=lambda i, p: _turned(i), kept=(4, 5)
+        "an image that EXIF rotates", PHOTO + "EXIF orientation 6", spoil=lambda i, p: _turned(i), kept=(4, 5)
     ),
     "link": Case(
         "a symbolic link leads out of the data root",
@@ -356,12 +356,12 @@ FILES = {
         "{json}: not a complete JSON file (Expecting ',' delimiter: line 1 column 501 (char 500))",
     ),
     "no_psg": (
-        "the JSON file is no PSG file",
+        "the JSON file is not a PSG file",
         json.dumps({"images": []}),
         "{json}: not a PSG file, the key 'data' is missing",
     ),
     "no_names": (
-        "the names are no list of texts",
+        "the names are not a list of strings",
         json.dumps({**_whole(), "stuff_classes": [1]}),
         "{json}, stuff_classes: expected a list of names",
     ),
