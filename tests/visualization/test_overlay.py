@@ -71,6 +71,13 @@ def test_long_images_are_enlarged_within_bounds(size):
     assert draw_overlay(np.zeros((*size, 3), np.uint8), graph, scale=6).shape == (6 * size[0], 6 * size[1], 3)
 
 
+def test_outlines_of_long_images_leave_room_for_what_is_inside():
+    graph = stripes(40, 3000, count=4)
+    painted = paint_masks(np.zeros((40, 3000, 3), np.uint8), graph, scale=5)
+    outline = (painted == np.array(class_color("person"))).all(axis=2)
+    assert 0 < outline[100].sum() <= 3 * 2 * 2, "two pixels on both sides of three stripes"
+
+
 def test_names_that_find_no_room_do_not_enlarge_without_end(monkeypatch):
     monkeypatch.setattr("usg_psg.visualization.overlay.place_labels", lambda owner, sizes: [None] * len(sizes))
     pixels = compose_overlay(np.zeros((600, 800, 3), np.uint8), stripes(600, 800)).pixels

@@ -339,7 +339,7 @@ def test_thousands_of_relations(show):
     assert page.evaluate("document.querySelectorAll('*').length") < 1500
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (3000, 4000)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (20, 1500), (1500, 20), (3000, 4000)])
 def test_images_of_any_size(show, size):
     mask = np.zeros(size, bool)
     mask[: (size[0] + 1) // 2] = True
@@ -356,6 +356,13 @@ def test_images_of_any_size(show, size):
     box = page.locator("#stage").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * (0.5 if size[0] == 1 else 0.25))
     wait_for(page, "active", "object:0")
+    page.mouse.move(1, 1)
+    wait_for(page, "active", "")
+    empty = page.evaluate("""() => {
+        const light = document.getElementById("light");
+        return !light.getContext("2d").getImageData(0, 0, light.width || 1, light.height || 1).data.some((v) => v);
+    }""")
+    assert empty == (min(box["width"], box["height"]) < 18), "names stand in the picture where they fit whole"
 
 
 def test_an_image_without_objects_or_relations(show):

@@ -214,7 +214,7 @@ def paint_masks(
     colors = np.array([(0, 0, 0), *(class_color(thing.name) for thing in graph.objects)], np.float32)
     opacity = [THING_OPACITY if thing.isthing else STUFF_OPACITY for thing in graph.objects]
     opacity = np.array([0.0, *opacity], np.float32)[owner]
-    opacity[_outlines(owner, max(1, round(max(size) / 600)))] = 1.0
+    opacity[_outlines(owner, max(1, round(min(max(size) / 600, min(size) / 120))))] = 1.0
     painted = canvas + opacity[..., None] * (colors[owner] - canvas)
     return painted.round().clip(0, 255).astype(np.uint8)
 

@@ -207,12 +207,13 @@ class Picture {
     this.drawTags(context, box);
   }
 
-  /** A tag of `height` on an object's mask, or `beside` it if it would hide it; null for an object without pixels. */
+  /** A tag of `height` on an object's mask, or `beside` it if it would hide it; null without pixels, or room in the picture. */
   tag(context, index, box, height, beside) {
     const place = this.place(index);
     if (!place) return null;
     const scale = box.width / this.width, text = shorten(context, this.layer.objects[index].name, box.width - 20);
     const width = context.measureText(text).width + 0.6 * height;
+    if (width > box.width || height > box.height) return null;
     let y = place.y * scale - height / 2;
     if (beside && this.layer.objects[index].area * scale * scale < 6 * width * height) {
       y = place.top * scale - height - 5;
