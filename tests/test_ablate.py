@@ -98,6 +98,8 @@ def test_several_seeds_give_mean_and_deviation(tmp_path):
     assert "1, 1 failed: a \\| b" in tool.table(jobs)
     jobs[0].record.write_text(json.dumps({"command": ["another"], "metrics": {"single/R@50": 1.0}}))
     assert jobs[0].finished() is None, "the result of another command does not count"
+    jobs[1].record.write_text("[1]")
+    assert tool.table(jobs).rstrip().endswith("| – | 0 |"), "nor does its error, nor what is no record"
 
 
 @pytest.mark.parametrize("recipe", [CONFIG, "psg/usg_par_convnext_large.yaml"])

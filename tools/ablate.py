@@ -35,6 +35,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 from detectron2.config import CfgNode
 
 from usg_psg.config import build_cfg
+from usg_psg.program import one_line_errors, positive_integer, say
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
@@ -137,7 +138,7 @@ class Job:
             record = json.loads(self.record.read_text())
         except (OSError, ValueError):
             return {}
-        return record if record["command"] == list(self.command) else {}
+        return record if isinstance(record, dict) and record.get("command") == list(self.command) else {}
 
     def finished(self) -> dict | None:
         """The record, if the command was run to its end."""
@@ -190,6 +191,7 @@ class Runner:
                     after_each()
             except KeyboardInterrupt:
                 self._stop()
+                say("the same command goes on from here")
                 raise
 
     def _run(self, job: Job) -> dict:
@@ -278,34 +280,28 @@ def table(jobs: list[Job]) -> str:
         change = "<br>".join(f"`{key} {value}`" for key, value in pairs) or "the recipe"
         finished = [record for job in own if (record := job.finished()) is not None]
         count = str(len(finished))
-        failed = [
-            json.loads(job.record.read_text())["error"] for job in own if job.record.is_file() and not job.finished()
-        ]
+        failed = [error for job in own if (error := job.error()) is not None]
         if failed:
             count += f", {len(failed)} failed: {failed[0]}".replace("|", "\\|")
         lines.append(f"| {row} | {change} | " + " | ".join(cells(finished)) + f" | {count} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """0 if every run is finished, 1 if not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder of the runs and the table")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=positive_integer, default=1, help="runs at a time")
     parser.add_argument("--keep-weights", action="store_true")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of every row")
-    args = parser.parse_args()
-    if args.jobs < 1:
-        parser.error("--jobs: expected 1 or more")
-    try:
-        cfg = build_cfg(args.config_file, args.opts)
-    except ValueError as error:
-        parser.error(str(error))
-    jobs = make_jobs(args, cfg)
+    args = parser.parse_args(argv)
+    jobs = make_jobs(args, build_cfg(args.config_file, args.opts))
     commands = "".join(shlex.join(job.command) + "\n" for job in jobs)
     print(commands, end="", flush=True)
     if args.list:
@@ -326,7 +322,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\nstopped by the user; the same command goes on from here")
+    sys.exit(main())
