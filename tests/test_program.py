@@ -1,10 +1,50 @@
-"""Ctrl-C as something to look for."""
+"""Wrong arguments of the programs in one line; Ctrl-C as something to look for."""
 
 import signal
 
 import pytest
 
 from usg_psg.program import Interruption
+
+from .programs import ROOT, exit_status, load_tool
+
+CONFIG = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+ABSENT = ["--config-file", "absent.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("ablate", [*ABSENT, "--output", "out"], "absent.yaml"),
+        ("ablate", [*CONFIG, "--output", "a_file"], "a_file: File exists"),
+        ("ablate", [*CONFIG, "--output", "out", "--jobs", "0"], "argument --jobs: expected 1 or more, got 0"),
+        ("benchmark_amp", ABSENT, "absent.yaml"),
+        ("benchmark_amp", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        ("benchmark_amp", [*CONFIG, "--num-scenes", "x"], "argument --num-scenes: expected a whole number, got 'x'"),
+        ("benchmark_data", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--distinct", "0"], "argument --distinct: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--size", "-1", "5"], "argument --size: expected 1 or more, got -1"),
+        ("benchmark_eval", ["--segments", "1"], "--segments: expected 2 to 100, as many as --masks, got 1"),
+        ("benchmark_eval", ["--masks", "10"], "--segments: expected 2 to 10, as many as --masks, got 20"),
+        ("benchmark_inference", [*CONFIG, "--size", "0"], "argument --size: expected 1 or more, got 0"),
+        ("benchmark_inference", [*CONFIG, "--warmup", "0"], "argument --warmup: expected 1 or more, got 0"),
+        ("benchmark_ops", ["--repeats", "0"], "argument --repeats: expected 1 or more, got 0"),
+        ("benchmark_ops", ["--levels", "20x20,x"], "argument --levels: expected HxW,HxW,..., got '20x20,x'"),
+        ("benchmark_train", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        ("prepare_psg", ["check", "--workers", "x"], "argument --workers: expected a whole number, got 'x'"),
+        ("prepare_psg", ["check", "--timeout", "x"], "argument --timeout: expected a number, got 'x'"),
+        ("prepare_psg", ["check", "--timeout", "0"], "argument --timeout: expected more than 0, got 0"),
+        ("quickstart", ["--num-train", "-3"], "argument --num-train: expected 1 or more, got -3"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")  # where the benchmarks find each other
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "a_file").touch()
+    assert exit_status(load_tool(program).main, arguments) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_first_ctrl_c_waits_to_be_looked_for():

@@ -35,6 +35,7 @@ from part_timer import use_psg_sized_vocabulary
 from usg_psg.config import build_cfg
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
+from usg_psg.program import one_line_errors, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST = 20
@@ -116,18 +117,18 @@ def report(results: dict[str, dict], iterations: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """0 if no run had a loss that is not finite, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=positive_integer, default=200)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the first is compared with")
     parser.add_argument("--data", help="folder of the scenes, as for benchmark_train.py")
-    parser.add_argument("--num-scenes", type=int, default=512)
+    parser.add_argument("--num-scenes", type=positive_integer, default=512)
     parser.add_argument("--json", metavar="FILE", help="also write the losses of every step")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
-    args = parser.parse_args()
-    if args.iterations < 1:
-        parser.error("--iterations: expected 1 or more")
+    args = parser.parse_args(argv)
     cfg = build_cfg(args.config_file, args.opts)
     adapt_to_machine(cfg)
     cfg.SEED = max(cfg.SEED, 0)  # the runs have to share one

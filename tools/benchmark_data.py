@@ -26,22 +26,20 @@ from usg_psg.data.doctor import check_dataset
 from usg_psg.data.psg_index import index_path
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line of this program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=300, help="scenes to draw and check, default 300")
-    parser.add_argument("--workers", type=int, default=1, help="processes that check, default 1")
-    parser.add_argument("--repeats", type=int, default=3, help="passes over the scenes, default 3")
-    parser.add_argument("--records", type=int, default=49_000, help="records of the file that is loaded, default 49000")
+    parser.add_argument("--images", type=positive_integer, default=300, help="scenes to draw and check, default 300")
+    parser.add_argument("--workers", type=positive_integer, default=1, help="processes that check, default 1")
+    parser.add_argument("--repeats", type=positive_integer, default=3, help="passes over the scenes, default 3")
+    parser.add_argument(
+        "--records", type=positive_integer, default=49_000, help="records of the file that is loaded, default 49000"
+    )
     parser.add_argument("--data", type=Path, help="folder of the scenes")
-    args = parser.parse_args(argv)
-    for name in ("images", "workers", "repeats", "records"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: expected 1 or more, got {getattr(args, name)}")
-    return args
+    return parser.parse_args(argv)
 
 
 def check_rows(json_file: Path, image_root: Path, workers: int, repeats: int) -> list[tuple]:

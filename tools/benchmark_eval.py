@@ -32,6 +32,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the number of threads is set
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics  # noqa: E402
+from usg_psg.program import one_line_errors, positive_integer  # noqa: E402
 
 NUM_CLASSES, NUM_PREDICATES, K = 133, 56, 100
 
@@ -140,18 +141,23 @@ def run_loop(scenes: list, images: int, labels_first: bool) -> tuple[float, floa
     return 100 * statistics.fmean(recalls), statistics.median(seconds)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--segments", type=int, default=20, help="annotated segments per image")
-    parser.add_argument("--annotated", type=int, default=6, help="annotated triplets per image (PSG has 5.7)")
-    parser.add_argument("--masks", type=int, default=100, help="predicted masks per image")
-    parser.add_argument("--triplets", type=int, default=100, help="predicted triplets per image")
-    parser.add_argument("--distinct", type=int, default=10, help="different images, taken in turns")
-    parser.add_argument("--loop-images", type=int, default=20, help="images that the loops are timed on")
+    parser.add_argument("--images", type=positive_integer, default=1000)
+    parser.add_argument("--size", type=positive_integer, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--segments", type=positive_integer, default=20, help="annotated segments per image")
+    parser.add_argument(
+        "--annotated", type=positive_integer, default=6, help="annotated triplets per image (PSG has 5.7)"
+    )
+    parser.add_argument("--masks", type=positive_integer, default=100, help="predicted masks per image")
+    parser.add_argument("--triplets", type=positive_integer, default=100, help="predicted triplets per image")
+    parser.add_argument("--distinct", type=positive_integer, default=10, help="different images, taken in turns")
+    parser.add_argument("--loop-images", type=positive_integer, default=20, help="images that the loops are timed on")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)
+    if not 2 <= args.segments <= args.masks:
+        parser.error(f"--segments: expected 2 to {args.masks}, as many as --masks, got {args.segments}")
 
     rng = np.random.default_rng(0)
     scenes = [make_scene(rng, args) for _ in range(args.distinct)]
@@ -182,4 +188,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

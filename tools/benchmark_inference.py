@@ -34,7 +34,7 @@ from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph
 
 
@@ -79,15 +79,15 @@ def wall_clock(predictor: SceneGraphPredictor, image: np.ndarray, count: int) ->
 
 
 @one_line_errors
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--size", type=int, default=640, help="height and width of the image")
-    parser.add_argument("--objects", type=int, default=15)
-    parser.add_argument("--iterations", type=int, default=50)
-    parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--size", type=positive_integer, default=640, help="height and width of the image")
+    parser.add_argument("--objects", type=positive_integer, default=15)
+    parser.add_argument("--iterations", type=positive_integer, default=50)
+    parser.add_argument("--warmup", type=positive_integer, default=10)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     cfg = build_cfg(arguments.config_file, arguments.opts)
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
@@ -97,7 +97,7 @@ def main() -> None:
     model = predictor.model
     if not cfg.MODEL.WEIGHTS:
         most = min(cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES, cfg.MODEL.USG.HIDDEN_DIM - 1)
-        if not 1 <= arguments.objects <= most:
+        if arguments.objects > most:
             parser.error(f"--objects: expected 1 to {most}, the model's queries, got {arguments.objects}")
         stand_in_objects(model, arguments.objects)
     wall_clock(predictor, image, arguments.warmup)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,7 @@ from mask2former_ops import (
     sampling_locations_from_offsets,
     set_backend,
 )
+from usg_psg.program import one_line_errors, positive_integer
 
 HEADS, WIDTH, POINTS = 8, 32, 4
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -135,23 +138,24 @@ def variants(args: argparse.Namespace, call: dict[str, Tensor], dtype: torch.dty
 
 
 def parse_levels(text: str) -> list[tuple[int, int]]:
-    levels = [tuple(int(size) for size in level.split("x")) for level in text.split(",")]
-    if any(len(level) != 2 or min(level) < 1 for level in levels):
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*", text):
         raise argparse.ArgumentTypeError(f"expected HxW,HxW,..., got {text!r}")
-    return levels
+    return [tuple(int(size) for size in level.split("x")) for level in text.split(",")]
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch", type=int, nargs="+", help="images (default: 16 and 1 on a GPU, 1 on a CPU)")
+    parser.add_argument(
+        "--batch", type=positive_integer, nargs="+", help="images (default: 16 and 1 on a GPU, 1 on a CPU)"
+    )
     parser.add_argument("--levels", type=parse_levels, default=[(20, 20), (40, 40), (80, 80)], help="HxW of each level")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32 and bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--samples", nargs="+", default=["encoder", "uniform"], choices=("encoder", "uniform"))
-    parser.add_argument("--repeats", type=int, help="timed rounds (default: 50 on a GPU, 7 on a CPU)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--repeats", type=positive_integer, help="timed rounds (default: 50 on a GPU, 7 on a CPU)")
+    parser.add_argument("--threads", type=positive_integer, help="CPU threads")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     gpu = args.device == "cuda"
     args.batch = args.batch or ([16, 1] if gpu else [1])
     args.dtypes = args.dtypes or (["fp32", "bf16"] if gpu else ["fp32"])
@@ -161,8 +165,9 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_arguments()
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
     copy = bandwidth(args.device, args.repeats)
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}; torch {torch.__version__}; copy {copy / 1e9:.3f} TB/s; levels {args.levels}; milliseconds")
@@ -198,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -48,7 +48,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 
 PROFILE_ROWS = 60
 
@@ -158,18 +158,20 @@ def scenes(folder: str | None, size: int, count: int) -> Path:
 
 
 @one_line_errors
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[16], help="images per GPU")
-    parser.add_argument("--num-gpus", type=int, nargs="+", default=[1], help="processes; CPU cores where no GPU is")
-    parser.add_argument("--iterations", type=int, default=40)
-    parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[16], help="images per GPU")
+    parser.add_argument(
+        "--num-gpus", type=positive_integer, nargs="+", default=[1], help="processes; CPU cores where no GPU is"
+    )
+    parser.add_argument("--iterations", type=positive_integer, default=40)
+    parser.add_argument("--warmup", type=positive_integer, default=10)
     parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
-    parser.add_argument("--num-scenes", type=int, default=256)
+    parser.add_argument("--num-scenes", type=positive_integer, default=256)
     parser.add_argument("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     cfg = build_cfg(arguments.config_file, arguments.opts)
     check_config(cfg)
     adapt_to_machine(cfg)

@@ -29,7 +29,7 @@ from usg_psg.data.files import write_json
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure
 from usg_psg.data.repair import repair_dataset
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer, positive_number
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -38,7 +38,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="list every fault of the file and its pictures")
     _add_pictures(check)
-    check.add_argument("--limit-examples", type=_count, default=5, metavar="N", help="of each kind, default 5")
+    check.add_argument(
+        "--limit-examples", type=positive_integer, default=5, metavar="N", help="of each kind, default 5"
+    )
     check.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report to this file")
     check.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
     check.set_defaults(run=run_check)
@@ -79,24 +81,16 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
     parser.add_argument("--image-root", required=True, type=Path, help="folder that its file names are relative to")
-    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help="default: the cores")
     parser.add_argument(
-        "--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS", help=f"for one image, default {TIMEOUT:g}"
+        "--workers", type=positive_integer, default=os.cpu_count() or 1, metavar="N", help="default: the cores"
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-    return value
+    parser.add_argument(
+        "--timeout",
+        type=positive_number,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"for one image, default {TIMEOUT:g}",
+    )
 
 
 def with_bar(unit: str, function: Callable) -> object:

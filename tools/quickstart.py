@@ -18,6 +18,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from usg_psg.program import one_line_errors, positive_integer
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 PROGRESS = re.compile(r"eta: ([\d:a-z, ]+?)  iter: (\d+)  total_loss: ([\d.naif]+)")  # Detectron2's metric printer
@@ -65,13 +67,14 @@ def run_quietly(command: list[str], env: dict[str, str], log: Path) -> int:
     return status
 
 
-def main() -> None:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
-    parser.add_argument("--iterations", type=int, help="training steps (default: the recipe's)")
-    parser.add_argument("--num-train", type=int, default=1200, help="generated training scenes")
-    parser.add_argument("--num-val", type=int, default=100, help="generated held-out scenes")
-    arguments = parser.parse_args()
+    parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
+    parser.add_argument("--num-train", type=positive_integer, default=1200, help="generated training scenes")
+    parser.add_argument("--num-val", type=positive_integer, default=100, help="generated held-out scenes")
+    arguments = parser.parse_args(argv)
 
     output = (ROOT / arguments.output).resolve()
     data = output / "datasets"
@@ -103,8 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("\nquickstart stopped by the user", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

@@ -54,6 +54,17 @@ def positive_integer(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    """Type of an argument that measures something."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return value
+
+
 class Interruption:
     """Ctrl-C as something to look for between two pieces of work; inside the `with` block, the second one ends at once.
 
