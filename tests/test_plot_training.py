@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .programs import load_tool
+from .programs import exit_status, load_tool
 
 tool = load_tool("plot_training")
 TERMS = {"loss_class": 4.0, "loss_mask": 3.0, "loss_dice": 3.0, "loss_pair": 20.0, "loss_predicate": 5.0}
@@ -23,6 +23,11 @@ def make_run(folder: Path, steps: int = 30, decay: float = 0.9) -> Path:
     return folder
 
 
+def append(path: Path, record: object) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
 def test_losses_are_sums_of_the_last_layer_s_terms(tmp_path):
     run = tool.read_run(f"mine={make_run(tmp_path / 'run')}")
     assert run.name == "mine" and tool.read_run(str(tmp_path / "run")).name == "run"
@@ -30,6 +35,20 @@ def test_losses_are_sums_of_the_last_layer_s_terms(tmp_path):
     assert steps.tolist() == list(range(30)) and objects[0] == 10.0
     np.testing.assert_allclose(run.losses["relations"][1], 25.0 * 0.9 ** np.arange(30))
     assert [x.tolist() for x in run.scalars[tool.SANITY]] == [[0, 20], [10.0, 60.0]]
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path):
+    folder = make_run(tmp_path / "lr=0.1")
+    assert tool.read_run(str(folder)).name == "lr=0.1"
+    with pytest.raises(ValueError, match="there is no 0.1/losses.jsonl"):
+        tool.read_run(f"{tmp_path}/wd=0.1")
+
+
+@pytest.mark.parametrize("name", ["curves", "curves.xyz", "lr=0.1"])
+def test_a_picture_needs_an_ending(tmp_path, capsys, name):
+    assert exit_status(tool.main, [str(make_run(tmp_path / "run")), "--output", str(tmp_path / name)]) == 2
+    assert "--output: expected a file name with an ending of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_running_mean_uses_the_past_alone():
@@ -66,16 +85,20 @@ def test_the_program_writes_a_picture(tmp_path, capsys):
         (lambda run: (run / "metrics.json").write_text(""), "no complete line"),
         (lambda run: (run / "metrics.json").write_text('{"a\n{"iteration": 1}\n'), "line 1: not JSON"),
         (lambda run: (run / "losses.jsonl").write_text('{"iteration": 0, "loss_class": 1}\n'), "has no loss_mask"),
+        (lambda run: append(run / "losses.jsonl", {"iteration": 30}), "has no loss_class"),
+        (lambda run: append(run / "losses.jsonl", [1]), "line 31: expected an object with an iteration, got [1]"),
+        (lambda run: append(run / "losses.jsonl", TERMS), "line 31: expected an object with an iteration"),
+        (lambda run: append(run / "metrics.json", {"a": 1}), "line 4: expected an object with an iteration"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, capsys, break_it, message):
     run = make_run(tmp_path / "run")
     break_it(run)
-    assert tool.main([str(run), "--output", str(tmp_path / "x.png")]) == 1
+    assert tool.main([str(run), "--output", str(tmp_path / "x.png")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "x.png").exists()
 
 
 def test_a_metric_that_nobody_logged_is_refused_with_those_there_are(tmp_path, capsys):
     arguments = [str(make_run(tmp_path / "run")), "--output", str(tmp_path / "x.png"), "--metrics", "sgdet/R@50"]
-    assert tool.main(arguments) == 1
+    assert tool.main(arguments) == 2
     assert "sgdet/single/R@50" in capsys.readouterr().err

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+
+from usg_psg.program import one_line_errors, positive_integer
 
 LOSSES = {
     "objects": ("loss_class", "loss_mask", "loss_dice"),
@@ -50,7 +53,7 @@ def read_lines(path: Path) -> list[dict]:
     """The records of a log; a last line that is cut off is left out.
 
     Raises:
-        ValueError: if the file is missing, damaged elsewhere, or empty.
+        ValueError: if the file is missing, damaged elsewhere, or empty, or a line is no object with an iteration.
     """
     if not path.is_file():
         raise ValueError(f"there is no {path}: a run's OUTPUT_DIR is needed")
@@ -58,10 +61,14 @@ def read_lines(path: Path) -> list[dict]:
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+            break
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int | float):
+            raise ValueError(f"{path}, line {number}: expected an object with an iteration, got {line[:80]}")
+        records.append(record)
     if not records:
         raise ValueError(f"{path} has no complete line yet")
     return records
@@ -69,13 +76,13 @@ def read_lines(path: Path) -> list[dict]:
 
 def read_run(argument: str) -> Run:
     """A run of the command line, "FOLDER" or "NAME=FOLDER"; ValueError as in `read_lines`."""
-    name, _, folder = argument.rpartition("=")
+    name, _, folder = ("", "", argument) if Path(argument).is_dir() else argument.rpartition("=")
     path = Path(folder)
     steps = read_lines(path / "losses.jsonl")
     iterations = np.array([step["iteration"] for step in steps])
     losses = {}
     for kind, terms in LOSSES.items():
-        if missing := [term for term in terms if term not in steps[0]]:
+        if missing := [term for term in terms for step in steps if not isinstance(step.get(term), int | float)]:
             raise ValueError(f"{path / 'losses.jsonl'} has no {missing[0]}: it is no run of this project")
         losses[kind] = iterations, np.array([sum(step[term] for term in terms) for step in steps])
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -127,27 +134,27 @@ def draw(runs: list[Run], metrics: list[str], smoothing: int) -> Figure:
     return figure
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="[NAME=]FOLDER")
-    parser.add_argument("--output", required=True, metavar="FILE", help="PNG, SVG or PDF")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="PNG, SVG or PDF")
     parser.add_argument("--metrics", nargs="+", default=list(METRICS), help=f"default: {' '.join(METRICS)}")
-    parser.add_argument("--smoothing", type=int, default=20, metavar="STEPS", help="of the running mean, default 20")
+    parser.add_argument(
+        "--smoothing", type=positive_integer, default=20, metavar="STEPS", help="of the running mean, default 20"
+    )
     args = parser.parse_args(argv)
-    if args.smoothing < 1:
-        parser.error("--smoothing: expected 1 or more")
-    try:
-        runs = [read_run(argument) for argument in args.runs]
-        logged = {name for run in runs for name in run.scalars}
-        if unknown := [name for name in args.metrics if name not in logged and name not in METRICS]:
-            known = ", ".join(sorted(name for name in logged if "/" in name)) or "none"
-            raise ValueError(f"--metrics: no run logged {unknown[0]}; logged are: {known}")
-        figure = draw(runs, args.metrics, args.smoothing)
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.output, dpi=110)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    known = FigureCanvasBase.get_supported_filetypes()
+    if args.output.suffix[1:].lower() not in known:
+        parser.error(f"--output: expected a file name with an ending of {', '.join(known)}, got {args.output}")
+    runs = [read_run(argument) for argument in args.runs]
+    logged = {name for run in runs for name in run.scalars}
+    if unknown := [name for name in args.metrics if name not in logged and name not in METRICS]:
+        there = ", ".join(sorted(name for name in logged if "/" in name)) or "none"
+        raise ValueError(f"--metrics: no run logged {unknown[0]}; logged are: {there}")
+    figure = draw(runs, args.metrics, args.smoothing)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output, dpi=110)
     print(args.output)
     return 0
 
