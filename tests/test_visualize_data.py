@@ -130,4 +130,14 @@ def test_bad_input_is_named(data, tmp_path, capsys):
     broken.write_text(json.dumps(content))
     message = refused(capsys, *arguments)
     assert image_id in message and "5 x 5" in message
+    content = json.loads(predictions.read_text())
+    content["images"].append(content["images"][0])
+    broken.write_text(json.dumps(content))
+    message = refused(capsys, "--json", json_file, "--predictions", broken, *output)
+    assert f"broken.json, image '{image_id}': there is a second prediction" in message
+    content["images"] = [1]
+    broken.write_text(json.dumps(content))
+    assert "images[0]: expected an object, got 1" in refused(
+        capsys, "--json", json_file, "--predictions", broken, *output
+    )
     assert list(tmp_path.iterdir()) == [], "no page is left"

@@ -34,7 +34,7 @@ from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
 from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, PageWriter
 
@@ -61,18 +61,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--split", choices=SPLITS, help="images of --json, default test with --predictions, otherwise trainval"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
-    parser.add_argument("--limit", type=int, default=50, help="images on the page, default 50")
+    parser.add_argument("--limit", type=positive_integer, default=50, help="images on the page, default 50")
     parser.add_argument("--image-ids", nargs="+", metavar="ID", help="these images only")
     parser.add_argument("--predictions", type=Path, help="show the errors of this predictions file")
     parser.add_argument("--protocol", default="single", choices=ERROR_PROTOCOLS, help="rules for hits, default single")
-    parser.add_argument("--top-k", type=int, default=20, metavar="K", help="predicted triplets that count, default 20")
     parser.add_argument(
-        "--page-relations", type=int, default=1000, metavar="N", help="relations per image, default 1000"
+        "--top-k", type=positive_integer, default=20, metavar="K", help="predicted triplets that count, default 20"
+    )
+    parser.add_argument(
+        "--page-relations", type=positive_integer, default=1000, metavar="N", help="relations per image, default 1000"
     )
     arguments = parser.parse_args(argv)
-    for name in ("limit", "top_k", "page_relations"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(arguments, name)}")
     if (arguments.image_root or arguments.split) and not arguments.json:
         parser.error("--image-root and --split belong to --json")
     return arguments
@@ -190,12 +189,16 @@ class ErrorPage:
     def _compare(self, wanted: set[str]) -> Iterator[tuple[str, GroundTruth, TripletErrors]]:
         """Wanted images in the order of the file; those that it lacks come last, with everything missed."""
         known, missing = {str(record["image_id"]) for record in self.source.records}, set(wanted)
+        seen: set[str] = set()
         image_ids = images_with_relations(self.source.records)
         for image_id, prediction in read_predictions(self.arguments.predictions, image_ids):
             if image_id not in known:
                 raise ValueError(
                     f"{self.arguments.predictions}, image {image_id!r}: the annotated split has no such image"
                 )
+            if image_id in seen:
+                raise ValueError(f"{self.arguments.predictions}, image {image_id!r}: there is a second prediction")
+            seen.add(image_id)
             if image_id in missing:
                 missing.remove(image_id)
                 yield self._compare_one(image_id, prediction)
