@@ -22,7 +22,7 @@ def add_usg_config(cfg: CfgNode) -> None:
     [SPEC 4] is a section of docs/specification.md, none is this project's choice. docs/configuration.md is made of
     these comments by `python -m usg_psg.list_config --write`.
     """
-    # Modules to import when the config is built: own parts and data sets register themselves (docs/extending.md).
+    # Modules to import when the config is built, so that your own parts and data sets register (docs/extending.md).
     cfg.IMPORTS = []
     _add_input(cfg)
     _add_clip(cfg)
@@ -38,19 +38,19 @@ def _add_input(cfg: CfgNode) -> None:
     # "lsj": scale jitter, then crop or pad to a square; "shortest_edge": Detectron2's usual resize. [Mask2Former]
     cfg.INPUT.USG.AUGMENTATION = "lsj"
     cfg.INPUT.USG.IMAGE_SIZE = 640  # side of the square of "lsj", pixels
-    cfg.INPUT.USG.MIN_SCALE = 0.5  # least scale of "lsj", relative to the one that fits the image into the square
+    cfg.INPUT.USG.MIN_SCALE = 0.5  # smallest scale of "lsj", relative to the one that fits the image into the square
     cfg.INPUT.USG.MAX_SCALE = 1.5  # largest scale of "lsj"
-    cfg.INPUT.MIN_SIZE_TEST = 640  # length of an image's shorter side outside of training, pixels
-    cfg.INPUT.MAX_SIZE_TEST = 1066  # most for its longer side, pixels
+    cfg.INPUT.MIN_SIZE_TEST = 640  # length of an image's shorter side outside training, pixels
+    cfg.INPUT.MAX_SIZE_TEST = 1066  # upper limit of its longer side, pixels
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # leave images without segments out of training
     # Batches of images of one orientation. Not supported: the order of images depends on the seed alone.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     # "RepeatFactorTrainingSampler": images with rare predicates come more often, by Detectron2's rule for categories:
-    # max(1, sqrt(REPEAT_THRESHOLD / part of the images that have the predicate)), of the image's rarest; REPEAT_SQRT.
+    # max(1, sqrt(REPEAT_THRESHOLD / fraction of images with the predicate)), for the image's rarest one; REPEAT_SQRT.
     # [Detectron2; LVIS]
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
-    # What a faulty record, an unreadable picture or one that disagrees with its record causes in training: "error", or
-    # "skip": the image is left out, counted and named at the end. Evaluation always stops: it counts every image.
+    # What training does about a faulty record, an unreadable picture or one that disagrees with its record: "error"
+    # stops; "skip" leaves the image out, counts it and names it at the end. Evaluation always stops, as it needs all.
     cfg.DATALOADER.BAD_SAMPLES = "error"
 
 
@@ -66,9 +66,9 @@ def _add_clip(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP.FROZEN_DTYPE = "bfloat16"
     # Subtracted from the channels of an image in 0..255, in the order of INPUT.FORMAT. [OpenCLIP]
     cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
-    # What the channels are divided by then. [OpenCLIP]
+    # Divisors of the channels after that. [OpenCLIP]
     cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
-    # Prompts of object names, {} in the name's place; a name's embeddings in all of them are averaged.
+    # Prompts of object names, with {} in the name's place; a name's embeddings in all of them are averaged.
     cfg.MODEL.CLIP.OBJECT_TEMPLATES = [
         "a photo of a {}.",
         "This is a photo of a {}",
@@ -88,23 +88,23 @@ def _logit_scale(mode: str, scale: float, prior: float) -> CfgNode:
     # "learnable": logits = scale * cosine + bias, both trained; "fixed": logits = cosine (the bare formula of SPEC 5, 8
     # and 11, which trains badly: docs/results.md).
     node.LOGIT_SCALE = mode
-    node.SCALE_INIT = scale  # the scale's first value, 1/0.07 [CLIP]
-    node.PRIOR_PROB = prior  # the bias starts where a cosine of zero has this probability
+    node.SCALE_INIT = scale  # initial value of the scale, 1/0.07 [CLIP]
+    node.PRIOR_PROB = prior  # the bias is initialised so that a cosine of zero has this probability
     return node
 
 
 def _add_model(cfg: CfgNode) -> None:
     usg = cfg.MODEL.USG = CfgNode()
-    usg.HIDDEN_DIM = 256  # d, channels of queries and pixel features [SPEC 3]
+    usg.HIDDEN_DIM = 256  # channels of queries and pixel features, `d` [SPEC 3]
     # Vocabulary file (docs/open_vocabulary.md): prompts and synonyms of a data set's names, or, where no data set is
     # involved, the names themselves. "" for the names of the data set in use.
     usg.VOCABULARY = ""
-    # Batches are padded to a multiple of this; positions are relative to the padded size, so a model that was trained
-    # on padded images does best on images padded alike. -1 for the backbone's own stride.
+    # Batches are padded to a multiple of this. Positions are relative to the padded size, so a model trained on padded
+    # images does best on images padded in the same way. -1 for the backbone's own stride.
     usg.SIZE_DIVISIBILITY = -1
-    # How the network's parts run in training on a GPU. "graphs": recorded as CUDA graphs, which take the host no time;
-    # seconds to start, batches of few shapes ("lsj" augmentation), no accumulation. "kernels": through torch.compile;
-    # minutes to start, needs what Triton needs. "kernels+graphs": both.
+    # How the network's parts run in training on a GPU. "graphs": as CUDA graphs, which save the host's kernel launches;
+    # starts in seconds, needs batches of few shapes ("lsj" augmentation), no accumulation. "kernels": by torch.compile;
+    # starts in minutes, needs Triton and a C compiler. "kernels+graphs": both.
     usg.COMPILE = "none"
 
     usg.PIXEL_DECODER = CfgNode()
@@ -113,23 +113,23 @@ def _add_model(cfg: CfgNode) -> None:
     usg.PIXEL_DECODER.NUM_HEADS = 8  # attention heads [Mask2Former]
     usg.PIXEL_DECODER.NUM_POINTS = 4  # points that a head samples in each level [Mask2Former]
     usg.PIXEL_DECODER.FFN_DIM = 1024  # width of the feed-forward networks [Mask2Former]
-    usg.PIXEL_DECODER.DROPOUT = 0.0  # part of the encoder's activations set to zero in training [Mask2Former]
+    usg.PIXEL_DECODER.DROPOUT = 0.0  # fraction of the encoder's activations set to zero in training [Mask2Former]
 
     usg.MASK_DECODER = CfgNode()
     usg.MASK_DECODER.NAME = "MaskDecoder"  # the registered mask decoder [SPEC 4]
-    usg.MASK_DECODER.NUM_QUERIES = 100  # Q, the most objects of an image [SPEC 4]
+    usg.MASK_DECODER.NUM_QUERIES = 100  # Q, the largest number of objects in an image [SPEC 4]
     usg.MASK_DECODER.NUM_LAYERS = 6  # decoder layers [SPEC 4]
     usg.MASK_DECODER.NUM_HEADS = 8  # attention heads [Mask2Former]
     usg.MASK_DECODER.FFN_DIM = 2048  # width of the feed-forward networks [Mask2Former]
     usg.MASK_DECODER.LAYER_ORDER = "self_first"  # which attention comes first; "cross_first" is Mask2Former's [SPEC 4]
-    usg.MASK_DECODER.DEEP_SUPERVISION = True  # object losses on every layer, not on the last alone [Mask2Former]
+    usg.MASK_DECODER.DEEP_SUPERVISION = True  # object losses on every layer, not only on the last [Mask2Former]
 
     usg.CLASS_HEAD = _logit_scale("learnable", 1 / 0.07, 0.01)
     usg.CLASS_HEAD.NUM_LAYERS = 3  # linear layers of the MLP from d to the text width
 
     usg.RELATION_HEAD = CfgNode()
     usg.RELATION_HEAD.NAME = "RelationHead"  # the registered relation head; docs/extending.md adds one
-    # "concat": MLP(q_i | q_j); "embedded": MLP(q_i + e_subject | q_j + e_object), as the released code. [SPEC 10]
+    # "concat": MLP(q_i | q_j); "embedded": MLP(q_i + e_subject | q_j + e_object), as in the released code. [SPEC 10]
     usg.RELATION_HEAD.QUERY_FORM = "concat"
     usg.RELATION_HEAD.NUM_LAYERS = 6  # layers of the relation decoder [SPEC 11]
     usg.RELATION_HEAD.NUM_HEADS = 8  # attention heads [released code]
@@ -141,7 +141,7 @@ def _add_model(cfg: CfgNode) -> None:
     usg.RELATION_HEAD.RPC = _logit_scale("learnable", 1 / 0.07, 0.01)
     usg.RELATION_HEAD.RPC.NUM_LAYERS = 2  # two-way cross-attention layers [SPEC 8]
     usg.RELATION_HEAD.RPC.NUM_HEADS = 8  # attention heads [released code]
-    usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # K, pairs that the relation decoder sees [SPEC 8]
+    usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # K, pairs passed to the relation decoder [SPEC 8]
 
 
 def _add_loss(cfg: CfgNode) -> None:
@@ -159,16 +159,16 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     # beta of class-balanced weights of predicates, for example 0.99; 0 for none [Cui et al., CVPR 2019]
     loss.PREDICATE_BALANCE_BETA = 0.0
-    # Put annotated pairs that the proposals missed among the K pairs while training.
+    # In training, put annotated pairs that the proposals missed among the K pairs.
     loss.ADD_MISSED_PAIRS = False
     # Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4. [Mask2Former]
     loss.NUM_POINTS = 12544
     loss.OVERSAMPLE_RATIO = 3.0  # candidates for each point of a mask loss [Mask2Former]
-    loss.IMPORTANCE_RATIO = 0.75  # part of the points that are the least decided candidates [Mask2Former]
+    loss.IMPORTANCE_RATIO = 0.75  # fraction of the points chosen from the most uncertain candidates [Mask2Former]
 
     matcher = cfg.MODEL.USG.MATCHER = CfgNode()
-    # "hungarian", or "fixed": object n of an image, in the annotation's order, goes to query n, a failure to compare
-    # with. [SPEC 6]
+    # "hungarian", or "fixed": object n of an image, in the annotation's order, goes to query n, a failing baseline for
+    # comparison. [SPEC 6]
     matcher.NAME = "hungarian"
     matcher.CLASS_COST = 1.0  # weight of the class in the matching cost [SPEC 6]
     matcher.MASK_COST = 5.0  # weight of the masks' binary cross-entropy [SPEC 6]
@@ -196,25 +196,25 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False  # evaluate with the moving average of the trained weights
-    cfg.SOLVER.EMA.DECAY = 0.9998  # part of the average that a step keeps
-    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3  # newest periodic checkpoints; 0 keeps all
+    cfg.SOLVER.EMA.DECAY = 0.9998  # fraction of the average that a step keeps
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3  # number of newest periodic checkpoints that are kept; 0 keeps all
     cfg.SOLVER.BEST_METRIC = "sgdet/single/R@50"  # the checkpoint with the highest value is kept as model_best.pth
 
 
 def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.TASK = "sgdet"  # "sgdet": from the image alone; "predcls": masks and labels are given
     cfg.TEST.USG = CfgNode()
-    cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # score from which a query may own pixels of the panoptic map
-    cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # part of its own mask that a segment must keep there
+    cfg.TEST.USG.OBJECT_THRESHOLD = 0.1  # minimum score for a query to own pixels of the panoptic map
+    cfg.TEST.USG.OVERLAP_THRESHOLD = 0.5  # fraction of its own mask that a segment must keep there
     cfg.TEST.USG.RELATIONS_PER_IMAGE = 100  # relations that are kept, with and without graph constraint each
     # tau of logit adjustment after training: subtracts tau log(P pi_p) from the logits of each predicate. Not together
     # with the one in the loss. The training data's counts come with the checkpoint. [arXiv 2007.07314]
     cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     cfg.TEST.USG.DTYPE = "float32"  # arithmetic of inference on a GPU; "bfloat16" and "float16" are faster
-    cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside of training; pays where all images have one size
+    cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside training; pays off where all images have one size
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
-    cfg.TEST.USG.PICTURES = 0  # also draw so many of the worst images, annotation beside prediction
+    cfg.TEST.USG.PICTURES = 0  # also draw this many of the worst images, annotation beside prediction
 
 
 def get_config_file(name: str) -> str:

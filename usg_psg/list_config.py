@@ -25,29 +25,29 @@ MARKS = "keys"
 # What Detectron2's own keys mean here, of those that a recipe sets or this project reads.
 DETECTRON2_KEYS = {
     "CUDNN_BENCHMARK": "let cuDNN time its kernels and keep the fastest, which may differ from run to run",
-    "DATALOADER.NUM_WORKERS": "processes that load data, of each training process",
+    "DATALOADER.NUM_WORKERS": "processes that load data, for each training process",
     "DATALOADER.REPEAT_SQRT": "take the square root in the repeat factors of `DATALOADER.SAMPLER_TRAIN`",
-    "DATALOADER.REPEAT_THRESHOLD": "part of the images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
+    "DATALOADER.REPEAT_THRESHOLD": "fraction of images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
     "DATASETS.TEST": "registered data sets to evaluate on; they share one vocabulary",
     "DATASETS.TRAIN": "registered data sets to train on",
-    "FLOAT32_PRECISION": 'torch.set_float32_matmul_precision: "highest", "high", "medium", or "" for torch\'s own',
-    "INPUT.MAX_SIZE_TRAIN": 'most for the longer side with "shortest_edge", pixels',
+    "FLOAT32_PRECISION": '`torch.set_float32_matmul_precision`: "highest", "high", "medium", or "" for PyTorch\'s own',
+    "INPUT.MAX_SIZE_TRAIN": 'upper limit of the longer side with "shortest_edge", pixels',
     "INPUT.MIN_SIZE_TRAIN": 'lengths of the shorter side to choose from with "shortest_edge", pixels',
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": '"choice": one of them; "range": any length between two',
-    "INPUT.RANDOM_FLIP": 'mirror every second image: "horizontal", "vertical" or "none"',
+    "INPUT.RANDOM_FLIP": 'mirror an image with probability 1/2: "horizontal", "vertical" or "none"',
     "MODEL.DEVICE": '"cuda", "cuda:1", "cpu"; without a GPU, "cpu" is taken',
     "MODEL.WEIGHTS": "checkpoint to start from, or to evaluate",
     "OUTPUT_DIR": "folder of checkpoints, logs and results",
-    "SEED": "of all random numbers; below 0: another one each time",
+    "SEED": "seed of all random numbers; below 0: a new one for each run",
     "SOLVER.CHECKPOINT_PERIOD": "steps between checkpoints",
-    "SOLVER.IMS_PER_BATCH": "images of a step, of all processes together",
-    "SOLVER.MAX_ITER": "steps of the training",
+    "SOLVER.IMS_PER_BATCH": "images per step, of all processes together",
+    "SOLVER.MAX_ITER": "steps of training",
     "SOLVER.REFERENCE_WORLD_SIZE": "scale batch, learning rate and schedule from this number of processes to the "
     "actual one; 0: leave them",
     "TEST.EVAL_PERIOD": "steps between evaluations; 0: only at the end",
     "TEST.EXPECTED_RESULTS": "[[task, metric, value, tolerance], ...] that an evaluation must reach",
     "TEST.PRECISE_BN.ENABLED": "must stay False: the trained parts have no batch normalisation",
-    "VERSION": "of the config's form; recipes say 2",
+    "VERSION": "version of the config's format; recipes say 2",
 }
 
 
