@@ -67,7 +67,8 @@ def test_options_that_the_text_names_exist(document):
     known = {name for path in sources for name in re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))}
     known |= {name for action in default_argument_parser()._actions for name in action.option_strings}
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]*)", prose(document)))
-    assert not named - known - {"--no-build-isolation", "--noconftest"}  # of pip and pytest
+    others = {"--no-build-isolation", "--noconftest", "--partition", "--account", "--time"}  # of pip, pytest and sbatch
+    assert not named - known - others
 
 
 @by_name
@@ -129,9 +130,11 @@ def parse(program: Path, words: list[str], monkeypatch) -> argparse.Namespace:
 
 
 def check_program(program: str, words: list[str], monkeypatch) -> None:
-    """The program exists, takes these options, and its recipe these keys."""
+    """The program exists, takes these options, and its recipe these keys; no option stands among the overrides."""
     assert (ROOT / program).is_file(), f"there is no {program}"
     arguments = parse(ROOT / program, words, monkeypatch)
+    swallowed = [word for word in getattr(arguments, "opts", None) or [] if word.startswith("--")]
+    assert not swallowed, f"options after the overrides are taken for keys: {swallowed}"
     recipes = getattr(arguments, "config_file", "")
     for recipe in recipes if isinstance(recipes, list) else [recipes]:
         if recipe.startswith("configs/"):
