@@ -298,6 +298,17 @@ def test_visit_with_a_good_picture(page, files):
         page.screenshot(path=f"{folder}/app.png", full_page=True)
 
 
+def test_a_tall_picture_leaves_the_results_in_sight(page, tmp_path):
+    Image.new("RGB", (20, 3000), (90, 120, 200)).save(tmp_path / "tall.png")
+    upload(page, str(tmp_path / "tall.png"))
+    send(page)
+    for name, most in (("picture", 750), ("overlay", 1275)):  # of 1500 pixels
+        picture = page.locator(f"#{name} img").first
+        picture.wait_for()
+        page.wait_for_function("image => image.naturalHeight > 1000", arg=picture.element_handle())
+        assert 0 < picture.bounding_box()["height"] <= most
+
+
 @pytest.mark.parametrize("name, message", [("text", "text.jpg is not a picture"), ("many", "400 x 300 pixels")])
 def test_visit_with_a_bad_file(page, files, name, message):
     upload(page, files[name])

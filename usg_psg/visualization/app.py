@@ -28,10 +28,13 @@ LONGEST_SHOWN = 1600  # pixels of the pictures on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
-# Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there.
+# Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there, and a tall
+# picture pushes the button and the results out of sight.
 STYLE = """
 #overlay, #graph { padding-top: 2.4rem; }
 #overlay .image-container, #graph .image-container { position: static; }
+#picture img { max-height: 50vh; }
+#overlay img, #graph img { max-height: 85vh; }
 """
 
 
