@@ -212,7 +212,8 @@ CONFIGURATION = {
     ),
     "template": BadRun(
         "a prompt without a place for the name",
-        "MODEL.CLIP.OBJECT_TEMPLATES: expected a prompt with one {{}}, in the name's place, and no other braces, got 'a photo'",
+        "MODEL.CLIP.OBJECT_TEMPLATES: expected a prompt with one {{}}, in the name's place, and no other braces, "
+        "got 'a photo'",
         ["MODEL.CLIP.OBJECT_TEMPLATES", "['a photo']"],
     ),
     "clip_model": BadRun(
