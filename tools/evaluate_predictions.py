@@ -90,7 +90,7 @@ def evaluate(args: argparse.Namespace) -> str:
     predictions = read_predictions(args.pred, images_with_relations(records))
     if args.vocabulary:
         predictions = rename_predictions(predictions, read_vocabulary(args.vocabulary), vocabulary, str(args.gt))
-    results = score_predictions(metrics, records, predictions).compute()
+    results = score_predictions(metrics, records, predictions, str(args.pred)).compute()
     lines = [f"{args.task}, {args.split} split of {args.gt}", format_summary(results)]
     if args.predicates is not None:
         lines.append(format_predicates(results, vocabulary.predicate_classes, args.predicates))

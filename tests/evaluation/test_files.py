@@ -216,8 +216,8 @@ def test_bad_records_are_named(name: str, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "other.json: not a complete JSON file"),
-        ("[" * 100_000, "other.json: not a complete JSON file"),
+        ("{", "other.json: neither an archive nor a complete JSON file"),
+        ("[" * 100_000, "other.json: neither an archive nor a complete JSON file"),
         ("{}", "expected this project's JSON"),
         ('{"version": 1, "images": []}', "boxes only"),
         ('{"format": "usg_psg_predictions", "version": 9}', "other.json: expected version 1, got 9"),
@@ -236,9 +236,9 @@ def test_unknown_and_repeated_images_are_refused(dataset):
     _, scenes, records = dataset
     gt_id, (_, prediction) = next(iter(scenes.items()))
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
-    with pytest.raises(ValueError, match="'nobody', which is not in the annotated split"):
+    with pytest.raises(ValueError, match="predictions, image 'nobody': the annotated split has no such image"):
         score_predictions(metrics, records, [("nobody", prediction)])
-    with pytest.raises(ValueError, match=f"a second prediction for '{gt_id}'"):
+    with pytest.raises(ValueError, match=f"predictions, image '{gt_id}': there is a second prediction"):
         score_predictions(metrics, records, [(gt_id, prediction), (gt_id, prediction)])
     with pytest.raises(FileNotFoundError, match="there is no predictions file"):
         list(read_predictions("nowhere.json", []))
@@ -280,6 +280,13 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("L")).std() > 5  # something was drawn
 
+    content = json.loads(path.read_text())
+    content["images"][0]["relations"][0][2] = 99
+    broken = path.with_name("broken.json")
+    broken.write_text(json.dumps(content))
+    assert main(["--gt", str(json_file), "--pred", str(broken)]) == 2
+    where = f"{broken}, image '{content['images'][0]['image_id']}': predicted predicate: expected 0 to 4, got 99"
+    assert where in capsys.readouterr().err
     assert main(["--gt", str(json_file), "--pred", str(tmp_path / "none.json")]) == 2
     assert "there is no predictions file" in capsys.readouterr().err
 

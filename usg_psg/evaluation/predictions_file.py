@@ -41,7 +41,7 @@ def read_predictions(path: Path | str, image_ids: Sequence[str]) -> Iterator[tup
     path = _file(path)
     with _Reading(str(path)):
         is_archive = zipfile.is_zipfile(path)
-        content = None if is_archive else _parse(path.read_bytes())
+        content = None if is_archive else _parse(path.read_bytes(), "neither an archive nor a complete JSON file")
     if is_archive:
         yield from _read_sgbench(path)
     elif isinstance(content, list):
@@ -94,11 +94,11 @@ class _Reading:
             raise ValueError(f"{self.where}: {error}") from error
 
 
-def _parse(text: bytes) -> Any:
+def _parse(text: bytes, otherwise: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a complete JSON file ({error})") from error
+        raise ValueError(f"{otherwise} ({error})") from error
 
 
 def _field(record: dict, key: str, kind: type) -> Any:
@@ -222,7 +222,7 @@ def _read_sgbench(path: Path) -> Iterator[tuple[str, Prediction]]:
             if "triplets.json" not in archive.namelist():
                 raise ValueError("not SGBench's archive, triplets.json is missing")
             with _Reading("triplets.json"):
-                content = _parse(_member(archive, "triplets.json").read())
+                content = _parse(_member(archive, "triplets.json").read(), "not a complete JSON file")
         for reading, record in _images(path, content, SGBENCH_VERSION, "id"):
             with reading:
                 prediction = _from_sgbench(archive, record)

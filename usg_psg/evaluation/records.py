@@ -45,7 +45,10 @@ def records_of_file(path: Path | str, records: Sequence[dict]) -> Sequence[dict]
 
 
 def score_predictions(
-    metrics: SGDetMetrics, records: Sequence[dict], predictions: Iterable[tuple[str, Prediction]]
+    metrics: SGDetMetrics,
+    records: Sequence[dict],
+    predictions: Iterable[tuple[str, Prediction]],
+    file: str = "predictions",
 ) -> SGDetMetrics:
     """Count every image of a split.
 
@@ -53,18 +56,24 @@ def score_predictions(
         metrics: where to count; returned.
         records: dataset dicts of the split, see `load_psg_json`.
         predictions: image_id and prediction, in any order; images without one count as missing.
+        file: where they are from, named in errors.
 
     Raises:
-        ValueError: for a prediction of an image that the split lacks, or a second one of the same image.
+        ValueError: for a prediction of an image that the split lacks, a second one of the same image, or one that does
+            not fit its annotation.
     """
     remaining = {str(record["image_id"]): record for record in records}
     known = set(remaining)
     for image_id, prediction in predictions:
         if image_id not in known:
-            raise ValueError(f"image_id: there is a prediction for {image_id!r}, which is not in the annotated split")
+            raise ValueError(f"{file}, image {image_id!r}: the annotated split has no such image")
         if image_id not in remaining:
-            raise ValueError(f"image_id: there is a second prediction for {image_id!r}")
-        metrics.update(ground_truth_from_record(remaining.pop(image_id)), prediction)
+            raise ValueError(f"{file}, image {image_id!r}: there is a second prediction")
+        gt = ground_truth_from_record(remaining.pop(image_id))
+        try:
+            metrics.update(gt, prediction)
+        except ValueError as error:
+            raise ValueError(f"{file}, {error}") from error
     count_missing(metrics, remaining.values())
     return metrics
 
