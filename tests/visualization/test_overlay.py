@@ -123,6 +123,12 @@ def test_a_label_sits_on_its_object_or_has_a_line_to_it(seed):
             assert left <= end[0] <= right and top <= end[1] <= bottom
 
 
+@pytest.mark.parametrize("size", [(300, 900), (900, 300), (600, 900)])
+def test_the_name_of_a_single_object_stands_in_its_middle(size):
+    (label,) = compose_overlay(np.zeros((*size, 3), np.uint8), stripes(*size, count=1)).labels
+    assert np.allclose(label.place.anchor, (size[1] / 2, size[0] / 2), atol=2)
+
+
 def test_a_small_object_is_not_hidden_by_its_label():
     graph = stripes(600, 900, count=1)
     mask = np.zeros((600, 900), bool)

@@ -88,7 +88,8 @@ def _best_place(
     if size[0] > width or size[1] > height:
         return None
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(distance.argmax()), distance.shape)
+    thickest = np.argwhere(distance > distance.max() - 1)  # a whole line of them in a long object: its middle
+    row, column = thickest[np.linalg.norm(thickest - thickest.mean(axis=0), axis=1).argmin()]
     anchor = np.array([crop[1].start + column + 0.5, crop[0].start + row + 0.5])
     candidates = _candidates(anchor, size, (width, height))
     if len(boxes):
