@@ -1,11 +1,12 @@
 """Hungarian matching of queries to annotated objects (SPEC section 6).
 
 Letters: L prediction layers, B images, Q queries, C classes, d channels, T objects of the batch, N points,
-M most objects of one image.
+M largest number of objects in an image.
 """
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -47,16 +48,22 @@ def matching_cost(
         value, in 16 bits. Always finite: a value that is not counts as a very bad match, so that the assignment
         succeeds and the loss itself shows the fault.
     """
-    class_prob, mask_logits, gt_masks = class_prob.float(), mask_logits.float(), gt_masks.float()
+    num_points = mask_logits.shape[-1]
+    area = gt_masks.sum(-1)[:, None]
+    # Products of few rows and columns over thousands of points keep a GPU busy only in parts: (B, S, ..., N / S).
+    parts = math.gcd(num_points, 16)
+    logits, masks = (
+        x.unflatten(-1, (parts, -1)).transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        for x in (mask_logits, gt_masks)
+    )
     with torch.autocast(mask_logits.device.type, enabled=False):
-        num_points = mask_logits.shape[-1]
-        class_cost = -class_prob.gather(2, gt_classes[:, None].expand(-1, class_prob.shape[1], -1))
+        class_cost = -class_prob.float().gather(2, gt_classes[:, None].expand(-1, class_prob.shape[1], -1))
         # mean(softplus(x) - x t) without a (B, Q, M, N) tensor
-        overlap_logits = mask_logits @ gt_masks.transpose(1, 2)
-        mask_cost = (F.softplus(mask_logits).sum(-1, keepdim=True) - overlap_logits) / num_points
-        prob = mask_logits.sigmoid()
-        overlap = prob @ gt_masks.transpose(1, 2)
-        dice_cost = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + gt_masks.sum(-1)[:, None] + 1)
+        overlap_logits = (logits @ masks.transpose(2, 3)).sum(1)
+        mask_cost = (F.softplus(logits).sum((1, 3))[..., None] - overlap_logits) / num_points
+        prob = logits.sigmoid()
+        overlap = (prob @ masks.transpose(2, 3)).sum(1)
+        dice_cost = 1 - (2 * overlap + 1) / (prob.sum((1, 3))[..., None] + area + 1)
         cost = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
     return cost.nan_to_num(nan=1e6, posinf=1e6, neginf=1e6)
 
