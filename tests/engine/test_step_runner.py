@@ -1,5 +1,6 @@
 """One optimizer step: gradients do not depend on how a batch is split; what is not finite never reaches a weight."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -137,6 +138,17 @@ def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():
             runner.run_step()
             losses.append(storage.latest()["total_loss"][0])
     assert losses[0] == losses[1]
+
+
+def test_what_lives_as_long_as_the_run_is_not_searched_for_garbage():
+    runner = make_runner(tiny_model())
+    with EventStorage():
+        for _ in range(runner.SETTLED_AFTER):
+            assert gc.get_freeze_count() == 0
+            runner.run_step()
+    assert gc.get_freeze_count() > 10_000 and len(gc.get_objects()) < gc.get_freeze_count()
+    runner.close()
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,9 @@ class StepRunner:
     """
 
     SKIP_LIMIT = 100  # steps in a row without a usable gradient, after which training stops
+    # Steps after which all is there that lives as long as the run. Python's collector of cycles would look at it again
+    # and again, PyTorch's compiler included: steps of three times the length, which the other processes wait for.
+    SETTLED_AFTER = 10
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class StepRunner:
         self.stop_requested = False
         self.should_stop = False
         self.samples_seen = 0
+        self._steps = 0
         self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=autocast_dtype == torch.float16)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -132,10 +137,15 @@ class StepRunner:
         self.update()
         self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
         self._write(names, values)
+        self._steps += 1
+        if self._steps == self.SETTLED_AFTER:
+            gc.collect()
+            gc.freeze()
 
     def close(self) -> None:
         """End the loader's processes, which otherwise end with the program, complaining that it has gone."""
         self._batches = None
+        gc.unfreeze()
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager:
         """Gradients are exchanged between processes in the last backward pass only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -76,6 +77,8 @@ def distributed(model: nn.Module) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     renamed = "forward_sync_buffers" in known
     buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    # Of 1x1 convolutions, whose strides have two names for one layout.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Without device_ids: with them it takes every tensor of the batch to the device, waiting for each, also those that
     # the model has to read on the host, which then waits until all that was launched before is done.
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
