@@ -170,7 +170,7 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     recorded = checkpoint.pop(FROZEN_KEY, None)
     if recorded is not None:
         present = frozen_identity(model)
-        digest = recorded.pop("digest")
+        digest = recorded.pop("digest", None)
         # The same weights may have been given by tag there and by path here.
         if present != recorded and (present is None or weights_digest(model.backbone) != digest):
             raise ValueError(
