@@ -15,6 +15,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from .names import display_names
+from .run_lengths import compressed_masks
 
 if TYPE_CHECKING:
     import networkx
@@ -47,27 +48,6 @@ def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list
         rle = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
         encoded.append({"size": size.copy(), "counts": rle["counts"].decode("ascii")})
     return encoded
-
-
-def _fills(counts: object, pixels: int) -> bool:
-    """Whether COCO's compressed run lengths, each 0 or more, add up to a number of pixels; pycocotools does not ask."""
-    if not isinstance(counts, str):
-        return False
-    lengths: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        code = ord(letter) - 48  # five bits of a number, lowest first, and whether more of them follow
-        if not 0 <= code < 64:
-            return False
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:  # negative: from the fourth on, numbers are differences to the one before the last
-            value -= 1 << shift
-        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
-        value = shift = 0
-    return not shift and sum(lengths) == pixels and min(lengths, default=0) >= 0
 
 
 @dataclass
@@ -230,8 +210,8 @@ class SceneGraph:
         for index, thing in enumerate(objects):
             if thing.mask.get("size") != [height, width]:
                 raise ValueError(f"object {index}: its mask is not of the graph's size, {height}x{width}")
-            if not _fills(thing.mask.get("counts"), height * width):
-                raise ValueError(f"object {index}, mask: counts are not run lengths that fill {height}x{width} pixels")
+        for thing, mask in zip(objects, compressed_masks([x.mask for x in objects], "mask of object"), strict=True):
+            thing.mask = mask
         graph = cls(height, width, objects, relations)
         known = range(len(graph.objects))
         for index, relation in enumerate(graph.relations):

@@ -34,10 +34,10 @@ def frozen_identity(model: nn.Module) -> dict[str, str] | None:
     return getattr(backbone, "weights_identity", None) if getattr(backbone, "freeze", False) else None
 
 
-def weights_digest(module: nn.Module) -> str:
+def _backbone_digest(model: nn.Module) -> str:
     """SHA-256 of the weights, by name: the same wherever they were read from, and on whatever device they lie."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(model.get_submodule("backbone").state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -80,7 +80,7 @@ class USGCheckpointer(DetectionCheckpointer):
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
         if self._frozen is None and (identity := frozen_identity(self.model)) is not None:
-            self._frozen = {**identity, "digest": weights_digest(self.model.backbone)}  # of weights that never change
+            self._frozen = {**identity, "digest": _backbone_digest(self.model)}  # of weights that never change
         if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith("backbone.")}
             data[FROZEN_KEY] = self._frozen
@@ -172,7 +172,7 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
         present = frozen_identity(model)
         digest = recorded.pop("digest", None)
         # The same weights may have been given by tag there and by path here.
-        if present != recorded and (present is None or weights_digest(model.backbone) != digest):
+        if present != recorded and (present is None or _backbone_digest(model) != digest):
             raise ValueError(
                 f"checkpoint {filename} was trained on the frozen backbone {recorded}, "
                 f"this model has {present or 'a trained one'}; "

@@ -13,6 +13,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 
+from ..run_lengths import compressed_masks
+
 NEVER = np.iinfo(np.int64).max  # rank of an annotated triplet that no prediction hits
 
 Masks = np.ndarray | Sequence[dict]
@@ -71,59 +73,6 @@ def encode_masks(masks: np.ndarray) -> list[dict]:
     """COCO run lengths of bool masks (N, H, W), with `counts` as str so that json can write them."""
     rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).astype(np.uint8)))
     return [{"size": [int(x) for x in r["size"]], "counts": r["counts"].decode("ascii")} for r in rles]
-
-
-def compressed_masks(masks: Sequence[dict], name: str = "masks") -> list[dict]:
-    """COCO run lengths with compressed counts, each of which fills its mask: pycocotools does not look.
-
-    Args:
-        masks: dicts of "size" [H, W] and "counts", compressed or a list of numbers.
-        name: what an error calls them.
-
-    Raises:
-        ValueError: for a size or counts of another form, a negative run, or runs that do not add up to H * W.
-    """
-    return [_compressed(rle, f"{name}[{n}]") for n, rle in enumerate(masks)]
-
-
-def _compressed(rle: dict, name: str) -> dict:
-    if not (isinstance(rle, dict) and {"size", "counts"} <= rle.keys()):
-        raise ValueError(f"{name}: expected run lengths with size and counts, got {str(rle)[:80]}")
-    size, counts = rle["size"], rle["counts"]
-    if not (isinstance(size, list | tuple) and len(size) == 2 and _whole_numbers(size) and min(size) >= 0):
-        raise ValueError(f"{name}: expected a size of height and width, got {size!r}")
-    if isinstance(counts, str | bytes):
-        runs = _run_lengths(counts.encode() if isinstance(counts, str) else counts, name)
-    elif isinstance(counts, list) and _whole_numbers(counts):
-        runs = np.array(counts)
-    else:
-        raise ValueError(f"{name}: expected counts as text or a list of whole numbers, got {str(counts)[:80]}")
-    if runs.min(initial=0) < 0:
-        raise ValueError(f"{name}: expected no negative run length, got {runs.min()}")
-    if runs.sum() != size[0] * size[1]:
-        raise ValueError(f"{name}: expected run lengths that add up to {_size(size)} pixels, got {runs.sum()}")
-    return coco_mask.frPyObjects(rle, *size) if isinstance(counts, list) else rle
-
-
-def _whole_numbers(values: Sequence) -> bool:
-    return all(isinstance(x, int | np.integer) for x in values)
-
-
-def _run_lengths(counts: bytes, name: str) -> np.ndarray:
-    """Numbers of COCO's compressed text: digits of 32, the lowest first, from the third on as steps from two before."""
-    if not counts:
-        return np.zeros(0, dtype=np.int64)
-    code = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - ord("0")
-    ends = np.flatnonzero(code & 32 == 0)  # the other digits have one that follows
-    starts = np.concatenate([[0], ends + 1])[:-1]
-    place = np.arange(ends.max(initial=-1) + 1) - np.repeat(starts, ends - starts + 1)
-    if code.min() < 0 or code.max() > 63 or len(place) < len(code) or place.max() > 6:
-        raise ValueError(f"{name}: counts are no compressed run lengths")
-    numbers = np.add.reduceat((code & 31) << 5 * place, starts)
-    numbers -= (code[ends] & 16) << 5 * place[ends] + 1  # the sign
-    numbers[1::2] = numbers[1::2].cumsum()
-    numbers[2::2] = numbers[2::2].cumsum()
-    return numbers
 
 
 def label_map_from_masks(masks: Masks, name: str = "masks") -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ..data.panoptic import decode_panoptic_png, read_image
+from ..run_lengths import compressed_masks
 from .export import JSON_FORMAT, JSON_VERSION, SGBENCH_VERSION, openpsg_colours
-from .matching import compressed_masks
 from .scene import Prediction
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}

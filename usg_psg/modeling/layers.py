@@ -148,7 +148,8 @@ def attention_memory(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tens
         memory (B, h * w, d), position (1, h * w, d).
     """
     memory = for_products(feature.flatten(2).transpose(1, 2) + level_embed)
-    position = sine_position(*feature.shape[-2:], feature.shape[1], feature.device)
+    channels, height, width = feature.shape[1:]
+    position = sine_position(height, width, channels, feature.device)
     return memory, position.to(memory.dtype).flatten(1).t()[None]
 
 

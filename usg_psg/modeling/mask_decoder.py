@@ -115,7 +115,8 @@ class MaskDecoder(nn.Module):
             memory, position = attention_memory(feature, embed)
             memories.append(memory)
             positions.append(position)
-            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), feature.shape[-2:]).flatten(2))
+            size = (feature.shape[-2], feature.shape[-1])
+            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), size).flatten(2))
         return memories, positions, mask_features
 
     @staticmethod

@@ -5,8 +5,6 @@ Letters: B images, d channels, S positions of all levels together, L levels.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -102,7 +100,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for convolution in projections:
             nn.init.xavier_uniform_(convolution.weight)
         for convolution in (self.lateral, self.output, self.mask_features):
-            nn.init.kaiming_uniform_(convolution.weight, a=math.sqrt(3))
+            nn.init.kaiming_uniform_(convolution.weight, a=1)  # as Mask2Former's
         for convolution in (*projections, self.mask_features):
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)

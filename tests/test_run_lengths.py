@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from usg_psg.evaluation.matching import compressed_masks, decode_masks, encode_masks
+from usg_psg.evaluation.matching import decode_masks, encode_masks
+from usg_psg.run_lengths import compressed_masks
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
