@@ -1,4 +1,4 @@
-"""COCO's run lengths of masks, checked before they are decoded: pycocotools takes what lies in memory for missing runs."""
+"""COCO's run lengths, checked before they are decoded: pycocotools takes what lies in memory for missing runs."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+SUMMED_PIXELS = 2**26  # half a gigabyte as int64
+
 
 def claim_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: float) -> tuple[Tensor, Tensor]:
     """Masks of all queries, and the query that each pixel goes to: the highest score times mask probability.
@@ -38,6 +40,12 @@ def claim_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: 
     if owner is None:
         raise ValueError("mask_prob: expected at least one query, got none")
     return masks[0] if len(masks) == 1 else torch.cat(masks), owner
+
+
+def _areas(masks: Tensor) -> Tensor:
+    """(N,) int64 pixels of bool masks (N, H, W), some at a time: a CPU turns what it sums into int64 first."""
+    some = max(SUMMED_PIXELS // max(masks[0].numel(), 1), 1)
+    return torch.cat([part.flatten(1).sum(dim=1) for part in masks.split(some)])
 
 
 def merge_panoptic(
@@ -75,7 +83,7 @@ def merge_panoptic(
         return panoptic, [], segment_ids
     inside, weight, category = masks[candidates], scores[candidates], classes[candidates]
     own = inside & (owner == candidates[:, None, None])
-    kept_area, own_area = own.flatten(1).sum(dim=1), inside.flatten(1).sum(dim=1)
+    kept_area, own_area = _areas(own), _areas(inside)
     keep = (kept_area > 0) & (kept_area >= overlap_threshold * own_area)
 
     segments_info: list[dict] = []
