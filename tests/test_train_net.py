@@ -125,8 +125,8 @@ def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, train
     extras = ["TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True", "TEST.USG.PICTURES", "1"]
     done = train_net(datasets, tmp_path, "--eval-only", *weights, *extras)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert list((tmp_path / "inference" / "plots").glob("*.png"))
-    assert len(list((tmp_path / "inference" / "pictures").glob("001_*.png"))) == 1
+    assert list((tmp_path / "inference" / "plots_psg_shapes_val").glob("*.png"))
+    assert len(list((tmp_path / "inference" / "pictures_psg_shapes_val").glob("001_*.png"))) == 1
     exported = tmp_path / "inference" / "predictions_psg_shapes_val" / "predictions.json"
     command = [sys.executable, "tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
     command += ["--pred", str(exported), "--output", str(tmp_path / "again.json")]
