@@ -58,13 +58,17 @@ def evaluations(checkpointer, metric: str, values: dict[int, float], start_iter:
         ("R@50", 10, {11: 30.0, 12: 49.0}, 2),
         ("R@50", 10, {11: 30.0, 12: 51.0}, 12),
         ("R@50", 0, {1: 30.0, 2: 20.0}, 1),
+        ("R@50", 0, {1: float("nan"), 2: 20.0}, 2),
         ("mR@50", 10, {11: 30.0, 12: 20.0}, 11),
     ],
-    ids=["resumed, worse", "resumed, better", "another run", "another metric"],
+    ids=["resumed, worse", "resumed, better", "another run", "another run, nothing at first", "another metric"],
 )
 def test_the_best_is_that_of_this_run_and_metric(tmp_path, checkpointer, metric, start_iter, values, best):
     evaluations(checkpointer, "R@50", {1: 40.0, 2: 50.0, 3: 45.0})
     assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 2
+    if start_iter == 0:
+        evaluations(checkpointer, metric, {})  # interrupted before its first evaluation, then resumed
+        start_iter = 1
     evaluations(checkpointer, metric, values, start_iter)
     assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == best
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == best

@@ -142,6 +142,7 @@ def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():
 
 def test_what_lives_as_long_as_the_run_is_not_searched_for_garbage():
     runner = make_runner(tiny_model())
+    gc.unfreeze()  # what another test may have left
     with EventStorage():
         for _ in range(runner.SETTLED_AFTER):
             assert gc.get_freeze_count() == 0

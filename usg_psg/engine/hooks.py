@@ -70,12 +70,12 @@ class BestCheckpointHook(HookBase):
     def __init__(self, checkpointer: USGCheckpointer, metric: str):
         self.checkpointer = checkpointer
         self.metric = metric
+        self.record = Path(checkpointer.save_dir) / "model_best.json"
         self._seen = -1
-        self._best: float | None = None
 
     def before_train(self) -> None:
         if self.trainer.start_iter == 0:
-            self._best = float("-inf")
+            self.record.unlink(missing_ok=True)
 
     def after_step(self) -> None:
         self._look()
@@ -89,17 +89,13 @@ class BestCheckpointHook(HookBase):
         if name is None or latest[name][1] == self._seen:
             return
         value, self._seen = latest[name]
-        record = Path(self.checkpointer.save_dir) / "model_best.json"
-        if self._best is None:
-            before = json.loads(record.read_text()) if record.is_file() else {}
-            self._best = before["value"] if before.get("metric") == name else float("-inf")
-        if not value > self._best:
+        best = json.loads(self.record.read_text()) if self.record.is_file() else {}
+        if not value > (best["value"] if best.get("metric") == name else float("-inf")):  # as no NaN is
             return
-        self._best = value
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         self.checkpointer.save("model_best", tag=False, iteration=iteration)
         content = json.dumps({"metric": name, "value": value, "iteration": iteration})
-        write_whole(record, lambda file: file.write(content.encode()))
+        write_whole(self.record, lambda file: file.write(content.encode()))
         logger.info("best so far: %s %.2f at iteration %d", name, value, iteration)
 
 
