@@ -5,8 +5,8 @@
 """
 
 from .backends import available_backends, backend_report, get_backend, set_backend
+from .functional import ms_deform_attn, ms_deform_attn_fused
 from .module import MSDeformAttn
-from .op import ms_deform_attn, ms_deform_attn_fused
 from .reference import ms_deform_attn_reference, sampling_locations_from_offsets
 
 __all__ = [

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from .compilation import INTERFACE_VERSION
+from . import upstream
+from .compilation import INTERFACE_VERSION, compile_in_cache
+from .schemas import NAMESPACE  # defines the schemas, which the kernels of a library attach to
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "mask2former_ops"
 BINARY_PACKAGE = "_mask2former_ops"
 BACKENDS = ("auto", "compiled", "pytorch", "upstream")
 INSTALL_HINT = "pip install --no-build-isolation ./mask2former_ops (or set USG_PSG_OPS_JIT=1) for a faster one"
@@ -90,8 +91,6 @@ def _compiled_devices() -> frozenset[str]:
 @lru_cache(maxsize=1)
 def compiled_status() -> CompiledStatus:
     """Loads the compiled operators once: the installed ones, or just-in-time ones where that is asked for."""
-    from . import op  # noqa: F401  defines the schemas, which the library's kernels attach to
-
     try:
         return CompiledStatus(_found_devices(_load_installed()), "installed")
     except LookupError as error:
@@ -100,8 +99,6 @@ def compiled_status() -> CompiledStatus:
         reason = f"{error}; rebuild it"
         logger.warning("Compiled operators not used: %s", reason)
     if os.environ.get("USG_PSG_OPS_JIT", "0") == "1":
-        from .compilation import compile_in_cache
-
         try:
             return CompiledStatus(_found_devices(compile_in_cache()), "compiled just in time")
         except (OSError, RuntimeError, ImportError) as error:
@@ -116,18 +113,11 @@ def _found_devices(library: str) -> frozenset[str]:
     return devices
 
 
-def upstream_extension():
-    """The `MultiScaleDeformableAttention` module of Deformable DETR or Mask2Former, or None."""
-    if importlib.util.find_spec("MultiScaleDeformableAttention") is None:
-        return None
-    return importlib.import_module("MultiScaleDeformableAttention")
-
-
 def available_backends(device: str | torch.device = "cpu") -> list[str]:
     """Names that `set_backend` accepts for tensors on `device`, fastest first."""
     device_type = torch.device(device).type
     names = ["compiled"] if device_type in compiled_status().devices else []
-    if device_type == "cuda" and importlib.util.find_spec("MultiScaleDeformableAttention") is not None:
+    if device_type == "cuda" and upstream.is_installed():
         names.append("upstream")
     return [*names, "pytorch"]
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .op import as_shape_list, check_level_start_index, ms_deform_attn_fused
+from .functional import ms_deform_attn_fused
+from .schemas import as_shape_list, check_level_start_index
 
 
 class MSDeformAttn(nn.Module):

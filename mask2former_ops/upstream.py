@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .backends import upstream_extension
-
+EXTENSION = "MultiScaleDeformableAttention"
 # The extension handles this many images in one launch and wants the batch to be a multiple.
 MAX_IMAGES_PER_LAUNCH = 64
+
+
+def is_installed() -> bool:
+    """Whether the extension of Deformable DETR or Mask2Former is there."""
+    return importlib.util.find_spec(EXTENSION) is not None
+
+
+@lru_cache(maxsize=1)
+def _extension():
+    return importlib.import_module(EXTENSION)
 
 
 class _Upstream(torch.autograd.Function):
@@ -19,13 +31,13 @@ class _Upstream(torch.autograd.Function):
     def forward(ctx, value, shapes, starts, locations, weights, step):
         ctx.step = step
         ctx.save_for_backward(value, shapes, starts, locations, weights)
-        return upstream_extension().ms_deform_attn_forward(value, shapes, starts, locations, weights, step)
+        return _extension().ms_deform_attn_forward(value, shapes, starts, locations, weights, step)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
         arguments = (*ctx.saved_tensors, grad_output.contiguous(), ctx.step)
-        value, locations, weights = upstream_extension().ms_deform_attn_backward(*arguments)
+        value, locations, weights = _extension().ms_deform_attn_backward(*arguments)
         return value, None, None, locations, weights, None
 
 

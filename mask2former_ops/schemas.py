@@ -1,0 +1,202 @@
+"""The operators as PyTorch sees them: schemas, shapes for tracing, gradients. Kernels attach when a library is loaded.
+
+The `torch.library` namespace `mask2former_ops` has two operators. `ms_deform_attn` takes sampling locations and
+attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections and does the
+rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "mask2former_ops"
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+_library.define(
+    "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights)"
+    " -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations,"
+    " Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "ms_deform_attn_fused(Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets,"
+    " Tensor attention_logits) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes,"
+    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor log_sums)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+operators = getattr(torch.ops, NAMESPACE)
+
+
+def _output_like(value: Tensor, queries: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], queries.shape[1], value.shape[2] * value.shape[3])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn", lib=_library)
+def _(value, spatial_shapes, sampling_locations, attention_weights):
+    return _output_like(value, sampling_locations)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_backward", lib=_library)
+def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights):
+    return tuple(x.new_empty(x.shape) for x in (value, sampling_locations, attention_weights))
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_fused", lib=_library)
+def _(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+    return _output_like(value, sampling_offsets), reference_points.new_empty(attention_logits.shape[:3])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_fused_backward", lib=_library)
+def _(grad_output, value, spatial_shapes, reference_points, sampling_offsets, attention_logits, log_sums):
+    return tuple(x.new_empty(x.shape) for x in (value, sampling_offsets, attention_logits))
+
+
+def _save(ctx, inputs, output):
+    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
+    ctx.save_for_backward(value, sampling_locations, attention_weights)
+
+
+def _backward(ctx, grad_output):
+    value, locations, weights = ctx.saved_tensors
+    grads = operators.ms_deform_attn_backward(grad_output.contiguous(), value, ctx.spatial_shapes, locations, weights)
+    return grads[0], None, grads[1], grads[2]
+
+
+def _save_fused(ctx, inputs, output):
+    value, ctx.spatial_shapes, reference_points, offsets, logits = inputs
+    # The logarithms of the softmax's denominators spare the backward a pass over the logits.
+    ctx.save_for_backward(value, reference_points, offsets, logits, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_fused(ctx, grad_output, grad_log_sums):
+    if grad_output is None:
+        return None, None, None, None, None
+    if ctx.needs_input_grad[2]:
+        raise RuntimeError("ms_deform_attn_fused has no gradient for reference_points: use ms_deform_attn for that")
+    value, reference_points, offsets, logits, log_sums = ctx.saved_tensors
+    grads = operators.ms_deform_attn_fused_backward(
+        grad_output.contiguous(), value, ctx.spatial_shapes, reference_points, offsets, logits, log_sums
+    )
+    return grads[0], None, None, grads[1], grads[2]
+
+
+def _refuse_second_order(ctx, *grads):
+    raise RuntimeError(
+        "ms_deform_attn has no second-order gradients in its compiled backend; "
+        "mask2formeroperators.set_backend('pytorch') has them"
+    )
+
+
+torch.library.register_autograd(f"{NAMESPACE}::ms_deform_attn", _backward, setup_context=_save, lib=_library)
+torch.library.register_autograd(
+    f"{NAMESPACE}::ms_deform_attn_fused", _backward_fused, setup_context=_save_fused, lib=_library
+)
+for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward"):
+    torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)
+
+
+def as_shape_list(spatial_shapes: Sequence[tuple[int, int]] | Tensor) -> list[tuple[int, int]]:
+    """(H, W) of each level as host integers; a tensor on a GPU is copied, which waits for the device.
+
+    Raises:
+        ValueError: not L pairs of positive integers.
+    """
+    if isinstance(spatial_shapes, Tensor):
+        if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2 or spatial_shapes.is_floating_point():
+            raise ValueError(
+                "spatial_shapes must be an integer tensor of shape (L, 2), "
+                f"got {tuple(spatial_shapes.shape)} of {spatial_shapes.dtype}"
+            )
+        spatial_shapes = spatial_shapes.tolist()
+    shapes = [tuple(shape) for shape in spatial_shapes]
+    if not shapes or any(len(shape) != 2 or shape[0] < 1 or shape[1] < 1 for shape in shapes):
+        raise ValueError(f"spatial_shapes must hold at least one pair of positive (H, W), got {shapes}")
+    return shapes
+
+
+def check_level_start_index(
+    level_start_index: Tensor | Sequence[int] | None, shapes: Sequence[tuple[int, int]]
+) -> None:
+    """ValueError unless `level_start_index` is None or the running sum of H * W that `shapes` implies."""
+    if level_start_index is None:
+        return
+    found = level_start_index.tolist() if isinstance(level_start_index, Tensor) else list(level_start_index)
+    expected = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
+    if found != expected:
+        raise ValueError(f"level_start_index must be {expected} for spatial_shapes {list(shapes)}, got {found}")
+
+
+def flatten_shapes(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    """The levels' shapes as the operators take them: H, W, H, W, ..."""
+    return [size for shape in shapes for size in shape]
+
+
+# Under torch.compile the values of a tensor are unknown, so a tensor of shapes needs an operator that reads it when
+# it runs. Outside of tracing, ms_deform_attn never comes here.
+_library.define(
+    "ms_deform_attn_tensor_shapes(Tensor value, Tensor spatial_shapes, Tensor? level_start_index,"
+    " Tensor sampling_locations, Tensor attention_weights) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "ms_deform_attn_tensor_shapes_backward(Tensor grad_output, Tensor value, Tensor spatial_shapes,"
+    " Tensor sampling_locations, Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(_library, "ms_deform_attn_tensor_shapes", "CompositeExplicitAutograd")
+def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    shapes = as_shape_list(spatial_shapes)
+    check_level_start_index(level_start_index, shapes)
+    return operators.ms_deform_attn(value, flatten_shapes(shapes), sampling_locations, attention_weights)
+
+
+@torch.library.impl(_library, "ms_deform_attn_tensor_shapes_backward", "CompositeExplicitAutograd")
+def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights):
+    shapes = flatten_shapes(as_shape_list(spatial_shapes))
+    return operators.ms_deform_attn_backward(grad_output, value, shapes, sampling_locations, attention_weights)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_tensor_shapes", lib=_library)
+def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    return _output_like(value, sampling_locations)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn_tensor_shapes_backward", lib=_library)
+def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights):
+    return tuple(x.new_empty(x.shape) for x in (value, sampling_locations, attention_weights))
+
+
+def _save_tensor_shapes(ctx, inputs, output):
+    value, spatial_shapes, _, sampling_locations, attention_weights = inputs
+    ctx.save_for_backward(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def _backward_tensor_shapes(ctx, grad_output):
+    grads = operators.ms_deform_attn_tensor_shapes_backward(grad_output.contiguous(), *ctx.saved_tensors)
+    return grads[0], None, None, grads[1], grads[2]
+
+
+torch.library.register_autograd(
+    f"{NAMESPACE}::ms_deform_attn_tensor_shapes",
+    _backward_tensor_shapes,
+    setup_context=_save_tensor_shapes,
+    lib=_library,
+)
+torch.library.register_autograd(
+    f"{NAMESPACE}::ms_deform_attn_tensor_shapes_backward", _refuse_second_order, lib=_library
+)
