@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.structures import Instances
 
-from usg_psg.losses import HungarianMatcher, LossWeights, ObjectCriterion, RelationCriterion
+from usg_psg.losses import HungarianMatcher, LossCounts, LossWeights, ObjectCriterion, RelationCriterion
 from usg_psg.modeling import (
     MaskDecoder,
     MSDeformAttnPixelDecoder,
@@ -70,6 +70,11 @@ def tiny_model(
         **text,
         **kwargs,
     )
+
+
+def loss_counts(objects=0, pairs=0, images=1, annotated_images=1):
+    """`LossCounts` of plain numbers."""
+    return LossCounts(*(torch.tensor(float(x)) for x in (objects, pairs, images, annotated_images)))
 
 
 def tiny_input(num_objects: int = 3, height: int = 64, width: int = 96, relations=((0, 1, 0), (0, 1, 2), (1, 2, 3))):

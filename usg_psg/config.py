@@ -146,6 +146,9 @@ def _add_model(cfg: CfgNode) -> None:
 
 def _add_loss(cfg: CfgNode) -> None:
     loss = cfg.MODEL.USG.LOSS = CfgNode()
+    # "per_target": sums divided by the number of annotated objects or pairs; "mean": means over all predictions, as in
+    # the released code: queries and classes, matched masks, pairs of queries, selected pairs and predicates.
+    loss.REDUCTION = "per_target"
     loss.CLASS_WEIGHT = 1.0  # weight of the classes' sigmoid cross-entropy [SPEC 7]
     loss.MASK_WEIGHT = 5.0  # weight of the masks' binary cross-entropy [SPEC 7]
     loss.DICE_WEIGHT = 5.0  # weight of the masks' dice loss [SPEC 7]
@@ -154,7 +157,8 @@ def _add_loss(cfg: CfgNode) -> None:
     loss.OBJECT_WEIGHT = 1.0  # weight of the object losses together [SPEC 13]
     loss.RELATION_WEIGHT = 1.0  # weight of the relation losses together [SPEC 13]
     loss.NO_OBJECT_WEIGHT = 0.1  # weight of the all-zero class target of unmatched queries [Mask2Former]
-    loss.PAIR_POS_WEIGHT = 5.0  # weight of related pairs in the pairs' cross-entropy [SPEC 9]
+    # Weight of related pairs in the pairs' cross-entropy; 0: unrelated pairs per related one of the batch. [SPEC 9]
+    loss.PAIR_POS_WEIGHT = 5.0
     # tau of logit adjustment for rare predicates in the loss; counts are those of DATASETS.TRAIN [arXiv 2007.07314]
     loss.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     # beta of class-balanced weights of predicates, for example 0.99; 0 for none [Cui et al., CVPR 2019]

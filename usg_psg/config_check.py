@@ -36,6 +36,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP.FROZEN_DTYPE": ("bfloat16", "float16", "float32"),
     "MODEL.USG.CLASS_HEAD.LOGIT_SCALE": ("learnable", "fixed"),
     "MODEL.USG.COMPILE": MODES,
+    "MODEL.USG.LOSS.REDUCTION": ("per_target", "mean"),
     "MODEL.USG.MATCHER.NAME": ("hungarian", "fixed"),
     "MODEL.USG.MASK_DECODER.LAYER_ORDER": ("self_first", "cross_first"),
     "MODEL.USG.RELATION_HEAD.PREDICATE.LOGIT_SCALE": ("learnable", "fixed"),

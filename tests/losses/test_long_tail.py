@@ -11,6 +11,8 @@ from usg_psg.data.predicate_frequency import PredicateFrequency
 from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share, long_tail_of_names
 from usg_psg.structures import PairProposals
 
+from ..tiny import loss_counts
+
 COUNTS = (6, 3, 0, 1)
 
 
@@ -41,7 +43,7 @@ def case():
     labels[0, 0, 1, [0, 3]] = True
     proposals = PairProposals(torch.zeros(1, 3, 3), torch.tensor([[0, 1]]), torch.tensor([[1, 0]]))
     logits = torch.tensor([[[2.0, -1.0, 0.5, -3.0], [0.0, 1.0, -2.0, 0.3]]])
-    return proposals, logits, labels, torch.tensor(1.0)
+    return proposals, logits, labels, loss_counts(pairs=1)
 
 
 def test_the_adjusted_loss_is_the_loss_of_adjusted_logits():

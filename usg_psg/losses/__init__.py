@@ -3,7 +3,7 @@
 from .long_tail import effective_number_weights, log_relative_share, long_tail_of_names
 from .loss_weights import LossWeights
 from .matcher import FixedMatcher, HungarianMatcher, build_matcher
-from .normalizer import loss_normalizers
+from .normalizer import LossCounts, loss_normalizers
 from .object_criterion import ObjectCriterion
 from .relation_criterion import RelationCriterion
 from .relation_targets import predicate_targets
@@ -11,6 +11,7 @@ from .relation_targets import predicate_targets
 __all__ = [
     "FixedMatcher",
     "HungarianMatcher",
+    "LossCounts",
     "LossWeights",
     "ObjectCriterion",
     "RelationCriterion",

@@ -49,19 +49,40 @@ def sigmoid_class_loss(logits: Tensor, targets: Tensor, query_weight: Tensor | N
     return (loss if query_weight is None else loss * query_weight).sum()
 
 
+def mean_class_loss(logits: Tensor, targets: Tensor, query_weight: Tensor) -> Tensor:
+    """Binary cross-entropy of each image: mean over its classes, weighted mean over its queries.
+
+    Args:
+        logits: (B, Q, C).
+        targets: (B, Q, C) in {0, 1}.
+        query_weight: (B, Q), 0 or more.
+
+    Returns:
+        (B,); 0 where all weights of an image are 0.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
+    total = query_weight.sum(dim=-1)
+    return (loss * query_weight).sum(dim=-1) / torch.where(total > 0, total, 1.0)
+
+
 def weighted_pair_loss(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
     """Sum over ordered pairs of distinct queries of the binary cross-entropy, positives counted pos_weight times.
 
     Args:
         logits: (B, Q, Q).
         targets: (B, Q, Q) in {0, 1}; the diagonal is ignored.
-        pos_weight: SPEC section 9.
+        pos_weight: SPEC section 9; 0 for the number of negatives per positive, at least 1 [released code].
 
     Returns:
         Scalar.
     """
-    # Filled on the device: a tensor made on the host would wait for it.
-    weight = torch.full((), pos_weight, dtype=logits.dtype, device=logits.device)
-    loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
     diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    if pos_weight:
+        # Filled on the device: a tensor made on the host would wait for it.
+        weight = torch.full((), pos_weight, dtype=logits.dtype, device=logits.device)
+    else:
+        positive = targets.masked_fill(diagonal, 0.0).sum()
+        pairs = len(targets) * (targets[0].numel() - len(diagonal))
+        weight = ((pairs - positive) / positive.clamp(min=1)).clamp(min=1)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
     return loss.masked_fill(diagonal, 0.0).sum()

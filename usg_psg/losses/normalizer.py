@@ -3,38 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor
 
+REDUCTIONS = ("per_target", "mean")
 
-def count_annotations(batched_inputs: Iterable[dict]) -> tuple[int, int]:
-    """Objects, and ordered pairs of objects with at least one relation, of the mapper's output."""
-    objects = pairs = 0
+
+class LossCounts(NamedTuple):
+    """Counts of one optimizer step, float32 scalars on the device, each the mean over processes.
+
+    Attributes:
+        objects: annotated objects.
+        pairs: ordered pairs of objects with at least one relation.
+        images: images.
+        annotated_images: images with at least one object.
+    """
+
+    objects: Tensor
+    pairs: Tensor
+    images: Tensor
+    annotated_images: Tensor
+
+
+def count_annotations(batched_inputs: Iterable[dict]) -> list[int]:
+    """The four counts of `LossCounts` in the mapper's output."""
+    objects = pairs = images = annotated = 0
     for inputs in batched_inputs:
-        objects += len(inputs["instances"])
+        number = len(inputs["instances"])
+        objects += number
         pairs += len(torch.unique(inputs["relations"].reshape(-1, 3)[:, :2], dim=0))
-    return objects, pairs
+        images += 1
+        annotated += number > 0
+    return [objects, pairs, images, annotated]
 
 
-def loss_normalizers(batches: Sequence[list[dict]], device: torch.device) -> Tensor:
-    """What object losses and relation losses of one optimizer step are divided by.
+def loss_normalizers(batches: Sequence[list[dict]], device: torch.device) -> LossCounts:
+    """What the losses of one optimizer step are divided by.
 
     DistributedDataParallel averages gradients over processes and accumulation adds those of the batches of a step; so
     dividing every loss by the mean over processes of the step's count gives the gradients that one process would have
-    computed on everything at once.
+    computed on everything at once. A count below 1 is therefore right where a step has fewer pairs than processes.
 
     Args:
         batches: the inputs of the model of each forward pass of the step, in this process.
         device: of the result; with several processes, one that their process group can reduce on.
-
-    Returns:
-        (2,) float32, number of objects and number of related pairs, each at least 1.
     """
     counts = [count_annotations(batch) for batch in batches]
     total = torch.tensor(counts, dtype=torch.float32).sum(dim=0).to(device, non_blocking=True)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
         total = total / comm.get_world_size()
-    return total.clamp(min=1.0)
+    return LossCounts(*total.unbind())
+
+
+def target_divisor(annotated: Tensor, most: Tensor) -> Tensor:
+    """Divisor of a sum over predictions that is reported per annotated object or pair.
+
+    A step without a single annotation, on all GPUs together, has nothing to report per annotation. Its sum still says
+    that nothing is there, and is divided by the most that could have been annotated: every query, or every ordered
+    pair of queries. So it is the mean over the predictions and never weighs more than a step with annotations; divided
+    by 1, it would weigh as much as all annotations of a usual step together.
+
+    Args:
+        annotated: scalar, a count of `LossCounts`.
+        most: scalar, number of queries or of pairs of queries in the step's images.
+    """
+    return torch.where(annotated > 0, annotated, most)

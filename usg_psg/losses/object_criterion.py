@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import SceneGraphTargets
-from .functional import dice_loss, mask_bce_loss, sigmoid_class_loss
+from .functional import dice_loss, mask_bce_loss, mean_class_loss, sigmoid_class_loss
+from .normalizer import REDUCTIONS, LossCounts, target_divisor
 from .points import mask_points, sample_labels, sample_maps
 
 
 class ObjectCriterion(nn.Module):
     """Unweighted `loss_class`, `loss_mask`, `loss_dice` of the last layer and, with suffix `_i`, of layer i.
 
-    All are sums over the batch divided by the number of annotated objects. Masks are compared at sampled points: of the
-    predicted masks only those of matched queries are ever computed.
+    Masks are compared at sampled points: of the predicted masks only those of matched queries are ever computed.
 
     Args:
         no_object_weight: weight of the class loss of unmatched queries, whose target is all zeros.
         num_points, oversample_ratio, importance_ratio: as in `mask_points`.
+        reduction: "per_target": sums over the batch, divided by the number of annotated objects. "mean": the mean over
+            images of each image's mean, for classes over queries (weighted) and classes, for masks over its matched
+            objects; images without objects take no part in the latter. [released code]
     """
 
     def __init__(
@@ -30,8 +33,12 @@ class ObjectCriterion(nn.Module):
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
+        reduction: str = "per_target",
     ):
         super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"LOSS.REDUCTION must be one of {REDUCTIONS}, got {reduction!r}")
+        self.reduction = reduction
         self.no_object_weight = no_object_weight
         self.sampling = (num_points, oversample_ratio, importance_ratio)
 
@@ -42,7 +49,7 @@ class ObjectCriterion(nn.Module):
         mask_features: Tensor,
         targets: SceneGraphTargets,
         matched_query: Tensor,
-        num_objects: Tensor,
+        counts: LossCounts,
     ) -> dict[str, Tensor]:
         """Losses.
 
@@ -52,19 +59,24 @@ class ObjectCriterion(nn.Module):
             mask_features: (B, d, h, w).
             targets: of the batch.
             matched_query: (L, T) from the matcher.
-            num_objects: scalar that the sums are divided by, see `loss_normalizers`.
+            counts: of the step, from `loss_normalizers`.
         """
-        per_layer = {"loss_class": self._class_losses(class_logits, targets, matched_query)}
-        per_layer.update(self._mask_losses(mask_embeddings, mask_features, targets, matched_query))
+        if self.reduction == "mean":
+            class_divisor, mask_divisor = counts.images, torch.where(counts.objects > 0, counts.annotated_images, 1.0)
+        else:
+            class_divisor = mask_divisor = target_divisor(counts.objects, counts.images * class_logits.shape[2])
+        per_layer = {"loss_class": self._class_losses(class_logits, targets, matched_query) / class_divisor}
+        for name, values in self._mask_losses(mask_embeddings, mask_features, targets, matched_query).items():
+            per_layer[name] = values / mask_divisor
         losses = {}
         for name, values in per_layer.items():
-            *auxiliary, last = (values / num_objects).unbind()
+            *auxiliary, last = values.unbind()
             losses[name] = last
             losses.update({f"{name}_{layer}": value for layer, value in enumerate(auxiliary)})
         return losses
 
     def _class_losses(self, class_logits: Tensor, targets: SceneGraphTargets, matched_query: Tensor) -> Tensor:
-        """(L,) sums."""
+        """(L,) sums over the batch, or over its images' means."""
         num_layers, batch, num_queries, num_classes = class_logits.shape
         layer = torch.arange(num_layers, device=class_logits.device)[:, None]
         # Unmatched objects go to one more query, cut off afterwards: choosing rows would wait for the device.
@@ -75,7 +87,10 @@ class ObjectCriterion(nn.Module):
         weight = class_logits.new_full((num_layers, batch, num_queries + 1), self.no_object_weight)
         weight[layer, targets.image_index, query] = one
         labels, weight = labels[:, :, :-1], weight[:, :, :-1]
-        return torch.stack([sigmoid_class_loss(*each) for each in zip(class_logits, labels, weight, strict=True)])
+        layers = zip(class_logits, labels, weight, strict=True)
+        if self.reduction == "mean":
+            return torch.stack([mean_class_loss(*each).sum() for each in layers])
+        return torch.stack([sigmoid_class_loss(*each) for each in layers])
 
     def _mask_losses(
         self,
@@ -84,9 +99,11 @@ class ObjectCriterion(nn.Module):
         targets: SceneGraphTargets,
         matched_query: Tensor,
     ) -> dict[str, Tensor]:
-        """(L,) sums each."""
+        """(L,) sums over the batch, or over its images' means, each."""
         num_layers, num_objects = matched_query.shape
-        valid = (matched_query >= 0).flatten()
+        weight = (matched_query >= 0).flatten()
+        if self.reduction == "mean":
+            weight = weight * self._share_of_image(targets, mask_embeddings.shape[2]).repeat(num_layers)
         logits = matched_mask_logits(mask_embeddings, mask_features, targets, matched_query.clamp(min=0)).flatten(0, 1)
         points = mask_points(logits.detach(), *self.sampling)
         point_logits = sample_maps(logits[:, None], points)[:, 0]
@@ -95,12 +112,18 @@ class ObjectCriterion(nn.Module):
             by_object = points.unflatten(0, (num_layers, num_objects)).transpose(0, 1).flatten(1, 2)
             labels = sample_labels(targets.masks, by_object).unflatten(1, (num_layers, -1))
             labels = labels.transpose(0, 1).flatten(0, 1).to(point_logits.dtype)
-        bce = mask_bce_loss(point_logits, labels) * valid
-        dice = dice_loss(point_logits, labels) * valid
+        bce = mask_bce_loss(point_logits, labels) * weight
+        dice = dice_loss(point_logits, labels) * weight
         return {
             "loss_mask": bce.view(num_layers, num_objects).sum(1),
             "loss_dice": dice.view(num_layers, num_objects).sum(1),
         }
+
+    @staticmethod
+    def _share_of_image(targets: SceneGraphTargets, num_queries: int) -> Tensor:
+        """(T,) one over the number of matched objects of each object's image."""
+        share = [1 / min(count, num_queries) for count in targets.counts for _ in range(count)]
+        return torch.tensor(share).to(targets.classes.device, non_blocking=True)
 
 
 def matched_mask_logits(

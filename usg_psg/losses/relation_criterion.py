@@ -10,25 +10,34 @@ from torch import Tensor, nn
 
 from ..structures import PairProposals
 from .functional import sigmoid_class_loss, weighted_pair_loss
+from .normalizer import REDUCTIONS, LossCounts, target_divisor
 
 
 class RelationCriterion(nn.Module):
     """Unweighted `loss_pair` and `loss_predicate`.
 
-    Both are sums over the batch divided by the number of annotated pairs, as the object losses are by the
-    number of objects: a mean over all Q * Q pairs would let the few positive ones vanish.
-
     The options for rare predicates need `set_long_tail` before the first loss.
 
     Args:
-        pair_pos_weight: weight of related pairs in `loss_pair`.
+        pair_pos_weight: weight of related pairs in `loss_pair`, see `weighted_pair_loss`.
         logit_adjustment: tau, see `log_relative_share`; 0 for none.
         balance_beta: of `effective_number_weights`, in [0, 1); 0 for none. The losses of a related pair are weighted
             with the mean weight of its predicates, those of other pairs with 1.
+        reduction: "per_target": sums over the batch, divided by the number of annotated pairs, as object losses are by
+            the number of objects. "mean": means over all pairs of distinct queries, and over the selected pairs and
+            predicates, in which the few positive ones count little. [released code, which has pairs (i, i), too]
     """
 
-    def __init__(self, pair_pos_weight: float = 5.0, logit_adjustment: float = 0.0, balance_beta: float = 0.0):
+    def __init__(
+        self,
+        pair_pos_weight: float = 5.0,
+        logit_adjustment: float = 0.0,
+        balance_beta: float = 0.0,
+        reduction: str = "per_target",
+    ):
         super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"LOSS.REDUCTION must be one of {REDUCTIONS}, got {reduction!r}")
         if logit_adjustment < 0:
             raise ValueError(f"LOSS.PREDICATE_LOGIT_ADJUSTMENT must be 0 or more, got {logit_adjustment}")
         if not 0 <= balance_beta < 1:
@@ -36,6 +45,7 @@ class RelationCriterion(nn.Module):
         self.pair_pos_weight = pair_pos_weight
         self.logit_adjustment = logit_adjustment
         self.balance_beta = balance_beta
+        self.reduction = reduction
         # Not saved: they belong to the training data.
         self.register_buffer("log_share", None, persistent=False)
         self.register_buffer("predicate_weight", None, persistent=False)
@@ -46,7 +56,7 @@ class RelationCriterion(nn.Module):
         self.predicate_weight = predicate_weight
 
     def forward(
-        self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, num_pairs: Tensor
+        self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, counts: LossCounts
     ) -> dict[str, Tensor]:
         """Losses.
 
@@ -54,7 +64,7 @@ class RelationCriterion(nn.Module):
             proposals: pair logits of all pairs, indices of the selected ones.
             predicate_logits: (B, K, P) of the selected pairs.
             labels: (B, Q, Q, P) bool from `predicate_targets`.
-            num_pairs: scalar that the sums are divided by, see `loss_normalizers`.
+            counts: of the step, from `loss_normalizers`.
 
         Raises:
             ValueError: if an option for rare predicates is on and the training data's counts were not given.
@@ -64,7 +74,15 @@ class RelationCriterion(nn.Module):
         selected = labels[rows, proposals.subject_index, proposals.object_index].to(predicate_logits.dtype)
         pair = weighted_pair_loss(proposals.pair_logits, related.to(predicate_logits.dtype), self.pair_pos_weight)
         predicate = self._predicate_loss(predicate_logits, selected)
-        return {"loss_pair": pair / num_pairs, "loss_predicate": predicate / num_pairs}
+        num_queries = labels.shape[-2]
+        all_pairs = counts.images * (num_queries * (num_queries - 1))
+        if self.reduction == "mean":
+            return {
+                "loss_pair": pair / all_pairs,
+                "loss_predicate": predicate / (counts.images * predicate_logits[0].numel()),
+            }
+        divisor = target_divisor(counts.pairs, all_pairs)
+        return {"loss_pair": pair / divisor, "loss_predicate": predicate / divisor}
 
     def _predicate_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if (self.logit_adjustment or self.balance_beta) and self.log_share is None:

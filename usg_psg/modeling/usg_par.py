@@ -21,6 +21,7 @@ from ..inference import claim_pixels, merge_panoptic, rank_relations, triplet_sc
 from ..losses import (
     FixedMatcher,
     HungarianMatcher,
+    LossCounts,
     LossWeights,
     ObjectCriterion,
     RelationCriterion,
@@ -155,9 +156,9 @@ class USGPar(nn.Module):
             "class_head": build_class_head(cfg, text_dim),
             "relation_head": build_relation_head(cfg, text_dim),
             "matcher": build_matcher(cfg),
-            "object_criterion": ObjectCriterion(loss.NO_OBJECT_WEIGHT, *sampling),
+            "object_criterion": ObjectCriterion(loss.NO_OBJECT_WEIGHT, *sampling, loss.REDUCTION),
             "relation_criterion": RelationCriterion(
-                loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA
+                loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA, loss.REDUCTION
             ),
             "loss_weights": LossWeights.from_config(cfg),
             **vocabulary,
@@ -227,7 +228,9 @@ class USGPar(nn.Module):
         self.predicate_log_share, weight = (x.to(self.pixel_mean.device) for x in both)
         criterion.set_long_tail(self.predicate_log_share, weight)
 
-    def forward(self, batched_inputs: list[dict], normalizers: Tensor | None = None) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, batched_inputs: list[dict], normalizers: LossCounts | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Losses in training, scene graphs otherwise.
 
         Args:
@@ -283,9 +286,8 @@ class USGPar(nn.Module):
         pixel_features: PixelDecoderOutput,
         decoded: MaskDecoderOutput,
         targets: SceneGraphTargets,
-        normalizers: Tensor,
+        normalizers: LossCounts,
     ) -> dict[str, Tensor]:
-        num_objects, num_pairs = normalizers.unbind()
         first = 0 if self.deep_supervision else -1
         queries, mask_embeddings = decoded.queries[first:], decoded.mask_embeddings[first:]
         class_logits = self._run(self.class_head, queries, self.object_text)
@@ -300,11 +302,11 @@ class USGPar(nn.Module):
         # Proposals that do not depend on the matching are work for the device while the host is busy with it.
         early = None if self.add_missed_pairs else relations(None)
         matched = matching.result()
-        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched, num_objects)
+        losses = self.object_criterion(class_logits, mask_embeddings, mask_features, targets, matched, normalizers)
         labels = predicate_targets(matched[-1], targets, queries.shape[2], len(self.predicate_text))
         related = labels.any(dim=-1)
         proposals, predicate_logits = early or relations(related)
-        losses.update(self.relation_criterion(proposals, predicate_logits, labels, num_pairs))
+        losses.update(self.relation_criterion(proposals, predicate_logits, labels, normalizers))
         self._log_sanity(matched[-1], proposals, related)
         return self.loss_weights.apply(losses)
 
