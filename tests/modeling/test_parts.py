@@ -159,6 +159,20 @@ def test_positions_tell_every_place_apart():
         sine_position(2, 2, 6, torch.device("cpu"))
 
 
+@pytest.mark.parametrize(("height", "width", "dim"), [(1, 7, 16), (16, 20, 32), (33, 5, 96)])
+def test_positions_are_the_published_formula_to_the_last_bit(height, width, dim):
+    """sin and cos of 2 pi (i + 1) / (size + 1e-6) / 10000^(2 k / half), each step rounded to float32."""
+    code, half = sine_position(height, width, dim, torch.device("cpu")), dim // 2
+    wavelengths = 10000 ** (2 * torch.arange(half // 2) / half)
+    for first, size, values in ((0, height, code[:, :, 0]), (half, width, code[:, 0, :])):
+        place = torch.arange(1, size + 1, dtype=torch.float32)
+        place = place / (torch.tensor(float(size)) + torch.tensor(1e-6)) * torch.tensor(2 * math.pi)
+        for k in range(half // 2):
+            angle = place / wavelengths[k]
+            assert torch.equal(values[first + 2 * k], angle.sin()), (size, k)
+            assert torch.equal(values[first + 2 * k + 1], angle.cos()), (size, k)
+
+
 def test_backbone_strides_and_channels():
     backbone = OpenCLIPConvNeXt(load_openclip("usg_convnext_zepto").visual.trunk, freeze=True)
     features = backbone(torch.randn(1, 3, 64, 96))

@@ -111,7 +111,7 @@ class FeedForwardBlock(nn.Module):
 
 
 def sine_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """Sines and cosines of the pixel centres' coordinates, scaled to (0, 2 pi].
+    """Sines and cosines of pixels counted from 1, scaled to (0, 2 pi) by size + 1e-6.
 
     Args:
         height, width: size of the map.
@@ -120,16 +120,19 @@ def sine_position(height: int, width: int, dim: int, device: torch.device) -> Te
     Returns:
         (dim, height, width) float32.
 
-    Source: DETR, appendix A.4, with the coordinates normalised.
+    Source: DETR, appendix A.4, with the coordinates normalised. The 1e-6 and the order of the operations are those that
+    published weights were trained with: the codes agree to the last bit.
     """
     if dim % 4:
         raise ValueError(f"dim must be a multiple of 4, got {dim}")
     quarter = dim // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
+    wavelength = 10000.0 ** (torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
 
     def encode(size: int) -> Tensor:
-        position = torch.arange(1, size + 1, device=device, dtype=torch.float32) / size * (2 * math.pi)
-        angle = frequency[:, None] * position  # (quarter, size)
+        position = torch.arange(1, size + 1, device=device, dtype=torch.float32)
+        # Divided by a tensor: of a number the device would take the reciprocal.
+        position = position / (position[-1:] + 1e-6) * (2 * math.pi)
+        angle = position / wavelength[:, None]  # (quarter, size)
         return torch.stack([angle.sin(), angle.cos()], dim=1).flatten(0, 1)
 
     y = encode(height)[:, :, None].expand(-1, -1, width)
