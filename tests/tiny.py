@@ -34,10 +34,11 @@ def tiny_model(
     query_form: str = "concat",
     num_points: int = 128,
     relation_layers: int = 3,
+    backbone: OpenCLIPConvNeXt | None = None,
     **kwargs,
 ) -> USGPar:
     """A USGPar whose every part is built from plain numbers."""
-    backbone = OpenCLIPConvNeXt(
+    backbone = backbone or OpenCLIPConvNeXt(
         load_openclip(CLIP_NAME).visual.trunk, freeze=freeze, weights_identity={"model": CLIP_NAME}
     )
     text = {

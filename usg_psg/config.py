@@ -126,6 +126,14 @@ def _add_model(cfg: CfgNode) -> None:
 
     usg.CLASS_HEAD = _logit_scale("learnable", 1 / 0.07, 0.01)
     usg.CLASS_HEAD.NUM_LAYERS = 3  # linear layers of the MLP from d to the text width
+    ensemble = usg.CLASS_HEAD.CLIP_ENSEMBLE = CfgNode()
+    # Outside of training, mix CLIP's own scores of each mask's pixels into the class scores, mostly for names that the
+    # model was not trained on (docs/open_vocabulary.md). [FC-CLIP]
+    ensemble.ENABLED = False
+    ensemble.ALPHA = 0.4  # CLIP's part in the scores of names that the model was trained on [FC-CLIP]
+    ensemble.BETA = 0.8  # CLIP's part in the scores of other names [FC-CLIP]
+    # Data set, or vocabulary file, with the names that the model was trained on; "" for the first of DATASETS.TRAIN.
+    ensemble.SEEN = ""
 
     usg.RELATION_HEAD = CfgNode()
     usg.RELATION_HEAD.NAME = "RelationHead"  # the registered relation head; docs/extending.md adds one

@@ -79,6 +79,8 @@ RANGES: dict[str, Range] = {
     "PIXEL_DECODER.DROPOUT": BELOW_ONE,
     ".SCALE_INIT": ABOVE_ZERO,
     ".PRIOR_PROB": BETWEEN,
+    "CLIP_ENSEMBLE.ALPHA": ZERO_TO_ONE,
+    "CLIP_ENSEMBLE.BETA": ZERO_TO_ONE,
     "USG.LOSS.OVERSAMPLE_RATIO": ("a number from 1", lambda x: x >= 1),
     "USG.LOSS.IMPORTANCE_RATIO": ZERO_TO_ONE,
     "_WEIGHT": ZERO_OR_MORE,
@@ -187,6 +189,11 @@ def _model_problems(model: CfgNode) -> list[str]:
     divisibility = usg.SIZE_DIVISIBILITY
     if divisibility != -1 and (divisibility < 1 or divisibility % STRIDE):
         problems.append(f"MODEL.USG.SIZE_DIVISIBILITY: expected -1 or a multiple of {STRIDE}, got {divisibility}")
+    if usg.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED and not (model.CLIP.FREEZE and model.CLIP.PRETRAINED):
+        problems.append(
+            "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED: needs CLIP's own weights, that is MODEL.CLIP.PRETRAINED and "
+            f"MODEL.CLIP.FREEZE True, got {model.CLIP.PRETRAINED!r} and {model.CLIP.FREEZE}"
+        )
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         numbers = model[key]
         if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (key == "PIXEL_STD" and min(numbers) <= 0):

@@ -39,6 +39,8 @@ class SceneGraphPredictor:
         cfg = cfg.clone()
         cfg.defrost()
         adapt_to_machine(cfg)
+        ensemble = cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE
+        ensemble.SEEN = ensemble.SEEN or next(iter(cfg.DATASETS.TRAIN), "")
         cfg.DATASETS.TRAIN = ()  # the names of the training data, which may be others, do not matter
         if cfg.MODEL.USG.VOCABULARY:
             self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary

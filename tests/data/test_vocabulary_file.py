@@ -24,6 +24,12 @@ def test_the_example_is_read():
     assert file.with_synonyms(["cup", "wall"]) == ["cup,mug,glass", "wall"]
 
 
+def test_fc_clip_s_prompts_come_with_psg_s_names():
+    file = read_vocabulary(EXAMPLE.with_name("psg_fc_clip.yaml"))
+    assert file.vocabulary == PSG_VOCABULARY
+    assert len(set(file.object_templates)) == 14 and not file.predicate_templates
+
+
 def test_yaml_and_json_say_the_same(tmp_path):
     text = "thing_classes: [cup, person]\nstuff_classes: [wall]\npredicate_classes: [on, holding]\n"
     from_yaml = read_vocabulary(write(tmp_path, text, "words.yaml"))

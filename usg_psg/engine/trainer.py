@@ -224,7 +224,7 @@ class Trainer(DefaultTrainer):
         if not cfg.DATASETS.TEST:
             return {}
         core: Any = getattr(model, "module", model)
-        own = (core.object_text, core.predicate_text, core.is_thing, core.predicate_names)
+        own = (core.object_text, core.predicate_text, core.is_thing, core.predicate_names, core.object_names)
         if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
         if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):

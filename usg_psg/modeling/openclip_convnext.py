@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from .clip_ensemble import CLIPVisualHead
 from .openclip import load_openclip, weights_identity
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class OpenCLIPConvNeXt(Backbone):
         freeze: keep the weights as they are.
         frozen_dtype: "bfloat16", "float16" or "float32".
         weights_identity: name of model and weights, recorded in checkpoints that leave frozen weights out.
+        visual_head: the rest of CLIP's image tower, for `CLIPEnsemble`; no child, as checkpoints never hold it.
     """
 
     FEATURES = ("res2", "res3", "res4", "res5")
@@ -44,12 +46,16 @@ class OpenCLIPConvNeXt(Backbone):
         freeze: bool = True,
         frozen_dtype: str = "bfloat16",
         weights_identity: dict[str, str] | None = None,
+        visual_head: CLIPVisualHead | None = None,
     ):
         super().__init__()
         if not (hasattr(trunk, "stem") and len(getattr(trunk, "stages", ())) == 4):
             raise ValueError(f"need a timm ConvNeXt with a stem and four stages, got {type(trunk).__name__}")
         if frozen_dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(f"MODEL.CLIP.FROZEN_DTYPE must be bfloat16, float16 or float32, got {frozen_dtype!r}")
+        if visual_head is not None and not freeze:
+            raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs CLIP's own features: MODEL.CLIP.FREEZE must be True")
+        self._visual_head = [] if visual_head is None else [visual_head]
         self.trunk = nn.ModuleDict({"stem": trunk.stem, "stages": trunk.stages})
         self.trunk.to(memory_format=torch.channels_last)
         self.freeze = freeze
@@ -72,12 +78,18 @@ class OpenCLIPConvNeXt(Backbone):
         trunk = getattr(clip.visual, "trunk", None)
         if trunk is None:
             raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} has no timm image tower")
+        ensemble = cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED
         return {
             "trunk": trunk,
+            "visual_head": CLIPVisualHead(clip.visual, clip.logit_scale) if ensemble else None,
             "freeze": cfg.MODEL.CLIP.FREEZE,
             "frozen_dtype": cfg.MODEL.CLIP.FROZEN_DTYPE,
             "weights_identity": weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
         }
+
+    @property
+    def visual_head(self) -> CLIPVisualHead | None:
+        return next(iter(self._visual_head), None)
 
     def train(self, mode: bool = True) -> OpenCLIPConvNeXt:
         super().train(mode)
@@ -125,6 +137,8 @@ class OpenCLIPConvNeXt(Backbone):
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> OpenCLIPConvNeXt:
         self._reduced.clear()  # the weights are moved or cast
+        for head in self._visual_head:
+            head._apply(fn, *args, **kwargs)
         super()._apply(fn, *args, **kwargs)
         if self.freeze and self.frozen_dtype != torch.float32 and next(self.trunk.parameters()).is_cuda:
             self._in_frozen_dtype()  # now, since `forward` may be compiled

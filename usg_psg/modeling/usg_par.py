@@ -32,6 +32,7 @@ from ..losses import (
 )
 from ..structures import MaskDecoderOutput, PairProposals, PixelDecoderOutput, SceneGraphTargets
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
+from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
 from .open_vocab_head import OpenVocabularyHead
 from .part_runner import PartRunner
 from .relation_head import RelationHead
@@ -56,6 +57,8 @@ class USGPar(nn.Module):
         predicate_text: (P, T) of the predicate names.
         is_thing: C flags.
         predicate_names: P names, which the training data's counts are looked up by; None if they are not known.
+        object_names: C names, which `clip_ensemble` needs; commas separate synonyms.
+        clip_ensemble: mixes CLIP's own class scores in, outside of training; None for the class head's alone.
         pixel_mean, pixel_std: of the three channels, in the range of the input.
         size_divisibility: images are padded to a multiple of it, -1 for the backbone's stride.
         deep_supervision: losses on every prediction layer, not only on the last.
@@ -93,6 +96,8 @@ class USGPar(nn.Module):
         predicate_text: Tensor,
         is_thing: Sequence[bool],
         predicate_names: Sequence[str] | None = None,
+        object_names: Sequence[str] | None = None,
+        clip_ensemble: CLIPEnsemble | None = None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = -1,
@@ -112,6 +117,9 @@ class USGPar(nn.Module):
             raise ValueError(f"TEST.TASK must be 'sgdet' or 'predcls', got {task!r}")
         if inference_dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"TEST.USG.DTYPE must be float32, bfloat16 or float16, got {inference_dtype!r}")
+        if clip_ensemble is not None and getattr(backbone, "visual_head", None) is None:
+            raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs a backbone with CLIP's visual head, OpenCLIPConvNeXt")
+        self.clip_ensemble = clip_ensemble
         self.task = task
         self.runners = {True: PartRunner(compile), False: PartRunner(inference_compile)}  # in training, outside of it
         self.inference_dtype = getattr(torch, inference_dtype)
@@ -140,7 +148,7 @@ class USGPar(nn.Module):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.set_vocabulary(object_text, predicate_text, is_thing, predicate_names)
+        self.set_vocabulary(object_text, predicate_text, is_thing, predicate_names, object_names)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -162,6 +170,7 @@ class USGPar(nn.Module):
             ),
             "loss_weights": LossWeights.from_config(cfg),
             **vocabulary,
+            "clip_ensemble": build_clip_ensemble(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": usg.SIZE_DIVISIBILITY,
@@ -187,6 +196,7 @@ class USGPar(nn.Module):
         predicate_text: Tensor,
         is_thing: Sequence[bool],
         predicate_names: Sequence[str] | None = None,
+        object_names: Sequence[str] | None = None,
     ) -> None:
         """Classify into other names from now on, without retraining.
 
@@ -195,9 +205,10 @@ class USGPar(nn.Module):
             predicate_text: (P, T).
             is_thing: C flags; segments of one stuff class are merged in the panoptic map.
             predicate_names: P names; None if they are not known.
+            object_names: C names, commas separate synonyms; None if they are not known.
 
         Raises:
-            ValueError: if the lengths or widths do not agree.
+            ValueError: if the lengths or widths do not agree, or `clip_ensemble` needs names.
         """
         if len(is_thing) != len(object_text) or object_text.shape[1:] != predicate_text.shape[1:]:
             raise ValueError(
@@ -206,11 +217,17 @@ class USGPar(nn.Module):
             )
         if predicate_names is not None and len(predicate_names) != len(predicate_text):
             raise ValueError(f"predicate_names: expected {len(predicate_text)} names, got {len(predicate_names)}")
+        if self.clip_ensemble is not None:
+            if object_names is None or len(object_names) != len(object_text):
+                got = "none" if object_names is None else len(object_names)
+                raise ValueError(f"object_names: CLIP_ENSEMBLE needs {len(object_text)} names, got {got}")
+            self.clip_ensemble.set_names(object_names)
         device = self.pixel_mean.device
         self.object_text = object_text.to(device)
         self.predicate_text = predicate_text.to(device)
         self.is_thing = torch.as_tensor(is_thing, dtype=torch.bool, device=device)
         self.predicate_names = None if predicate_names is None else tuple(predicate_names)
+        self.object_names = None if object_names is None else tuple(object_names)
         self._set_long_tail()
 
     def set_predicate_frequency(self, frequency: PredicateFrequency) -> None:
@@ -253,9 +270,9 @@ class USGPar(nn.Module):
         if not self.training and self.device.type == "cuda" and self.inference_dtype != torch.float32:
             with torch.autocast("cuda", dtype=self.inference_dtype):
                 return self._scene_graphs(batched_inputs, *self._dense(batched_inputs))
-        images, pixel_features, decoded = self._dense(batched_inputs)
+        images, features, pixel_features, decoded = self._dense(batched_inputs)
         if not self.training:
-            return self._scene_graphs(batched_inputs, images, pixel_features, decoded)
+            return self._scene_graphs(batched_inputs, images, features, pixel_features, decoded)
         targets = SceneGraphTargets.from_instances(
             [x["instances"] for x in batched_inputs],
             [x["relations"] for x in batched_inputs],
@@ -266,11 +283,14 @@ class USGPar(nn.Module):
             normalizers = loss_normalizers([batched_inputs], self.device)
         return self._losses(pixel_features, decoded, targets, normalizers)
 
-    def _dense(self, batched_inputs: list[dict]) -> tuple[ImageList, PixelDecoderOutput, MaskDecoderOutput]:
+    def _dense(
+        self, batched_inputs: list[dict]
+    ) -> tuple[ImageList, dict[str, Tensor], PixelDecoderOutput, MaskDecoderOutput]:
         images = self._preprocess(batched_inputs)
-        pixel_features = self._run(self.pixel_decoder, self._run(self.backbone, images.tensor))
+        features = self._run(self.backbone, images.tensor)
+        pixel_features = self._run(self.pixel_decoder, features)
         decoded = self._run(self.mask_decoder, pixel_features)
-        return images, pixel_features, decoded
+        return images, features, pixel_features, decoded
 
     def _run(self, part: Callable, *args: Any) -> Any:
         """Call a part of the network in the way that is asked for."""
@@ -334,11 +354,16 @@ class USGPar(nn.Module):
         self,
         batched_inputs: list[dict],
         images: ImageList,
+        features: dict[str, Tensor],
         pixel_features: PixelDecoderOutput,
         decoded: MaskDecoderOutput,
     ) -> list[dict]:
         queries = decoded.queries[-1]
         class_logits = self._run(self.class_head, queries, self.object_text)
+        if self.clip_ensemble is not None:
+            masks = decoded.mask_embeddings[-1], pixel_features.mask_features
+            head = self.backbone.visual_head
+            class_logits = self.clip_ensemble(class_logits, *masks, features["res5"], self.object_text, head)
         find_objects = self._given_objects if self.task == "predcls" else self._detected_objects
         objects, query_scores, instance_of_query = find_objects(
             batched_inputs, images, pixel_features, decoded, class_logits

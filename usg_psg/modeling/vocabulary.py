@@ -74,4 +74,5 @@ def _embed(cfg: CfgNode, objects: tuple, predicates: tuple, is_thing: list[bool]
         "object_text": text_embeddings(*objects, **where),
         "predicate_text": text_embeddings(*predicates, **where),
         "is_thing": is_thing,
+        "object_names": tuple(objects[0]),
     }
