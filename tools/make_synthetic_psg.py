@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.data.shapes.layout import PRESETS
+from usg_psg.data.psg_shapes.layout import PRESETS
 from usg_psg.program import one_line_errors
 
 

@@ -1,7 +1,7 @@
 """psg_shapes: drawn scenes on disk in PSG's layout, any number of them, the same for the same seed.
 
 output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
-Classes and predicates are a subset of PSG's, in PSG's order. `shapes/scene.py` states the rules of the relations.
+Classes and predicates are a subset of PSG's, in PSG's order. `scene.py` states the rules of the relations.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .files import write_json
-from .panoptic import encode_panoptic
-from .psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSGVocabulary
-from .psg_faults import MAX_SEGMENT_ID
-from .shapes.layout import PRESETS, degrade, make_scene
-from .shapes.scene import Scene, mask_box
-from .shapes.stuff import SURFACES
-from .shapes.things import LOOKS
+from ..files import write_json
+from ..panoptic import encode_panoptic
+from ..psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSGVocabulary
+from ..psg_faults import MAX_SEGMENT_ID
+from .layout import PRESETS, degrade, make_scene
+from .scene import Scene, mask_box
+from .stuff import SURFACES
+from .things import LOOKS
 
 logger = logging.getLogger(__name__)
 
