@@ -3,6 +3,10 @@
 
 python tools/make_synthetic_psg.py --output datasets/psg_shapes --num-train 2000 --num-val 200
 python tools/make_synthetic_psg.py --output datasets/psg_shapes --preset hard --num-train 20000 --size 512 --workers 8
+python tools/make_synthetic_psg.py --output datasets/psg_shapes --preset psg --num-train 8000 --num-val 1000 --size 320
+
+The preset psg has PSG's names and statistics, COCO's shapes and sparse annotation; psg_shapes_val_complete has the same
+test images with all relations, psg_shapes_train_seen the training images with the names that --hold-out leaves.
 """
 
 from __future__ import annotations
@@ -14,8 +18,7 @@ import sys
 from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
-from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.data.psg_shapes.layout import PRESETS
+from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes
 from usg_psg.program import one_line_errors
 
 
@@ -26,10 +29,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-train", type=int, default=1000, help="default 1000")
     parser.add_argument("--num-val", type=int, default=100, help="held-out scenes, default 100")
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[480, 640], metavar="PIXELS", help="HEIGHT WIDTH or SIDE"
+        "--size",
+        type=int,
+        nargs="+",
+        default=[480, 640],
+        metavar="PIXELS",
+        help="HEIGHT WIDTH or SIDE; psg: longer side",
     )
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="easy")
+    parser.add_argument("--preset", choices=sorted(VOCABULARIES), default="easy")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--hold-out",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="preset psg: classes and predicates that do not occur in training, such as zebra riding",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace other generated scenes in the folder")
     args = parser.parse_args(argv)
@@ -54,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             args.seed,
             # A process for few scenes costs more than it saves.
             args.workers if args.workers > 1 and total > 100 else 0,
+            hold_out=args.hold_out,
             overwrite=args.overwrite,
             progress=bar.update,
         )

@@ -6,6 +6,8 @@ loaded or its metadata asked for, not only on import, so setting it afterwards w
     $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   pictures
     $DETECTRON2_DATASETS/psg/psg.json                                                   psg_{train,val,trainval,test}
     $DETECTRON2_DATASETS/psg_shapes/{coco,psg}                                          psg_shapes_{train,val}
+    the same of preset psg: psg_complete.json, psg_seen.json                            psg_shapes_{train,val}_complete,
+                                                                                        psg_shapes_train_seen
 """
 
 from __future__ import annotations
@@ -153,8 +155,14 @@ def register_builtin_psg() -> None:
     """Register the data sets of this module's docstring."""
     for split in SPLITS:
         _register_builtin(f"psg_{split}", "psg/psg.json", "coco", split, PSG_VOCABULARY)
-    for name, split in (("train", "trainval"), ("val", "test")):
-        _register_builtin(f"psg_shapes_{name}", "psg_shapes/psg/psg.json", "psg_shapes/coco", split, None)
+    for name, file, split in (
+        ("train", "psg", "trainval"),
+        ("val", "psg", "test"),
+        ("train_complete", "psg_complete", "trainval"),
+        ("val_complete", "psg_complete", "test"),
+        ("train_seen", "psg_seen", "trainval"),
+    ):
+        _register_builtin(f"psg_shapes_{name}", f"psg_shapes/psg/{file}.json", "psg_shapes/coco", split, None)
 
 
 def _register_builtin(name: str, json_file: str, image_root: str, split: str, vocabulary: PSGVocabulary | None) -> None:

@@ -1,7 +1,9 @@
 """psg_shapes: drawn scenes on disk in PSG's layout, any number of them, the same for the same seed.
 
 output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
-Classes and predicates are a subset of PSG's, in PSG's order. `scene.py` states the rules of the relations.
+Classes and predicates are among PSG's, in PSG's order. `scene.py` states the rules of the relations; `truth.py` and
+`annotator.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
+relations, and, if names are held out, psg_seen.json, the training images with the vocabulary that lacks them.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,9 +23,16 @@ import numpy as np
 
 from ..files import write_json
 from ..panoptic import encode_panoptic
-from ..psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSGVocabulary
+from ..psg_categories import (
+    PSG_PREDICATE_CLASSES,
+    PSG_STUFF_CLASSES,
+    PSG_THING_CLASSES,
+    PSG_VOCABULARY,
+    PSGVocabulary,
+)
 from ..psg_faults import MAX_SEGMENT_ID
 from .layout import PRESETS, degrade, make_scene
+from .psg_scene import PSGScene, make_psg_scene
 from .scene import Scene, mask_box
 from .stuff import SURFACES
 from .things import LOOKS
@@ -32,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "psg_shapes.json"
 MIN_SIDE = 64
+MIN_PSG_SIDE = 128
 # Far apart, so that neither depends on how many images the other split has.
 _FIRST_ID = {"train": 100_000_000, "val": 500_000_000}
 _MAX_IMAGES = 100_000_000
@@ -77,6 +87,7 @@ def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterabl
 VOCABULARIES = {
     "easy": _vocabulary(_EASY_THINGS, _EASY_STUFF, _EASY_PREDICATES),
     "hard": _vocabulary(LOOKS, SURFACES, _HARD_PREDICATES),
+    "psg": PSG_VOCABULARY,
 }
 
 
@@ -87,8 +98,9 @@ class ShapesSettings:
     Attributes:
         num_train, num_val: number of images; the val images are listed in test_image_ids.
         size: (height, width) of the pictures, pixels.
-        preset: "easy" or "hard".
-        seed: the n-th image of a split depends on seed, preset and size alone.
+        preset: a key of `VOCABULARIES`.
+        seed: the n-th image of a split depends on seed, preset, size and hold_out alone.
+        hold_out: names that do not occur in training.
         complete: whether all files were written.
     """
 
@@ -97,12 +109,19 @@ class ShapesSettings:
     size: tuple[int, int]
     preset: str
     seed: int
+    hold_out: tuple[str, ...] = ()
     complete: bool = False
 
 
-def make_psg_shapes_scene(preset: str, size: tuple[int, int], seed: int, split: str, index: int) -> Scene:
-    """The index-th scene of a split, "train" or "val", without writing it."""
+def make_psg_shapes_scene(
+    preset: str, size: tuple[int, int], seed: int, split: str, index: int, hold_out: Sequence[str] = ()
+) -> Scene:
+    """The index-th scene of a split, "train" or "val", without writing it; arguments as of `generate_psg_shapes`."""
     rng = _scene_rng(seed, split, index)
+    if preset == "psg":
+        absent = frozenset(hold_out) if split == "train" else frozenset()
+        annotator = np.random.default_rng([seed, _FIRST_ID[split] + index, 1])
+        return make_psg_scene(max(size), rng, annotator, absent)
     scene = make_scene(PRESETS[preset], *size, rng)
     if PRESETS[preset].degrade:
         scene.image = degrade(scene.image, rng)
@@ -118,6 +137,7 @@ def generate_psg_shapes(
     seed: int = 0,
     num_workers: int = 0,
     *,
+    hold_out: Sequence[str] = (),
     overwrite: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> Path:
@@ -128,11 +148,14 @@ def generate_psg_shapes(
     Args:
         output_dir: folder of the data set; `$DETECTRON2_DATASETS/psg_shapes` for the registered names.
         num_train, num_val: number of images.
-        size: (height, width) in pixels, at least 64 each.
-        preset: "easy" (few classes, few large things) or "hard" (24 + 12 classes, small and hidden things, varying
-            light, focus and noise).
+        size: (height, width) in pixels, at least 64 each. The preset "psg" has COCO's shapes; the larger number is
+            their longer side, at least 128.
+        preset: "easy" (few classes, few large things), "hard" (24 + 12 classes, small and hidden things, varying
+            light, focus and noise) or "psg" (PSG's vocabulary, statistics and sparse annotation).
         seed: of everything random.
         num_workers: processes; 0 draws in this one.
+        hold_out: names of the preset "psg" that training must not know: classes are not drawn in its pictures,
+            predicates are not written down.
         overwrite: replace another generated data set in output_dir.
         progress: called after each image.
 
@@ -142,7 +165,7 @@ def generate_psg_shapes(
     Raises:
         ValueError: if an argument is out of range, or output_dir holds something else.
     """
-    settings = ShapesSettings(num_train, num_val, (*size,), preset, seed)
+    settings = ShapesSettings(num_train, num_val, (*size,), preset, seed, tuple(sorted(set(hold_out))))
     _check_settings(settings, num_workers)
     root = Path(output_dir)
     json_file = root / "psg" / "psg.json"
@@ -155,39 +178,79 @@ def generate_psg_shapes(
             (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / SETTINGS_FILE, asdict(settings), indent=None)
     jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
-    records = []
-    for record in _records(root, settings, jobs, num_workers):
+    records, everything = [], []
+    for record, all_relations in _records(root, settings, jobs, num_workers):
         records.append(record)
+        everything.append({**record, "relations": all_relations})
         if progress is not None:
             progress()
-    content = {
-        "data": records,
-        **{key: list(names) for key, names in asdict(VOCABULARIES[preset]).items()},
-        "test_image_ids": [record["image_id"] for record in records[num_train:]],
-    }
-    json_file.parent.mkdir(exist_ok=True)
-    write_json(json_file, content, indent=None)
+    vocabulary = VOCABULARIES[preset]
+    if preset == "psg":
+        _write_psg(root / "psg" / "psg_complete.json", everything, vocabulary, num_train)
+        if settings.hold_out:
+            _write_seen(root / "psg" / "psg_seen.json", records[:num_train], vocabulary, settings.hold_out)
+    _write_psg(json_file, records, vocabulary, num_train)
     write_json(root / SETTINGS_FILE, {**asdict(settings), "complete": True}, indent=None)
     return json_file
+
+
+def _write_psg(path: Path, records: list[dict], vocabulary: PSGVocabulary, num_train: int) -> None:
+    content = {
+        "data": records,
+        **{key: list(names) for key, names in asdict(vocabulary).items()},
+        "test_image_ids": [record["image_id"] for record in records[num_train:]],
+    }
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, content, indent=None)
+
+
+def _write_seen(path: Path, records: list[dict], vocabulary: PSGVocabulary, hold_out: Sequence[str]) -> None:
+    """The training records renumbered for the vocabulary without the names held out, which they do not have."""
+    seen = PSGVocabulary(*(tuple(n for n in names if n not in hold_out) for names in asdict(vocabulary).values()))
+    category = {i: seen.object_classes.index(n) for i, n in enumerate(vocabulary.object_classes) if n not in hold_out}
+    predicate = {
+        i: seen.predicate_classes.index(n) for i, n in enumerate(vocabulary.predicate_classes) if n not in hold_out
+    }
+    renumbered = [
+        {
+            **record,
+            **{
+                key: [{**each, "category_id": category[each["category_id"]]} for each in record[key]]
+                for key in ("segments_info", "annotations")
+            },
+            "relations": [[s, o, predicate[p]] for s, o, p in record["relations"]],
+        }
+        for record in records
+    ]
+    _write_psg(path, renumbered, seen, len(renumbered))
 
 
 def read_settings(output_dir: str | Path) -> ShapesSettings | None:
     """What a folder was generated from; None if it holds no generated data set."""
     try:
         content = json.loads((Path(output_dir) / SETTINGS_FILE).read_text(encoding="utf-8"))
-        return ShapesSettings(**{**content, "size": tuple(content["size"])})
+        tuples = {key: tuple(content[key]) for key in ("size", "hold_out") if key in content}
+        return ShapesSettings(**{**content, **tuples})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _check_settings(settings: ShapesSettings, num_workers: int) -> None:
-    if settings.preset not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {settings.preset!r}")
+    if settings.preset not in VOCABULARIES:
+        raise ValueError(f"preset: expected one of {', '.join(VOCABULARIES)}, got {settings.preset!r}")
     for name in ("num_train", "num_val"):
         if not 0 <= getattr(settings, name) < _MAX_IMAGES:
             raise ValueError(f"{name}: expected 0..{_MAX_IMAGES - 1}, got {getattr(settings, name)}")
     if len(settings.size) != 2 or min(settings.size) < MIN_SIDE:
         raise ValueError(f"size: expected (height, width) of at least {MIN_SIDE} pixels, got {settings.size}")
+    if settings.preset == "psg" and max(settings.size) < MIN_PSG_SIDE:
+        raise ValueError(f"size: preset psg needs a longer side of at least {MIN_PSG_SIDE} pixels, got {settings.size}")
+    if settings.hold_out and settings.preset != "psg":
+        raise ValueError(f"hold_out: only the preset psg can hold out names, got preset {settings.preset!r}")
+    vocabulary = VOCABULARIES[settings.preset]
+    for name in settings.hold_out:
+        if name not in vocabulary.object_classes + vocabulary.predicate_classes:
+            raise ValueError(f"hold_out: {name!r} is neither a class nor a predicate of PSG")
     if settings.seed < 0:
         raise ValueError(f"seed: expected 0 or more, got {settings.seed}")
     if num_workers < 0:
@@ -208,14 +271,15 @@ def _clear(root: Path, overwrite: bool) -> None:
         raise ValueError(f"output_dir: {root} is not empty and was not made by this generator; choose another folder")
     if found.complete and not overwrite:
         raise ValueError(f"output_dir: {root} holds other scenes ({found}); overwriting them has to be asked for")
-    (root / "psg" / "psg.json").unlink(missing_ok=True)
+    for name in ("psg.json", "psg_complete.json", "psg_seen.json"):
+        (root / "psg" / name).unlink(missing_ok=True)
     for split in _FIRST_ID:
         for folder in (f"{split}2017", f"panoptic_{split}2017"):
             shutil.rmtree(root / "coco" / folder, ignore_errors=True)
 
 
-def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int) -> Iterator[dict]:
-    """Entries of psg.json in the order of jobs, their pictures written."""
+def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int) -> Iterator[tuple[dict, list]]:
+    """Entries of psg.json and all relations of their images, in the order of jobs, their pictures written."""
     work = partial(_write_scene, str(root), settings)
     if num_workers == 0:
         yield from map(work, jobs)
@@ -229,17 +293,27 @@ def _scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, _FIRST_ID[split] + index])
 
 
-def _write_scene(root: str, settings: ShapesSettings, job: tuple[str, int]) -> dict:
+def _write_scene(root: str, settings: ShapesSettings, job: tuple[str, int]) -> tuple[dict, list]:
     split, index = job
-    scene = make_psg_shapes_scene(settings.preset, settings.size, settings.seed, split, index)
+    scene = make_psg_shapes_scene(settings.preset, settings.size, settings.seed, split, index, settings.hold_out)
     number = _FIRST_ID[split] + index
-    record = _record(scene, number, split, VOCABULARIES[settings.preset])
+    unknown = settings.hold_out if split == "train" else ()
+    vocabulary = VOCABULARIES[settings.preset]
+    record = _record(scene, number, split, vocabulary)
+    record["relations"] = _numbered(scene.relations, vocabulary, unknown)
+    every = scene.all_relations if isinstance(scene, PSGScene) else scene.relations
     ids = np.array([0] + [s["id"] for s in record["segments_info"]])
     folder = Path(root) / "coco"
     quality = [cv2.IMWRITE_JPEG_QUALITY, 93]
     _write_image(folder / record["file_name"], scene.image, quality)
     _write_image(folder / record["pan_seg_file_name"], encode_panoptic(ids[scene.segments]), [])
-    return record
+    return record, _numbered(every, vocabulary, unknown)
+
+
+def _numbered(relations: list, vocabulary: PSGVocabulary, unknown: Sequence[str]) -> list[list[int]]:
+    """Rows of psg.json of relations whose predicate may be known."""
+    predicates = vocabulary.predicate_classes
+    return [[int(s), int(o), predicates.index(p)] for s, o, p in relations if p not in unknown]
 
 
 def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) -> dict:
@@ -262,7 +336,6 @@ def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) ->
         )
         box = [float(v) for v in mask_box(mask)]
         annotations.append({"bbox": box, "bbox_mode": 0, "category_id": category})
-    predicates = vocabulary.predicate_classes
     return {
         "file_name": f"{split}2017/{number:012d}.jpg",
         "height": height,
@@ -270,7 +343,7 @@ def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) ->
         "image_id": str(number),
         "pan_seg_file_name": f"panoptic_{split}2017/{number:012d}.png",
         "segments_info": segments,
-        "relations": [[int(s), int(o), predicates.index(p)] for s, o, p in scene.relations],
+        "relations": [],
         "annotations": annotations,
         "coco_image_id": str(number),
     }

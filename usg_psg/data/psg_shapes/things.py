@@ -395,6 +395,35 @@ def draw_thing(
         height *= 0.7
     elif pose == "lying":
         height, width = 0.62 * height, 1.1 * width
+    return _draw(look, (height, width), foot, person_height, rng, pose, flip, angle)
+
+
+def draw_look(
+    look: Look,
+    foot: tuple[float, float],
+    person_height: float,
+    rng: np.random.Generator,
+    *,
+    pose: str = "",
+    flip: bool = False,
+    angle: float = 0.0,
+) -> Sprite:
+    """Paint a look in its own size, whatever the pose; arguments as of `draw_thing`."""
+    size = look.height * person_height, look.width * person_height
+    return _draw(look, size, foot, person_height, rng, pose, flip, angle)
+
+
+def _draw(
+    look: Look,
+    size: tuple[float, float],
+    foot: tuple[float, float],
+    person_height: float,
+    rng: np.random.Generator,
+    pose: str,
+    flip: bool,
+    angle: float,
+) -> Sprite:
+    height, width = size
     low, high = look.hues
     color = _hsv(
         rng.uniform(low, high),

@@ -1,0 +1,409 @@
+"""Which things a scene of the preset "psg" has, and where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .events import EVENTS, Event, hand
+from .figures import FIGURE_LOOKS
+from .frequencies import EVENT_BOOST, PSG_PREDICATE_COUNTS, PSG_RELATIONS_PER_IMAGE
+from .objects import OBJECT_LOOKS
+from .places import LAND, PLACES, WATER
+from .scene import Background
+from .sprite import Sprite
+from .stuff import draw_fence
+from .things import Look, draw_look
+
+PSG_LOOKS: dict[str, Look] = {**FIGURE_LOOKS, **OBJECT_LOOKS}
+SINGLES_LOGNORMAL = (1.3, 0.95)  # of the number of things that stand alone
+
+
+@dataclass(frozen=True)
+class Single:
+    """A thing that stands or flies alone.
+
+    Attributes:
+        weight: how often it is drawn, relative to the others of its place.
+        names: classes, one of which is drawn.
+        poses: one of them is chosen.
+        ground: stuff that it stands on; empty in the air.
+        zone: as in `Event`.
+        size: enlarges it.
+    """
+
+    weight: float
+    names: tuple[str, ...]
+    poses: tuple[str, ...] = ("",)
+    ground: frozenset[str] = LAND
+    zone: tuple[float, float] = (1.06, 1.98)
+    size: float = 1.0
+
+
+_WALKERS = ("", "", "", "walking", "walking", "walking", "walking", "running", "looking")
+_ROAD = frozenset(("road",))
+_KERB = frozenset(("road", "pavement-merged", "grass-merged", "dirt-merged", "gravel"))
+_AIR: frozenset[str] = frozenset()
+_PEOPLE = Single(5, ("person",), _WALKERS)
+_STANDING = Single(2, ("person",), ("", "", "looking"))
+_BIRDS = Single(0.7, ("bird",), ("flying",), _AIR, (0.2, 0.85))
+_KITES = Single(0.8, ("kite",), ("",), _AIR, (0.35, 0.9))
+_PLANES = Single(0.6, ("airplane",), ("",), _AIR, (0.3, 0.8), 0.9)
+_TABLEWARE = ("fork", "knife", "spoon", "cup", "bowl", "wine glass", "bottle")
+_FOODS = ("pizza", "sandwich", "cake", "donut", "hot dog", "banana", "apple", "orange", "broccoli", "carrot")
+_ANIMAL_POSES = ("", "", "grazing", "running", "lying")
+
+SINGLES: dict[str, tuple[Single, ...]] = {
+    "park": (
+        _PEOPLE,
+        Single(1.4, ("dog",), ("", "running", "lying")),
+        Single(1.0, ("bench",)),
+        Single(0.8, ("bicycle",)),
+        Single(0.8, ("horse", "sheep", "cow"), _ANIMAL_POSES),
+        Single(0.5, ("bird",)),
+        Single(0.4, ("umbrella", "sports ball", "frisbee", "backpack", "chair", "potted plant", "fire hydrant")),
+        Single(0.5, ("car", "truck", "motorcycle"), ("", "driving"), _KERB),
+        Single(0.3, ("boat",), ("",), WATER),
+        _KITES,
+        _BIRDS,
+    ),
+    "savanna": (
+        Single(1.6, ("elephant",), ("", "", "running")),
+        Single(1.6, ("giraffe", "zebra"), ("", "", "grazing", "running")),
+        Single(1.4, ("sheep", "cow"), _ANIMAL_POSES),
+        Single(0.8, ("horse",), _ANIMAL_POSES),
+        Single(0.7, ("bear",), ("", "running", "lying")),
+        Single(1.2, ("bear", "elephant", "cow", "bird"), ("",), WATER),
+        Single(0.6, ("person",), _WALKERS),
+        Single(0.3, ("bird",)),
+        _BIRDS,
+    ),
+    "street": (
+        Single(4.5, ("car",), ("driving", "driving", "driving", ""), _ROAD),
+        Single(1.6, ("car", "truck", "motorcycle"), ("",), _KERB),
+        Single(1.4, ("bus", "truck", "motorcycle"), ("driving", "driving", ""), _ROAD),
+        Single(0.8, ("motorcycle", "bicycle")),
+        Single(4, ("person",), _WALKERS),
+        Single(1.2, ("traffic light", "stop sign", "parking meter", "fire hydrant"), ("",), LAND - _ROAD),
+        Single(0.5, ("bench", "potted plant", "handbag", "suitcase", "skateboard", "chair")),
+        Single(0.4, ("dog", "bird", "horse"), ("", "lying")),
+        _BIRDS,
+    ),
+    "station": (
+        Single(4, ("train",), ("driving", "driving", ""), frozenset(("railroad",)), size=0.8),
+        Single(2.5, ("person",), _WALKERS),
+        Single(0.8, ("suitcase", "backpack", "handbag")),
+        Single(0.7, ("bench", "traffic light", "clock")),
+        Single(0.4, ("car", "truck"), ("",), _KERB),
+    ),
+    "coast": (
+        Single(4, ("person",), _WALKERS),
+        Single(2.2, ("person",), ("", "balancing"), WATER),
+        Single(2.0, ("boat",), ("",), WATER),
+        Single(1.0, ("surfboard",), ("",)),
+        Single(0.9, ("umbrella", "chair", "backpack", "sports ball", "frisbee")),
+        Single(0.7, ("dog", "horse"), ("", "running", "lying")),
+        Single(0.4, ("bird",)),
+        _KITES,
+        _BIRDS,
+        _PLANES,
+    ),
+    "snow": (
+        Single(4, ("person",), ("", "", "walking", "looking", "balancing")),
+        Single(1.0, ("skis", "snowboard", "backpack")),
+        Single(0.5, ("dog", "bear", "bird"), ("", "running")),
+        Single(0.3, ("car", "truck", "bench")),
+    ),
+    "field": (
+        Single(4, ("person",), ("", "walking", "running", "looking", "playing")),
+        Single(0.8, ("sports ball", "frisbee", "baseball glove", "tennis racket", "baseball bat")),
+        Single(0.7, ("bench", "chair", "backpack", "bottle", "handbag")),
+        _KITES,
+        Single(0.3, ("dog",), ("", "running")),
+    ),
+    "airport": (
+        Single(2.5, ("airplane",), ("",), LAND, (1.1, 1.8), 1.9),
+        Single(1.4, ("truck", "bus", "car"), ("driving", ""), _KERB),
+        Single(1.4, ("person",), ("", "walking", "looking")),
+        Single(0.7, ("suitcase", "backpack", "handbag")),
+        Single(1.0, ("airplane",), ("",), _AIR, (0.25, 0.8), 1.2),
+        _BIRDS,
+    ),
+    "living": (
+        _STANDING,
+        Single(1.4, ("couch",)),
+        Single(1.8, ("chair",)),
+        Single(1.2, ("potted plant", "vase")),
+        Single(0.6, ("teddy bear", "book", "remote", "sports ball", "cell phone", "handbag", "umbrella"), size=1.3),
+        Single(1.0, ("cat", "dog"), ("", "lying", "lying")),
+        Single(0.5, ("suitcase", "backpack")),
+    ),
+    "bedroom": (
+        Single(2.0, ("bed",)),
+        _STANDING,
+        Single(0.9, ("chair", "potted plant", "suitcase")),
+        Single(0.9, ("cat", "dog"), ("", "lying")),
+        Single(0.8, ("teddy bear", "book", "hair drier", "clock", "tie", "backpack"), size=1.3),
+    ),
+    "kitchen": (
+        Single(1.5, ("refrigerator",)),
+        Single(1.4, ("oven",)),
+        _STANDING,
+        Single(1.2, ("chair",)),
+        Single(0.8, ("bottle", "bowl", "toaster", "microwave"), size=1.3),
+        Single(0.5, ("cat", "dog"), ("", "lying")),
+        Single(0.4, ("potted plant", "vase")),
+    ),
+    "bathroom": (
+        Single(2.4, ("toilet",)),
+        Single(1.2, ("sink",)),
+        Single(0.8, ("bottle", "toothbrush", "hair drier", "cup"), size=1.6),
+        Single(0.8, ("cat", "dog", "person"), ("", "lying")),
+        Single(0.5, ("potted plant", "scissors", "teddy bear"), size=1.3),
+    ),
+    "table": (
+        Single(4, _TABLEWARE),
+        Single(4, _FOODS),
+        Single(1.4, ("laptop", "keyboard", "mouse", "cell phone", "remote", "book")),
+        Single(0.8, ("vase", "clock", "scissors", "teddy bear", "potted plant", "cat")),
+        Single(0.4, ("microwave", "toaster", "toothbrush", "tie")),
+    ),
+}
+# Furniture that small things lie on: height of its top in heights of a person, and the things.
+TABLETOPS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "dining table": (0.49, (*_TABLEWARE, *_FOODS, "laptop", "book", "vase", "potted plant", "cell phone")),
+    "oven": (0.59, ("bowl", "bottle", "pizza")),
+    "bed": (0.34, ("book", "teddy bear", "laptop", "handbag", "pillow", "pillow", "pillow", "blanket", "blanket")),
+    "couch": (0.3, ("book", "remote", "teddy bear", "laptop", "pillow", "pillow", "blanket")),
+    "bench": (0.27, ("handbag", "backpack", "book")),
+    "refrigerator": (1.09, ("bottle", "bowl", "clock")),
+}
+_LADEN = {"dining table": 0.92, "bed": 0.6, "couch": 0.4}  # how often there is anything on it
+_TABLE_CHANCE = {"living": 0.5, "kitchen": 0.5, "bedroom": 0.1, "park": 0.06}
+
+
+_PLACES_TO_TRY = 14
+_STRIDE = 2  # the layout is judged on every second pixel
+
+
+@dataclass(eq=False)
+class Item:
+    """A thing, or a patch of stuff such as a fence or a pillow, in a scene.
+
+    Attributes:
+        name: class.
+        sprite: its picture.
+        outline: (H, W) bool, the sprite's mask.
+        foot: x, y of its lower middle, pixels.
+        depth: larger is nearer; decides who hides whom.
+        group: number of the group it was placed with.
+        pose: as drawn.
+        faces: 1 to the right, -1 to the left.
+        rests: "ground", "air", the item that it lies on, or None if a link says what holds it.
+        links: (predicate, other), the other one an item or a stuff class.
+    """
+
+    name: str
+    sprite: Sprite
+    outline: np.ndarray
+    foot: tuple[float, float]
+    depth: float
+    group: int
+    pose: str = ""
+    faces: int = 1
+    rests: Item | str | None = None
+    links: list[tuple[str, Item | str]] = field(default_factory=list)
+
+
+class Canvas:
+    """A scene in the making.
+
+    Args:
+        background: its stuff.
+        person: height in pixels of somebody at the lower edge of the picture.
+        far: size at the horizon relative to that.
+        absent: classes that must not be drawn.
+        min_area: smallest visible area of a thing, in picture areas.
+        rng: decides everything.
+    """
+
+    def __init__(
+        self,
+        background: Background,
+        person: float,
+        far: float,
+        absent: frozenset[str],
+        min_area: float,
+        rng: np.random.Generator,
+    ):
+        self.background, self.absent, self.rng = background, absent, rng
+        self.items: list[Item] = []
+        self._person, self._far, self._min_area = person, far, min_area
+        self._groups = 0
+
+    def add_event(self, event: Event) -> bool:
+        """Place a group; False if it fits nowhere."""
+        chosen = [self._choose(part.names) for part in event.parts]
+        if None in chosen:
+            return False
+        for _ in range(_PLACES_TO_TRY):
+            x, y, person = self._site(event.zone)
+            if event.ground and self.background.at(x, y) not in event.ground:
+                continue
+            behind = self.background.at(x, y - 0.7 * person * PSG_LOOKS.get(str(chosen[0]), _PLAIN).height)
+            if event.behind and behind not in event.behind:
+                continue
+            if self._keep(self._build(event, [str(name) for name in chosen], (x, y), person, behind)):
+                return True
+        return False
+
+    def add_single(self, single: Single) -> bool:
+        """Place a thing alone; False if it fits nowhere."""
+        name = self._choose(single.names)
+        if name is None:
+            return False
+        pose = str(single.poses[self.rng.integers(len(single.poses))])
+        for _ in range(_PLACES_TO_TRY):
+            x, y, person = self._site(single.zone)
+            if single.ground and self.background.at(x, y) not in single.ground:
+                continue
+            item = self._item(name, (x, y), single.size * person, pose, 1 if self.rng.random() < 0.5 else -1)
+            item.rests = "ground" if single.ground else "air"
+            if self._keep([item, *self._laid_on(item, single.size * person)]):
+                return True
+        return False
+
+    def _choose(self, names: tuple[str, ...]) -> str | None:
+        allowed = [name for name in names if name not in self.absent]
+        return allowed[self.rng.integers(len(allowed))] if allowed else None
+
+    def _site(self, zone: tuple[float, float]) -> tuple[float, float, float]:
+        """A foot in a zone, and a person's height there, pixels."""
+        height, width = self.background.labels.shape
+        horizon = self.background.horizon
+        x, z = self.rng.uniform(0.02, 0.98) * width, self.rng.uniform(*zone)
+        y = z * horizon if z <= 1 else horizon + (z - 1) * (height - horizon)
+        nearness = float(np.clip((y - horizon) / max(1.0, height - horizon), 0, 1))
+        return x, y, self._person * (self._far + (1 - self._far) * nearness)
+
+    def _item(
+        self, name: str, foot: tuple[float, float], person: float, pose: str, faces: int, angle: float = 0.0
+    ) -> Item:
+        flip = faces < 0
+        if pose == "lying" and name == "person":
+            foot, angle, pose = (foot[0] + 0.5 * faces * person, foot[1] - 0.1 * person), -90.0 * faces, ""
+        sprite = draw_look(PSG_LOOKS[name], foot, person, self.rng, pose=pose, flip=flip, angle=angle)
+        return Item(name, sprite, sprite.mask(*self.background.labels.shape), foot, foot[1], self._groups, pose, faces)
+
+    def _build(
+        self, event: Event, names: list[str], foot: tuple[float, float], person: float, behind: str
+    ) -> list[Item]:
+        side = 1 if self.rng.random() < 0.5 else -1
+        items: list[Item] = []
+        for number, (part, name) in enumerate(zip(event.parts, names, strict=True)):
+            right, up = hand(event.parts[0].pose) if part.at == "hand" else part.at
+            if name == "fence-merged":
+                items.append(self._fence(items[0], person))
+                continue
+            height = part.grip * part.size * PSG_LOOKS[name].height * person
+            angle = np.radians(part.angle)
+            at = (
+                foot[0] + side * (right * person - np.sin(angle) * height),
+                foot[1] - up * person + np.cos(angle) * height,
+            )
+            faces = -side if part.turned else side
+            item = self._item(name, at, part.size * person, part.pose, faces, side * part.angle)
+            item.depth = foot[1] + (-1e-3 if part.behind else 1e-3) * number
+            item.rests = "ground" if part.ground else None
+            items.append(item)
+        ground = self.background.at(*foot)
+        for subject, predicate, other in event.links:
+            target = items[other] if isinstance(other, int) else ground if other == "ground" else behind
+            items[subject].links.append((predicate, target))
+        return items
+
+    def _fence(self, animal: Item, person: float) -> Item:
+        rows, columns = np.flatnonzero(animal.outline.any(axis=1)), np.flatnonzero(animal.outline.any(axis=0))
+        if not len(rows):
+            return animal
+        x0, x1, y0, y1 = columns[0], columns[-1], rows[0], rows[-1]
+        box = (x0 - 0.15 * (x1 - x0), y1 - 0.5 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.06 * person)
+        sprite = draw_fence(box, self.rng)
+        outline = sprite.mask(*self.background.labels.shape)
+        return Item("fence-merged", sprite, outline, animal.foot, animal.depth + 1e-3, self._groups)
+
+    def _laid_on(self, holder: Item, person: float) -> list[Item]:
+        """Small things on a piece of furniture."""
+        if holder.name not in TABLETOPS or self.rng.random() > _LADEN.get(holder.name, 0.25):
+            return []
+        top, names = TABLETOPS[holder.name]
+        reach = 0.42 * PSG_LOOKS[holder.name].width
+        count = min(int(self.rng.integers(1, 7)), max(1, int(2 * reach / 0.2)))
+        items = []
+        for right in np.linspace(-reach, reach, count) if count > 1 else (self.rng.uniform(-reach, reach),):
+            name = self._choose(names)
+            if name is None:
+                continue
+            foot = (holder.foot[0] + right * person, holder.foot[1] - (top - 0.02) * person)
+            item = self._item(name, foot, 1.15 * person, "", 1 if self.rng.random() < 0.5 else -1)
+            item.depth, item.rests = holder.depth + 1e-3, holder
+            items.append(item)
+        return items
+
+    def _keep(self, items: list[Item]) -> bool:
+        """Add a group unless something of it or of the others would be hidden or cut off."""
+        for item in items:
+            whole = np.count_nonzero(item.sprite.alpha >= 0.5)
+            if np.count_nonzero(item.outline) < max(0.6 * whole, self._min_area * item.outline.size):
+                return False
+        hidden = np.zeros_like(self.background.labels[::_STRIDE, ::_STRIDE], dtype=bool)
+        for item in sorted([*self.items, *items], key=lambda i: -i.depth):
+            coarse = item.outline[::_STRIDE, ::_STRIDE]
+            shown = np.count_nonzero(coarse & ~hidden)
+            if shown < max(0.35 * np.count_nonzero(coarse), self._min_area * hidden.size):
+                return False
+            hidden |= coarse
+        if hidden.mean() > 0.8:
+            return False
+        self.items += items
+        self._groups += 1
+        return True
+
+
+_PLAIN = Look(lambda brush, color, rng, pose: None, 1.0, 1.0, (0.0, 1.0))
+
+
+def event_rates(place: str) -> np.ndarray:
+    """How many of each of `EVENTS` a scene of a place has on average, so that predicates occur as often as in PSG."""
+    everywhere = sum(p.weight for p in PLACES.values())
+    rates = []
+    for event in EVENTS:
+        wanted = PSG_RELATIONS_PER_IMAGE * PSG_PREDICATE_COUNTS[event.predicate] / sum(PSG_PREDICATE_COUNTS.values())
+        reach = sum(PLACES[p].weight for p in event.places) / everywhere
+        rates.append(
+            event.share * wanted * EVENT_BOOST.get(event.predicate, EVENT_BOOST[""]) / reach
+            if place in event.places
+            else 0.0
+        )
+    return np.array(rates)
+
+
+def fill(canvas: Canvas, place: str) -> None:
+    """Place the things of a scene: what acts, furniture, then single things."""
+    rng = canvas.rng
+    rates = event_rates(place)
+    counts = rng.poisson(rates)
+    for number in rng.permutation(np.flatnonzero(counts)):
+        for _ in range(counts[number]):
+            canvas.add_event(EVENTS[number])
+    if rng.random() < _TABLE_CHANCE.get(place, 0.0):
+        canvas.add_single(Single(1.0, ("dining table",), ground=LAND - _ROAD))
+    singles = SINGLES[place]
+    weights = np.array([s.weight for s in singles])
+    if rng.random() < 0.3:  # a herd, a queue, a row of the same
+        weights[rng.choice(len(singles), p=weights / weights.sum())] *= 12
+    for number in rng.choice(
+        len(singles), size=min(28, int(rng.lognormal(*SINGLES_LOGNORMAL))), p=weights / weights.sum()
+    ):
+        canvas.add_single(singles[number])

@@ -1,0 +1,254 @@
+"""All relations of a finished scene of the preset "psg", read off where things lie.
+
+Each relation has one canonical predicate, the most specific name that is true of it; `SYNONYMS` lists the other names
+that an annotator may write instead. The rules:
+
+- the group that was built for an action has it (`events.py`);
+- a thing on the ground has a support predicate with the stuff under its foot, by class and pose; a thing in the air is
+  "flying over" the first ground straight below it; what lies on furniture is "on" it;
+- of two things on the ground or on the same piece of furniture, the nearer one is "in front of" the other if it hides
+  part of it and their segments meet; if not, but they are equally deep and close, the left one is "beside" the right;
+- somebody seen in profile, or an animal, is "looking at" the nearest thing beside in that direction;
+- a thing is "in front of" the upright stuff (tree, building, fence, ...) that fills most of its surroundings;
+- sky and ceiling are "over" the stuff that they meet and over the ground; windows, doors, lamps, ... are "attached to"
+  what surrounds them, curtains, towels, nets are "hanging from" it; upright stuff is "on" the ground below it, and the
+  nearer of two is "in front of" the other; grounds that meet are "beside" each other, a rug is "on" the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .figures import ANIMALS, GAZES
+from .places import FIXED, GROUND, TOPS, WALLS, WATER
+from .psg_layout import Item
+from .scene import Background
+
+Relation = tuple[int, int, str]
+
+# Other names that are true of a relation, besides its canonical predicate.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("standing on", "lying on", "sitting on", "parked on", "driving on", "painted on"), ("on",)),
+    **dict.fromkeys(("climbing", "riding", "on back of"), ("on",)),
+    "walking on": ("on", "standing on"),
+    "running on": ("on", "walking on"),
+    "crossing": ("on", "walking on"),
+    "in front of": ("beside",),
+    "hanging from": ("attached to", "on"),
+    "attached to": ("on",),
+    "flying over": ("over",),
+    "driving": ("in", "riding"),
+    "carrying": ("holding",),
+    "swinging": ("holding", "playing"),
+    "eating": ("holding",),
+    "drinking": ("holding",),
+    "talking to": ("looking at", "beside"),
+    "kissing": ("touching",),
+    "playing with": ("beside", "looking at"),
+    "enclosing": ("in front of",),
+    "leaning on": ("on", "beside"),
+}
+
+_WALKING = {"walking": "walking on", "entering": "walking on", "carrying": "walking on", "running": "running on"}
+_VEHICLES = frozenset(("car", "bus", "truck", "motorcycle", "train", "bicycle"))
+_SITTERS = ANIMALS | {"person"}
+_BESIDE_GAP = 0.1  # picture widths
+_BESIDE_DEPTH = 0.12  # picture heights
+_GAZE_GAP = 0.16
+_HIDES = 0.03  # of the farther outline
+
+
+def support(item: Item, ground: str) -> str:
+    """How a thing rests on the ground under its foot."""
+    if item.name in _VEHICLES:
+        return "driving on" if item.pose == "driving" else "parked on"
+    if ground in WATER:
+        return "in"
+    if item.name not in _SITTERS:
+        return "on"
+    if item.pose == "lying":
+        return "lying on"
+    return _WALKING.get(item.pose, "standing on")
+
+
+class SceneTruth:
+    """Reads relations off a scene.
+
+    Args:
+        background: its stuff, as laid out.
+        items: its things, and fences, in the order of their segments.
+        segments: (H, W) int32, position + 1 in items, then in stuff.
+        stuff: stuff classes of the segments after the items'.
+    """
+
+    def __init__(self, background: Background, items: list[Item], segments: np.ndarray, stuff: list[str]):
+        self._background, self._items, self._segments = background, items, segments
+        self._position: dict[Item | str, int] = {item: i for i, item in enumerate(items)}
+        self._position.update({name: len(items) + i for i, name in enumerate(stuff)})
+        self._stuff = stuff
+        self._meeting = _meeting(segments, len(items) + len(stuff))
+
+    def relations(self) -> list[Relation]:
+        """Every relation once, (subject, object, canonical predicate), positions of segments."""
+        found: dict[tuple[int, int, str], None] = {}
+        linked = set()
+        for item in self._items:
+            for predicate, other in item.links:
+                if other not in self._position:
+                    continue
+                subject, object_ = self._position[item], self._position[other]
+                linked.add(frozenset((subject, object_)))
+                if predicate.startswith("<"):  # the other one is the subject
+                    subject, object_, predicate = object_, subject, predicate[1:]
+                found[subject, object_, predicate] = None
+        for relation in (
+            *self._supports(linked),
+            *self._pairs(linked),
+            *self._before_stuff(linked),
+            *self._between_stuff(),
+        ):
+            found[relation] = None
+        return list(found)
+
+    def _supports(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
+        for i, item in enumerate(self._items):
+            if isinstance(item.rests, Item):
+                yield i, self._position[item.rests], "on"
+            elif item.rests == "ground":
+                j = self._position.get(self._background.at(*item.foot))
+                if j is not None and frozenset((i, j)) not in linked:
+                    yield i, j, support(item, self._stuff[j - len(self._items)])
+            elif item.rests == "air":
+                column = self._background.labels[
+                    max(0, int(item.foot[1])) :, _inside(item.foot[0], self._segments.shape[1])
+                ]
+                below = next((self._background.names[k] for k in column if self._background.names[k] in GROUND), None)
+                if below in self._position:
+                    yield i, self._position[below], "flying over"
+
+    def _pairs(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
+        height, width = self._segments.shape
+        boxes = [_columns(item.outline) for item in self._items]
+        nearest: dict[int, tuple[float, int]] = {}
+        for i, a in enumerate(self._items):
+            for j in range(i + 1, len(self._items)):
+                b = self._items[j]
+                if (
+                    a.rests is None
+                    or b.rests is None
+                    or a.rests == "air"
+                    or b.rests == "air"
+                    or frozenset((i, j)) in linked
+                ):
+                    continue
+                if a.rests != b.rests:
+                    continue
+                (left, right), (l_box, r_box) = (
+                    ((i, j), (boxes[i], boxes[j])) if sum(boxes[i]) <= sum(boxes[j]) else ((j, i), (boxes[j], boxes[i]))
+                )
+                gap = max(0, r_box[0] - l_box[1]) / width
+                apart = abs(a.foot[1] - b.foot[1]) / height
+                if gap == 0 and (near := self._nearer(i, j)) is not None:
+                    yield near, i + j - near, "in front of"
+                elif apart <= _BESIDE_DEPTH and gap <= _BESIDE_GAP:
+                    yield left, right, "beside"
+                if apart <= _BESIDE_DEPTH and gap <= _GAZE_GAP:
+                    for subject, other, faces in ((left, right, 1), (right, left, -1)):
+                        if self._gazes(subject, faces) and gap < nearest.get(subject, (2.0, 0))[0]:
+                            nearest[subject] = gap, other
+        for subject, (_, other) in nearest.items():
+            yield subject, other, "looking at"
+
+    def _gazes(self, i: int, faces: int) -> bool:
+        item = self._items[i]
+        seen = (
+            item.pose in GAZES
+            if item.name == "person"
+            else item.name in ANIMALS and item.pose not in ("grazing", "lying")
+        )
+        return seen and item.faces == faces
+
+    def _nearer(self, i: int, j: int) -> int | None:
+        """The nearer of two things if it hides part of the other and their segments meet."""
+        near, far = (i, j) if self._items[i].depth >= self._items[j].depth else (j, i)
+        hidden = np.count_nonzero(self._items[near].outline & self._items[far].outline)
+        if hidden < _HIDES * max(1, np.count_nonzero(self._items[far].outline)) or not self._meeting[near, far]:
+            return None
+        return near
+
+    def _before_stuff(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
+        labels = self._background.labels
+        for i, item in enumerate(self._items):
+            if item.rests != "ground":
+                continue
+            rows = np.flatnonzero(item.outline.any(axis=1))
+            x0, x1 = _columns(item.outline)
+            margin = 2 + (x1 - x0) // 8
+            upper = labels[rows[0] : (rows[0] + rows[-1]) // 2 + 1, max(0, x0 - margin) : x1 + margin]
+            shares = np.bincount(upper.ravel(), minlength=len(self._background.names)) / upper.size
+            best = int(shares.argmax())
+            name = self._background.names[best]
+            j = self._position.get(name)
+            if j is None or shares[best] < 0.5 or name in GROUND | TOPS | WALLS or frozenset((i, j)) in linked:
+                continue
+            yield i, j, "in front of"
+
+    def _between_stuff(self) -> Iterator[Relation]:
+        start = len(self._items)
+        order = {name: i for i, name in enumerate(self._background.names)}
+        laid = [name for name in self._stuff if name in order]
+        mean_row = {name: self._mean_row(start + self._stuff.index(name)) for name in laid}
+        for a in laid:
+            for b in laid:
+                if a == b:
+                    continue
+                i, j = self._position[a], self._position[b]
+                if a in TOPS and (b in GROUND or self._meeting[i, j]) and b not in FIXED and mean_row[b] > mean_row[a]:
+                    yield i, j, "over"
+                if not self._meeting[i, j] or a in TOPS or b in TOPS:
+                    continue
+                yield from self._meet(a, b, order, mean_row)
+
+    def _meet(self, a: str, b: str, order: dict[str, int], mean_row: dict[str, float]) -> Iterator[Relation]:
+        """Relation of stuff a to stuff b that it meets, if a is the subject of one."""
+        i, j = self._position[a], self._position[b]
+        if a in FIXED:
+            if b not in GROUND and b not in FIXED:
+                yield i, j, FIXED[a]
+        elif a == "rug-merged" or a in ("food-other-merged", "fruit", "flower", "paper-merged", "cardboard", "roof"):
+            if b in GROUND or a == "roof":
+                yield i, j, "on"
+        elif b in FIXED:
+            return
+        elif a in GROUND and b in GROUND:
+            if order[a] > order[b] and b != "rug-merged":
+                yield i, j, "beside"
+        elif a not in GROUND and b in GROUND:
+            yield i, j, "beside" if a in WALLS else "on"
+        elif a not in GROUND and b not in GROUND and order[a] > order[b]:
+            yield i, j, "attached to" if b in WALLS else "in front of"
+
+    def _mean_row(self, position: int) -> float:
+        rows = np.flatnonzero((self._segments == position + 1).any(axis=1))
+        return float(rows.mean())
+
+
+def _inside(value: float, size: int) -> int:
+    return min(max(int(value), 0), size - 1)
+
+
+def _columns(mask: np.ndarray) -> tuple[int, int]:
+    columns = np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(columns[-1]) + 1
+
+
+def _meeting(segments: np.ndarray, count: int) -> np.ndarray:
+    """(count, count) bool: whether pixels of two segments lie side by side."""
+    meeting = np.zeros((count, count), dtype=bool)
+    for first, second in ((segments[:, :-1], segments[:, 1:]), (segments[:-1], segments[1:])):
+        differ = first != second
+        a, b = first[differ] - 1, second[differ] - 1
+        meeting[a, b] = meeting[b, a] = True
+    return meeting
