@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from usg_psg.data.psg_json import write_index
-from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure
+from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure, zipf_exponent
 
 from .psg_files import content, record, write_json
 
@@ -24,6 +24,8 @@ def test_counts(tmp_path):
     assert train["categories"] == {"person": 4, "cup": 2, "wall": 2}
     assert train["predicates"] == {"on": 2, "beside": 1, "over": 1, "holding": 1}
     assert train["category_pairs"] == {"person | wall": 2, "person | person": 1, "cup | wall": 1, "person | cup": 1}
+    assert (train["thing_thing"], train["thing_stuff"], train["stuff_stuff"]) == (40.0, 60.0, 0.0)
+    assert train["objects_p10_p50_p90"] == "4 / 4 / 4" and train["predicate_head"] == 100.0
     assert next(iter(train["triplets"].items())) == ("person | on | wall", 2)
     assert test["images"] == 1 and test["predicates"] == train["predicates"]
     rows = {row[0]: row[1:] for row in format_statistics(statistics)}
@@ -40,3 +42,8 @@ def test_empty_split(tmp_path):
     assert statistics["splits"]["test"]["images"] == 0
     assert statistics["splits"]["test"]["objects_per_image"] == 0
     assert predicate_figure(statistics).axes
+
+
+def test_zipf_exponent():
+    assert abs(zipf_exponent([round(1e6 / rank**1.5) for rank in range(1, 40)] + [0]) - 1.5) < 1e-3
+    assert zipf_exponent([]) == zipf_exponent([5, 0]) == 0

@@ -20,9 +20,13 @@ def dataset_statistics(json_file: str | Path) -> dict:
     Returns:
         {"file", "splits": {split: {"images", "invalid_images", "images_without_relations", "objects", "things",
         "stuff", "crowd", "relations", "related_pairs" (ordered pairs of segments with a relation),
-        "objects_per_image", "relations_per_image" (means), "categories", "predicates" (counts by name, all of the
-        vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject | predicate | object",
-        most frequent first)}}}. Relations of a segment to itself are left out, as in training; exact duplicates count.
+        "objects_per_image", "relations_per_image" (means), "thing_thing", "thing_stuff" (either way round),
+        "stuff_stuff" (relations by what they connect, %), "objects_p10_p50_p90" (objects an image, "a / b / c"),
+        "area_p10_p50_p90" (of the segments, % of the picture), "landscape", "portrait" (pictures, %), "predicate_head"
+        (relations that the four most frequent predicates have, %), "zipf_exponent", "categories", "predicates" (counts
+        by name, all of the vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject |
+        predicate | object", most frequent first)}}}. Relations of a segment to itself are left out, as in training;
+        exact duplicates count.
 
     Raises:
         as `read_psg_json`.
@@ -44,8 +48,12 @@ def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[
     used: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     triplets: Counter[tuple[str, str, str]] = Counter()
+    num_objects, areas = [], []
     for each in dicts:
         segments, relations = each["segments_info"], each["relations"]
+        num_objects.append(len(segments))
+        areas += [100 * s["area"] / (each["height"] * each["width"]) for s in segments]
+        ends = [segments[s]["isthing"] + segments[o]["isthing"] for s, o, _ in relations]
         counts.update(
             images=1,
             images_without_relations=not relations,
@@ -54,6 +62,11 @@ def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[
             crowd=sum(s["iscrowd"] for s in segments),
             relations=len(relations),
             related_pairs=len({(s, o) for s, o, _ in relations}),
+            stuff_stuff=ends.count(0),
+            thing_stuff=ends.count(1),
+            thing_thing=ends.count(2),
+            landscape=each["width"] > each["height"],
+            portrait=each["width"] < each["height"],
         )
         label = [names[s["category_id"]] for s in segments]
         categories.update(label)
@@ -66,11 +79,31 @@ def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[
     images = max(result["images"], 1)
     result["objects_per_image"] = round(result["objects"] / images, 3)
     result["relations_per_image"] = round(result["relations"] / images, 3)
+    for key in ("thing_thing", "thing_stuff", "stuff_stuff"):
+        result[key] = round(100 * counts[key] / max(result["relations"], 1), 1)
+    result["objects_p10_p50_p90"], result["area_p10_p50_p90"] = _percentiles(num_objects), _percentiles(areas)
+    for key in ("landscape", "portrait"):
+        result[key] = round(100 * counts[key] / images, 1)
+    head = sum(count for _, count in used.most_common(4))
+    result["predicate_head"] = round(100 * head / max(result["relations"], 1), 1)
+    result["zipf_exponent"] = round(zipf_exponent(used.values()), 2)
     result["categories"] = {name: categories[name] for name in names}
     result["predicates"] = {name: used[name] for name in predicates}
     result["category_pairs"] = {" | ".join(key): count for key, count in pairs.most_common()}
     result["triplets"] = {" | ".join(key): count for key, count in triplets.most_common()}
     return result
+
+
+def zipf_exponent(counts: Iterable[int]) -> float:
+    """Exponent of Zipf's law, count ~ rank ** -exponent, by least squares on logarithms of the positive counts."""
+    ordered = np.sort([count for count in counts if count > 0])[::-1]
+    if len(ordered) < 2:
+        return 0.0
+    return -float(np.polyfit(np.log(np.arange(1, len(ordered) + 1)), np.log(ordered), 1)[0])
+
+
+def _percentiles(values: list) -> str:
+    return " / ".join(f"{v:.3g}" for v in np.percentile(values, [10, 50, 90])) if values else "-"
 
 
 def format_statistics(statistics: dict) -> list[list]:

@@ -75,7 +75,7 @@ class Place:
 
 _OUT = ("sky-other-merged",)
 _ROOM_WALLS = ("wall-other-merged", "wall-other-merged", "wall-other-merged", "wall-wood", "wall-brick")
-_WINDOWS: Odds = (("window-other", 0.6), ("window-blind", 0.2), ("door-stuff", 0.4), ("curtain", 0.22))
+_WINDOWS: Odds = (("window-other", 0.75), ("window-blind", 0.25), ("door-stuff", 0.5), ("curtain", 0.22))
 
 PLACES: dict[str, Place] = {
     "park": Place(
@@ -107,10 +107,10 @@ PLACES: dict[str, Place] = {
         ("pavement-merged", "pavement-merged", "grass-merged"),
         (("road", 0.95),),
         (
-            ("window-other", 0.45),
+            ("window-other", 0.65),
             ("door-stuff", 0.35),
             ("banner", 0.2),
-            ("light", 0.14),
+            ("light", 0.3),
             ("roof", 0.1),
             ("stairs", 0.06),
         ),
@@ -123,7 +123,7 @@ PLACES: dict[str, Place] = {
         (("tree-merged", 0.55), ("building-other-merged", 0.5), ("bridge", 0.14), ("fence-merged", 0.15)),
         ("gravel", "platform", "grass-merged"),
         (("railroad", 0.97),),
-        (("window-other", 0.35), ("roof", 0.15), ("light", 0.14), ("door-stuff", 0.15)),
+        (("window-other", 0.6), ("roof", 0.15), ("light", 0.3), ("door-stuff", 0.15)),
     ),
     "coast": Place(
         1.1,
@@ -163,7 +163,7 @@ PLACES: dict[str, Place] = {
         (("mountain-merged", 0.2), ("tree-merged", 0.35), ("building-other-merged", 0.35)),
         ("grass-merged", "pavement-merged"),
         (("road", 0.55), ("pavement-merged", 0.2)),
-        (("window-other", 0.1),),
+        (("window-other", 0.5),),
     ),
     "living": Place(
         1.3,
@@ -176,10 +176,10 @@ PLACES: dict[str, Place] = {
         (
             ("ceiling-merged", 0.35),
             *_WINDOWS,
-            ("shelf", 0.2),
+            ("shelf", 0.3),
             ("cabinet-merged", 0.2),
-            ("light", 0.2),
-            ("mirror-stuff", 0.05),
+            ("light", 0.4),
+            ("mirror-stuff", 0.14),
             ("rug-merged", 0.35),
             ("table-merged", 0.1),
             ("paper-merged", 0.05),
@@ -196,7 +196,7 @@ PLACES: dict[str, Place] = {
         (
             ("ceiling-merged", 0.25),
             *_WINDOWS,
-            ("light", 0.25),
+            ("light", 0.4),
             ("shelf", 0.12),
             ("cabinet-merged", 0.14),
             ("rug-merged", 0.25),
@@ -214,10 +214,10 @@ PLACES: dict[str, Place] = {
             ("ceiling-merged", 0.3),
             ("cabinet-merged", 0.75),
             ("counter", 0.6),
-            ("window-other", 0.35),
+            ("window-other", 0.6),
             ("shelf", 0.15),
             ("towel", 0.08),
-            ("light", 0.15),
+            ("light", 0.35),
             ("paper-merged", 0.08),
         ),
     ),
@@ -231,13 +231,13 @@ PLACES: dict[str, Place] = {
         (),
         (
             ("ceiling-merged", 0.12),
-            ("mirror-stuff", 0.45),
+            ("mirror-stuff", 0.6),
             ("towel", 0.3),
-            ("window-other", 0.2),
+            ("window-other", 0.4),
             ("cabinet-merged", 0.2),
             ("curtain", 0.14),
             ("rug-merged", 0.15),
-            ("light", 0.14),
+            ("light", 0.35),
         ),
     ),
     "table": Place(
@@ -249,7 +249,7 @@ PLACES: dict[str, Place] = {
         ("table-merged",),
         (),
         (
-            ("window-other", 0.25),
+            ("window-other", 0.5),
             ("curtain", 0.08),
             ("paper-merged", 0.2),
             ("food-other-merged", 0.2),
@@ -520,7 +520,7 @@ def paint_place(name: str, height: int, width: int, rng: np.random.Generator, ab
             break
     for stuff, chance in place.patches:
         if rng.random() < chance:
-            for _ in range(int(rng.integers(1, 4)) if stuff in FIXED else 1):
+            for _ in range(int(rng.integers(1, 3)) if stuff in FIXED else 1):
                 lay(stuff, _patch(stuff, place, labels, names, horizon, rng))
     return Background(picture, labels, names, float(edge))
 

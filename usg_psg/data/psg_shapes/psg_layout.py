@@ -17,7 +17,7 @@ from .stuff import draw_fence
 from .things import Look, draw_look
 
 PSG_LOOKS: dict[str, Look] = {**FIGURE_LOOKS, **OBJECT_LOOKS}
-SINGLES_LOGNORMAL = (1.3, 0.95)  # of the number of things that stand alone
+SINGLES_LOGNORMAL = (1.0, 0.95)  # of the number of things that stand alone
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,10 @@ class Item:
     rests: Item | str | None = None
     links: list[tuple[str, Item | str]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.coarse = np.ascontiguousarray(self.outline[::_STRIDE, ::_STRIDE])
+        self.coarse_area = np.count_nonzero(self.coarse)
+
 
 class Canvas:
     """A scene in the making.
@@ -359,11 +363,10 @@ class Canvas:
                 return False
         hidden = np.zeros_like(self.background.labels[::_STRIDE, ::_STRIDE], dtype=bool)
         for item in sorted([*self.items, *items], key=lambda i: -i.depth):
-            coarse = item.outline[::_STRIDE, ::_STRIDE]
-            shown = np.count_nonzero(coarse & ~hidden)
-            if shown < max(0.35 * np.count_nonzero(coarse), self._min_area * hidden.size):
+            shown = item.coarse_area - np.count_nonzero(item.coarse & hidden)
+            if shown < max(0.35 * item.coarse_area, self._min_area * hidden.size):
                 return False
-            hidden |= coarse
+            hidden |= item.coarse
         if hidden.mean() > 0.8:
             return False
         self.items += items
