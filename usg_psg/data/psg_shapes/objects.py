@@ -1,4 +1,4 @@
-"""Looks of the objects, pillows and blankets that only the preset "psg" draws: strokes in the unit square of a brush.
+"""Looks of the objects, pillows, ... that only the preset "psg" draws: strokes in the unit square of a brush.
 
 A stroke is (kind, geometry..., shade): "r" x0 y0 x1 y1, "e" centre and radii, "p" points, "l" points and width; the
 shade is a factor of the main colour, or a colour of its own. `things.py` holds the other objects, `figures.py` persons
@@ -7,6 +7,7 @@ and animals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,16 +26,14 @@ RED: Color = (214, 58, 50)
 
 def draw_strokes(brush: Brush, strokes: tuple[Stroke, ...], color: Color) -> None:
     """Paint strokes in their order."""
+    draw: dict[str, Callable[..., None]] = {
+        "r": brush.rectangle,
+        "e": brush.ellipse,
+        "p": brush.polygon,
+        "l": brush.line,
+    }
     for kind, *geometry, shade in strokes:
-        paint = shade if isinstance(shade, tuple) else tone(color, shade)
-        if kind == "r":
-            brush.rectangle(*geometry, paint)
-        elif kind == "e":
-            brush.ellipse(*geometry, paint)
-        elif kind == "p":
-            brush.polygon(*geometry, paint)
-        else:
-            brush.line(*geometry, paint)
+        draw[kind](*geometry, shade if isinstance(shade, tuple) else tone(color, shade))
 
 
 def _wheel(x: float, rx: float, ry: float) -> tuple[Stroke, ...]:
@@ -294,6 +293,10 @@ _STROKES: dict[str, tuple[Stroke, ...]] = {
         ("p", [(0.0, 0.2), (1.0, 0.0), (0.96, 0.9), (0.6, 1.0), (0.3, 0.86), (0.04, 1.0)], 1.0),
         *(("l", [(x, 0.15), (x, 0.85)], 0.05, 1.3) for x in (0.25, 0.5, 0.75)),
     ),
+    "towel": (
+        ("p", [(0.1, 0.0), (0.9, 0.05), (1.0, 0.9), (0.6, 1.0), (0.0, 0.92)], 1.0),
+        ("p", [(0.04, 0.6), (0.97, 0.6), (0.98, 0.74), (0.02, 0.74)], 0.6),
+    ),
     "toothbrush": (("r", 0.35, 0.2, 0.65, 1.0, 1.0), ("r", 0.35, 0.0, 1.0, 0.24, WHITE)),
 }
 
@@ -350,6 +353,7 @@ _SIZES: dict[str, tuple[float, float, tuple[float, float], float, float]] = {
     "hair drier": (0.2, 0.24, (0.85, 1.0), 0.7, 0.8),
     "pillow": (0.18, 0.34, (0.0, 1.0), 0.2, 0.95),
     "blanket": (0.26, 0.6, (0.0, 1.0), 0.45, 0.75),
+    "towel": (0.24, 0.2, (0.45, 0.55), 0.45, 0.85),
     "toothbrush": (0.2, 0.05, (0.4, 1.0), 0.7, 0.9),
 }
 
@@ -373,6 +377,19 @@ def _driven(look: Look, lamp: tuple[float, float], window: tuple[float, float]) 
     return replace(look, draw=draw)
 
 
+def _opened(look: Look, inside: tuple[float, float, float, float]) -> Look:
+    """A cupboard that, in the pose "open", shows a dark inside and its door on the left."""
+
+    def draw(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
+        look.draw(brush, color, rng, "")
+        if pose == "open":
+            brush.rectangle(*inside, DARK)
+            x0, y0, _, y1 = inside
+            brush.polygon([(x0, y0), (x0 - 0.16, y0 + 0.08), (x0 - 0.16, y1 + 0.06), (x0, y1)], tone(color, 1.2))
+
+    return replace(look, draw=draw)
+
+
 _LOOKS: dict[str, Look] = {
     **{name: look for name, look in LOOKS.items() if name not in ("person", "bird", "cat", "dog", "horse")},
     **{name: _look(name) for name in _STROKES},
@@ -387,5 +404,7 @@ _DRIVEN = {
 
 OBJECT_LOOKS: dict[str, Look] = {
     **_LOOKS,
+    "refrigerator": _opened(_LOOKS["refrigerator"], (0.1, 0.4, 0.92, 0.96)),
+    "oven": _opened(_LOOKS["oven"], (0.1, 0.38, 0.9, 0.9)),
     **{name: _driven(_LOOKS[name], lamp, window) for name, (lamp, window) in _DRIVEN.items()},
 }

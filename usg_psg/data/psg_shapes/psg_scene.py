@@ -10,7 +10,8 @@ from ..psg_categories import PSG_THING_CLASSES
 from .annotator import salience, written_relations
 from .frequencies import COCO_SHAPES
 from .layout import degrade
-from .places import PLACES, paint_place
+from .place_painter import paint_place
+from .places import PLACES
 from .psg_layout import Canvas, Item, fill
 from .scene import Background, Scene
 from .truth import Relation, SceneTruth
@@ -55,7 +56,7 @@ def make_psg_scene(
     for _ in range(_SCENES_TO_TRY):
         place = names[rng.choice(len(names), p=weights / weights.sum())]
         background = paint_place(place, height, width, rng, absent)
-        low, high, far = (1.0, 2.6, 0.8) if place == "table" else (0.12, 0.75, 0.45)
+        low, high, far = (0.9, 2.0, 0.8) if place == "table" else (0.12, 0.75, 0.45)
         if PLACES[place].indoors and place != "table":
             low, high, far = 0.36, 0.8, 0.75
         person = height * np.exp(rng.uniform(np.log(low), np.log(high)))

@@ -364,6 +364,10 @@ def _hsv(hue: float, saturation: float, value: float) -> Color:
     return 255 * red, 255 * green, 255 * blue
 
 
+# Height and width of a pose relative to the standing one.
+_STRETCH = {"sitting": (0.8, 1.5), "riding": (0.78, 1.2), "aboard": (0.7, 1.0), "lying": (0.62, 1.1)}
+
+
 def draw_thing(
     name: str,
     foot: tuple[float, float],
@@ -385,17 +389,8 @@ def draw_thing(
         flip: face left.
         angle: turn clockwise about the foot, degrees.
     """
-    look = LOOKS[name]
-    height, width = look.height * person_height, look.width * person_height
-    if pose == "sitting":
-        height, width = 0.8 * height, 1.5 * width
-    elif pose == "riding":
-        height, width = 0.78 * height, 1.2 * width
-    elif pose == "aboard":
-        height *= 0.7
-    elif pose == "lying":
-        height, width = 0.62 * height, 1.1 * width
-    return _draw(look, (height, width), foot, person_height, rng, pose, flip, angle)
+    stretch = _STRETCH.get(pose, (1.0, 1.0))
+    return draw_look(LOOKS[name], foot, person_height, rng, pose=pose, flip=flip, angle=angle, stretch=stretch)
 
 
 def draw_look(
@@ -407,23 +402,10 @@ def draw_look(
     pose: str = "",
     flip: bool = False,
     angle: float = 0.0,
+    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> Sprite:
-    """Paint a look in its own size, whatever the pose; arguments as of `draw_thing`."""
-    size = look.height * person_height, look.width * person_height
-    return _draw(look, size, foot, person_height, rng, pose, flip, angle)
-
-
-def _draw(
-    look: Look,
-    size: tuple[float, float],
-    foot: tuple[float, float],
-    person_height: float,
-    rng: np.random.Generator,
-    pose: str,
-    flip: bool,
-    angle: float,
-) -> Sprite:
-    height, width = size
+    """Paint a look, its height and width stretched; other arguments as of `draw_thing`."""
+    height, width = stretch[0] * (look.height * person_height), stretch[1] * (look.width * person_height)
     low, high = look.hues
     color = _hsv(
         rng.uniform(low, high),

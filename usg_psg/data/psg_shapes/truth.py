@@ -5,14 +5,17 @@ that an annotator may write instead. The rules:
 
 - the group that was built for an action has it (`events.py`);
 - a thing on the ground has a support predicate with the stuff under its foot, by class and pose; a thing in the air is
-  "flying over" the first ground straight below it; what lies on furniture is "on" it;
+  "flying over" the first ground straight below it; what lies on furniture is "on" it; an animal with its head down is
+  "eating" the grass or "drinking" the water;
 - of two things on the ground or on the same piece of furniture, the nearer one is "in front of" the other if it hides
   part of it and their segments meet; if not, but they are equally deep and close, the left one is "beside" the right;
 - somebody seen in profile, or an animal, is "looking at" the nearest thing beside in that direction;
 - a thing is "in front of" the upright stuff (tree, building, fence, ...) that fills most of its surroundings;
-- sky and ceiling are "over" the stuff that they meet and over the ground; windows, doors, lamps, ... are "attached to"
-  what surrounds them, curtains, towels, nets are "hanging from" it; upright stuff is "on" the ground below it, and the
-  nearer of two is "in front of" the other; grounds that meet are "beside" each other, a rug is "on" the floor.
+- sky and ceiling are "over" the stuff that they meet and over the ground;
+- windows, doors, lamps, ... are "attached to" the wall, house, ... that they meet, curtains, towels and nets are
+  "hanging from" it;
+- upright stuff is "on" the land below it and "in front of" what it hides; walls are "beside" the floor, grounds that
+  meet are "beside" each other, a rug is "on" the floor.
 """
 
 from __future__ import annotations
@@ -51,9 +54,13 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "leaning on": ("on", "beside"),
 }
 
-_WALKING = {"walking": "walking on", "entering": "walking on", "carrying": "walking on", "running": "running on"}
+_WALKING = {
+    **dict.fromkeys(("walking", "entering", "carrying", "guiding"), "walking on"),
+    "running": "running on",
+}
 _VEHICLES = frozenset(("car", "bus", "truck", "motorcycle", "train", "bicycle"))
 _SITTERS = ANIMALS | {"person"}
+_HOLDERS = WALLS | {"building-other-merged", "house", "fence-merged", "bridge", "ceiling-merged"}
 _BESIDE_GAP = 0.1  # picture widths
 _BESIDE_DEPTH = 0.12  # picture heights
 _GAZE_GAP = 0.16
@@ -119,7 +126,10 @@ class SceneTruth:
             elif item.rests == "ground":
                 j = self._position.get(self._background.at(*item.foot))
                 if j is not None and frozenset((i, j)) not in linked:
-                    yield i, j, support(item, self._stuff[j - len(self._items)])
+                    ground = self._stuff[j - len(self._items)]
+                    yield i, j, support(item, ground)
+                    if item.pose == "grazing" and (ground == "grass-merged" or ground in WATER):
+                        yield i, j, "drinking" if ground in WATER else "eating"
             elif item.rests == "air":
                 column = self._background.labels[
                     max(0, int(item.foot[1])) :, _inside(item.foot[0], self._segments.shape[1])
@@ -131,50 +141,38 @@ class SceneTruth:
     def _pairs(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
         height, width = self._segments.shape
         boxes = [_columns(item.outline) for item in self._items]
+        order = sorted(range(len(self._items)), key=lambda i: sum(boxes[i]))  # from left to right
         nearest: dict[int, tuple[float, int]] = {}
-        for i, a in enumerate(self._items):
-            for j in range(i + 1, len(self._items)):
-                b = self._items[j]
-                if (
-                    a.rests is None
-                    or b.rests is None
-                    or a.rests == "air"
-                    or b.rests == "air"
-                    or frozenset((i, j)) in linked
-                ):
+        for k, left in enumerate(order):
+            for right in order[k + 1 :]:
+                a, b = self._items[left], self._items[right]
+                if a.rests in (None, "air") or a.rests != b.rests or frozenset((left, right)) in linked:
                     continue
-                if a.rests != b.rests:
-                    continue
-                (left, right), (l_box, r_box) = (
-                    ((i, j), (boxes[i], boxes[j])) if sum(boxes[i]) <= sum(boxes[j]) else ((j, i), (boxes[j], boxes[i]))
-                )
-                gap = max(0, r_box[0] - l_box[1]) / width
+                gap = max(0.0, (boxes[right][0] - boxes[left][1]) / width)
                 apart = abs(a.foot[1] - b.foot[1]) / height
-                if gap == 0 and (near := self._nearer(i, j)) is not None:
-                    yield near, i + j - near, "in front of"
+                near = self._nearer(left, right) if gap == 0 else None
+                if near is not None:
+                    yield near, left + right - near, "in front of"
                 elif apart <= _BESIDE_DEPTH and gap <= _BESIDE_GAP:
                     yield left, right, "beside"
-                if apart <= _BESIDE_DEPTH and gap <= _GAZE_GAP:
-                    for subject, other, faces in ((left, right, 1), (right, left, -1)):
-                        if self._gazes(subject, faces) and gap < nearest.get(subject, (2.0, 0))[0]:
-                            nearest[subject] = gap, other
+                if apart > _BESIDE_DEPTH or gap > _GAZE_GAP:
+                    continue
+                for subject, other, faces in ((left, right, 1), (right, left, -1)):
+                    if self._gazes(subject, faces) and gap < nearest.get(subject, (2.0, 0))[0]:
+                        nearest[subject] = gap, other
         for subject, (_, other) in nearest.items():
             yield subject, other, "looking at"
 
     def _gazes(self, i: int, faces: int) -> bool:
         item = self._items[i]
-        seen = (
-            item.pose in GAZES
-            if item.name == "person"
-            else item.name in ANIMALS and item.pose not in ("grazing", "lying")
-        )
-        return seen and item.faces == faces
+        sees = item.pose in GAZES or (item.name in ANIMALS and item.pose not in ("grazing", "lying"))
+        return sees and item.faces == faces
 
     def _nearer(self, i: int, j: int) -> int | None:
         """The nearer of two things if it hides part of the other and their segments meet."""
         near, far = (i, j) if self._items[i].depth >= self._items[j].depth else (j, i)
         hidden = np.count_nonzero(self._items[near].outline & self._items[far].outline)
-        if hidden < _HIDES * max(1, np.count_nonzero(self._items[far].outline)) or not self._meeting[near, far]:
+        if hidden < _HIDES * np.count_nonzero(self._items[far].outline) or not self._meeting[near, far]:
             return None
         return near
 
@@ -215,7 +213,7 @@ class SceneTruth:
         """Relation of stuff a to stuff b that it meets, if a is the subject of one."""
         i, j = self._position[a], self._position[b]
         if a in FIXED:
-            if b not in GROUND and b not in FIXED:
+            if b in _HOLDERS:
                 yield i, j, FIXED[a]
         elif a == "rug-merged" or a in ("food-other-merged", "fruit", "flower", "paper-merged", "cardboard", "roof"):
             if b in GROUND or a == "roof":
@@ -226,7 +224,7 @@ class SceneTruth:
             if order[a] > order[b] and b != "rug-merged":
                 yield i, j, "beside"
         elif a not in GROUND and b in GROUND:
-            yield i, j, "beside" if a in WALLS else "on"
+            yield i, j, "beside" if a in WALLS or b in WATER else "on"
         elif a not in GROUND and b not in GROUND and order[a] > order[b]:
             yield i, j, "attached to" if b in WALLS else "in front of"
 
