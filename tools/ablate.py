@@ -24,10 +24,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
@@ -71,8 +72,12 @@ def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
     return [USG + "RELATION_HEAD.RPC.NUM_PAIRS", str(min(count, queries * (queries - 1)))]
 
 
-def no_object(cfg: CfgNode, factor: float) -> list[str]:
-    return [USG + "LOSS.NO_OBJECT_WEIGHT", str(round(cfg.MODEL.USG.LOSS.NO_OBJECT_WEIGHT * factor, 6))]
+def scaled(cfg: CfgNode, key: str, factor: float) -> list[str]:
+    """Override of a key with a multiple of the recipe's value, of the same type."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return [key, str(round(node * factor) if isinstance(node, int) else round(node * factor, 9))]
 
 
 # Each change is stated relative to the recipe, so that it is one in every recipe.
@@ -87,15 +92,12 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "layer_order": lambda cfg: other(cfg, USG + "MASK_DECODER.LAYER_ORDER", "cross_first", "self_first"),
     "deep_supervision": lambda cfg: other(cfg, USG + "MASK_DECODER.DEEP_SUPERVISION", "False", "True"),
     "missed_pairs": lambda cfg: other(cfg, USG + "LOSS.ADD_MISSED_PAIRS", "True", "False"),
-    "no_object_half": lambda cfg: no_object(cfg, 0.5),
-    "no_object_tenfold": lambda cfg: no_object(cfg, 10),
+    "no_object_half": lambda cfg: scaled(cfg, USG + "LOSS.NO_OBJECT_WEIGHT", 0.5),
+    "no_object_tenfold": lambda cfg: scaled(cfg, USG + "LOSS.NO_OBJECT_WEIGHT", 10),
     "pairs_half": lambda cfg: num_pairs(cfg, 0.5),
     "pairs_double": lambda cfg: num_pairs(cfg, 2),
     "rpc_without_attention": lambda cfg: [USG + "RELATION_HEAD.RPC.NUM_LAYERS", "0"],
-    "rpc_deeper": lambda cfg: [
-        USG + "RELATION_HEAD.RPC.NUM_LAYERS",
-        str(2 * cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_LAYERS),
-    ],
+    "rpc_deeper": lambda cfg: scaled(cfg, USG + "RELATION_HEAD.RPC.NUM_LAYERS", 2),
     "relation_query": lambda cfg: other(cfg, USG + "RELATION_HEAD.QUERY_FORM", "embedded", "concat"),
     "levels_coarse": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[0]", "[0, 1, 2]"),
     "levels_fine": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[2]", "[0, 1, 2]"),
@@ -105,6 +107,13 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     ],
     "adjusted_loss": lambda cfg: [USG + "LOSS.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
     "adjusted_afterwards": lambda cfg: ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+    "pair_weight_fifth": lambda cfg: scaled(cfg, USG + "LOSS.PAIR_WEIGHT", 0.2),
+    "pair_weight_twentieth": lambda cfg: scaled(cfg, USG + "LOSS.PAIR_WEIGHT", 0.05),
+    "pair_prior_tenth": lambda cfg: scaled(cfg, USG + "RELATION_HEAD.RPC.PRIOR_PROB", 0.1),
+    "mean_losses": lambda cfg: other(cfg, USG + "LOSS.REDUCTION", "mean", "per_target"),
+    "rate_half": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.5),
+    "rate_double": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 2),
+    "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
     "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
 }
 
@@ -247,21 +256,35 @@ def last_line(path: Path) -> str:
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """What the evaluation at the end of a run wrote.
+    """What the evaluation at the end of a run wrote; "NAME: " stands before keys of all data sets but the first.
 
     Raises:
-        ValueError: if the recipe evaluates on no data set, or on several.
+        ValueError: if the recipe evaluates on no data set.
     """
-    files = list((folder / "inference").glob("sgdet_*.json"))
-    if len(files) != 1:
-        raise ValueError(f"expected the results of one data set in {folder / 'inference'}, found {len(files)}")
-    content = json.loads(files[0].read_text())
-    return {**content["metrics"], **content["panoptic"]}
+    metrics: dict[str, float] = {}
+    for name in build_cfg(str(folder / "config.yaml")).DATASETS.TEST:
+        files = list((folder / "inference").rglob(f"sgdet_{name}.json"))
+        if len(files) != 1:
+            raise ValueError(f"expected one file of results of {name} in {folder / 'inference'}, found {len(files)}")
+        content = json.loads(files[0].read_text())
+        prefix = f"{name}: " if metrics else ""
+        metrics.update({prefix + key: value for key, value in {**content["metrics"], **content["panoptic"]}.items()})
+    if not metrics:
+        raise ValueError("DATASETS.TEST is empty: a row is judged by its last evaluation")
+    return metrics
 
 
-def cells(records: list[dict]) -> Iterator[str]:
-    """Mean of each column, with the standard deviation of several seeds."""
-    for key in COLUMNS.values():
+def columns(jobs: list[Job]) -> dict[str, str]:
+    """Keys of metrics by title; R@50 and mR@50 of further data sets come last."""
+    keys = {key for job in jobs for key in (job.finished() or {"metrics": {}})["metrics"]}
+    others = sorted({key.partition(": ")[0] for key in keys if ": " in key})
+    more = {f"{what}, {name}": f"{name}: single/{what}" for name in others for what in ("R@50", "mR@50")}
+    return {**COLUMNS, **more}
+
+
+def cells(records: list[dict], keys: Iterable[str]) -> Iterator[str]:
+    """Mean of each metric, with the standard deviation of several seeds."""
+    for key in keys:
         values = [record["metrics"][key] for record in records if key in record["metrics"]]
         if not values:
             yield "–"
@@ -273,7 +296,8 @@ def cells(records: list[dict]) -> Iterator[str]:
 
 def table(jobs: list[Job]) -> str:
     """Markdown of what there is so far."""
-    lines = ["| row | change | " + " | ".join(COLUMNS) + " | runs |", "| --- | --- |" + " ---: |" * (len(COLUMNS) + 1)]
+    titles = columns(jobs)
+    lines = ["| row | change | " + " | ".join(titles) + " | runs |", "| --- | --- |" + " ---: |" * (len(titles) + 1)]
     for row in dict.fromkeys(job.row for job in jobs):
         own = [job for job in jobs if job.row == row]
         pairs = zip(own[0].overrides[::2], own[0].overrides[1::2], strict=True)
@@ -283,7 +307,7 @@ def table(jobs: list[Job]) -> str:
         failed = [error for job in own if (error := job.error()) is not None]
         if failed:
             count += f", {len(failed)} failed: {failed[0]}".replace("|", "\\|")
-        lines.append(f"| {row} | {change} | " + " | ".join(cells(finished)) + f" | {count} |")
+        lines.append(f"| {row} | {change} | " + " | ".join(cells(finished, titles.values())) + f" | {count} |")
     return "\n".join(lines) + "\n"
 
 
