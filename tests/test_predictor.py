@@ -138,8 +138,45 @@ def test_predictor_gives_masks_of_the_image_size(cfg):
         for thing in single.objects:
             assert thing.mask_array().shape == image.shape[:2]
         assert single.draw(image).shape[2] == 3
-    with pytest.raises(ValueError, match="uint8 RGB"):
-        predictor(np.zeros((4, 4), np.uint8))
+
+
+def test_predictor_takes_paths_pil_images_and_arrays(cfg, tmp_path):
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored on its side, as by a camera held upright
+    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=turned)
+    with Image.open(path) as opened:
+        found = predictor.batch([pixels, path, opened, Image.fromarray(pixels)])
+    found.append(predictor(str(path)))
+    assert (found[0].height, found[0].width) == (48, 64) and all(each == found[0] for each in found[1:4])
+    assert (found[4].height, found[4].width) == (48, 64)
+    assert predictor(Image.fromarray(pixels[:, :, 0])).height == 48, "gray"
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        predictor(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.jpg: not a readable image"):
+        predictor(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.zeros((4, 4), np.uint8), r"ndarray \(4, 4\) uint8"),
+        (np.zeros((4, 4, 3), np.float32), r"ndarray \(4, 4, 3\) float32"),
+        (torch.zeros(3, 4, 4), r"Tensor torch.Size\(\[3, 4, 4\]\) torch.float32"),
+        (None, "NoneType"),
+        ([], "list"),
+    ],
+)
+def test_other_images_are_refused_by_name(image, got, monkeypatch):
+    monkeypatch.setattr(SceneGraphPredictor, "__init__", lambda self: None)
+    with pytest.raises(ValueError, match=f"image: expected a path, a PIL image or .* array, got {got}"):
+        SceneGraphPredictor()(image)
+    for single in ("photo.jpg", Path("photo.jpg")):
+        with pytest.raises(ValueError, match="expected a list of images, got one, 'photo.jpg'"):
+            SceneGraphPredictor().batch(single)
 
 
 def test_network_gets_the_channels_in_the_order_that_it_was_trained_with(cfg, monkeypatch):

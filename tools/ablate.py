@@ -36,7 +36,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 from detectron2.config import CfgNode
 
 from usg_psg.config import build_cfg
-from usg_psg.program import one_line_errors, positive_integer, say
+from usg_psg.program import one_line_errors, positive_integer, say, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder of the runs and the table")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[1])
     parser.add_argument("--jobs", type=positive_integer, default=1, help="runs at a time")
     parser.add_argument("--keep-weights", action="store_true")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")

@@ -24,7 +24,9 @@ from torch import nn
 
 from usg_psg.config import build_cfg
 from usg_psg.config_check import check_config
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, whole_number
+
+MAX_SIDE = 4096  # pixels; features of larger images fill the memory
 
 
 class Part(nn.Module):
@@ -97,20 +99,24 @@ def table(model: nn.Module, height: int, width: int) -> list[tuple[str, int, int
 
 
 @one_line_errors
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--size", type=whole_number(1, MAX_SIDE), nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"),
+        help="of the image, in pixels; padded as in inference",
+    )  # fmt: skip
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     cfg = build_cfg(arguments.config_file, arguments.opts)
     check_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     with torch.no_grad():
         model = build_model(cfg).eval()
-        rows = table(model, *arguments.size)
-    print(f"| part | trained (M) | frozen (M) | GFLOPs at {arguments.size[0]}x{arguments.size[1]} |")
+        height, width = (-(-side // model.size_divisibility) * model.size_divisibility for side in arguments.size)
+        rows = table(model, height, width)
+    print(f"| part | trained (M) | frozen (M) | GFLOPs at {height}x{width} |")
     print("| --- | ---: | ---: | ---: |")
     for name, trained, frozen, count in [
         *rows,

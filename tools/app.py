@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from usg_psg.config import build_cfg
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, whole_number
 
 
 def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str]) -> dict[str, SceneGraphPredictor]:
@@ -61,17 +61,17 @@ def check_port(host: str, port: int) -> None:
 
 
 @one_line_errors
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", nargs="+", required=True, help="recipe of the models, or one for each")
     parser.add_argument("--checkpoint", nargs="+", required=True, help="weights to choose from")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=whole_number(0, 65535), default=7860)
     parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
     parser.add_argument("--max-megabytes", type=float, default=20, help="largest upload (default %(default)s)")
     parser.add_argument("--max-megapixels", type=float, default=30, help="largest picture (default %(default)s)")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the recipes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         from usg_psg.visualization.app import Limits, build_app, launch_app

@@ -31,7 +31,7 @@ from tabulate import tabulate
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, whole_number
 
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -147,13 +147,11 @@ def measure(cfg: CfgNode, period: int) -> dict[str, Samples]:
 def main(argv: list[str] | None = None) -> int:
     """0 if no process grew by more than the limit, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=2, help="loader processes, default 2")
+    parser.add_argument("--iterations", type=whole_number(80), default=5000, help="80 or more, default 5000")
+    parser.add_argument("--workers", type=whole_number(0), default=2, help="loader processes, default 2")
     parser.add_argument("--limit", type=float, default=4.0, metavar="MIB", help="largest growth, default 4")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
-    if arguments.iterations < 80:
-        parser.error(f"--iterations: expected 80 or more, got {arguments.iterations}")
     torch.set_num_threads(1)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes
-from usg_psg.program import one_line_errors
+from usg_psg.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +45,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="preset psg: classes and predicates that do not occur in training, such as zebra riding",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one per core")
+    parser.add_argument(
+        "--workers", type=positive_integer, default=os.cpu_count() or 1, help="processes, default cores"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace other generated scenes in the folder")
     args = parser.parse_args(argv)
     if len(args.size) > 2:

@@ -5,6 +5,7 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from PIL import Image
 
-from .data import get_psg_metadata, read_vocabulary
+from .data import get_psg_metadata, read_image, read_vocabulary
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .modeling.vocabulary import embed_names, vocabulary_embeddings
 from .scene_graph import SceneGraph
 
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 Vocabulary = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # things, stuff, predicates
 
 
@@ -85,17 +88,22 @@ class SceneGraphPredictor:
         self.model.set_vocabulary(**embeddings)
         self.vocabulary = vocabulary
 
-    def __call__(self, image: np.ndarray) -> SceneGraph:
-        """Parse one (H, W, 3) uint8 RGB image."""
+    def __call__(self, image: ImageLike) -> SceneGraph:
+        """Parse one image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is none of these, or cannot be read.
+        """
         return self.batch([image])[0]
 
     @torch.no_grad()
-    def batch(self, images: Sequence[np.ndarray]) -> list[SceneGraph]:
-        """Parse several images, each (H, W, 3) uint8 RGB and of any size, at once; none for none."""
+    def batch(self, images: Sequence[ImageLike]) -> list[SceneGraph]:
+        """Parse several images of any size at once, each as `__call__` takes it; none for none."""
+        if isinstance(images, str | os.PathLike | Image.Image):
+            raise ValueError(f"images: expected a list of images, got one, {_described(images)}")
         inputs = []
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        for image in map(_as_rgb, images):
             transform = self.resize.get_transform(image)
             unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
             resized = np.require(image if unchanged else transform.apply_image(image), requirements=("C", "W"))
@@ -105,3 +113,24 @@ class SceneGraphPredictor:
             tensor = torch.from_numpy(resized).permute(2, 0, 1)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
         return [SceneGraph.from_output(output, *self.vocabulary) for output in (self.model(inputs) if inputs else [])]
+
+
+def _as_rgb(image: ImageLike) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of whatever the predictor takes."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(os.fspath(image), "RGB")
+    if isinstance(image, Image.Image):
+        return read_image(image, "RGB")
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(
+            f"image: expected a path, a PIL image or an (H, W, 3) uint8 RGB array, got {_described(image)}"
+        )
+    return image
+
+
+def _described(image: object) -> str:
+    """Type of a value; of an array or a tensor also shape and element type."""
+    if isinstance(image, str | os.PathLike):
+        return repr(os.fspath(image))
+    parts = [type(image).__name__, *(str(getattr(image, name)) for name in ("shape", "dtype") if hasattr(image, name))]
+    return " ".join(parts)

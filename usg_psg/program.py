@@ -43,15 +43,23 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     return run
 
 
-def positive_integer(text: str) -> int:
-    """Type of an argument that counts something."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Type of an argument that is a whole number of at least and, if that is given, at most this."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        if value < least or (most is not None and value > most):
+            wanted = f"{least} or more" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {value}")
+        return value
+
+    return convert
+
+
+positive_integer = whole_number(1)  # of an argument that counts something
 
 
 def positive_number(text: str) -> float:

@@ -57,24 +57,24 @@ class MissingPictureError(FileNotFoundError):
         self.problem, self.message = "missing", NO_FILE
 
 
-def _error(problem: str, file_name: str | IO[bytes], image_id: str, message: str) -> PictureError:
+def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str, message: str) -> PictureError:
     return PictureError(f"{_where(file_name, image_id)}: {message}", problem, message)
 
 
 def read_image(
-    file_name: str,
+    file_name: str | Image.Image,
     image_format: str = "RGB",
     *,
     size: tuple[int, int] | None = None,
     image_id: str = "",
 ) -> np.ndarray:
-    """Any image file as three channels of eight bits: gray, palette, CMYK and 16-bit ones too.
+    """Any image as three channels of eight bits: gray, palette, CMYK and 16-bit ones too.
 
     A camera's orientation note (EXIF) is followed, unless only the pixels as stored have the annotated size: COCO's
     annotations follow the rotated image, other tools' the stored one.
 
     Args:
-        file_name: path.
+        file_name: path, or the image that Pillow made of it.
         image_format: "RGB" or "BGR", the order of the channels.
         size: (height, width) that the annotations say; None accepts any.
         image_id: named in errors.
@@ -244,9 +244,12 @@ def read_segment_index_map(dataset_dict: dict) -> np.ndarray:
 
 
 @contextmanager
-def _opened(file_name: str | IO[bytes], image_id: str) -> Iterator[Image.Image]:
+def _opened(file_name: str | IO[bytes] | Image.Image, image_id: str) -> Iterator[Image.Image]:
     """The picture of a file, not decoded yet; whatever goes wrong inside becomes one of this module's errors."""
     try:
+        if isinstance(file_name, Image.Image):
+            yield file_name
+            return
         # A named pipe would be waited for.
         if isinstance(file_name, str | os.PathLike) and not stat.S_ISREG(os.stat(file_name).st_mode):
             raise OSError("not a regular file")
@@ -272,7 +275,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _needed_turn(
-    image: Image.Image, file_name: str, size: tuple[int, int] | None, image_id: str
+    image: Image.Image, file_name: str | Image.Image, size: tuple[int, int] | None, image_id: str
 ) -> Image.Transpose | None:
     """The transposition that gives an image its annotated size, upright where both ways have it."""
     orientation = _orientation(image)
@@ -296,8 +299,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _where(file_name: str | IO[bytes], image_id: str) -> str:
-    name = str(getattr(file_name, "name", file_name))
+def _where(file_name: str | IO[bytes] | Image.Image, image_id: str) -> str:
+    name = str(getattr(file_name, "name", "") or getattr(file_name, "filename", "") or file_name)
     return f"{name} (image_id {image_id!r})" if image_id else name
 
 
