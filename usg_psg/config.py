@@ -150,6 +150,8 @@ def _add_model(cfg: CfgNode) -> None:
     usg.RELATION_HEAD.RPC.NUM_LAYERS = 2  # two-way cross-attention layers [SPEC 8]
     usg.RELATION_HEAD.RPC.NUM_HEADS = 8  # attention heads [released code]
     usg.RELATION_HEAD.RPC.NUM_PAIRS = 200  # K, pairs passed to the relation decoder [SPEC 8]
+    # Keep L_pair's gradient from the queries: it trains the proposals alone, and not the mask decoder.
+    usg.RELATION_HEAD.RPC.DETACH_QUERIES = False
 
 
 def _add_loss(cfg: CfgNode) -> None:

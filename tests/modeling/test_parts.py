@@ -7,11 +7,12 @@ import timm
 import torch
 from torch import nn
 
+from usg_psg.config import build_cfg
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
 from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, enlarge_maps, shrink_maps, sine_position
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.openclip_convnext import _with_scales_folded
-from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
+from usg_psg.modeling.relation_head import RelationDecoder, RelationHead, RelationQueries
 from usg_psg.modeling.rpc import select_pairs
 from usg_psg.structures import PixelDecoderOutput
 
@@ -140,6 +141,18 @@ def test_relation_queries_use_subject_and_object_in_order():
         assert not torch.allclose(there, back)
     with pytest.raises(ValueError, match="QUERY_FORM"):
         RelationQueries(8, "sum")
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_pair_logits_can_leave_the_queries_alone(detach):
+    queries = torch.randn(1, 5, 16, requires_grad=True)
+    rpc = RelationProposalConstructor(16, 1, 4, 6, detach_queries=detach)
+    rpc.pair_logits(queries).square().sum().backward()
+    assert (queries.grad is None) == detach and rpc.subject_mlp.layers[0].weight.grad.abs().sum() > 0
+    node = "MODEL.USG.RELATION_HEAD.RPC"
+    built = RelationHead(build_cfg(opts=[f"{node}.DETACH_QUERIES", str(detach), f"{node}.PRIOR_PROB", "0.25"]), 64).rpc
+    assert built.detach_queries == detach
+    assert built.logit_scale.bias.sigmoid().item() == pytest.approx(0.25), "of a cosine of zero, at the start"
 
 
 def test_relation_decoder_levels():

@@ -136,7 +136,12 @@ class RelationHead(nn.Module):
 
         return {
             "rpc": RelationProposalConstructor(
-                hidden_dim, node.RPC.NUM_LAYERS, node.RPC.NUM_HEADS, node.RPC.NUM_PAIRS, logit_scale(node.RPC)
+                hidden_dim,
+                node.RPC.NUM_LAYERS,
+                node.RPC.NUM_HEADS,
+                node.RPC.NUM_PAIRS,
+                logit_scale(node.RPC),
+                node.RPC.DETACH_QUERIES,
             ),
             "relation_queries": RelationQueries(hidden_dim, node.QUERY_FORM),
             "relation_decoder": RelationDecoder(

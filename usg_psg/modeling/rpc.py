@@ -78,6 +78,7 @@ class RelationProposalConstructor(nn.Module):
         num_heads: of each attention.
         num_pairs: K.
         logit_scale: turns the pair cosine into the pair logit.
+        detach_queries: keep the gradient of the pair logits from the queries, and so from the mask decoder.
     """
 
     def __init__(
@@ -87,9 +88,11 @@ class RelationProposalConstructor(nn.Module):
         num_heads: int = 8,
         num_pairs: int = 200,
         logit_scale: CosineLogits | None = None,
+        detach_queries: bool = False,
     ):
         super().__init__()
         self.num_pairs = num_pairs
+        self.detach_queries = detach_queries
         self.subject_mlp = MLP(hidden_dim, hidden_dim, hidden_dim, 2)
         self.object_mlp = MLP(hidden_dim, hidden_dim, hidden_dim, 2)
         self.layers = nn.ModuleList(RelationAwareLayer(hidden_dim, num_heads) for _ in range(num_layers))
@@ -97,6 +100,8 @@ class RelationProposalConstructor(nn.Module):
 
     def pair_logits(self, queries: Tensor) -> Tensor:
         """(B, Q, d) to (B, Q, Q) float32 logits of "i is the subject and j the object of some relation"."""
+        if self.detach_queries:
+            queries = queries.detach()
         subjects, objects = self.subject_mlp(queries), self.object_mlp(queries)
         for layer in self.layers:
             subjects, objects = layer(subjects, objects)
