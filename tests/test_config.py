@@ -98,3 +98,12 @@ def test_the_convergence_benchmark_is_the_best_recipe_with_a_trained_backbone():
     assert shapes.MODEL.USG.LOSS.ADD_MISSED_PAIRS == best.MODEL.USG.LOSS.ADD_MISSED_PAIRS
     assert shapes.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS == 200
     assert shapes.SOLVER.AMP.ENABLED and shapes.SOLVER.AMP.DTYPE == "bfloat16"
+
+
+def test_the_benchmark_for_ablations_has_as_many_queries_and_pairs_as_psg_and_one_scale():
+    cfg, psg = build_cfg("shapes/usg_par_shapes_psg.yaml"), build_cfg("psg/usg_par_convnext_large.yaml")
+    assert cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES == psg.MODEL.USG.MASK_DECODER.NUM_QUERIES == 100
+    assert cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS == psg.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS == 200
+    assert cfg.INPUT.USG.IMAGE_SIZE == cfg.INPUT.MAX_SIZE_TEST == cfg.INPUT.MIN_SIZE_TEST
+    assert cfg.INPUT.USG.MIN_SCALE == cfg.INPUT.USG.MAX_SCALE == 1.0
+    assert cfg.DATASETS.TEST == ("psg_shapes_val", "psg_shapes_val_complete")

@@ -186,10 +186,9 @@ EVENTS: tuple[Event, ...] = (
     ),
     held("playing", 0.35, "playing", ("tennis racket",), _FIELD, size=1.0, grip=0.1),
     held("playing", 0.2, "playing", ("remote", "cell phone"), ROOMS, size=1.5),
-    toward("touching", 0.5, "touching", Part(_BIG_ANIMALS, (0.95, 0.0), ground=True), OUTDOORS),
-    toward(
-        "touching", 0.5, "touching", Part(("person", "refrigerator", "couch", "bed", "dog"), (0.58, 0.0), ground=True)
-    ),
+    toward("touching", 0.4, "touching", Part(_BIG_ANIMALS, (0.95, 0.0), ground=True), OUTDOORS),
+    toward("touching", 0.3, "touching", Part(("person", "dog"), (0.58, 0.0), ground=True)),
+    toward("touching", 0.3, "touching", Part(("refrigerator", "couch", "bed"), (0.58, 0.0), ground=True), ROOMS),
     toward(
         "pushing",
         1.0,
@@ -401,10 +400,10 @@ EVENTS: tuple[Event, ...] = (
         0.4,
         (
             person(angle=-14),
-            Part(("car", "bicycle", "motorcycle", "refrigerator"), (-0.75, 0.0), ground=True, behind=True),
+            Part(("car", "bicycle", "motorcycle"), (-0.75, 0.0), ground=True, behind=True),
         ),
         ((0, "leaning on", 1),),
-        STANDING_PLACES,
+        OUTDOORS,
     ),
     Event(
         "enclosing",

@@ -28,7 +28,7 @@ class Single:
     size: float = 1.0
 
 
-_WALKERS = ("", "", "", "walking", "walking", "walking", "walking", "running", "looking")
+_WALKERS = ("", "", "walking", "walking", "walking", "walking", "running", "looking")
 _ROAD = frozenset(("road",))
 _KERB = frozenset(("road", "pavement-merged", "grass-merged", "dirt-merged", "gravel"))
 _AIR: frozenset[str] = frozenset()
