@@ -235,7 +235,8 @@ CONFIGURATION = {
 SURROUNDINGS = {
     "dataset_name": BadRun(
         "an unknown data set",
-        "DATASETS.TRAIN: there is no data set 'psg_shape_train'; did you mean psg_shapes_train or psg_shapes_val?",
+        "DATASETS.TRAIN: there is no data set 'psg_shape_train'; "
+        "did you mean psg_shapes_train or psg_shapes_train_seen?",
         ["DATASETS.TRAIN", "('psg_shape_train',)"],
     ),
     "dataset_file": BadRun(

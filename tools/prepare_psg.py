@@ -49,6 +49,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     index.set_defaults(run=run_index)
     stats = commands.add_parser("stats", help="count objects, relations, predicates and pairs")
     _add_json(stats)
+    stats.add_argument(
+        "--complete",
+        type=Path,
+        metavar="FILE.json",
+        help="the same images with all relations: which share is annotated",
+    )
     stats.add_argument("--output", type=Path, metavar="FOLDER", help="also write statistics.json and predicates.png")
     stats.set_defaults(run=run_stats)
     fix = commands.add_parser("fix", help="write a copy without what the loader rejects")
@@ -137,6 +143,10 @@ def run_index(args: argparse.Namespace) -> int:
 def run_stats(args: argparse.Namespace) -> int:
     """Count, print and draw."""
     statistics = dataset_statistics(args.json)
+    if args.complete:
+        for split, every in dataset_statistics(args.complete)["splits"].items():
+            annotated = statistics["splits"][split]
+            annotated["annotated_share"] = round(100 * annotated["relations"] / max(every["relations"], 1), 1)
     print(tabulate(format_statistics(statistics), headers=("", *statistics["splits"]), intfmt=","))
     if args.output:
         args.output.mkdir(exist_ok=True)
