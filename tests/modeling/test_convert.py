@@ -157,6 +157,46 @@ def test_queries_are_chosen_or_refused():
         choose_queries(100, 200)
 
 
+def test_the_prefix_of_data_parallel_training_is_taken_off():
+    plain = meta_weights(fcclip_shapes(backbone=False))
+    model = target(*with_queries(100))
+    made = convert({f"module.{name}": value for name, value in plain.items()}, "fcclip", model)
+    assert made.used == convert(plain, "fcclip", model).used
+    with pytest.raises(ValueError, match="has this name and module.sem_seg_head.predictor.logit_scale"):
+        convert(plain | {"module.sem_seg_head.predictor.logit_scale": torch.zeros(())}, "fcclip", model)
+
+
+def test_the_report_names_what_is_new_and_nothing_else(full_target):
+    text = format_conversion(convert(meta_weights(fcclip_shapes()), "fcclip", full_target))
+    _, new = text.split("newly initialised:")
+    assert "class_head.logit_scale.bias" in new
+    assert "logit_scale.*" not in new, "the scale itself comes from the checkpoint"
+
+
+@pytest.mark.parametrize(
+    "recipe, fcclip, mask2former",
+    [
+        ("psg/usg_par_convnext_large.yaml", None, None),
+        ("psg/usg_par_best.yaml", None, None),
+        ("psg/usg_par_released.yaml", "does not fit class_head.projection.layers.0.weight", None),
+        ("shapes/usg_par_shapes_512.yaml", "MODEL.CLIP.NAME", "does not fit pixel_decoder.level_embed"),
+        ("quickstart/usg_par_quickstart.yaml", "NUM_HEADS", "NUM_HEADS"),
+    ],
+)
+def test_recipes_that_can_start_from_published_weights(recipe, fcclip, mask2former):
+    """docs/model_zoo.md lists them."""
+    model = target_model(build_cfg(recipe))
+    for source, shapes, message in (
+        ("fcclip", fcclip_shapes(backbone=False), fcclip),
+        ("mask2former", mask2former_shapes(), mask2former),
+    ):
+        if message is None:
+            assert convert(meta_weights(shapes), source, model).used
+        else:
+            with pytest.raises(ValueError, match=message):
+                convert(meta_weights(shapes), source, model)
+
+
 def changed(name: str, value: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     weights = meta_weights(fcclip_shapes(backbone=False))
     if value is None:
@@ -177,8 +217,12 @@ NORM = "sem_seg_head.predictor.decoder_norm"
         (changed(f"{NORM}.bias"), "mask_decoder.decoder_norm.bias: the checkpoint has no weights for it"),
         (changed("sem_seg_head.predictor.static_query.weight", torch.zeros(250, 256)), "filled by another name"),
         (meta_weights(mask2former_shapes()), "no rule knows this name"),
+        (
+            changed("sem_seg_head.predictor.query_embed.weight", torch.zeros(100, 256)),
+            "as many features as embeddings, got .*query_feat.weight 250, .*query_embed.weight 100",
+        ),
     ],
-    ids=["unknown", "shape", "missing", "twice", "another source"],
+    ids=["unknown", "shape", "missing", "twice", "another source", "queries"],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_key(full_target, weights, message):
     with pytest.raises(ValueError, match=message):
@@ -202,6 +246,11 @@ def test_recipe_that_would_misread_the_weights_is_refused(opts, message):
 def test_mask2former_has_no_backbone_to_take_over(full_target):
     with pytest.raises(ValueError, match="no OpenCLIP backbone"):
         convert(meta_weights(mask2former_shapes()), "mask2former", full_target, with_backbone=True)
+
+
+def test_a_file_without_the_backbone_cannot_give_it(full_target):
+    with pytest.raises(ValueError, match="--with-backbone: the checkpoint has no weights of the backbone"):
+        convert(meta_weights(fcclip_shapes(backbone=False)), "fcclip", full_target, with_backbone=True)
 
 
 def test_record_is_compared_with_the_model(full_target):

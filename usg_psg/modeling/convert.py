@@ -27,6 +27,7 @@ from .openclip_convnext import OpenCLIPConvNeXt
 
 NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
 FCCLIP_CLIP = "convnext_large_d_320"  # its features are read and its text space is projected into
+DDP_PREFIX = "module."
 PUBLISHED_HEADS, PUBLISHED_POINTS = 8, 4  # of every published configuration; weights do not tell them
 
 
@@ -166,7 +167,7 @@ def convert(
     """Weights of a published checkpoint for this project's model.
 
     Args:
-        published: by published name.
+        published: by published name, with or without the prefix of DistributedDataParallel.
         source: "fcclip" or "mask2former".
         target: of `target_model`.
         layers, queries: see `choose_layers` and `choose_queries`.
@@ -178,7 +179,9 @@ def convert(
     Raises:
         ValueError: names the key that no rule knows, that two rules know, whose shape does not fit, or that is missing.
     """
+    published = without_ddp_prefix(published)
     matches = _match(published, source_rules(source, with_backbone))
+    _check_sources(matches, published, with_backbone)
     choices = model_choices(target)
     _check_choices(choices, source)
     kept = {
@@ -215,6 +218,19 @@ def convert(
     return result
 
 
+def without_ddp_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by their names in the model itself, before which DistributedDataParallel puts "module.".
+
+    Raises:
+        ValueError: if a name is there with and without the prefix.
+    """
+    bare = {name.removeprefix(DDP_PREFIX): value for name, value in weights.items()}
+    if len(bare) < len(weights):
+        twice = next(name for name in weights if f"{DDP_PREFIX}{name}" in weights)
+        raise ValueError(f"{twice}: the checkpoint has this name and {DDP_PREFIX}{twice}")
+    return bare
+
+
 def check_record(record: Mapping, weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse to load converted weights into a model that lacks a place for them or would read them differently.
 
@@ -249,6 +265,22 @@ def _match(published: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, 
             raise ValueError(f"{name}: rules {[rule.pattern for rule, _ in hits]} both match")
         found[name] = hits[0]
     return found
+
+
+def _check_sources(
+    matches: Mapping[str, tuple[Rule, re.Match]], published: Mapping[str, Tensor], with_backbone: bool
+) -> None:
+    """What the rules, which look at one name at a time, do not see."""
+    counts = {name: value.shape[0] for name, (rule, _) in matches.items()
+              if rule.axis == "queries" and (value := published[name]).ndim}  # fmt: skip
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"queries: expected as many features as embeddings, got {listed}")
+    if with_backbone and not any(rule.target.startswith("backbone.") for rule, _ in matches.values()):
+        raise ValueError(
+            "--with-backbone: the checkpoint has no weights of the backbone; without the option, "
+            "MODEL.CLIP.PRETRAINED gives them"
+        )
 
 
 def _count_layers(matches: Mapping[str, tuple[Rule, re.Match]], axis: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 
 from tabulate import tabulate
 
@@ -28,8 +28,7 @@ def format_conversion(conversion: Conversion, verbose: bool = False) -> str:
         if verbose:
             lines.append(tabulate(rows, headers))
         else:
-            groups = Counter((_group(name), _group(other)) for name, other in rows)
-            lines.append(tabulate([(count, *names) for names, count in groups.items()], ("count", *headers)))
+            lines.append(tabulate(_grouped(rows), ("count", *headers)))
         lines.append("")
     record = conversion.record
     lines.append(f"decoder layers {_ranges(record['layers'])}, queries {_ranges(record['queries'])}")
@@ -40,6 +39,14 @@ def format_conversion(conversion: Conversion, verbose: bool = False) -> str:
             "the same weights compute something else and are a start only"
         )
     return "\n".join(lines)
+
+
+def _grouped(rows: list[tuple[str, str]]) -> list[tuple[int, str, str]]:
+    """Rows whose names differ in numbers and last parts as one, under a common name; a row of its own as it is."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for row in rows:
+        groups[_group(row[0]), _group(row[1])].append(row)
+    return [(len(members), *(members[0] if len(members) == 1 else common)) for common, members in groups.items()]
 
 
 def _group(name: str) -> str:
