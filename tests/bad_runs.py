@@ -56,6 +56,13 @@ def _damage_weights(folder: Path) -> None:
     (folder / "cut.pth").write_bytes(whole[: len(whole) // 2])
 
 
+def _flip_a_byte(folder: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(4096)}}, folder / "flipped.pth")
+    content = bytearray((folder / "flipped.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "flipped.pth").write_bytes(content)
+
+
 def _rename_weights(folder: Path) -> None:
     weights = torch.load(folder / "run" / "model.pth", weights_only=True)["model"]
     renamed = {name.replace("rpc.subject_mlp", "rpc.subjects"): value.contiguous() for name, value in weights.items()}
@@ -280,10 +287,52 @@ SURROUNDINGS = {
     ),
     "weights_cut": BadRun(
         "a truncated checkpoint",
-        "checkpoint {folder}/cut.pth cannot be read: PytorchStreamReader failed reading zip archive: failed finding "
-        "central directory",
+        "checkpoint {folder}/cut.pth cannot be read: it is cut off or damaged",
         ["MODEL.WEIGHTS", "{folder}/cut.pth"],
         prepare=_damage_weights,
+    ),
+    "weights_flipped": BadRun(
+        "a checkpoint with a flipped byte",
+        "checkpoint {folder}/flipped.pth cannot be read: it is damaged: the checksum of its part flipped/data/0 is "
+        "wrong",
+        ["MODEL.WEIGHTS", "{folder}/flipped.pth"],
+        prepare=_flip_a_byte,
+    ),
+    "weights_nan": BadRun(
+        "a checkpoint with NaN or infinity",
+        "checkpoint {folder}/nan.pth: a holds values that are not finite",
+        ["MODEL.WEIGHTS", "{folder}/nan.pth"],
+        prepare=lambda folder: torch.save({"model": {"a": torch.tensor([torch.nan])}}, folder / "nan.pth"),
+    ),
+    "weights_entry": BadRun(
+        "a checkpoint with a malformed entry besides the weights",
+        "checkpoint {folder}/entry.pth, ema: expected tensors by name",
+        ["MODEL.WEIGHTS", "{folder}/entry.pth"],
+        prepare=lambda folder: torch.save({"model": {"a": torch.ones(1)}, "ema": 0.9}, folder / "entry.pth"),
+    ),
+    "weights_format": BadRun(
+        "a checkpoint of an unknown format",
+        "checkpoint {folder}/model.ckpt: expected a file .pth, .pt, .bin, .safetensors",
+        ["MODEL.WEIGHTS", "{folder}/model.ckpt"],
+        prepare=_write("model.ckpt", ""),
+    ),
+    "weights_address": BadRun(
+        "a checkpoint at an address that cannot be opened",
+        "MODEL.WEIGHTS: expected a file, or an address http:// or https://, got 's3://bucket/model.pth'",
+        ["MODEL.WEIGHTS", "s3://bucket/model.pth"],
+    ),
+    "no_weights": BadRun(
+        "an evaluation without a checkpoint",
+        "MODEL.WEIGHTS: expected a checkpoint to evaluate, got none; TEST.USG.ALLOW_RANDOM_WEIGHTS True evaluates "
+        "random weights",
+        options=["--eval-only"],
+    ),
+    "resume_weights": BadRun(
+        "--resume from a file of weights alone",
+        "checkpoint {folder}/run/model.pth has weights, but no state of a training run: --resume cannot go on from it; "
+        "to start from its weights, give it as MODEL.WEIGHTS, without --resume and with another OUTPUT_DIR",
+        ["OUTPUT_DIR", "{folder}/run"],
+        options=["--resume"],
     ),
     "weights_text": BadRun(
         "a checkpoint that is another kind of file",

@@ -123,6 +123,9 @@ def test_another_frozen_backbone_is_found_before_a_model_is_built(folder, monkey
     USGCheckpointer(build_model(cfg), str(tmp_path)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     check_run(cfg, train=True, evaluate=True)
+    identity = "usg_psg.modeling.convert.weights_identity"
+    monkeypatch.setattr(identity, lambda *_: {"model": "the same weights by another name"})
+    check_run(cfg, train=True, evaluate=True)  # loading compares them
     cfg.MODEL.CLIP.FREEZE = False
     with pytest.raises(ValueError, match="was trained on the frozen backbone .*set MODEL.CLIP.NAME"):
         check_run(cfg)

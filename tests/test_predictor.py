@@ -13,6 +13,8 @@ from PIL import Image
 
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.engine import USGCheckpointer
+from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.modeling.usg_par import make_instances
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
@@ -239,9 +241,42 @@ def test_predictor_takes_another_vocabulary(cfg):
     assert predictor.vocabulary[2] == ("eats",), "a refused vocabulary changes nothing"
 
 
-def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_path):
-    from usg_psg.engine import USGCheckpointer
+def warnings_of(caplog) -> list[str]:
+    texts = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name.startswith("usg_psg")]
+    caplog.clear()
+    return texts
 
+
+def test_predictor_says_once_what_its_model_was_not_trained_for(cfg, tmp_path, caplog):
+    made = SceneGraphPredictor(cfg, allow_random=True)
+    (text,) = warnings_of(caplog)
+    assert "has random weights" in text
+    with torch.no_grad():
+        next(made.model.backbone.parameters()).add_(1e-3)
+    training = TrainingRecord.from_config(build_cfg("quickstart/usg_par_quickstart.yaml"))
+    for name, trained_on in (("bare", None), ("full", training)):
+        USGCheckpointer(made.model, str(tmp_path), trained_on=trained_on).save(name)
+
+    cfg.MODEL.WEIGHTS = str(tmp_path / "bare.pth")
+    bare = SceneGraphPredictor(cfg)
+    assert not warnings_of(caplog), "old checkpoints do not tell"
+    bare.set_vocabulary(["teapot"], ["mud"], ["eats"])
+    (text,) = warnings_of(caplog)
+    assert text.startswith("3 of 3 names were not in training (teapot, mud, eats)") and "random weights" in text
+    bare.set_vocabulary(*bare.own_vocabulary)
+    bare.set_vocabulary(["teapot"], ["mud"], ["eats"])
+    assert not warnings_of(caplog)
+
+    cfg.MODEL.WEIGHTS = str(tmp_path / "full.pth")
+    SceneGraphPredictor(cfg)
+    (text,) = warnings_of(caplog)
+    assert "generated drawings alone (psg_shapes_train)" in text
+    cfg.MODEL.USG.VOCABULARY = str(ROOT / "configs" / "vocabularies" / "example.yaml")
+    SceneGraphPredictor(cfg)
+    assert [text.partition(" (")[0] for text in warnings_of(caplog)][1].endswith("of 14 names were not in training")
+
+
+def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_path):
     weights = tmp_path / "weights"
     USGCheckpointer(SceneGraphPredictor(cfg, allow_random=True).model, str(weights)).save("model")
     folder = tmp_path / "in"

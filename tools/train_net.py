@@ -26,6 +26,7 @@ from detectron2.utils.logger import setup_logger
 from usg_psg.compat import log_engine
 from usg_psg.config import build_cfg
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine, check_run, launch, number_of_processes
+from usg_psg.engine.training_record import warn_about_test_data
 from usg_psg.program import hide_expected_tracebacks, one_line_errors
 
 
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> dict | None:
     model = Trainer.build_model(alone)
     checkpointer = USGCheckpointer(model, save_dir=cfg.OUTPUT_DIR, load_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    if checkpointer.trained_on is not None:
+        warn_about_test_data(checkpointer.trained_on, alone)
     results = Trainer.test(alone, model)
     if comm.is_main_process():
         verify_results(cfg, results)

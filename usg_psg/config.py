@@ -59,7 +59,7 @@ def _add_clip(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.NAME = "OpenCLIPConvNeXt"  # the registered backbone; docs/extending.md adds one [SPEC 3]
     cfg.MODEL.CLIP = CfgNode()
     cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # an OpenCLIP model with a timm ConvNeXt image tower [SPEC 3]
-    # An OpenCLIP tag, the path of a weight file, or "" for random weights (with a warning). [released code]
+    # An OpenCLIP tag, the path of a weight file, or "" for random weights. [released code]
     cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
     cfg.MODEL.CLIP.FREEZE = True  # frozen weights of the backbone are neither trained nor saved [SPEC 3]
     # Arithmetic of a frozen backbone on a GPU: "bfloat16", "float16", or "float32".
@@ -226,6 +226,7 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT = 0.0
     cfg.TEST.USG.DTYPE = "float32"  # arithmetic of inference on a GPU; "bfloat16" and "float16" are faster
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside training; pays off where all images have one size
+    cfg.TEST.USG.ALLOW_RANDOM_WEIGHTS = False  # evaluate without MODEL.WEIGHTS, to try out or time a model
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
     cfg.TEST.USG.PICTURES = 0  # also draw this many of the worst images, annotation beside prediction

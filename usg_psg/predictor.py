@@ -5,6 +5,7 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -17,10 +18,13 @@ from PIL import Image
 
 from .data import get_psg_metadata, read_image, read_vocabulary
 from .engine import USGCheckpointer, adapt_to_machine, check_run
-from .modeling.vocabulary import embed_names, vocabulary_embeddings
+from .engine.training_record import TrainingRecord, text_identity, use_warnings
+from .modeling.vocabulary import Phrases, embed_names, name_phrases, vocabulary_embeddings, vocabulary_phrases
 from .scene_graph import SceneGraph
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+logger = logging.getLogger(__name__)
+
 Vocabulary = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # things, stuff, predicates
 
 
@@ -62,7 +66,13 @@ class SceneGraphPredictor:
         )
         self.vocabulary = self.own_vocabulary
         self.model = build_model(cfg).eval()
-        USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED).load(cfg.MODEL.WEIGHTS)
+        checkpointer = USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        own = vocabulary_phrases(cfg, next(iter(cfg.DATASETS.TEST), None))
+        # Where a checkpoint does not say what it was trained on, the names of the configuration are taken to be known.
+        self.trained_on = checkpointer.trained_on or TrainingRecord({}, text_identity(cfg), own)
+        self._warned: set[str] = set()
+        self._warn(own)
         self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     def set_vocabulary(
@@ -85,8 +95,16 @@ class SceneGraphPredictor:
             embeddings = vocabulary_embeddings(self.cfg, next(iter(self.cfg.DATASETS.TEST), None))
         else:
             embeddings = embed_names(self.cfg, *vocabulary)
+            self._warn(name_phrases(self.cfg, *vocabulary))
         self.model.set_vocabulary(**embeddings)
         self.vocabulary = vocabulary
+
+    def _warn(self, phrases: Phrases) -> None:
+        """Say once of each thing that the model was not trained for that it is."""
+        for text in use_warnings(self.trained_on, self.cfg, phrases):
+            if text not in self._warned:
+                logger.warning(text)
+                self._warned.add(text)
 
     def __call__(self, image: ImageLike) -> SceneGraph:
         """Parse one image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.

@@ -63,3 +63,32 @@ def test_a_moving_average_that_is_switched_on_later_starts_from_the_weights(cfg,
     assert again.start_iter == 4 and "no moving average" not in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(again.ema.averages, trainer.ema.averages, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(again.ema.averages, again.ema.parameters, strict=True))
+
+
+def test_resuming_from_weights_alone_is_refused_and_the_logs_stay(cfg, tmp_path):
+    trainer = Trainer(cfg)
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"model": trainer.model.state_dict()}, run / "model_final.pth")
+    (run / "last_checkpoint").write_text("model_final.pth")
+    logs = {run / name: '{"iteration": 0}\n{"iteration": 1}\n' for name in ("losses.jsonl", "metrics.json")}
+    for path, text in logs.items():
+        path.write_text(text)
+    with pytest.raises(ValueError, match="no state of a training run"):
+        trainer.resume_or_load(resume=True)
+    assert {path: path.read_text() for path in logs} == logs
+
+
+def test_checkpoints_record_what_the_run_and_those_before_it_were_trained_on(cfg, tmp_path):
+    Trainer(cfg).checkpointer.save("first")
+    data = torch.load(tmp_path / "run" / "first.pth", weights_only=True)
+    assert data["trained_on"]["data"] == {"psg_shapes_train": "generated"}
+    assert set(data["trained_on"]["phrases"]["predicates"]) >= {"on", "beside"}
+    data["trained_on"]["data"] = {"photographs": "other"}
+    torch.save(data, tmp_path / "earlier.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "earlier.pth")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.checkpointer.save("second")
+    data = torch.load(tmp_path / "run" / "second.pth", weights_only=True)
+    assert data["trained_on"]["data"] == {"photographs": "other", "psg_shapes_train": "generated"}

@@ -55,9 +55,21 @@ class PredicateFrequency:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> PredicateFrequency:
-        """What `record` returned."""
-        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in record.items()}
-        return cls(**fields)
+        """What `record` returned.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        kinds = {"names": str, "relations": int, "images": int}
+        if (
+            not isinstance(record, dict)
+            or set(record) != {*kinds, "num_images"}
+            or not isinstance(record["num_images"], int)
+            or not all(isinstance(record[key], list) for key in kinds)
+            or not all(isinstance(value, kind) for key, kind in kinds.items() for value in record[key])
+        ):
+            raise ValueError("expected lists of names, relations and images, and num_images")
+        return cls(**{key: tuple(record[key]) for key in kinds}, num_images=record["num_images"])
 
     def aligned(self, values: Sequence[float], names: Sequence[str], default: float) -> list[float]:
         """Values of this object's predicates in the order of other names; default for names it does not have."""

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..data.files import write_whole
 from ..data.predicate_frequency import PredicateFrequency
-from ..modeling.convert import check_record
+from ..modeling.convert import check_record, without_ddp_prefix
+from ..modeling.openclip import is_random
+from .checkpoint_file import (
+    CONVERSION_KEY,
+    EMA_KEY,
+    FREQUENCY_KEY,
+    FROZEN_KEY,
+    TRAINED_ON_KEY,
+    TRAINER_KEY,
+    read_checkpoint,
+    require_trainer_state,
+)
+from .training_record import TrainingRecord
 from .weights_fit import check_fit
 
 logger = logging.getLogger(__name__)
 
-EMA_KEY = "ema"
-FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
-FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
-CONVERSION_KEY = "conversion"  # record of `modeling/convert.py`, in files of tools/convert_checkpoint.py
+BACKBONE = "backbone."
+FROM_CHECKPOINT = "of a checkpoint"  # identity of frozen weights that no OpenCLIP tag or file gives
 
 
 def frozen_identity(model: nn.Module) -> dict[str, str] | None:
-    """What a checkpoint records of a frozen backbone; None where the backbone is trained (and saved)."""
+    """What a checkpoint records of a frozen backbone instead of its weights; None for one whose weights it holds."""
     backbone = getattr(model, "backbone", None)
-    return getattr(backbone, "weights_identity", None) if getattr(backbone, "freeze", False) else None
+    identity = getattr(backbone, "weights_identity", None) or {}
+    is_published = getattr(backbone, "freeze", False) and identity.get("weights") != FROM_CHECKPOINT
+    return identity if is_published else None
 
 
 def _backbone_digest(model: nn.Module) -> str:
@@ -46,14 +55,17 @@ def _backbone_digest(model: nn.Module) -> str:
 class USGCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with four differences.
 
-    Weights of a frozen backbone are left out (they are the published ones, and most of the file); their name and tag
-    are recorded and compared on loading. Files appear under their name only when complete: written beside it,
+    Weights of a frozen backbone are left out (they are the published ones, and most of the file); their name, tag and
+    digest are recorded and compared on loading. Files appear under their name only when complete: written beside it,
     flushed to the disk, renamed. Loading never runs code from the file (`weights_only`), and weights that do not fit
     the model are refused, not left out.
 
     Args:
         as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
-            inference.
+            inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on.
+
+    Attributes:
+        trained_on: what the model's weights were trained on, None if that is not known.
     """
 
     def __init__(
@@ -62,13 +74,16 @@ class USGCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         load_ema: bool = False,
+        trained_on: TrainingRecord | None = None,
         **checkpointables: Any,
     ):
         is_main = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=is_main, **checkpointables)
         self._frozen: dict[str, str] | None = None
         self.load_ema = load_ema
+        self.trained_on = self._run = trained_on
         self._loaded_file = ""
+        self._restored: list[str] = []
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`.
@@ -82,10 +97,12 @@ class USGCheckpointer(DetectionCheckpointer):
         if self._frozen is None and (identity := frozen_identity(self.model)) is not None:
             self._frozen = {**identity, "digest": _backbone_digest(self.model)}  # of weights that never change
         if self._frozen is not None:
-            data["model"] = {k: v for k, v in data["model"].items() if not k.startswith("backbone.")}
+            data["model"] = {k: v for k, v in data["model"].items() if not k.startswith(BACKBONE)}
             data[FROZEN_KEY] = self._frozen
         if (frequency := getattr(self.model, "predicate_frequency", None)) is not None:
             data[FREQUENCY_KEY] = frequency.record()
+        if self.trained_on is not None:
+            data[TRAINED_ON_KEY] = self.trained_on.record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
@@ -100,45 +117,68 @@ class USGCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / "last_checkpoint"
         write_whole(path, lambda file: file.write(last_filename_basename.encode()))
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights and the states of checkpointables.
+
+        Args:
+            path: a file or address; "" leaves the model as it is.
+            checkpointables: keywords of those to restore, None for all.
+
+        Returns:
+            Other entries of the file.
+
+        Raises:
+            ValueError: if the file cannot be used; a trainer's state that it lacks is one of the reasons.
+        """
+        self._restored = list(self.checkpointables) if checkpointables is None else checkpointables
+        rest = super().load(path, checkpointables=[])
+        for key in self._restored:
+            if key in rest:
+                try:
+                    self.checkpointables[key].load_state_dict(rest.pop(key))
+                except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+                    reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+                    raise ValueError(f"checkpoint {path}, {key}: cannot be restored: {reason}") from error
+        identity = getattr(getattr(self.model, "backbone", None), "weights_identity", None) or {}
+        if is_random(identity):
+            logger.warning("the backbone, %s, has random weights: MODEL.CLIP.PRETRAINED is empty", identity["model"])
+        return rest
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._loaded_file = filename
-        return read_checkpoint(filename) if is_own_format(filename) else super()._load_file(filename)
+        return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        if TRAINER_KEY in self._restored:
+            require_trainer_state(self._loaded_file, checkpoint)
         frequency = checkpoint.pop(FREQUENCY_KEY, None)
         if frequency is not None and getattr(self.model, "predicate_frequency", None) is None:
             # A model in training keeps the counts of its own data.
             self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
-        if not checkpoint.get("matching_heuristics"):  # of Detectron2's model zoo, which Detectron2 matches itself
-            checkpoint["model"] = complete_weights(self._loaded_file, checkpoint, self.model, self.load_ema)
+        self._take_record(checkpoint.pop(TRAINED_ON_KEY, None))
+        if EMA_KEY in checkpoint and not self.load_ema and EMA_KEY not in self._restored:
+            starts = self._run is not None and TRAINER_KEY not in self._restored
+            why = "training starts from the last ones" if starts else "SOLVER.EMA.ENABLED True takes it"
+            logger.warning("%s also has a moving average of the weights, which is not used: %s", self._loaded_file, why)
+        has_backbone = any(name.startswith(BACKBONE) for name in without_ddp_prefix(checkpoint["model"]))
+        checkpoint["model"] = complete_weights(self._loaded_file, checkpoint, self.model, self.load_ema)
+        if has_backbone:
+            self._note_backbone(checkpoint["model"])
         return super()._load_model(checkpoint)
 
+    def _take_record(self, record: Any) -> None:
+        loaded = None if record is None else TrainingRecord.from_record(record)
+        self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)
 
-def is_own_format(filename: str) -> bool:
-    """Whether `read_checkpoint` reads such files; others are Detectron2's business."""
-    return filename.endswith((".pth", ".pt", ".bin", ".safetensors"))
-
-
-def read_checkpoint(filename: str, *, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint: weights under "model", and what else was saved.
-
-    Args:
-        filename: a file of torch.save or safetensors; with weights alone, too.
-        mmap: leave tensors in the file until they are used, where its format allows that.
-
-    Raises:
-        ValueError: if it cannot be read, would run code, or holds no weights.
-    """
-    try:
-        data = _read_safetensors(filename) if filename.endswith(".safetensors") else _read_torch(filename, mmap)
-    except Exception as error:
-        raise ValueError(f"checkpoint {filename} cannot be read: {_reason(error)}") from error
-    if isinstance(data, dict) and "model" not in data:
-        data = {"model": data}
-    weights = data["model"] if isinstance(data, dict) else data
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"checkpoint {filename} holds no weights: expected tensors by name, alone or under 'model'")
-    return data
+    def _note_backbone(self, weights: dict[str, Tensor]) -> None:
+        """A backbone that comes from the file and not from OpenCLIP must be saved again, although it is frozen."""
+        backbone = self.model.get_submodule("backbone")
+        own = backbone.state_dict()
+        if all(torch.equal(value, weights[BACKBONE + name].to(value)) for name, value in own.items()):
+            return
+        identity = getattr(backbone, "weights_identity", None) or {}
+        backbone.weights_identity = {**identity, "weights": FROM_CHECKPOINT}
+        self._frozen = None
 
 
 def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module, load_ema: bool = False) -> dict:
@@ -147,14 +187,14 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     Args:
         filename: for errors.
         checkpoint: of `read_checkpoint`; its records of a conversion and of a frozen backbone are taken out.
-        model: a USGPar, or the parts of one.
+        model: a USGPar, or the parts of one; on the meta device, weights of a frozen backbone cannot be compared.
         load_ema: prefer the moving average.
 
     Raises:
         ValueError: if weights are missing without a reason, do not fit, or belong to another frozen backbone.
     """
     own = model.state_dict()
-    weights = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
+    weights = without_ddp_prefix(checkpoint["model"])
     record = checkpoint.pop(CONVERSION_KEY, None)
     if record is not None:
         check_record(record, weights, model)
@@ -169,39 +209,33 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
             logger.warning("the checkpoint has no moving average of the weights, its last ones are used")
     recorded = checkpoint.pop(FROZEN_KEY, None)
     if recorded is not None:
-        present = frozen_identity(model)
-        digest = recorded.pop("digest", None)
-        # The same weights may have been given by tag there and by path here.
-        if present != recorded and (present is None or _backbone_digest(model) != digest):
-            raise ValueError(
-                f"checkpoint {filename} was trained on the frozen backbone {recorded}, "
-                f"this model has {present or 'a trained one'}; "
-                "set MODEL.CLIP.NAME, MODEL.CLIP.PRETRAINED and MODEL.CLIP.FREEZE accordingly"
-            )
-        weights.update({k: v for k, v in own.items() if k.startswith("backbone.")})
+        _check_backbone(filename, recorded, model)
+        weights.update({k: v for k, v in own.items() if k.startswith(BACKBONE)})
     check_fit(filename, weights, own)
     return weights
 
 
-def _read_torch(filename: str, mmap: bool) -> Any:
-    # Files of before torch 1.6 are no zip archives, which alone can be left in the file.
-    mmap = mmap and torch.serialization._is_zipfile(open(filename, "rb"))
-    return torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap)
+def _is_on_meta(model: nn.Module) -> bool:
+    return any(value.is_meta for value in model.state_dict().values())
 
 
-def _reason(error: Exception) -> str:
-    """torch's messages are long, and advise to read the file with the protection off."""
-    text = str(error)
-    if name := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it needs {name[1]}, and only tensors and plain values are read, nothing that can run code"
-    if "Weights only load failed" in text or not text.strip():
-        return "it is no file of weights, or it is damaged"
-    return text.strip().splitlines()[0].partition(". ")[0]
-
-
-def _read_safetensors(filename: str) -> dict[str, Any]:
-    """Weights, or weights and the record of a conversion, which is text in the file's metadata."""
-    with safe_open(filename, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        record = (file.metadata() or {}).get(CONVERSION_KEY)
-    return weights if record is None else {"model": weights, CONVERSION_KEY: json.loads(record)}
+def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -> None:
+    """Refuse a model whose frozen backbone has other weights, whatever it is called, or whose backbone is trained."""
+    backbone = getattr(model, "backbone", None)
+    is_frozen, present = getattr(backbone, "freeze", False), getattr(backbone, "weights_identity", None)
+    name = {key: value for key, value in recorded.items() if key != "digest"}
+    digest = recorded.get("digest")  # old checkpoints have none
+    if is_frozen and digest is None and present == name:
+        return
+    if is_frozen and digest is not None and (_is_on_meta(model) or _backbone_digest(model) == digest):
+        return
+    if is_frozen and present == name:
+        raise ValueError(
+            f"checkpoint {filename} was trained on a frozen backbone with other weights than this model's, though both "
+            f"are called {name}: give those as MODEL.CLIP.PRETRAINED"
+        )
+    raise ValueError(
+        f"checkpoint {filename} was trained on the frozen backbone {name}, "
+        f"this model has {present if is_frozen else 'a trained one'}; "
+        "set MODEL.CLIP.NAME, MODEL.CLIP.PRETRAINED and MODEL.CLIP.FREEZE accordingly"
+    )

@@ -60,10 +60,13 @@ class ModelEMA:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: if the names are not those of the model.
+            ValueError: if names or shapes are not those of the model.
         """
         if set(state_dict) != set(self.names):
             raise ValueError(f"averages of other weights: {sorted(set(state_dict) ^ set(self.names))[:5]} ...")
+        for name, average in zip(self.names, self.averages, strict=True):
+            if state_dict[name].shape != average.shape:
+                raise ValueError(f"{name} is {tuple(state_dict[name].shape)}, the model's is {tuple(average.shape)}")
         for name, average in zip(self.names, self.averages, strict=True):
             average.copy_(state_dict[name])
         self.restored = True

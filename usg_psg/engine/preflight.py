@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from detectron2.config import CfgNode
 
 from ..config_check import check_config
 from ..hints import did_you_mean
 from ..modeling.convert import target_model
-from .checkpoint import complete_weights, is_own_format, read_checkpoint
+from .checkpoint import complete_weights
+from .checkpoint_file import check_suffix, read_checkpoint, require_trainer_state
+
+SCHEMES = ("http://", "https://")
 
 
 def check_run(
@@ -28,9 +32,18 @@ def check_run(
     """
     check_config(cfg, train=train, evaluate=evaluate, world_size=world_size)
     path = weights_path(cfg, resume)
-    if path and is_own_format(path) and _has_known_parts(cfg):
-        # On the meta device: shapes cost neither memory nor time, and tensors stay in the file.
-        complete_weights(path, read_checkpoint(path, mmap=True), target_model(cfg))
+    if path:
+        checkpoint = read_checkpoint(path, mmap=True)
+        if train and resume and last_checkpoint(cfg).is_file():
+            require_trainer_state(path, checkpoint)
+        if _has_known_parts(cfg):
+            # On the meta device: shapes cost neither memory nor time, and tensors stay in the file.
+            complete_weights(path, checkpoint, target_model(cfg))
+    elif evaluate and not (train or cfg.MODEL.WEIGHTS or cfg.TEST.USG.ALLOW_RANDOM_WEIGHTS):
+        raise ValueError(
+            "MODEL.WEIGHTS: expected a checkpoint to evaluate, got none; TEST.USG.ALLOW_RANDOM_WEIGHTS True evaluates "
+            "random weights"
+        )
 
 
 def weights_path(cfg: CfgNode, resume: bool = False) -> str:
@@ -38,12 +51,18 @@ def weights_path(cfg: CfgNode, resume: bool = False) -> str:
 
     Raises:
         FileNotFoundError: if it is not there; the message names a similar file beside it.
+        ValueError: if it is an address that cannot be opened, or a file of an unknown format.
     """
     key, weights = "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
-    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    last = last_checkpoint(cfg)
     if resume and last.is_file():
         key, weights = str(last), str(last.parent / last.read_text(encoding="utf-8").strip())
-    if not weights or "://" in weights:
+    if "://" in weights:
+        if not weights.startswith(SCHEMES):
+            raise ValueError(f"{key}: expected a file, or an address {' or '.join(SCHEMES)}, got {weights!r}")
+        check_suffix(urlsplit(weights).path)
+        return ""
+    if not weights:
         return ""
     path = Path(weights)
     if not path.is_file():
@@ -51,6 +70,11 @@ def weights_path(cfg: CfgNode, resume: bool = False) -> str:
         near = did_you_mean(path.name, beside) if path.parent.is_dir() else f"; there is no folder {path.parent}"
         raise FileNotFoundError(f"{key}: there is no file {path.absolute()}{near}")
     return weights
+
+
+def last_checkpoint(cfg: CfgNode) -> Path:
+    """The file that names the checkpoint which a resumed run goes on from; it may not be there."""
+    return Path(cfg.OUTPUT_DIR) / "last_checkpoint"
 
 
 def _has_known_parts(cfg: CfgNode) -> bool:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ..data.files import write_whole
 from ..modeling.convert import Conversion
-from .checkpoint import CONVERSION_KEY
+from .checkpoint_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
 
-SUFFIXES_READ = (".pkl", ".pth", ".pt", ".bin", ".safetensors")
+SUFFIXES_READ = (".pkl", *SUFFIXES)
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
 
 
@@ -91,12 +91,10 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".pkl":
-        with open(path, "rb") as file:
-            return ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote some of the zoo's files
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix != ".pkl":
+        return read_plain(path)
+    with open(path, "rb") as file:
+        return ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote some of the zoo's files
 
 
 def _as_tensor(path: Path, name: str, value: Any) -> Tensor:
@@ -104,7 +102,7 @@ def _as_tensor(path: Path, name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.array(value))
     if not isinstance(value, Tensor):
         raise ValueError(f"{path}, {name}: expected an array of numbers, got {type(value).__name__}")
-    if value.is_floating_point() and not torch.isfinite(value).all():
+    if first_not_finite({name: value}) is not None:
         raise ValueError(f"{path}, {name}: holds values that are not finite")
     return value
 

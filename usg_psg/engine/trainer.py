@@ -29,7 +29,8 @@ from ..data.predicate_frequency import PredicateFrequency
 from ..data.register_psg import get_psg_metadata, vocabulary_names
 from ..evaluation import SGDetEvaluator
 from ..modeling.vocabulary import vocabulary_embeddings
-from .checkpoint import EMA_KEY, USGCheckpointer
+from .checkpoint import USGCheckpointer
+from .checkpoint_file import EMA_KEY, TRAINER_KEY
 from .ema import ModelEMA
 from .hooks import (
     BestCheckpointHook,
@@ -42,6 +43,7 @@ from .hooks import (
 )
 from .optimizer import GradientClipper, build_optimizer
 from .step_runner import NonFiniteReport, StepRunner
+from .training_record import TrainingRecord, warn_about_test_data
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,10 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         extra: dict[str, Any] = {} if self.ema is None else {EMA_KEY: self.ema}
-        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra)
+        trained_on = TrainingRecord.from_config(cfg)
+        warn_about_test_data(trained_on, cfg)
+        extra[TRAINER_KEY] = weakref.proxy(self)
+        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, **extra)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +11,12 @@ from pathlib import Path
 import open_clip
 import torch
 
+from ..data.files import check_archive
 from ..hints import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0
+RANDOM = "random"
 
 
 @lru_cache(maxsize=1)
@@ -26,14 +26,24 @@ def register_project_models() -> None:
 
 
 @contextmanager
-def _root_logger_left_alone() -> Iterator[None]:
-    """OpenCLIP logs through the root logger, which gives it a handler that would then print every message twice."""
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)
+def _root_logger_left_alone(quiet: bool) -> Iterator[None]:
+    """OpenCLIP logs through the root logger, which gives it a handler that would then print every message twice.
+
+    Args:
+        quiet: drop what it has to say of random weights, which a checkpoint may replace.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not (quiet and Path(record.pathname).parent.name == "open_clip" and record.levelno <= logging.WARNING)
+
+    root.addHandler(handler)
+    root.addFilter(keep)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        root.removeFilter(keep)
+        root.removeHandler(handler)
 
 
 def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
@@ -45,13 +55,16 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
             for random weights, which are the same in every process.
 
     Raises:
-        ValueError: if the name or the tag is unknown, the file does not exist, or the weights cannot be had or do not
-            fit the model; the message names both.
+        ValueError: if the name or the tag is unknown, the file does not exist or is damaged, or the weights cannot be
+            had or do not fit the model; the message names both.
     """
     check_openclip(name, pretrained)
-    if not pretrained:
-        logger.warning("OpenCLIP %s gets random weights (MODEL.CLIP.PRETRAINED is empty)", name)
-    with torch.random.fork_rng(devices=[]), _root_logger_left_alone():
+    if Path(pretrained).is_file():
+        try:
+            check_archive(pretrained)
+        except ValueError as error:
+            raise ValueError(f"MODEL.CLIP.PRETRAINED {pretrained} cannot be read: {error}") from error
+    with torch.random.fork_rng(devices=[]), _root_logger_left_alone(quiet=not pretrained):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
             model = open_clip.create_model(name, pretrained=pretrained or None)
@@ -91,8 +104,13 @@ def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:
     """
     identity = {"model": name, "weights": pretrained}
     if not pretrained:
-        identity["weights"] = f"random, seed {RANDOM_WEIGHTS_SEED}, open_clip {open_clip.__version__}"
+        identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, open_clip {open_clip.__version__}"
     elif Path(pretrained).is_file():
         path = Path(pretrained)
         identity["weights"] = f"{path.name}, {path.stat().st_size} bytes"
     return identity
+
+
+def is_random(identity: Mapping[str, str]) -> bool:
+    """Whether a `weights_identity` is that of random weights."""
+    return identity.get("weights", "").startswith(f"{RANDOM}, seed ")
