@@ -68,7 +68,7 @@ def test_a_moving_average_that_is_switched_on_later_starts_from_the_weights(cfg,
 def test_resuming_from_weights_alone_is_refused_and_the_logs_stay(cfg, tmp_path):
     trainer = Trainer(cfg)
     run = tmp_path / "run"
-    run.mkdir()
+    run.mkdir(exist_ok=True)
     torch.save({"model": trainer.model.state_dict()}, run / "model_final.pth")
     (run / "last_checkpoint").write_text("model_final.pth")
     logs = {run / name: '{"iteration": 0}\n{"iteration": 1}\n' for name in ("losses.jsonl", "metrics.json")}

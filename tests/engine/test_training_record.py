@@ -39,7 +39,7 @@ def test_nothing_is_said_where_a_model_does_what_it_was_trained_for(cfg):
 
 def test_names_that_were_not_in_training(cfg):
     (text,) = use_warnings(record(cfg), cfg, replace(WORDS, objects=("dragon", "person"), predicates=("on", "eats")))
-    assert text.startswith("2 of 4 names were not in training (dragon, eats)")
+    assert text.startswith("2 of 4 names (dragon, eats) were not in training")
     assert ("mean nothing to the model" in text) == (not cfg.MODEL.CLIP.PRETRAINED)
 
 

@@ -93,7 +93,9 @@ def use_warnings(record: TrainingRecord, cfg: CfgNode, phrases: Phrases, generat
     found = []
     if record.data and set(record.data.values()) == {GENERATED} and not generated:
         names = ", ".join(record.data)
-        found.append(f"the model was trained on generated drawings alone ({names}): photographs mean nothing to it")
+        found.append(
+            f"the model was trained on generated drawings alone ({names}): do not expect it to understand photographs"
+        )
     if record.text != text_identity(cfg):
         found.append(
             f"names are embedded by OpenCLIP {_shown(text_identity(cfg))}, in training by {_shown(record.text)}: "
@@ -107,10 +109,10 @@ def use_warnings(record: TrainingRecord, cfg: CfgNode, phrases: Phrases, generat
     if new:
         total = len(phrases.objects) + len(phrases.predicates)
         listed = ", ".join(new[:MAX_NAMES]) + (", ..." if len(new) > MAX_NAMES else "")
-        begin = f"{len(new)} of {total} names were not in training ({listed})"
+        begin = f"{len(new)} of {total} names ({listed}) were not in training"
         if is_random:
             found.append(
-                f"{begin}, or not in these prompts, and mean nothing to the model: its text tower has random weights "
+                f"{begin}, or in other prompts: they mean nothing to the model, whose text tower has random weights "
                 "(MODEL.CLIP.PRETRAINED is empty)"
             )
         else:
