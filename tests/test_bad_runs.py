@@ -131,6 +131,14 @@ def test_another_frozen_backbone_is_found_before_a_model_is_built(folder, monkey
         check_run(cfg)
 
 
+@pytest.mark.parametrize(
+    "words", [["TEST.USG.ALLOW_RANDOM_WEIGHTS", "True"], ["MODEL.WEIGHTS", "https://example.org/model.pth"]]
+)
+def test_random_weights_are_evaluated_where_asked_for_and_addresses_taken(folder, monkeypatch, words):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
+    check_run(build_cfg(str(ROOT / RECIPE), ["MODEL.DEVICE", "cpu", *words]), evaluate=True)
+
+
 def test_missing_pictures_are_found_before_training(folder, monkeypatch, tmp_path):
     source = folder / "datasets" / "psg_shapes"
     root = tmp_path / "psg_shapes"
