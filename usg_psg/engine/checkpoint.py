@@ -53,12 +53,12 @@ def _backbone_digest(model: nn.Module) -> str:
 
 
 class USGCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with four differences.
+    """Detectron2's checkpointer with some differences.
 
-    Weights of a frozen backbone are left out (they are the published ones, and most of the file); their name, tag and
-    digest are recorded and compared on loading. Files appear under their name only when complete: written beside it,
-    flushed to the disk, renamed. Loading never runs code from the file (`weights_only`), and weights that do not fit
-    the model are refused, not left out.
+    Weights of a frozen backbone are left out if OpenCLIP gives them again (they are most of the file); their name, tag
+    and digest are recorded and compared on loading. Files record what the model was trained on. They appear under their name only when complete: written beside it,
+    flushed to the disk, renamed. Loading never runs code from the file (`weights_only`); damaged files, weights that do
+    not fit the model, and states that cannot be restored are refused.
 
     Args:
         as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
