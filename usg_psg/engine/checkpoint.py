@@ -56,9 +56,9 @@ class USGCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with some differences.
 
     Weights of a frozen backbone are left out if OpenCLIP gives them again (they are most of the file); their name, tag
-    and digest are recorded and compared on loading. Files record what the model was trained on. They appear under their name only when complete: written beside it,
-    flushed to the disk, renamed. Loading never runs code from the file (`weights_only`); damaged files, weights that do
-    not fit the model, and states that cannot be restored are refused.
+    and digest are recorded and compared on loading. Files record what the model was trained on, and appear under their
+    name only when complete: written beside it, flushed to the disk, renamed. Loading never runs code from the file
+    (`weights_only`); damaged files, weights that do not fit the model, and states that cannot be restored are refused.
 
     Args:
         as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for

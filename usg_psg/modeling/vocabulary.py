@@ -115,5 +115,5 @@ def _embed(cfg: CfgNode, phrases: Phrases, is_thing: list[bool]) -> dict:
         "object_text": text_embeddings(phrases.objects, phrases.object_templates, **where),
         "predicate_text": text_embeddings(phrases.predicates, phrases.predicate_templates, **where),
         "is_thing": is_thing,
-        "object_names": tuple(objects[0]),
+        "object_names": phrases.objects,
     }
