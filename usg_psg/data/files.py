@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +35,19 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         if (cause := _disk_error(error)) is not None:
             raise OSError(cause.errno, f"cannot be written: {cause.strerror}", str(path)) from error
         raise
+
+
+def remove_temporary_files(folder: str | Path, unused_seconds: float = 0.0) -> None:
+    """Remove what a `write_whole` that was killed has left in a folder.
+
+    Args:
+        folder: not searched below.
+        unused_seconds: leave younger files, where other processes may be writing.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        with suppress(OSError):  # its writer has renamed it, or it is another user's
+            if re.fullmatch(r"\..+\.\d+\.\d+\.tmp", path.name) and time.time() - path.stat().st_mtime >= unused_seconds:
+                path.unlink()
 
 
 def _disk_error(error: BaseException) -> OSError | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from .files import write_whole
+from .files import remove_temporary_files, write_whole
 from .psg_categories import NAME_KEYS, PSGVocabulary
 from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
@@ -211,6 +211,7 @@ def write_index(json_file: str | Path) -> Path:
         names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
     packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, faults, identity)
     path = index_path(json_file)
+    remove_temporary_files(path.parent, unused_seconds=3600)
     write_whole(path, lambda file: file.write(packed))
     return path
 

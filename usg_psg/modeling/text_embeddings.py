@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.files import write_whole
+from ..data.files import remove_temporary_files, write_whole
 from ..data.vocabulary_file import check_template
 from ..names import spoken_name
 from .openclip import load_openclip, weights_identity
@@ -140,6 +140,7 @@ def _write_cache(path: Path, key: str, embeddings: Tensor) -> None:
     content = save({"embeddings": embeddings.contiguous()}, metadata={"key": key})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(path.parent, unused_seconds=3600)
         write_whole(path, lambda file: file.write(content))
     except OSError as error:
         logger.warning("text cache %s could not be written: %s", path, error)
