@@ -83,6 +83,11 @@ def _other_names(folder: Path) -> None:
     )
 
 
+def _used_folder(folder: Path) -> None:
+    (folder / "last_checkpoint").unlink(missing_ok=True)  # of another case
+    (folder / "losses.jsonl").write_text("{}")
+
+
 CONFIGURATION = {
     "unknown_key": BadRun(
         "an unknown key among the overrides",
@@ -104,7 +109,7 @@ CONFIGURATION = {
     ),
     "no_value": BadRun(
         "a key without a value",
-        "overrides are KEY VALUE pairs, got 1 words: SOLVER.MAX_ITER",
+        "SOLVER.MAX_ITER: expected a value after it, as overrides are KEY VALUE or KEY=VALUE; got SOLVER.MAX_ITER",
         ["SOLVER.MAX_ITER"],
     ),
     "wrong_type": BadRun(
@@ -181,6 +186,16 @@ CONFIGURATION = {
         "SOLVER.BASE_LR: expected a number above 0, got -0.1",
         ["SOLVER.BASE_LR", "-0.1"],
     ),
+    "huge": BadRun(
+        "a number that no counter holds",
+        "SOLVER.MAX_ITER: expected finite numbers, whole ones below 2^31, got 100000000000000000000",
+        ["SOLVER.MAX_ITER=100000000000000000000"],
+    ),
+    "infinite": BadRun(
+        "a number that is none",
+        "SOLVER.MOMENTUM: expected finite numbers, whole ones below 2^31, got nan",
+        config="SOLVER:\n  MOMENTUM: .nan\n",
+    ),
     "several": BadRun(
         "several mistakes at once",
         "TEST.TASK: expected 'sgdet', 'predcls', got 'sgcls'; INPUT.MIN_SIZE_TEST: expected 1 or more, got 0",
@@ -237,6 +252,17 @@ CONFIGURATION = {
     "device": BadRun(
         "an unknown device", "MODEL.DEVICE: expected cuda, cuda:N or cpu, got 'gpu'", ["MODEL.DEVICE", "gpu"]
     ),
+    "device_meta": BadRun(
+        "a device that computes nothing",
+        "MODEL.DEVICE: expected cuda, cuda:N or cpu, got 'meta'",
+        ["MODEL.DEVICE=meta"],
+    ),
+    "imports": BadRun(
+        "IMPORTS in a file from elsewhere",
+        "{folder}/config.yaml: its IMPORTS would run code, and the file is outside the working folder; if you trust "
+        "it: --trust-imports",
+        config="IMPORTS: [my_parts]\n",
+    ),
 }
 
 SURROUNDINGS = {
@@ -256,6 +282,12 @@ SURROUNDINGS = {
         "no data set at all",
         "DATASETS.TRAIN: expected a data set, such as ('psg_train',), got none",
         ["DATASETS.TRAIN", "()"],
+    ),
+    "best_metric": BadRun(
+        "a best checkpoint by a metric that no evaluation gives",
+        "SOLVER.BEST_METRIC: no evaluation gives 'sgdet/single/R@500' (TEST.TASK sgdet); did you mean "
+        "sgdet/single/R@50?; '' keeps no best checkpoint",
+        ["SOLVER.BEST_METRIC", "sgdet/single/R@500"],
     ),
     "vocabulary_file": BadRun(
         "a vocabulary file that does not exist",
@@ -284,6 +316,17 @@ SURROUNDINGS = {
         "{folder}/last_checkpoint: there is no file {folder}/model_0000004.pth",
         options=["--resume"],
         prepare=_write("last_checkpoint", "model_0000004.pth"),
+    ),
+    "used_folder": BadRun(
+        "a new training in the folder of another one",
+        "OUTPUT_DIR {folder} has the results of an earlier training (losses.jsonl): --resume goes on with it, "
+        "--overwrite removes its checkpoints and logs, another OUTPUT_DIR keeps them",
+        prepare=_used_folder,
+    ),
+    "resume_and_overwrite": BadRun(
+        "to go on with a training and to remove it",
+        "--resume goes on with what --overwrite removes: give one of them",
+        options=["--resume", "--overwrite"],
     ),
     "weights_cut": BadRun(
         "a truncated checkpoint",

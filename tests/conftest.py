@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import usg_psg  # noqa: F401  selects the engine
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))  # where its programs find one another
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # A shell has its background jobs ignore Ctrl-C, and programs started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
 from usg_psg.config_check import CHOICES, value_problems
+from usg_psg.config_file import override_pairs
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer, check_run, launch
@@ -179,6 +180,26 @@ def test_gpu_that_is_not_there(monkeypatch):
         check_run(build_cfg("", ["MODEL.DEVICE", "cuda:2"]))
 
 
+def test_more_loader_processes_than_a_machine_can_run(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    check_run(build_cfg("", ["DATALOADER.NUM_WORKERS=32"]))
+    with pytest.raises(ValueError, match="NUM_WORKERS: expected at most 32 .* as this machine has 8 cores, got 10000"):
+        check_run(build_cfg("", ["DATALOADER.NUM_WORKERS=10000"]))
+
+
+@pytest.mark.parametrize("words, example", [([], "configs/psg/usg_par_best.yaml"), (["my.yaml", "A", "1"], "my.yaml")])
+def test_a_run_without_a_recipe(capsys, words, example):
+    assert load_tool("train_net").main(words) == 2
+    assert f"type: python tools/train_net.py --config-file {example}" in capsys.readouterr().err
+
+
+def test_options_may_stand_behind_overrides():
+    words = ["--config-file", "a.yaml", "SOLVER.MAX_ITER=4", "--eval-only", "OUTPUT_DIR", "lr=0.1", "--num-gpus", "2"]
+    args = load_tool("train_net").parse_args([*words, "SEED", "-1"])
+    assert (args.config_file, args.eval_only, args.num_gpus, args.resume) == ("a.yaml", True, 2, False)
+    assert override_pairs(args.opts) == [("SOLVER.MAX_ITER", "4"), ("OUTPUT_DIR", "lr=0.1"), ("SEED", "-1")]
+
+
 def test_port_in_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with socket.socket() as busy:
@@ -231,8 +252,10 @@ def test_ctrl_c_ends_training_in_one_line(folder, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's workers too
     process.wait(timeout=120)
     output, errors = printed(tmp_path / "run")
-    assert process.returncode == 130 and "train_net.py: interrupted" in errors
+    assert process.returncode == 130 and "Ctrl-C: the state is saved after this step" in errors
+    assert output.splitlines()[-1].startswith("WARNING stopped by SIGINT after step ")
     assert "Traceback" not in output + errors
+    assert (tmp_path / "run" / "last_checkpoint").is_file()
 
 
 def test_one_of_several_processes_fails(folder, tmp_path):

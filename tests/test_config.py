@@ -85,6 +85,23 @@ def test_modules_of_imports_are_imported(tmp_path, monkeypatch):
         build_cfg("", ["IMPORTS", "['my_parts']"])
 
 
+def test_imports_of_a_file_from_elsewhere_need_consent(tmp_path, monkeypatch):
+    (tmp_path / "downloads").mkdir()
+    recipe, base = tmp_path / "downloads" / "recipe.yaml", tmp_path / "downloads" / "base.yaml"
+    base.write_text("IMPORTS: [json]\n")
+    recipe.write_text("_BASE_: base.yaml\n")
+    with pytest.raises(ValueError, match="base.yaml: its IMPORTS would run code"):
+        build_cfg(str(recipe))
+    assert build_cfg(str(recipe), trust_imports=True).IMPORTS == ["json"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "link.yaml").symlink_to(base)
+    with pytest.raises(ValueError, match="link.yaml: its IMPORTS would run code"):
+        build_cfg("link.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert build_cfg("downloads/recipe.yaml").IMPORTS == ["json"]
+
+
 def test_the_best_recipe_says_where_each_of_its_values_comes_from():
     text = (CONFIGS / "psg" / "usg_par_best.yaml").read_text()
     values = [line for line in text.splitlines() if ": " in line and not line.startswith(("#", "_BASE_"))]

@@ -44,7 +44,25 @@ def trained(datasets, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("run")
     done = train_net(datasets, output, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
     assert done.returncode == 0, done.stderr[-3000:]
+    (output / "stdout.txt").write_text(done.stdout)
     return output
+
+
+def test_the_terminal_gets_a_summary_progress_and_the_main_numbers(trained):
+    lines = (trained / "stdout.txt").read_text().splitlines()
+    assert len(lines) < 40
+    shown = dict(line.strip().split("  ", 1) for line in lines if line.startswith("  "))
+    assert shown["recipe"].strip() == "configs/quickstart/usg_par_quickstart.yaml"
+    assert shown["training data"].strip() == "psg_shapes_train (8 images): 9 classes, 8 predicates"
+    assert shown["evaluation"].strip() == "psg_shapes_val (4 images): 9 classes, 8 predicates; after the last step"
+    assert shown["steps"].strip() == "4 of 2 images, 1.0 epochs"
+    assert shown["output"].strip().startswith(str(trained)) and "million parameters trained" in shown["model"]
+    progress = [line for line in lines if line.startswith("step ")]
+    assert progress[0].startswith("step 1 of 4   loss ") and progress[-1].startswith("step 4 of 4   loss ")
+    header = next(line for line in lines if line.startswith("| protocol"))
+    assert "R@50" in header and "mR@50" in header and any(line.startswith("| single ") for line in lines)
+    log = (trained / "log.txt").read_text()
+    assert "psg_shapes_train (8 images)" in log and "BASE_LR" in log and "NgmR" in log
 
 
 def test_training_writes_checkpoints_metrics_and_the_evaluation(trained):
@@ -70,7 +88,8 @@ def test_resume_continues_where_it_stopped(datasets, trained, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     done = train_net(datasets, tmp_path, "--resume", "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Starting training from iteration 2" in done.stdout + done.stderr
+    assert f"starts from    {tmp_path}/model_0000001.pth, after step 2" in done.stdout
+    assert "3 to 4 of 2 images" in done.stdout
 
 
 def test_eval_only_gives_the_metrics_of_the_end_of_training(datasets, trained, tmp_path):
@@ -106,7 +125,7 @@ def test_vocabulary_file_in_another_order_gives_the_same_metrics(datasets, train
     overrides = ["MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.USG.VOCABULARY", str(path)]
     done = train_net(datasets, tmp_path, "--eval-only", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "1 names of" in done.stdout + done.stderr
+    assert "1 names of" in (tmp_path / "log.txt").read_text()
     again = json.loads((tmp_path / "inference" / "sgdet_psg_shapes_val.json").read_text())["metrics"]
     assert again == json.loads((trained / "inference" / "sgdet_psg_shapes_val.json").read_text())["metrics"]
 

@@ -7,64 +7,33 @@ settings. `make quickstart` calls this.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 from usg_psg.program import one_line_errors, positive_integer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
-PROGRESS = re.compile(r"eta: ([\d:a-z, ]+?)  iter: (\d+)  total_loss: ([\d.naif]+)")  # Detectron2's metric printer
 SHOWN = ("R@20", "R@50", "R@100", "mR@50")
 
 
-def run(title: str, command: list[str], env: dict[str, str], log: Path | None = None) -> None:
-    """Run one step; its output goes to the screen, or, given a log file, there, and only progress to the screen."""
+def run(title: str, command: list[str], env: dict[str, str]) -> None:
+    """Run one step, whose output goes to the screen."""
     print(f"\n=== {title}\n$ {shlex.join(command)}", flush=True)
     start = time.monotonic()
-    command = [sys.executable, *command[1:]]
-    if log is None:
-        status = subprocess.run(command, cwd=ROOT, env=env).returncode
-    else:
-        status = run_quietly(command, env, log)
+    status = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, env=env).returncode
     if status:
-        sys.exit(f"quickstart stopped: this step failed with exit code {status}" + (f", see {log}" if log else ""))
+        sys.exit(f"quickstart stopped: this step failed with exit code {status}")
     print(f"--- {time.monotonic() - start:.0f} s", flush=True)
-
-
-def run_quietly(command: list[str], env: dict[str, str], log: Path) -> int:
-    """Write all output to a log; show training progress, warnings and the table of results."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    tail: deque[str] = deque(maxlen=15)
-    in_table = False
-    with (
-        open(log, "w") as file,
-        subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process,
-    ):
-        for line in process.stdout:
-            file.write(line)
-            tail.append(line)
-            progress = PROGRESS.search(line)
-            in_table = "sgdet on " in line or (in_table and not line.startswith("["))
-            if progress:
-                eta, iteration, loss = progress.groups()
-                print(f"iteration {int(iteration) + 1:>5}   total loss {float(loss):7.2f}   ETA {eta}", flush=True)
-            elif in_table or "WARNING" in line or "engine" in line.lower() and "compat" in line:
-                print(line, end="", flush=True)
-        status = process.wait()
-    if status:
-        print("".join(tail), end="")
-    return status
 
 
 @one_line_errors
@@ -85,10 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     sizes = ["--num-train", str(arguments.num_train), "--num-val", str(arguments.num_val), "--size", "160", "208"]
     run("generate scenes in PSG format", [*generate, *sizes], env)
 
-    train = ["python", "tools/train_net.py", "--config-file", CONFIG, "OUTPUT_DIR", str(output)]
+    train = ["python", "tools/train_net.py", "--config-file", CONFIG, "--overwrite", "OUTPUT_DIR", str(output)]
     if arguments.iterations:
         train += ["SOLVER.MAX_ITER", str(arguments.iterations)]
-    run("train, then evaluate on held-out scenes", train, env, log=output / "train_log.txt")
+    run("train, then evaluate on held-out scenes", train, env)
 
     held_out = json.loads((shapes / "psg" / "psg.json").read_text())
     test_ids = set(held_out["test_image_ids"])

@@ -240,8 +240,7 @@ def get_config_file(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    here = Path(__file__).resolve().parent
-    roots = [here / "configs", here.parent / "configs"]
+    roots = _recipe_folders()
     for root in roots:
         if (root / name).is_file():
             return str(root / name)
@@ -254,22 +253,31 @@ def get_config_file(name: str) -> str:
     raise FileNotFoundError(f"there is no recipe {name!r} ({tried}){near}; shipped are {', '.join(known)}")
 
 
-def build_cfg(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
-    """Defaults, then a recipe, then `KEY VALUE` overrides; not frozen.
+def _recipe_folders() -> list[Path]:
+    """Where shipped recipes may lie: in the installed package, or beside it in the repository."""
+    here = Path(__file__).resolve().parent
+    return [here / "configs", here.parent / "configs"]
+
+
+def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imports: bool = False) -> CfgNode:
+    """Defaults, then a recipe, then overrides; not frozen.
 
     Args:
         config_file: path of a YAML file, or the name of a shipped recipe; "" for the defaults.
-        opts: alternating keys and values, as on the command line.
+        opts: KEY VALUE or KEY=VALUE words, as on the command line.
+        trust_imports: import the modules that a file names in IMPORTS wherever it lies; otherwise only files of this
+            package and of the working folder may name some.
 
     Raises:
         FileNotFoundError: for a recipe that does not exist.
-        ValueError: for an unknown key, with the nearest known ones, a value of another type, or a module of IMPORTS
-            that cannot be found.
+        ValueError: for an unknown key, with the nearest known ones, a value of another type, IMPORTS of a file that is
+            not trusted, or a module that cannot be found.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
     if config_file:
-        merge_file(cfg, Path(get_config_file(config_file)))
+        trusted = None if trust_imports else [Path.cwd().resolve(), *_recipe_folders()]
+        merge_file(cfg, Path(get_config_file(config_file)), trusted)
     merge_overrides(cfg, list(opts or []))
     _import_modules(cfg.IMPORTS)
     return cfg

@@ -9,6 +9,7 @@ Letters: Q queries, K pairs.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -133,7 +134,16 @@ def value_problems(cfg: CfgNode) -> list[str]:
         words, fits = next((each for end, each in RANGES.items() if key.endswith(end)), ("", None))
         if fits and isinstance(value, int | float) and not (math.isfinite(value) and fits(value)):
             problems.append(f"{key}: expected {words}, got {value}")
+        elif not all(map(_is_usable, value if isinstance(value, list | tuple) else [value])):
+            problems.append(f"{key}: expected finite numbers, whole ones below 2^31, got {value}")
     return problems + _model_problems(cfg.MODEL) + _run_problems(cfg)
+
+
+def _is_usable(value: object) -> bool:
+    """False for numbers that no key can mean: infinite ones, NaN, and whole ones that counters cannot hold."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < 2**31
 
 
 def check_config(cfg: CfgNode, *, train: bool = False, evaluate: bool = False, world_size: int = 1) -> None:
@@ -153,6 +163,12 @@ def check_config(cfg: CfgNode, *, train: bool = False, evaluate: bool = False, w
     if problems:
         raise ValueError("; ".join(problems))
     _check_device(cfg.MODEL.DEVICE)
+    most = max(16, 4 * (os.cpu_count() or 1))
+    if cfg.DATALOADER.NUM_WORKERS > most:
+        raise ValueError(
+            f"DATALOADER.NUM_WORKERS: expected at most {most} for each training process, "
+            f"as this machine has {os.cpu_count()} cores, got {cfg.DATALOADER.NUM_WORKERS}"
+        )
     check_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     _check_templates(cfg)
     _check_datasets(cfg, train, evaluate)
@@ -238,7 +254,9 @@ def _check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"MODEL.DEVICE: expected cuda, cuda:N or cpu, got {name!r}") from None
+        device = None
+    if device is None or device.type not in ("cuda", "cpu", "mps"):  # "meta", for one, computes nothing
+        raise ValueError(f"MODEL.DEVICE: expected cuda, cuda:N or cpu, got {name!r}")
     present = torch.cuda.device_count()
     if device.type == "cuda" and device.index is not None and 0 < present <= device.index:
         raise ValueError(f"MODEL.DEVICE: {name}, but this machine has {present} GPUs, cuda:0 to cuda:{present - 1}")

@@ -27,31 +27,57 @@ TYPE_NAMES = {
 }
 
 
-def merge_file(cfg: CfgNode, path: Path) -> None:
+def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) -> None:
     """Set the values of a YAML file, and before them those of the files that its `_BASE_` names.
+
+    Args:
+        cfg: changed.
+        path: of the file.
+        trusted: folders of files that may have modules imported; None for any file.
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        ValueError: if one cannot be read, has an unknown key or a value of another type.
+        ValueError: if one cannot be read, has an unknown key or a value of another type, or has IMPORTS without being
+            trusted.
     """
     known, problems = dict(leaves(cfg)), []
     for file, content in _with_bases(path, ()):
+        if content.get("IMPORTS") and trusted is not None and not any(map(file.resolve().is_relative_to, trusted)):
+            problems.append(
+                f"{file}: its IMPORTS would run code, and the file is outside the working folder; if you trust it: "
+                "--trust-imports"
+            )
         problems += _merge(cfg, known, _flatten(content, known), str(file))
     if problems:
         raise ValueError("; ".join(problems))
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """Set alternating keys and values.
+    """Set the values of `KEY VALUE` and `KEY=VALUE` overrides.
 
     Raises:
         ValueError: for a key without a value, an unknown key, or a value of another type.
     """
-    if len(opts) % 2:
-        raise ValueError(f"overrides are KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
-    pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    if problems := _merge(cfg, dict(leaves(cfg)), pairs, ""):
+    if problems := _merge(cfg, dict(leaves(cfg)), override_pairs(opts), ""):
         raise ValueError("; ".join(problems))
+
+
+def override_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Keys and values of overrides, `KEY VALUE` or `KEY=VALUE`; no key has an equals sign, a value may.
+
+    Raises:
+        ValueError: for a key without a value.
+    """
+    pairs, rest = [], iter(words)
+    for word in rest:
+        key, joined, value = word.partition("=")
+        try:
+            pairs.append((key, value if joined else next(rest)))
+        except StopIteration:
+            raise ValueError(
+                f"{word}: expected a value after it, as overrides are KEY VALUE or KEY=VALUE; got {' '.join(words)}"
+            ) from None
+    return pairs
 
 
 def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
+import math
 import os
 import re
 import signal
@@ -21,6 +21,9 @@ TRACEBACK_VARIABLE = "USG_PSG_TRACEBACK"  # set: every error keeps its traceback
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit statuses; the last as shells have it
 # Bad arguments and data, files and disks; a loss that is not finite.
 EXPECTED = (ValueError, OSError, FloatingPointError)
+# Not of the program's input: a loss that is not finite, a process that was killed.
+FAILURES = (FloatingPointError, ChildProcessError)
+TERMINAL = {"terminal": True}  # `extra` of a log record that a user at the terminal wants to see, too
 
 
 def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -29,6 +32,8 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         try:
+            if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "ctrl_c":  # of the imports
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt:
             say("interrupted")
@@ -62,14 +67,48 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 positive_integer = whole_number(1)  # of an argument that counts something
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --trust-imports, for `build_cfg`, to a program that reads a recipe."""
+    parser.add_argument(
+        "--trust-imports", action="store_true", help="run the modules that IMPORTS names in a file outside this folder"
+    )
+
+
+def parse_with_overrides(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of a program whose `opts` take the rest of the line, but for options that stand behind them.
+
+    Args:
+        parser: without required options.
+        argv: the words of the command line; None for the program's own.
+    """
+    arguments, overrides = parser.parse_args(argv), []
+    while options := [place for place, word in enumerate(arguments.opts) if re.match("--[a-z]", word)]:
+        overrides += arguments.opts[: options[0]]
+        rest, arguments.opts = arguments.opts[options[0] :], []
+        arguments = parser.parse_args(rest, arguments)
+    arguments.opts = overrides + arguments.opts
+    return arguments
+
+
 def positive_number(text: str) -> float:
     """Type of an argument that measures something."""
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return value
+
+
+def score(text: str) -> float:
+    """Type of an argument from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {text}")
     return value
 
 
@@ -111,7 +150,7 @@ def report(error: Exception) -> int:
     if os.environ.get(TRACEBACK_VARIABLE):
         raise error
     say(f"error: {error_line(error)}")
-    return FAILED if isinstance(error, FloatingPointError) else BAD_INPUT
+    return FAILED if isinstance(error, FAILURES) else BAD_INPUT
 
 
 def say(text: str) -> None:
@@ -141,17 +180,3 @@ def _with_file(error: OSError) -> OSError:
             return seen
         seen = seen.__context__
     return error
-
-
-def hide_expected_tracebacks() -> None:
-    """Keep the tracebacks that the training loop logs for expected errors out of the terminal; log.txt has them."""
-    if os.environ.get(TRACEBACK_VARIABLE):
-        return
-    for name in ("detectron2", "fvcore", "usg_psg"):
-        for handler in logging.getLogger(name).handlers:
-            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
-                handler.addFilter(_is_no_expected_error)
-
-
-def _is_no_expected_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))

@@ -53,6 +53,15 @@ def evaluations(checkpointer, metric: str, values: dict[int, float], start_iter:
 
 
 @pytest.mark.parametrize(
+    "content", ["", "[1]", "null", '{"metric": "sgdet/R@50"}', '{"metric": "sgdet/R@50", "value": "a"}']
+)
+def test_a_damaged_record_of_the_best_is_named(tmp_path, checkpointer, content):
+    (tmp_path / "model_best.json").write_text(content)
+    with pytest.raises(ValueError, match="model_best.json: expected a metric and its value"):
+        evaluations(checkpointer, "R@50", {11: 1.0}, start_iter=10)
+
+
+@pytest.mark.parametrize(
     "metric, start_iter, values, best",
     [
         ("R@50", 10, {11: 30.0, 12: 49.0}, 2),

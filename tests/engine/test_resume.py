@@ -118,4 +118,7 @@ def test_the_log_is_cut_where_the_run_goes_on(tmp_path):
     log.write_text(lines[4] + lines[1] + lines[3] + lines[2])
     truncate_log(log, 3)
     assert log.read_text() == lines[1] + lines[2]
+    log.write_text("[1]\n" + lines[1] + '5\n{"iteration": "a"}\n' + "[" * 100000 + "\n")
+    truncate_log(log, 3)
+    assert log.read_text() == lines[1], "lines that are no records go"
     truncate_log(tmp_path / "missing.json", 3)

@@ -10,6 +10,7 @@ Letters: N images of the data set, B samples of a batch of one process, W proces
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ from .left_out import LeftOutImages
 from .predicate_frequency import PredicateFrequency, predicate_repeat_factors
 from .psg_mapper import PSGDatasetMapper
 from .register_psg import bad_record_policy, get_psg_metadata
+from .worker_pool import exit_text
 
 logger = logging.getLogger(__name__)
 
@@ -182,15 +184,16 @@ PARENT_CHECK = 2.0  # seconds
 
 
 def leave_signals_to_parent() -> None:
-    """Ignore SIGTERM and SIGUSR1 from now on, but for a SIGTERM that the parent process sends itself; end with it.
+    """Ignore signals to stop from now on, but for a SIGTERM that the parent process sends itself; end with it.
 
-    A scheduler's warning goes to every process of a job. A loader process that it ended would take the training process
-    along, before that has saved its state. A training process that was killed, on the other hand, would leave loaders
-    behind that wait for ever to hand over a batch.
+    A scheduler's warning goes to every process of a job, and Ctrl-C to every process of a terminal. A loader process
+    that it ended would be missing for the step after which the training process saves its state. A training process
+    that was killed, on the other hand, would leave loaders behind that wait for ever to hand over a batch.
     """
     if not hasattr(signal, "sigtimedwait"):  # macOS, Windows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return
-    parent, signals = os.getppid(), {signal.SIGTERM, signal.SIGUSR1}
+    parent, signals = os.getppid(), {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def wait() -> None:
@@ -201,6 +204,43 @@ def leave_signals_to_parent() -> None:
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def guarded(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader; the death of one of its processes is an error of the batch that it was to give.
+
+    torch's own handler of SIGCHLD raises wherever the program is, for example between two weights of an update.
+
+    Raises:
+        ChildProcessError: says which signal ended the process, and what to try.
+    """
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    workers = set(multiprocessing.active_children()) - others
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        if getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.utils.data"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:  # torch's, or of tensors that are fetched from the process
+            codes = [worker.exitcode for worker in workers if worker.exitcode]
+            if not codes:
+                raise
+            raise ChildProcessError(_death(codes[0], loader.num_workers)) from error
+        yield batch
+
+
+def _death(code: int, num_workers: int) -> str:
+    """What an exit code of a loader process says, and what to try."""
+    advice = f"try fewer DATALOADER.NUM_WORKERS (now {num_workers}) or smaller images"
+    if code == -signal.SIGKILL:
+        return f"a loader process was killed (signal 9, SIGKILL), as happens when memory runs out: {advice}"
+    if code == -signal.SIGBUS:
+        return f"a loader process was killed by a bus error, as happens when /dev/shm is full: enlarge it, or {advice}"
+    return f"a loader process ended with {exit_text(code)}"
 
 
 class PSGTrainLoader:
@@ -262,11 +302,15 @@ class PSGTrainLoader:
             self.stream.seed = self.samples.seed = seed
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(
+        return self.batches(self.num_workers)
+
+    def batches(self, num_workers: int) -> Iterator[Batch]:
+        """The same batches by another number of loader processes; see `guarded`."""
+        return guarded(
             DataLoader(
                 self.samples,
                 batch_sampler=self.stream,
-                num_workers=self.num_workers,
+                num_workers=num_workers,
                 collate_fn=Batch,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_start_worker,

@@ -125,7 +125,7 @@ class _Pool:
         number = worker.waiting.popleft()
         self.deaths[number] = self.deaths.get(number, 0) + 1
         worker.process.join(_STOP_SECONDS)
-        failure = Failure(f"the process that read it ended with {_exit_text(worker.process.exitcode)}")
+        failure = Failure(f"the process that read it ended with {exit_text(worker.process.exitcode)}")
         again = self.deaths[number] < self.attempts
         if again:
             self.tasks.append([number])
@@ -154,7 +154,8 @@ def _end(worker: _Worker) -> None:
     worker.process.join(_STOP_SECONDS)
 
 
-def _exit_text(code: int | None) -> str:
+def exit_text(code: int | None) -> str:
+    """An exit code of a process in words."""
     if code is not None and code < 0:
         return f"signal {-code} ({signal.Signals(-code).name})"
     return f"exit code {code}"

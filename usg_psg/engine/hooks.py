@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
-import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,8 +17,9 @@ from detectron2.utils import comm
 
 from ..data.files import write_whole
 from ..data.left_out import LeftOutImages
+from ..program import TERMINAL
 from .checkpoint import USGCheckpointer
-from .launch import STOP_SIGNALS
+from .launch import SECOND_CTRL_C, handle_stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +93,25 @@ class BestCheckpointHook(HookBase):
         if name is None or latest[name][1] == self._seen:
             return
         value, self._seen = latest[name]
-        best = json.loads(self.record.read_text()) if self.record.is_file() else {}
-        if not value > (best["value"] if best.get("metric") == name else float("-inf")):  # as no NaN is
+        if not value > self._best(name):  # as no NaN is
             return
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         self.checkpointer.save("model_best", tag=False, iteration=iteration)
         content = json.dumps({"metric": name, "value": value, "iteration": iteration})
         write_whole(self.record, lambda file: file.write(content.encode()))
-        logger.info("best so far: %s %.2f at iteration %d", name, value, iteration)
+        logger.info("best so far: %s %.2f after step %d", name, value, iteration + 1, extra=TERMINAL)
+
+    def _best(self, name: str) -> float:
+        """The value of the record, if it is of this metric."""
+        if not self.record.is_file():
+            return float("-inf")
+        try:
+            best = json.loads(self.record.read_text())
+            return float(best["value"]) if best["metric"] == name else float("-inf")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(
+                f"{self.record}: expected a metric and its value; remove the file to start anew"
+            ) from error
 
 
 class LossLogHook(HookBase):
@@ -156,11 +171,12 @@ def truncate_log(path: Path, first_iteration: int) -> None:
 
 
 def _iteration(line: bytes) -> float:
-    """Of a line of a log: -1 if it has none, infinite if it is cut off."""
+    """Of a line of a log: -1 if it has none, infinite if it is cut off or no record."""
     try:
-        return json.loads(line).get("iteration", -1) if line.endswith(b"\n") else float("inf")
-    except ValueError:
+        iteration = json.loads(line).get("iteration", -1) if line.endswith(b"\n") else float("inf")
+    except (ValueError, AttributeError, RecursionError):
         return float("inf")
+    return iteration if isinstance(iteration, int | float) else float("inf")
 
 
 class LeftOutReport(HookBase):
@@ -182,9 +198,10 @@ class LeftOutReport(HookBase):
 
 
 class StopHook(HookBase):
-    """Ends the run after SIGTERM or SIGUSR1 (a cluster's warning before it takes the machine) with a checkpoint.
+    """Ends the run with a checkpoint after Ctrl-C, the end of its terminal, or a cluster's warning (`STOP_SIGNALS`).
 
-    Every process needs one. The signal may reach one of them only; all end after the same step.
+    Every process needs one. The signal may reach one of them only; all end after the same step. A second Ctrl-C ends
+    the process at once.
 
     Args:
         checkpoint: saves the state on the main process, None on the others.
@@ -193,24 +210,68 @@ class StopHook(HookBase):
     def __init__(self, checkpoint: CheckpointHook | None):
         self.checkpoint = checkpoint
         self._before: dict[int, Any] = {}
-        self._signal = 0
+        self._process = os.getpid()
+        self._asked = 0.0  # time of the first signal
+        self._by = ""
+        self._evaluates = False
 
     def before_train(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        self._before = handle_stop_signals(self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._signal = number
-        self.trainer._trainer.stop_requested = True
+        if os.getpid() != self._process:
+            return  # a loader process of an evaluation, forked from this one
+        runner, now = self.trainer._trainer, time.monotonic()
+        if number == signal.SIGINT:
+            if self._asked and now - self._asked > SECOND_CTRL_C:
+                raise KeyboardInterrupt
+            if not self._asked and self.checkpoint is not None:
+                with suppress(OSError):  # no print: the signal may have come in the middle of one
+                    os.write(2, b"Ctrl-C: the state is saved after this step; once more to end at once\n")
+        self._asked, self._by = self._asked or now, self._by or signal.Signals(number).name
+        runner.stop_request = runner.stop_request or 128 + number
+        if self._evaluates:
+            raise SystemExit(runner.stop_request)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Work between two steps that changes no state, and that a signal breaks off."""
+        runner = self.trainer._trainer
+        # Only on the main process: the others wait for it, and whoever started them ends them.
+        self._evaluates = self.checkpoint is not None
+        try:
+            if self._evaluates and runner.stop_request:
+                raise SystemExit(runner.stop_request)
+            yield
+        finally:
+            self._evaluates = False
+
+    def save_in_evaluation(self) -> None:
+        """Save the state before an evaluation that did not end; that after the last step is saved already."""
+        if self.checkpoint is not None:
+            if not is_last(self.trainer):
+                self.checkpoint.save()
+            self._say("in the evaluation")
 
     def after_step(self) -> None:
-        if not self.trainer._trainer.should_stop or is_last(self.trainer):
+        runner = self.trainer._trainer
+        if not runner.stop_status or is_last(self.trainer):
             return
         if self.checkpoint is not None:
             self.checkpoint.save()
-            logger.warning("stopped by a signal after iteration %d; --resume goes on from here", self.trainer.iter)
+            self._say("")
         comm.synchronize()  # the first process to end takes the others along, one of which may still be saving
-        raise SystemExit(128 + (self._signal or signal.SIGTERM))
+        raise runner.failure or SystemExit(runner.stop_status)
+
+    def _say(self, where: str) -> None:
+        done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        words = [
+            "stopped",
+            f"by {self._by}" if self._by else "",
+            where,
+            f"after step {done} of {self.trainer.max_iter}",
+        ]
+        logger.warning("%s; the state is saved, and --resume goes on from here", " ".join(filter(None, words)))
 
     def after_train(self) -> None:
         for number, handler in self._before.items():

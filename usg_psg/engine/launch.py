@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,9 +18,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from ..program import EXPECTED, report
+from ..program import EXPECTED, INTERRUPTED, report, say
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
+# Seconds: Ctrl-C at a terminal reaches a process twice at once, directly and passed on by the one that started it.
+SECOND_CTRL_C = 0.5
 TIMEOUT = timedelta(minutes=30)  # of the processes' communication; evaluation on one of them may take a while
 
 
@@ -68,20 +73,51 @@ def launch(
         check_port(dist_url)
     world_size = num_gpus * num_machines
     places = (num_gpus, machine_rank, world_size, dist_url, multiprocessing.get_start_method(), main, args)
-    _join(mp.start_processes(_start, args=places, nprocs=num_gpus, join=False, start_method="spawn"))
+    with _ctrl_c_waits():
+        processes = mp.start_processes(_start, args=places, nprocs=num_gpus, join=False, start_method="spawn")
+    _join(processes)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Processes that are started inside look at Ctrl-C when they have imported what they need."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def handle_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Have the main thread call handler(number, frame) for signals to stop; returns the handlers before.
+
+    Those that are ignored stay so, as Ctrl-C in the background of a script, and the terminal's end under nohup.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _join(processes: mp.ProcessContext) -> None:
     """Wait for all processes; a signal to end the run is passed on to them, and their status to the caller."""
+    first_ctrl_c = float("inf")
 
     def pass_on(number: int, _frame: object) -> None:
+        nonlocal first_ctrl_c
+        again = number == signal.SIGINT and time.monotonic() - first_ctrl_c > SECOND_CTRL_C
+        if number == signal.SIGINT:
+            first_ctrl_c = min(first_ctrl_c, time.monotonic())
         for pid in processes.pids():
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.kill(pid, signal.SIGKILL if again else number)
+        if again:
+            raise KeyboardInterrupt
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    before = handle_stop_signals(pass_on)
     try:
         while not processes.join():
             pass
@@ -95,6 +131,11 @@ def _join(processes: mp.ProcessContext) -> None:
 def under_torchrun() -> bool:
     """Whether this process was started by torchrun, or something that sets the same variables."""
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+
+
+def is_first_process(machine_rank: int) -> bool:
+    """Whether this process is torchrun's first, or starts the first of the run."""
+    return os.environ["RANK"] == "0" if under_torchrun() else machine_rank == 0
 
 
 def number_of_processes(num_gpus: int, num_machines: int) -> int:
@@ -154,7 +195,14 @@ def _start(
     multiprocessing.set_start_method(start_method, force=True)
     rank = machine_rank * local_size + local_rank
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if rank == 0:
+            say("interrupted")
+        raise SystemExit(INTERRUPTED) from None  # torch would take it for success
     except EXPECTED as error:
         # The end of this process ends its loader workers; torch would take that for a failure of theirs.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

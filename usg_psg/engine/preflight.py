@@ -6,8 +6,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ..config_check import check_config
+from ..data.panoptic import check_image
+from ..data.register_psg import get_psg_metadata
+from ..evaluation.records import ground_truth_from_record
+from ..evaluation.report import results_to_dict
+from ..evaluation.sgdet_metrics import SGDetMetrics
 from ..hints import did_you_mean
 from ..modeling.convert import target_model
 from .checkpoint import complete_weights
@@ -31,6 +37,8 @@ def check_run(
         ValueError, FileNotFoundError: in one line.
     """
     check_config(cfg, train=train, evaluate=evaluate, world_size=world_size)
+    if train:
+        _check_best_metric(cfg)
     path = weights_path(cfg, resume)
     if path:
         checkpoint = read_checkpoint(path, mmap=True)
@@ -75,6 +83,42 @@ def weights_path(cfg: CfgNode, resume: bool = False) -> str:
 def last_checkpoint(cfg: CfgNode) -> Path:
     """The file that names the checkpoint which a resumed run goes on from; it may not be there."""
     return Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+
+
+def read_test_data(cfg: CfgNode) -> dict[str, int]:
+    """Read DATASETS.TEST, records and pictures, as its evaluation does after hours of training.
+
+    Returns:
+        the number of images of each data set.
+
+    Raises:
+        ValueError, FileNotFoundError: the first fault, in the words that the evaluation would have for it.
+    """
+    images = {}
+    for name in cfg.DATASETS.TEST:
+        records = DatasetCatalog.get(name)
+        for record in records:
+            check_image(record["file_name"], (record["height"], record["width"]), str(record["image_id"]))
+            ground_truth_from_record(record)
+        images[name] = len(records)
+    return images
+
+
+def _check_best_metric(cfg: CfgNode) -> None:
+    metric, names = cfg.SOLVER.BEST_METRIC, cfg.DATASETS.TEST
+    if not metric or not names:
+        return
+    metadata = get_psg_metadata(names[0])
+    is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
+    given = SGDetMetrics(len(metadata.predicate_classes), is_thing if cfg.TEST.TASK == "sgdet" else None).compute()
+    known = [f"{part}/{key}" for part, values in results_to_dict(given, cfg.TEST.TASK).items() for key in values]
+    # As `BestCheckpointHook` looks for it; with several data sets, their names come first.
+    ends = [metric.removeprefix(f"{name}/") for name in (*names, "")]
+    if not any(key == end or key.endswith(f"/{end}") for key in known for end in ends):
+        raise ValueError(
+            f"SOLVER.BEST_METRIC: no evaluation gives {metric!r} (TEST.TASK {cfg.TEST.TASK})"
+            f"{did_you_mean(metric, known, limit=1)}; '' keeps no best checkpoint"
+        )
 
 
 def _has_known_parts(cfg: CfgNode) -> bool:

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.train_loader import PSGTrainLoader, derived_seed
 from ..losses import loss_normalizers
+from ..program import FAILED
 from .ema import ModelEMA
 from .optimizer import GradientClipper
 
@@ -67,8 +68,9 @@ class StepRunner:
 
     Attributes:
         iter: set by the trainer before each step.
-        stop_requested: set from outside to end the run; `should_stop` is True, in all processes at once, in the step
-            after any of them asked for it.
+        stop_request: set from outside to end the run with this exit status; `stop_status` is the highest that any
+            process asked for, in all of them at once, in the step after.
+        failure: why this process asked to stop, if it was not from outside.
     """
 
     SKIP_LIMIT = 100  # steps in a row without a usable gradient, after which training stops
@@ -98,8 +100,9 @@ class StepRunner:
         self.ema = ema
         self.on_nonfinite = on_nonfinite
         self.iter = 0
-        self.stop_requested = False
-        self.should_stop = False
+        self.stop_request = 0
+        self.stop_status = 0
+        self.failure: ChildProcessError | None = None
         self.samples_seen = 0
         self._steps = 0
         self.device = next(model.parameters()).device
@@ -112,9 +115,7 @@ class StepRunner:
     def run_step(self) -> None:
         """One update."""
         started = time.perf_counter()
-        if self._batches is None:
-            self._batches = iter(self.data_loader)
-        batches = [next(self._batches) for _ in range(self.accumulation_steps)]
+        batches = self._next_batches()
         waited = time.perf_counter() - started
         torch.manual_seed(derived_seed(self.data_loader.seed, STEP_STREAM, self.iter, comm.get_rank()))
 
@@ -142,6 +143,21 @@ class StepRunner:
             gc.collect()
             gc.freeze()
 
+    def _next_batches(self) -> list[list[dict]]:
+        """The batches of a step. If a loader process dies, a single new one gives them, and the run ends after them.
+
+        The other processes of the run need this step to learn that all of them stop.
+        """
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        try:
+            return [next(self._batches) for _ in range(self.accumulation_steps)]
+        except ChildProcessError as error:
+            self.failure, self.stop_request = error, FAILED
+            self.data_loader.start_at(self.samples_seen)
+            self._batches = self.data_loader.batches(num_workers=1)
+            return [next(self._batches) for _ in range(self.accumulation_steps)]
+
     def close(self) -> None:
         """End the loader's processes, which otherwise end with the program, complaining that it has gone."""
         self._batches = None
@@ -160,7 +176,7 @@ class StepRunner:
 
     def _gather(self, terms: Tensor, waited: float) -> Tensor:
         """(W, losses + EXTRA) float32 of all W processes."""
-        extra = torch.tensor([waited, float(self.stop_requested)]).to(terms.device, non_blocking=True)
+        extra = torch.tensor([waited, float(self.stop_request)]).to(terms.device, non_blocking=True)
         own = torch.cat([terms, extra, self._counters])
         if not isinstance(self.model, DistributedDataParallel):
             return own[None]
@@ -212,7 +228,7 @@ class StepRunner:
     def _write(self, names: tuple[str, ...], values: Tensor) -> None:
         """Losses averaged over processes, the longest wait for data; counters and norm are those before this step."""
         extra = dict(zip(EXTRA, values[:, len(names) :].amax(dim=0).tolist(), strict=True))
-        self.should_stop = extra["stop"] > 0
+        self.stop_status = int(extra["stop"])
         if extra["skipped_in_a_row"] >= self.SKIP_LIMIT:
             raise FloatingPointError(
                 f"{self.SKIP_LIMIT} steps in a row, up to iteration {self.iter}, had gradients that are not finite"

@@ -42,7 +42,9 @@ from .hooks import (
     truncate_log,
 )
 from .optimizer import GradientClipper, build_optimizer
+from .preflight import read_test_data
 from .step_runner import NonFiniteReport, StepRunner
+from .terminal import CountedBatches, ProgressHook, log_to_terminal, training_summary
 from .training_record import TrainingRecord, warn_about_test_data
 
 logger = logging.getLogger(__name__)
@@ -92,9 +94,14 @@ class Trainer(DefaultTrainer):
     What a subclass may replace (`build_model`, `build_optimizer`, `build_train_loader`, `build_hooks`, ...), and the
     command line, are Detectron2's.
 
+    Attributes:
+        recipe: file of the config, for the summary at the terminal.
+
     Raises:
         ValueError: for a setting that this trainer does not have.
     """
+
+    recipe = ""
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own builds a loop without exact resumption
@@ -150,19 +157,19 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> Any:
         """All remaining steps, with what the hooks do between and after them; see Detectron2's."""
+        if comm.is_main_process():
+            images = read_test_data(self.cfg)
+            log_to_terminal(training_summary(self, self.recipe, images))
         try:
-            return super().train()
+            results = super().train()
         finally:
             self._trainer.close()
+        log_to_terminal(f"finished; the last checkpoint is {Path(self.cfg.OUTPUT_DIR) / 'model_final.pth'}")
+        return results
 
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, loss log, checkpoints, evaluation, best checkpoint, writers, orderly stop: in this order."""
         cfg = self.cfg
-
-        def evaluate() -> dict:
-            with nullcontext() if self.ema is None else self.ema.applied():
-                self._last_eval_results = self.test(cfg, self.model)
-            return self._last_eval_results
 
         # The account of images that were left out first, so that it is given even if another hook fails at the end.
         left_out = LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))
@@ -175,12 +182,23 @@ class Trainer(DefaultTrainer):
             # The log before the checkpoint, so that it is never behind; that before the evaluation, so that one that
             # fails can be repeated.
             built += [LossLogHook(Path(cfg.OUTPUT_DIR) / LOSS_LOG), checkpoints]
+        stop = StopHook(checkpoints)
+
+        def evaluate() -> dict:
+            try:
+                with nullcontext() if self.ema is None else self.ema.applied(), stop.evaluation():
+                    self._last_eval_results = self.test(cfg, self.model)
+            except (SystemExit, ChildProcessError):
+                stop.save_in_evaluation()
+                raise
+            return self._last_eval_results
+
         built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
             if cfg.SOLVER.BEST_METRIC:
                 built.append(BestCheckpointHook(self.checkpointer, cfg.SOLVER.BEST_METRIC))
-            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-        built.append(StopHook(checkpoints))
+            built += [ProgressHook(), hooks.PeriodicWriter(self.build_writers(), period=20)]
+        built.append(stop)
         return built
 
     def _keep_for_inspection(self, report: NonFiniteReport | None) -> None:
@@ -200,7 +218,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Images of a data set, one at a time, in order."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=PSGDatasetMapper(cfg, is_train=False))
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=PSGDatasetMapper(cfg, is_train=False))
+        return CountedBatches(loader, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

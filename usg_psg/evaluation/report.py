@@ -86,6 +86,17 @@ def format_summary(results: SGDetResults) -> str:
     return "\n".join(lines)
 
 
+def format_main(results: SGDetResults, task: str, dataset_name: str) -> str:
+    """A short table of R and mR under each protocol, which it names, and PQ."""
+    ks = [k for k in result_ks(results) if k >= 20] or result_ks(results)
+    names = [f"{name}@{k}" for name in ("R", "mR") for k in ks]
+    rows = [[p.name, *(results.metrics[f"{p.name}/{name}"] for name in names)] for p in PROTOCOLS]
+    title = f"{task} on {dataset_name}, {results.counts['images']:,} images"
+    if results.panoptic:
+        title += f"; PQ {results.panoptic['PQ']:.2f}"
+    return f"{title}\n{tabulate(rows, headers=['protocol', *names], floatfmt='.2f', tablefmt='pipe')}"
+
+
 def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k: int = 50) -> str:
     """Table of recalls per predicate, most frequent first."""
     ks = result_ks(results)

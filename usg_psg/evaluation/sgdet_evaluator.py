@@ -15,10 +15,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.register_psg import get_psg_metadata
+from ..program import TERMINAL
 from .export import PredictionWriter, open_writer
 from .matching import Overlap, mask_overlap
 from .records import count_missing, ground_truth_from_record, images_with_relations
-from .report import format_summary, results_to_dict, save_results
+from .report import format_main, format_summary, results_to_dict, save_results
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
 from .worst_pictures import WorstPictures
@@ -158,11 +159,12 @@ class SGDetEvaluator(DatasetEvaluator):
         count_missing(total, (x for image_id, x in self._images.items() if image_id not in processed))
         self.results = total.compute()
         metadata = get_psg_metadata(self.dataset_name)
+        logger.info("%s", format_main(self.results, self.task, self.dataset_name), extra=TERMINAL)
         logger.info("%s on %s\n%s", self.task, self.dataset_name, format_summary(self.results))
         if self.output_dir:
             path = self._path(f"{self.task}_{self.dataset_name}.json")
             save_results(path, self.results, self.task, self.dataset_name, metadata.predicate_classes)
-            logger.info("results are in %s", path)
+            logger.info("every number is in %s", path, extra=TERMINAL)
         if self.plots:
             from .plots import save_plots
 
