@@ -87,6 +87,13 @@ def test_the_program_writes_a_picture(tmp_path, capsys):
         (lambda run: (run / "losses.jsonl").write_text('{"iteration": 0, "loss_class": 1}\n'), "has no loss_mask"),
         (lambda run: append(run / "losses.jsonl", {"iteration": 30}), "has no loss_class"),
         (lambda run: append(run / "losses.jsonl", [1]), "line 31: expected an object with an iteration, got [1]"),
+        (lambda run: append(run / "losses.jsonl", "text"), "line 31: expected an object with an iteration"),
+        (
+            lambda run: append(run / "losses.jsonl", {"iteration": 10**30}),
+            "line 31: expected an object with an iteration",
+        ),
+        (lambda run: (run / "losses.jsonl").write_bytes(b"\xff\xfe\n{}\n"), "line 1: not JSON"),
+        (lambda run: (run / "metrics.json").write_text("[" * 100000 + "\n{}\n"), "line 1: not JSON"),
         (lambda run: append(run / "losses.jsonl", TERMS), "line 31: expected an object with an iteration"),
         (lambda run: append(run / "metrics.json", {"a": 1}), "line 4: expected an object with an iteration"),
     ],

@@ -1,12 +1,13 @@
 """Wrong arguments of the programs in one line; Ctrl-C as something to look for."""
 
+import ast
 import signal
 
 import pytest
 
 from usg_psg.program import Interruption
 
-from .programs import ROOT, exit_status, load_tool
+from .programs import ROOT, exit_status, load_tool, start_tool
 
 CONFIG = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 ABSENT = ["--config-file", "absent.yaml"]
@@ -45,6 +46,9 @@ ABSENT = ["--config-file", "absent.yaml"]
         ),
         ("make_synthetic_psg", ["--output", "out", "--num-train", "-1"], "num_train: expected 0.."),
         ("make_synthetic_psg", ["--output", "out", "--size", "0"], "size: expected (height, width)"),
+        ("demo", [*CONFIG, "--input", "a", "--output", "b", "--score-threshold", "nan"], "expected 0 to 1, got nan"),
+        ("benchmark_memory", ["--limit", "inf"], "argument --limit: expected more than 0, got inf"),
+        ("prepare_psg", ["check", "--timeout", "nan"], "argument --timeout: expected more than 0, got nan"),
         ("prepare_psg", ["check", "--workers", "x"], "argument --workers: expected a whole number, got 'x'"),
         ("prepare_psg", ["check", "--timeout", "x"], "argument --timeout: expected a number, got 'x'"),
         ("prepare_psg", ["check", "--timeout", "0"], "argument --timeout: expected more than 0, got 0"),
@@ -58,6 +62,25 @@ def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, 
     (tmp_path / "a_file").touch()
     assert exit_status(load_tool(program).main, arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_every_program_takes_care_of_ctrl_c_before_its_imports(path):
+    lines = ast.parse(path.read_text()).body
+    imported = [line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)]
+    first = next(line for line in imported if getattr(line, "module", "") != "__future__")
+    is_program = any(isinstance(line, ast.If) for line in lines) and path.stem != "ctrl_c"
+    assert not is_program or [alias.name for alias in first.names] == ["ctrl_c"]
+
+
+def test_ctrl_c_during_imports_ends_in_one_line():
+    process = start_tool("train_net", "--help", env={"PYTHONVERBOSE": "1"})
+    for line in process.stderr:
+        if line.startswith("import 'torch"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = [line for line in process.stderr if not line.startswith(("#", "import "))]
+    assert process.wait(60) == 130 and rest == ["train_net.py: interrupted\n"]
 
 
 def test_the_first_ctrl_c_waits_to_be_looked_for():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from usg_psg.data import unregister_psg
 from usg_psg.evaluation import open_writer
 from usg_psg.evaluation.sgdet_evaluator import SGDetMetrics
 
@@ -32,6 +33,22 @@ def data(tmp_path_factory):
     writer.close()
     with_relations = [image_id for image_id, (gt, _) in scenes.items() if len(gt.triplets)]
     return json_file, writer.finish(1, with_relations), scenes, absent
+
+
+def test_a_recipe_registers_the_data_set(data, tmp_path, monkeypatch):
+    json_file = data[0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "data_of_mine.py").write_text(
+        "from usg_psg.data import register_psg\n"
+        f"register_psg('of_mine', {str(json_file)!r}, {str(json_file.parents[1] / 'coco')!r}, 'test')\n"
+    )
+    (tmp_path / "mine.yaml").write_text("IMPORTS: [data_of_mine]\n")
+    try:
+        assert run("--config-file", "mine.yaml", "--dataset", "of_mine", "--output", tmp_path, "--limit", 1) == 0
+    finally:
+        unregister_psg("of_mine")
+    assert (tmp_path / "index.html").is_file()
 
 
 def run(*arguments):

@@ -13,6 +13,9 @@ table, --output/table.md, and tried again next time. Jobs share the machine's co
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import os
@@ -36,7 +39,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 from detectron2.config import CfgNode
 
 from usg_psg.config import build_cfg
-from usg_psg.program import one_line_errors, positive_integer, say, whole_number
+from usg_psg.program import add_trust_argument, one_line_errors, positive_integer, say, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
@@ -166,7 +169,8 @@ def make_jobs(args: argparse.Namespace, cfg: CfgNode) -> list[Job]:
         for row in args.rows:
             overrides = ROWS[row](cfg)
             folder = Path(args.output).resolve() / row / f"seed{seed}"
-            command = ["python", "tools/train_net.py", "--config-file", args.config_file, *args.opts, *overrides]
+            command = ["python", "tools/train_net.py", "--config-file", args.config_file]
+            command += [*["--trust-imports"] * args.trust_imports, *args.opts, *overrides]
             # Nothing but the last evaluation is looked at.
             command += ["SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.BEST_METRIC", "", "SEED", str(seed)]
             command += ["OUTPUT_DIR", str(folder)]
@@ -323,9 +327,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep-weights", action="store_true")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of every row")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides of every row")
     args = parser.parse_args(argv)
-    jobs = make_jobs(args, build_cfg(args.config_file, args.opts))
+    jobs = make_jobs(args, build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports))
     commands = "".join(shlex.join(job.command) + "\n" for job in jobs)
     print(commands, end="", flush=True)
     if args.list:

@@ -9,6 +9,9 @@ FLOPs are fvcore's: one multiply-add counts once; normalisations and activations
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -24,7 +27,7 @@ from torch import nn
 
 from usg_psg.config import build_cfg
 from usg_psg.config_check import check_config
-from usg_psg.program import one_line_errors, whole_number
+from usg_psg.program import add_trust_argument, one_line_errors, whole_number
 
 MAX_SIDE = 4096  # pixels; features of larger images fill the memory
 
@@ -106,9 +109,10 @@ def main(argv: list[str] | None = None) -> None:
         "--size", type=whole_number(1, MAX_SIDE), nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"),
         help="of the image, in pixels; padded as in inference",
     )  # fmt: skip
-    parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    add_trust_argument(parser)
+    parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
-    cfg = build_cfg(arguments.config_file, arguments.opts)
+    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
     check_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

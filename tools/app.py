@@ -10,6 +10,9 @@ Several checkpoints can be chosen from on the page; give one configuration for a
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -23,10 +26,12 @@ from detectron2.utils.logger import setup_logger
 
 from usg_psg.config import build_cfg
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import one_line_errors, whole_number
+from usg_psg.program import add_trust_argument, one_line_errors, positive_number, whole_number
 
 
-def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str]) -> dict[str, SceneGraphPredictor]:
+def load_predictors(
+    configs: list[str], checkpoints: list[str], opts: list[str], trust_imports: bool = False
+) -> dict[str, SceneGraphPredictor]:
     """A model for each checkpoint, by its path.
 
     Raises:
@@ -43,7 +48,8 @@ def load_predictors(configs: list[str], checkpoints: list[str], opts: list[str])
             raise FileNotFoundError(f"--checkpoint: there is no file {checkpoint}")
         if checkpoint in predictors:
             raise ValueError(f"--checkpoint: {checkpoint} is given twice")
-        predictors[checkpoint] = SceneGraphPredictor(build_cfg(config, [*opts, "MODEL.WEIGHTS", checkpoint]))
+        cfg = build_cfg(config, [*opts, "MODEL.WEIGHTS", checkpoint], trust_imports=trust_imports)
+        predictors[checkpoint] = SceneGraphPredictor(cfg)
     return predictors
 
 
@@ -68,9 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=whole_number(0, 65535), default=7860)
     parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
-    parser.add_argument("--max-megabytes", type=float, default=20, help="largest upload (default %(default)s)")
-    parser.add_argument("--max-megapixels", type=float, default=30, help="largest picture (default %(default)s)")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the recipes")
+    parser.add_argument(
+        "--max-megabytes", type=positive_number, default=20, help="largest upload (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-megapixels", type=positive_number, default=30, help="largest picture (default %(default)s)"
+    )
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides of the recipes")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
@@ -81,10 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         hint = "pip install 'gradio>=6', or pip install -e '.[app]' in this repository"
         raise ValueError(f"the app needs gradio: {hint}") from None
     setup_logger(name="usg_psg")
-    if min(arguments.max_megabytes, arguments.max_megapixels) <= 0:
-        raise ValueError("--max-megabytes, --max-megapixels: expected numbers above 0")
     check_port(arguments.host, arguments.port)
-    predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts)
+    predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts, arguments.trust_imports)
     limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
     app = build_app(predictors, limits)
     quietly = {"prevent_thread_lock": True, "quiet": True}

@@ -13,6 +13,9 @@ be compared with what it is for "noise". Without a GPU every run is in float32, 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -35,7 +38,7 @@ from part_timer import use_psg_sized_vocabulary
 from usg_psg.config import build_cfg
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST = 20
@@ -127,9 +130,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", help="folder of the scenes, as for benchmark_train.py")
     parser.add_argument("--num-scenes", type=positive_integer, default=512)
     parser.add_argument("--json", metavar="FILE", help="also write the losses of every step")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
     args = parser.parse_args(argv)
-    cfg = build_cfg(args.config_file, args.opts)
+    cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
     adapt_to_machine(cfg)
     cfg.SEED = max(cfg.SEED, 0)  # the runs have to share one
     os.environ["DETECTRON2_DATASETS"] = str(scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes))

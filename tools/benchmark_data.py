@@ -9,6 +9,9 @@ Seconds of the processor are given besides the clock's, as other programs on the
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import multiprocessing

@@ -17,6 +17,9 @@ each tenth of the images: neither may grow.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import os

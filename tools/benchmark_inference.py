@@ -12,6 +12,9 @@ type and mode.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -34,7 +37,7 @@ from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph
 
 
@@ -86,9 +89,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--objects", type=positive_integer, default=15)
     parser.add_argument("--iterations", type=positive_integer, default=50)
     parser.add_argument("--warmup", type=positive_integer, default=10)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
-    cfg = build_cfg(arguments.config_file, arguments.opts)
+    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read

@@ -10,6 +10,9 @@ the second quarter of the samples with the last one, as the first quarter fills 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -31,7 +34,7 @@ from tabulate import tabulate
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.program import one_line_errors, whole_number
+from usg_psg.program import one_line_errors, positive_number, whole_number
 
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -149,8 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=whole_number(80), default=5000, help="80 or more, default 5000")
     parser.add_argument("--workers", type=whole_number(0), default=2, help="loader processes, default 2")
-    parser.add_argument("--limit", type=float, default=4.0, metavar="MIB", help="largest growth, default 4")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    parser.add_argument("--limit", type=positive_number, default=4.0, metavar="MIB", help="largest growth, default 4")
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     start = time.monotonic()

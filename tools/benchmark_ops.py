@@ -12,6 +12,9 @@ caches. Backends take turns within one run, and medians are shown.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import math

@@ -16,6 +16,9 @@ for data is the longest of all.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -48,7 +51,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 
 PROFILE_ROWS = 60
 
@@ -170,9 +173,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
     parser.add_argument("--num-scenes", type=positive_integer, default=256)
     parser.add_argument("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
-    cfg = build_cfg(arguments.config_file, arguments.opts)
+    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
     check_config(cfg)
     adapt_to_machine(cfg)
     root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)

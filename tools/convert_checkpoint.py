@@ -11,6 +11,9 @@ MODEL.USG.MASK_DECODER.NUM_LAYERS 9 MODEL.USG.MASK_DECODER.LAYER_ORDER cross_fir
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path
@@ -24,7 +27,7 @@ from usg_psg.engine.published import SUFFIXES_WRITTEN, read_published, write_con
 from usg_psg.modeling.convert import convert, target_model
 from usg_psg.modeling.convert_report import format_conversion
 from usg_psg.modeling.convert_rules import SOURCES
-from usg_psg.program import one_line_errors
+from usg_psg.program import add_trust_argument, one_line_errors
 
 
 def numbers(text: str) -> list[int]:
@@ -57,7 +60,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--with-backbone", action="store_true", help="take FC-CLIP's copy of the OpenCLIP trunk too")
     parser.add_argument("--verbose", action="store_true", help="list every parameter, not only counts")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the recipe")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides of the recipe")
     return parser.parse_args(argv)
 
 
@@ -67,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.output.suffix not in SUFFIXES_WRITTEN:
         raise ValueError(f"--output {args.output}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")
-    cfg = build_cfg(args.config_file, args.opts)
+    cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
     check_config(cfg)
     conversion = convert(
         read_published(args.input),

@@ -10,6 +10,9 @@ Ctrl-C ends the run: what is finished stays, and the page of it is written.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -32,7 +35,7 @@ from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_fram
 from usg_psg.engine import adapt_to_machine
 from usg_psg.names import printable
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import INTERRUPTED, Interruption, one_line_errors
+from usg_psg.program import INTERRUPTED, Interruption, add_trust_argument, one_line_errors, score
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.visualization import PageItem, PageWriter, draw_graph, draw_overlay
 
@@ -197,7 +200,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     number = partial(parser.add_argument, type=int, metavar="N")
     number("--top-k", default=10, help="relations in the pictures, the JSON has all (default %(default)s)")
     parser.add_argument(
-        "--score-threshold", type=float, default=0.02, help="least score in the pictures (default %(default)s)"
+        "--score-threshold", type=score, default=0.02, help="least score in the pictures (default %(default)s)"
     )
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
     number("--frame-step", default=1, help="parse every N-th frame of a video (default %(default)s)")
@@ -205,7 +208,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     number("--page-relations", default=200, help="relations per image on the page (default %(default)s)")
     number("--page-images", default=300, help="images on the page, the first ones (default %(default)s)")
     parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    add_trust_argument(parser)
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
     arguments = parser.parse_args(argv)
     for name, least in (("top_k", 0), ("frame_step", 1), ("max_frames", 1), ("page_relations", 0), ("page_images", 0)):
         value = getattr(arguments, name)
@@ -221,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     setup_logger(name="usg_psg")
     output = Path(arguments.output)
     paths = find_inputs(arguments.input)
-    cfg = build_cfg(arguments.config_file, arguments.opts)
+    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
     if arguments.vocabulary:
         cfg.MODEL.USG.VOCABULARY = arguments.vocabulary
     adapt_to_machine(cfg)

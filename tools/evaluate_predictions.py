@@ -9,6 +9,9 @@ docs/evaluation.md describes each.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import logging
 import sys

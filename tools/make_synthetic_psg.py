@@ -11,6 +11,9 @@ test images with all relations, psg_shapes_train_seen the training images with t
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import os
 import sys

@@ -86,7 +86,7 @@ scaling() {
 convergence() {
     # shellcheck disable=SC2086
     DETECTRON2_DATASETS=$scenes/small with_opts python3 tools/train_net.py --config-file $small \
-        OUTPUT_DIR "$out/run" ${TRAIN_OPTS:-} &&
+        --overwrite OUTPUT_DIR "$out/run" ${TRAIN_OPTS:-} &&
         python3 tools/plot_training.py "$out/run" --output "$out/convergence.png"
     rm -f "$out"/run/*.pth
 }

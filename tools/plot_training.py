@@ -11,6 +11,9 @@ share one scale; a thick line is a running mean. Proposals and evaluations are t
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import json
 import sys
@@ -58,20 +61,25 @@ def read_lines(path: Path) -> list[dict]:
     if not path.is_file():
         raise ValueError(f"there is no {path}: a run's OUTPUT_DIR is needed")
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
             break
-        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int | float):
+        if not isinstance(record, dict) or not is_number(record.get("iteration")):
             raise ValueError(f"{path}, line {number}: expected an object with an iteration, got {line[:80]}")
         records.append(record)
     if not records:
         raise ValueError(f"{path} has no complete line yet")
     return records
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a log can be drawn: NaN and infinite ones can, but whole ones that no float holds cannot."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def read_run(argument: str) -> Run:
@@ -82,13 +90,13 @@ def read_run(argument: str) -> Run:
     iterations = np.array([step["iteration"] for step in steps])
     losses = {}
     for kind, terms in LOSSES.items():
-        if missing := [term for term in terms for step in steps if not isinstance(step.get(term), int | float)]:
+        if missing := [term for term in terms for step in steps if not is_number(step.get(term))]:
             raise ValueError(f"{path / 'losses.jsonl'} has no {missing[0]}: it is no run of this project")
         losses[kind] = iterations, np.array([sum(step[term] for term in terms) for step in steps])
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for record in read_lines(path / "metrics.json"):
         for key, value in record.items():
-            if isinstance(value, int | float):
+            if is_number(value):
                 points[key].append((record["iteration"], value))
     scalars = {key: tuple(np.array(column) for column in zip(*values, strict=True)) for key, values in points.items()}
     return Run(name or path.resolve().name, losses, scalars)

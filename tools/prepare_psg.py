@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import os
 import sys

@@ -2,6 +2,7 @@
 """An HTML page of a data set's annotation, or of the errors of predictions on it.
 
     python tools/visualize_data.py --dataset psg_shapes_val --output output/data
+    python tools/visualize_data.py --config-file cups.yaml --dataset cups_train --output output/cups
     python tools/visualize_data.py --json datasets/psg/psg.json --image-root datasets/coco --split test --limit 20 \\
         --output output/data
     python tools/visualize_data.py --dataset psg_val --predictions predictions.json --output output/errors
@@ -12,6 +13,9 @@ tools/evaluate_predictions.py reads, and the rules are those of its protocols (d
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401  first, as the imports take seconds
+
+# isort: split
 import argparse
 import logging
 import math
@@ -28,13 +32,14 @@ import usg_psg  # noqa: F401  selects the engine
 # isort: split
 from detectron2.data import DatasetCatalog
 
+from usg_psg.config import build_cfg
 from usg_psg.data import get_psg_metadata, load_psg_json, read_image, read_psg_json
 from usg_psg.data.psg_json import SPLITS
 from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
 from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, PageWriter
 
@@ -55,6 +60,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="a registered data set: psg_train, psg_val, psg_test, psg_shapes_val, ...")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
+    add_trust_argument(parser)
     source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
     parser.add_argument("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
     parser.add_argument(
@@ -83,6 +90,8 @@ def open_source(arguments: argparse.Namespace) -> Source:
     Raises:
         ValueError, FileNotFoundError: see `get_psg_metadata` and `load_psg_json`.
     """
+    if arguments.config_file:
+        build_cfg(arguments.config_file, trust_imports=arguments.trust_imports)
     if arguments.dataset:
         names = get_psg_metadata(arguments.dataset)
         records, title = DatasetCatalog.get(arguments.dataset), arguments.dataset

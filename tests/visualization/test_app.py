@@ -193,7 +193,7 @@ BASE = ["app.py", "--config-file", "quickstart/usg_par_quickstart.yaml", "--chec
         (["--port", "{busy}"], "port {busy}"),
         (["--port", "99999"], "port 99999"),
         (["--host", "256.0.0.1"], "256.0.0.1"),
-        (["--max-megabytes", "0"], "above 0"),
+        (["--max-megabytes", "nan"], "argument --max-megabytes: expected more than 0, got nan"),
         (["--port", "0", "--config-file", "a.yaml", "b.yaml"], "got 2"),
     ],
 )
