@@ -26,7 +26,6 @@ SMALL += [
     "MODEL.USG.RELATION_HEAD.NUM_LAYERS",
     "1",
 ]
-stop_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def losses(cfg: CfgNode) -> list[dict]:
     return [json.loads(line) for line in (Path(cfg.OUTPUT_DIR) / "losses.jsonl").read_text().splitlines()]
 
 
-@stop_signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # test_resume.py sends SIGTERM and SIGUSR1
 def test_a_signal_ends_the_run_with_its_state_saved(cfg, number, caplog):
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
@@ -101,7 +100,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(cfg):
         train(cfg, After(1, twice))
 
 
-@stop_signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_that_is_ignored_stays_so(number):
     before = signal.signal(number, signal.SIG_IGN)
     hook = StopHook(None)
