@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -84,6 +86,7 @@ def _ctrl_c_waits() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # the first process would start it, which lets Ctrl-C through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -118,11 +121,13 @@ def _join(processes: mp.ProcessContext) -> None:
             raise KeyboardInterrupt
 
     before = handle_stop_signals(pass_on)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
     try:
         while not processes.join():
             pass
     except mp.ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from None  # it has said why
+        # It has said why, unless a signal killed it.
+        raise SystemExit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
