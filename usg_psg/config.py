@@ -49,8 +49,11 @@ def _add_input(cfg: CfgNode) -> None:
     # max(1, sqrt(REPEAT_THRESHOLD / fraction of images with the predicate)), for the image's rarest one; REPEAT_SQRT.
     # [Detectron2; LVIS]
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
-    # What training does about a faulty record, an unreadable picture or one that disagrees with its record: "error"
-    # stops; "skip" leaves the image out, counts it and names it at the end. Evaluation always stops, as it needs all.
+    # What training does about faulty data. "error": the first fault stops it, while what can be mended without guessing
+    # is mended (repeated relations count once, PNG ids that no segment lists are unlabelled, segments without a pixel
+    # and relations of a segment to itself are left out) and counted in the log. "skip": as "error", but faulty images
+    # are left out, counted and named at the end. "strict": what "error" would mend stops training, too. An evaluation
+    # always acts as "error".
     cfg.DATALOADER.BAD_SAMPLES = "error"
 
 

@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from .config_file import leaves
+from .data.mirrored_names import SidedNames
 from .data.register_psg import check_dataset_files, get_psg_metadata, vocabulary_names
 from .data.vocabulary_file import read_vocabulary
 from .hints import did_you_mean
@@ -27,7 +28,7 @@ from .modeling.part_runner import MODES
 from .modeling.text_embeddings import check_vocabulary
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "DATALOADER.BAD_SAMPLES": ("error", "skip"),
+    "DATALOADER.BAD_SAMPLES": ("error", "skip", "strict"),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     "INPUT.FORMAT": ("RGB", "BGR"),
@@ -286,6 +287,8 @@ def _check_datasets(cfg: CfgNode, train: bool, evaluate: bool) -> None:
                 file.check_covers(name, get_psg_metadata(name))
     if train and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: expected a data set, such as ('psg_train',), got none")
+    if train and cfg.INPUT.RANDOM_FLIP == "horizontal":
+        SidedNames(get_psg_metadata(cfg.DATASETS.TRAIN[0]))
     if evaluate and not train and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: expected a data set, such as ('psg_test',), got none")
 

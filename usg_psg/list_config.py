@@ -34,7 +34,8 @@ DETECTRON2_KEYS = {
     "INPUT.MAX_SIZE_TRAIN": 'upper limit of the longer side with "shortest_edge", pixels',
     "INPUT.MIN_SIZE_TRAIN": 'lengths of the shorter side to choose from with "shortest_edge", pixels',
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": '"choice": one of them; "range": any length between two',
-    "INPUT.RANDOM_FLIP": 'mirror an image with probability 1/2: "horizontal", "vertical" or "none"',
+    "INPUT.RANDOM_FLIP": 'mirror an image with probability 1/2: "horizontal" (which exchanges names of sides, such as '
+    '"left of" and "right of"), "vertical" or "none"',
     "MODEL.DEVICE": '"cuda", "cuda:1", "cpu"; without a GPU, "cpu" is taken',
     "MODEL.WEIGHTS": "checkpoint to start from, or to evaluate",
     "OUTPUT_DIR": "folder of checkpoints, logs and results",

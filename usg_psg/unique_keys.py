@@ -18,6 +18,25 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class RepeatedKeys(dict):
+    """A JSON object in which keys stand more than once; the last value of each counts.
+
+    Attributes:
+        repeated: those keys.
+    """
+
+    repeated: tuple[str, ...] = ()
+
+
+def marked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """`object_pairs_hook` of json.loads that marks an object with repeated keys as `RepeatedKeys`."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        found = RepeatedKeys(found)
+        found.repeated = tuple(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return found
+
+
 def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """`object_pairs_hook` of json.loads; ValueError for a repeated key."""
     refuse_repeated(key for key, _ in pairs)

@@ -52,7 +52,7 @@ def record(image_id: str, height: int = 48, width: int = 64) -> dict:
         "width": width,
         "segments_info": segments,
         "annotations": annotations,
-        "relations": [[0, 3, 0], [1, 0, 1], [2, 3, 2], [0, 2, 3], [0, 3, 0]],
+        "relations": [[0, 3, 0], [1, 0, 1], [2, 3, 2], [0, 2, 3]],
     }
 
 

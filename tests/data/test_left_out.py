@@ -21,12 +21,13 @@ from usg_psg.data import (
     unregister_psg,
 )
 from usg_psg.data.left_out import LeftOutImages
+from usg_psg.data.psg_faults import MENDED
 from usg_psg.data.psg_mapper import MAX_FAILURES_IN_A_ROW
 from usg_psg.engine import Trainer
 from usg_psg.engine.hooks import LeftOutReport
 
-from .bad_cases import cut_png
-from .psg_files import content, record, write_json, write_pictures
+from .bad_cases import cut_png, write_ids
+from .psg_files import IDS, content, record, write_json, write_pictures
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_training_goes_on_without_bad_samples(damaged, caplog, workers):
 
 
 def test_training_stops_by_default(damaged):
-    with pytest.raises(ValueError, match="image_id '2', relations.5.: predicate 99"):
+    with pytest.raises(ValueError, match="image_id '2', relations.4.: predicate 99"):
         build_psg_train_loader(config())
     cfg = config("DATALOADER.BAD_SAMPLES", "skip", "DATALOADER.NUM_WORKERS", "0")
     mapper = PSGDatasetMapper(config(), is_train=True)
@@ -89,7 +90,7 @@ def test_training_stops_by_default(damaged):
         dicts = {d["image_id"]: d for d in DatasetCatalog.get("damaged_train")}
     with pytest.raises(ValueError, match="'4'.*truncated"):
         mapper(dicts["4"])
-    with pytest.raises(ValueError, match="BAD_SAMPLES: expected one of error, skip, got 'ignore'"):
+    with pytest.raises(ValueError, match="BAD_SAMPLES: expected one of error, skip, strict, got 'ignore'"):
         build_psg_train_loader(config("DATALOADER.BAD_SAMPLES", "ignore", "DATALOADER.NUM_WORKERS", "0"))
 
 
@@ -103,10 +104,37 @@ def test_evaluation_stops_all_the_same(damaged, what):
     else:
         path = damaged / "psg.json"
         path.write_text(path.read_text().replace('["10", "11"]', '["10", "2"]'))
-        with pytest.raises(ValueError, match="image_id '2', relations.5.: predicate 99"):
+        with pytest.raises(ValueError, match="image_id '2', relations.4.: predicate 99"):
             Trainer.build_test_loader(cfg, "damaged_test")
     with pytest.raises(ValueError, match="'skip' is for training only"):
         PSGDatasetMapper(is_train=False, augmentations=[], bad_sample="skip")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_mended_is_counted(tmp_path, caplog, workers):
+    """Once in the log of a training, whichever processes read the pictures; "strict" refuses instead."""
+    entries = [record(str(i)) for i in range(6)]
+    for entry in entries:
+        write_pictures(tmp_path, entry)
+    write_ids(tmp_path / entries[1]["pan_seg_file_name"], [*IDS[:3], 9])  # the last segment has no pixel, 9 no segment
+    entries[2]["relations"] += [[0, 3, 0], [2, 2, 0]]
+    register_psg("mended", write_json(tmp_path, content(entries, [])), tmp_path, "trainval")
+    try:
+        opts = ("DATASETS.TRAIN", "('mended',)", "DATALOADER.NUM_WORKERS", str(workers))
+        loader = build_psg_train_loader(config(*opts))
+        for kind in ("self_relation", "duplicate_relation"):
+            assert caplog.text.count(f"psg.json, split trainval: 1 {MENDED[kind]}") == 1
+        batches = iter(loader)
+        (sample,) = {x["image_id"]: x for _ in range(12) for x in next(batches) if x["image_id"] == "1"}.values()
+        assert len(sample["instances"]) <= 3 and (sample["relations"][:, :2] < 3).all()
+        caplog.clear()
+        LeftOutReport(loader.left_out).after_train()
+        kinds = ("unlisted_ids_png", "ids_without_pixels_png")
+        assert caplog.messages == ["; ".join(f"1 {MENDED[kind]} (image_id '1')" for kind in kinds)]
+        with pytest.raises(ValueError, match="image_id '2', relations.4.: the same as relations.0."):
+            build_psg_train_loader(config(*opts, "DATALOADER.BAD_SAMPLES", "strict"))
+    finally:
+        unregister_psg("mended")
 
 
 def test_policy_ends_with_its_block(damaged):

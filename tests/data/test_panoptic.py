@@ -26,21 +26,23 @@ def test_decode_uses_all_three_channels(tmp_path):
 
 def test_index_map():
     ids = np.array([[0, 9], [70_000, 9]], dtype=np.int32)
-    index = segment_index_map(ids, segments(70_000, 9))
+    index, disagreements = segment_index_map(ids, segments(70_000, 9))
+    assert disagreements == []
     assert index.dtype == np.uint16
     assert index.tolist() == [[0, 2], [1, 2]]
-    assert segment_index_map(np.zeros((2, 2), np.int32), []).tolist() == [[0, 0], [0, 0]]
+    assert segment_index_map(np.zeros((2, 2), np.int32), [])[0].tolist() == [[0, 0], [0, 0]]
 
 
 def test_index_map_disagrees_with_segments():
     ids = np.array([[5, 9], [70_000, 9]], dtype=np.int32)
-    with pytest.raises(ValueError, match=r"p.png \(image_id '3'\): segments_info lacks the ids 5, 70000"):
-        segment_index_map(ids, segments(9), file_name="p.png", image_id="3")
-    with pytest.raises(ValueError, match=r"p.png \(image_id '3'\): the panoptic PNG lacks the ids 8 of"):
-        segment_index_map(ids, segments(5, 8, 9, 70_000), file_name="p.png", image_id="3")
+    index, (unlisted,) = segment_index_map(ids, segments(9), file_name="p.png", image_id="3")
+    assert str(unlisted) == "p.png (image_id '3'): segments_info lacks the ids 5, 70000 of the panoptic PNG"
+    assert unlisted.problem == "unlisted_ids" and index.tolist() == [[0, 1], [0, 1]]
+    index, (absent,) = segment_index_map(ids, segments(5, 8, 9, 70_000), file_name="p.png", image_id="3")
+    assert str(absent) == "p.png (image_id '3'): the panoptic PNG lacks the ids 8 of segments_info"
+    assert absent.problem == "ids_without_pixels" and index.tolist() == [[1, 3], [4, 3]]
     many = np.arange(1, 12, dtype=np.int32)[None]
-    with pytest.raises(ValueError, match="1, 2, 3, 4, 5 and 6 more"):
-        segment_index_map(many, [])
+    assert "1, 2, 3, 4, 5 and 6 more" in str(segment_index_map(many, [])[1][0])
     with pytest.raises(ValueError, match="at most 65535 segments, got 65536"):
         segment_index_map(many, segments(*range(1, 65537)))
 

@@ -10,7 +10,9 @@ import pytest
 
 from usg_psg.data import PSGVocabulary, load_psg_json, read_psg_json
 from usg_psg.data.doctor import file_faults
-from usg_psg.data.psg_json import select_split
+from usg_psg.data.psg_json import select_split, write_index
+from usg_psg.data.psg_stats import dataset_statistics
+from usg_psg.data.repair import repair_dataset
 
 from .psg_files import PREDICATES, STUFF, THINGS, content, record, write_json
 
@@ -27,7 +29,7 @@ def test_dataset_dicts(tmp_path):
     assert [s["isthing"] for s in found["segments_info"]] == [True, True, True, False]
     assert found["segments_info"][0]["bbox"] == [1, 2, 11, 22]  # x, y, w, h became x0, y0, x1, y1
     assert found["segments_info"][1]["bbox"] == entry["annotations"][1]["bbox"]
-    assert found["relations"] == entry["relations"]  # the duplicate of the first row stays
+    assert found["relations"] == entry["relations"]
 
 
 def test_ids_are_compared_as_strings(tmp_path):
@@ -69,19 +71,19 @@ FAULTS = {
     "category_negative": (lambda e: e["segments_info"][0].update(category_id=-1), "segments_info[0].category_id"),
     "isthing": (lambda e: e["segments_info"][3].update(isthing=1), "segments_info[3].isthing"),
     "iscrowd": (lambda e: e["segments_info"][3].update(iscrowd=2), "segments_info[3].iscrowd"),
-    "no_area": (lambda e: e["segments_info"][3].update(area=0), "segments_info[3].area"),
+    "no_area": (lambda e: e["segments_info"][3].update(area=-1), "segments_info[3].area"),
     "annotation_missing": (lambda e: e["annotations"].pop(), "annotations"),
     "annotation_category": (lambda e: e["annotations"][0].update(category_id=1), "annotations[0].category_id"),
     "box_short": (lambda e: e["annotations"][0].update(bbox=[1, 2, 3]), "annotations[0].bbox"),
     "box_nan": (lambda e: e["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotations[0].bbox"),
     "box_mode": (lambda e: e["annotations"][0].update(bbox_mode=4), "annotations[0].bbox_mode"),
-    "relation_short": (lambda e: e["relations"].append([0, 1]), "relations[5]"),
-    "relation_float": (lambda e: e["relations"].append([0, 1, 1.0]), "relations[5]"),
-    "relation_no_list": (lambda e: e["relations"].append("0 1 1"), "relations[5]"),
-    "subject_large": (lambda e: e["relations"].append([4, 0, 0]), "relations[5]"),
-    "object_negative": (lambda e: e["relations"].append([0, -1, 0]), "relations[5]"),
-    "predicate_large": (lambda e: e["relations"].append([0, 1, 4]), "relations[5]"),
-    "predicate_negative": (lambda e: e["relations"].append([0, 1, -1]), "relations[5]"),
+    "relation_short": (lambda e: e["relations"].append([0, 1]), "relations[4]"),
+    "relation_float": (lambda e: e["relations"].append([0, 1, 1.0]), "relations[4]"),
+    "relation_no_list": (lambda e: e["relations"].append("0 1 1"), "relations[4]"),
+    "subject_large": (lambda e: e["relations"].append([4, 0, 0]), "relations[4]"),
+    "object_negative": (lambda e: e["relations"].append([0, -1, 0]), "relations[4]"),
+    "predicate_large": (lambda e: e["relations"].append([0, 1, 4]), "relations[4]"),
+    "predicate_negative": (lambda e: e["relations"].append([0, 1, -1]), "relations[4]"),
 }
 
 
@@ -104,7 +106,7 @@ def test_every_fault_is_named_or_skipped(name, tmp_path, caplog):
 
 def test_duplicate_image(tmp_path, caplog):
     path = write_json(tmp_path, content([record("5"), record("5")], []))
-    with pytest.raises(ValueError, match="'5', image_id: .*more than once"):
+    with pytest.raises(ValueError, match="'5', image_id: .*more than once, as data.0. and data.1."):
         load_psg_json(path, tmp_path, "trainval")
     assert len(load_psg_json(path, tmp_path, "trainval", policy="skip")) == 1
 
@@ -125,14 +127,88 @@ def test_test_id_without_image(tmp_path):
     assert [d["image_id"] for d in load_psg_json(path, tmp_path, "test", policy="skip")] == ["6"]
 
 
+# Listed, and the image's own.
+TEST_ID_FORMS = {"00123": "123", "123": "0123", "123.0": "123", " 123": "123", "+123": "123", "a1": "A1 "}
+
+
+@pytest.mark.parametrize("listed", [*TEST_ID_FORMS, 123])
+def test_test_ids_in_another_form_are_refused(tmp_path, listed):
+    """Their images would be trained on without a word, so no split, index, check or repair takes the file."""
+    own = TEST_ID_FORMS.get(listed, "0123")
+    path = write_json(tmp_path, content([record("5"), record(own)], [listed]))
+    for act in (
+        lambda: load_psg_json(path, tmp_path, "train", policy="skip"),
+        lambda: load_psg_json(path, tmp_path, "test"),
+        lambda: write_index(path),
+        lambda: repair_dataset(path, tmp_path, workers=0),
+        lambda: dataset_statistics(path),
+    ):
+        with pytest.raises(ValueError, match="differ in form only") as error:
+            act()
+        assert repr(str(listed)) in str(error.value) and repr(own) in str(error.value)
+
+
+@pytest.mark.parametrize("listed", [6.0, {"image_id": "6"}, ["6"], None, True])
+def test_test_ids_are_text_or_whole_numbers(tmp_path, listed):
+    path = write_json(tmp_path, content([record("5"), record("6")], ["5", listed]))
+    with pytest.raises(ValueError) as error:
+        load_psg_json(path, tmp_path, "trainval")
+    assert f"{path}, test_image_ids[1]: expected an image_id" in str(error.value)
+    assert str(error.value).endswith(repr(listed))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_test_ids_without_image_are_reported_in_training(tmp_path, caplog, indexed):
+    path = write_json(tmp_path, content([record("5"), record("6")], ["6", *range(10, 17)]))
+    if indexed:
+        write_index(path)
+    assert len(load_psg_json(path, tmp_path, "trainval")) == 1
+    text = "psg.json: 7 of 8 test_image_ids name no image: '10', '11', '12', '13', '14', ..."
+    assert [x for x in caplog.messages if x.endswith(text)]
+
+
+def test_files_of_the_competition_load_without_complaint(tmp_path, caplog):
+    """Files of PSG's form whose test images are all there; "2" and "02" are two images if both are listed."""
+    train_val = content([record("1"), record("2"), record("3")], ["2", 3])
+    assert len(load_psg_json(write_json(tmp_path, train_val), tmp_path, "train")) == 1
+    val_test = content([record("2"), record("02"), record("7")], ["2", "02", "7"])
+    assert len(load_psg_json(write_json(tmp_path, val_test), tmp_path, "test")) == 3
+    assert not caplog.records
+
+
+def test_repeated_keys_are_found_wherever_they_are_read(tmp_path):
+    text = json.dumps(content([record("5")], []))
+    path = tmp_path / "psg.json"
+    for old, new, field in (
+        ('"area":', '"area": 1, "area":', "segments_info[0].area"),
+        ('"bbox":', '"bbox": [], "bbox":', "annotations[0].bbox"),
+        ('"image_id":', '"image_id": 7, "image_id":', "image_id"),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ValueError) as error:
+            load_psg_json(path, tmp_path, "trainval")
+        assert str(error.value) == f"{path}, image_id '5', {field}: the key occurs more than once"
+
+
+def test_surrogates_in_an_id_are_a_fault_of_its_image(tmp_path):
+    entries = [record(str(i)) for i in range(100)]
+    entries[50]["image_id"] = "\ud800"
+    path = write_json(tmp_path, content(entries, []))
+    for split in ("trainval", "train"):
+        kept = load_psg_json(path, tmp_path, split, policy="skip")
+        assert "\ud800" not in [d["image_id"] for d in kept] and len(kept) >= 97
+    with pytest.raises(ValueError, match="image_id: expected text without lone surrogates"):
+        load_psg_json(path, tmp_path, "trainval")
+
+
 def test_self_relations_are_dropped_and_counted(tmp_path, caplog):
     entry = record("5")
-    entry["relations"][1:1] = [[2, 2, 0], [3, 3, 1]]
+    entry["relations"][1:1] = [[2, 2, 0], [3, 3, 1], [0, 3, 0]]
     path = write_json(tmp_path, content([entry], []))
     with caplog.at_level(logging.WARNING):
         (found,) = load_psg_json(path, tmp_path, "trainval")
-    assert found["relations"] == record("5")["relations"]
-    assert "2 relations of a segment to itself" in caplog.text
+    assert found["relations"] == [[0, 3, 0], *record("5")["relations"]]  # training counts the repeated one once
+    assert "2 relations of a segment to itself left out" in caplog.text and "1 repeated relations" in caplog.text
 
 
 def test_all_faults_in_one_pass(tmp_path):

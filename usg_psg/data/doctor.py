@@ -12,11 +12,12 @@ from tabulate import tabulate
 
 from .picture_faults import image_faults
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault, duplicate_image_faults, unknown_test_image_faults
+from .psg_faults import Fault, duplicate_image_faults, unknown_test_image_faults, weight_of
 from .psg_json import PARTITION, PSGFile, check_vocabulary, read_psg_json, select_split
 from .worker_pool import Failure, run_isolated
 
 TIMEOUT = 60.0  # seconds for one image
+WEIGHTS = ("fault", "mended", "note")
 
 
 @dataclass
@@ -27,9 +28,9 @@ class Report:
         json_file, image_root: what was checked.
         num_images: images of the file.
         num_checked: images that were looked at, fewer if the pass was interrupted.
-        counts: faults by (kind, fatal).
-        examples: the first faults of each (kind, fatal), in the file's order.
-        images: number of images with fatal faults.
+        counts: faults by kind; `psg_faults.weight_of` tells which are refused, mended, or notes.
+        examples: the first faults of each kind, in the file's order.
+        images: number of images with faults that the loader refuses.
     """
 
     json_file: str
@@ -37,7 +38,7 @@ class Report:
     num_images: int = 0
     num_checked: int = 0
     counts: Counter = field(default_factory=Counter)
-    examples: dict[tuple[str, bool], list[tuple[int, Fault]]] = field(default_factory=lambda: defaultdict(list))
+    examples: dict[str, list[tuple[int, Fault]]] = field(default_factory=lambda: defaultdict(list))
     images: int = 0
 
     @property
@@ -47,34 +48,37 @@ class Report:
 
     @property
     def num_fatal(self) -> int:
-        """Faults that the loader rejects."""
-        return sum(count for (_, fatal), count in self.counts.items() if fatal)
+        """Faults that the loader refuses."""
+        return self.num_of("fault")
+
+    def num_of(self, weight: str) -> int:
+        """How many faults of a weight there are."""
+        return sum(count for kind, count in self.counts.items() if weight_of(kind) == weight)
 
     def add(self, position: int, faults: list[Fault], limit: int) -> None:
         """Count the faults of the record at a position (-1: of the file) and keep the first examples of each kind."""
         self.images += position >= 0 and any(f.fatal for f in faults)
         for fault in faults:
-            key = (fault.kind, fault.fatal)
-            self.counts[key] += 1
-            kept = self.examples[key]
+            self.counts[fault.kind] += 1
+            kept = self.examples[fault.kind]
             kept.append((position, fault))
             # Processes answer in any order; the report does not depend on it.
             if len(kept) > 2 * limit + 16:
-                self._cut(key, limit)
+                self._cut(fault.kind, limit)
 
     def finish(self, limit: int) -> Report:
         """Sort and shorten the examples."""
-        for key in self.examples:
-            self._cut(key, limit)
+        for kind in self.examples:
+            self._cut(kind, limit)
         return self
 
-    def _cut(self, key: tuple[str, bool], limit: int) -> None:
-        self.examples[key] = sorted(self.examples[key], key=lambda x: x[0])[:limit]
+    def _cut(self, kind: str, limit: int) -> None:
+        self.examples[kind] = sorted(self.examples[kind], key=lambda x: x[0])[:limit]
 
     def rows(self) -> list[tuple[str, str, int]]:
-        """(kind, "fault" or "note", count), faults first, by count."""
-        items = sorted(self.counts.items(), key=lambda x: (not x[0][1], -x[1], x[0][0]))
-        return [(kind, "fault" if fatal else "note", count) for (kind, fatal), count in items]
+        """(kind, weight, count): faults, then what is mended, then notes, each by count."""
+        rows = [(kind, weight_of(kind), count) for kind, count in self.counts.items()]
+        return sorted(rows, key=lambda x: (WEIGHTS.index(x[1]), -x[2], x[0]))
 
 
 def check_dataset(
@@ -87,7 +91,7 @@ def check_dataset(
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Find everything that the loader would reject, and what is worth knowing besides.
+    """Find everything that the loader refuses or mends, and what is worth knowing besides.
 
     Ctrl-C ends the pass; the report then holds what was found, and its `complete` is False.
 
@@ -128,11 +132,11 @@ def check_dataset(
 
 def file_faults(content: PSGFile) -> Iterator[Fault]:
     """Faults that concern several records or none, and notes on splits without an image."""
-    yield from duplicate_image_faults(content.image_ids)
+    yield from (fault for _, fault in duplicate_image_faults(enumerate(content.image_ids)))
     yield from unknown_test_image_faults(content.test_image_ids, content.image_ids)
     for split in PARTITION:
         if not select_split(content.image_ids, content.test_image_ids, split):
-            yield Fault("empty_split", "", "data", f"the split {split!r} has no image", fatal=False)
+            yield Fault("empty_split", "", "data", f"the split {split!r} has no image")
 
 
 def each_image(
@@ -162,15 +166,12 @@ def format_report(report: Report) -> str:
     rows = report.rows()
     if rows:
         lines.append(tabulate([(kind, what, f"{n:,}") for kind, what, n in rows], headers=("kind", "", "count")))
-    for severity in (True, False):
-        for (kind, fatal), examples in sorted(report.examples.items()):
-            if fatal != severity:
-                continue
-            rest = report.counts[kind, fatal] - len(examples)
-            lines.append(f"\n{kind} ({'fault' if fatal else 'note'}):")
-            lines += [f"  {one_line(fault.describe(report.json_file))}" for _, fault in examples]
-            if rest:
-                lines.append(f"  and {rest:,} more")
+    for kind, weight, count in sorted(rows, key=lambda x: (WEIGHTS.index(x[1]), x[0])):
+        examples = report.examples[kind]
+        lines.append(f"\n{kind} ({weight}):")
+        lines += [f"  {one_line(fault.describe(report.json_file))}" for _, fault in examples]
+        if count > len(examples):
+            lines.append(f"  and {count - len(examples):,} more")
     if lines:
         lines.append("")
     lines.append(_summary(report))
@@ -181,8 +182,8 @@ def _summary(report: Report) -> str:
     text = f"{report.num_checked:,} images checked"
     if not report.complete:
         text = f"interrupted: {report.num_checked:,} of {report.num_images:,} images checked"
-    notes = sum(report.counts.values()) - report.num_fatal
-    return f"{text}: {report.num_fatal:,} faults in {report.images:,} images, {notes:,} notes"
+    mended, notes = report.num_of("mended"), report.num_of("note")
+    return f"{text}: {report.num_fatal:,} faults in {report.images:,} images, {mended:,} mended, {notes:,} notes"
 
 
 def one_line(text: str) -> str:
@@ -203,13 +204,14 @@ def report_to_dict(report: Report) -> dict:
         "kinds": [
             {
                 "kind": kind,
-                "fatal": what == "fault",
+                "fatal": weight == "fault",
+                "weight": weight,
                 "count": count,
                 "examples": [
-                    {**asdict(fault), "text": fault.describe(report.json_file)}
-                    for _, fault in report.examples[kind, what == "fault"]
+                    {**asdict(fault), "fatal": fault.fatal, "text": fault.describe(report.json_file)}
+                    for _, fault in report.examples[kind]
                 ],
             }
-            for kind, what, count in report.rows()
+            for kind, weight, count in report.rows()
         ],
     }

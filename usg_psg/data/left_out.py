@@ -1,4 +1,4 @@
-"""Images that training left out, gathered from the loader's worker processes."""
+"""Images that training left out or mended, gathered from the loader's worker processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator, Sequence
+
+from .psg_faults import MENDED
 
 MAX_NAMES = 5
 
@@ -26,7 +29,7 @@ class LeftOutImages:
             os.close(handle)
             weakref.finalize(self, _remove, path, os.getpid())
         self.path = path
-        self._known: set[str] = set()
+        self._known: set[tuple[str, str]] = set()
 
     def __reduce__(self) -> tuple:
         # A copy in another process writes to the same file.
@@ -35,12 +38,12 @@ class LeftOutImages:
     def __deepcopy__(self, _memo: dict) -> LeftOutImages:
         return LeftOutImages(self.path)
 
-    def add(self, image_id: str, message: str) -> bool:
-        """Note an image; False if this process did so before."""
-        is_new = image_id not in self._known
-        self._known.add(image_id)
+    def add(self, image_id: str, message: str, mended: str = "") -> bool:
+        """Note an image that was left out or, for a kind of `MENDED`, mended; False if this process did so before."""
+        is_new = (mended, image_id) not in self._known
+        self._known.add((mended, image_id))
         if is_new:
-            entry = json.dumps([image_id, message]) + "\n"
+            entry = json.dumps([mended, image_id, message]) + "\n"
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(handle, entry.encode("ascii"))
@@ -48,24 +51,33 @@ class LeftOutImages:
                 os.close(handle)
         return is_new
 
-    def read(self) -> dict[str, str]:
-        """Why each image was left out, by image_id, in the order in which they were met first."""
-        found: dict[str, str] = {}
+    def _entries(self) -> Iterator[tuple[str, str, str]]:
         with open(self.path, encoding="ascii") as file:
             for line in file:
-                image_id, message = json.loads(line)
+                yield json.loads(line)
+
+    def read(self, mended: str = "") -> dict[str, str]:
+        """Why each image was left out or mended, by image_id, in the order in which they were met first."""
+        found: dict[str, str] = {}
+        for kind, image_id, message in self._entries():
+            if kind == mended:
                 found.setdefault(image_id, message)
         return found
 
     def summary(self) -> str:
         """One line: how many images, and the first ones; "" if there are none."""
-        found = self.read()
-        if not found:
-            return ""
-        shown = ", ".join(map(repr, list(found)[:MAX_NAMES]))
-        more = ", ..." if len(found) > MAX_NAMES else ""
-        reason = next(iter(found.values()))
-        return f"{len(found)} images were left out of training (image_id {shown}{more}); the first: {reason}"
+        parts = [
+            f"{len(ids)} {words}{_first_names(ids)}" for kind, words in MENDED.items() if (ids := list(self.read(kind)))
+        ]
+        if found := self.read():
+            text = f"{len(found)} images were left out of training{_first_names(list(found))}"
+            parts.append(f"{text}; the first: {next(iter(found.values()))}")
+        return "; ".join(parts)
+
+
+def _first_names(image_ids: Sequence[str]) -> str:
+    more = ", ..." if len(image_ids) > MAX_NAMES else ""
+    return f" (image_id {', '.join(map(repr, image_ids[:MAX_NAMES]))}{more})"
 
 
 def _remove(path: str, owner: int) -> None:

@@ -177,7 +177,7 @@ def encode_panoptic(ids: np.ndarray) -> np.ndarray:
 
 def segment_index_map(
     ids: np.ndarray, segments_info: list[dict], *, file_name: str = "", image_id: str = ""
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[PictureError]]:
     """Segment ids to positions in segments_info.
 
     Args:
@@ -186,10 +186,12 @@ def segment_index_map(
         file_name, image_id: named in errors.
 
     Returns:
-        (H, W) uint16: position + 1, 0 where no segment is.
+        map: (H, W) uint16, position + 1, 0 where no listed segment is.
+        disagreements: errors, for callers that refuse or count them: one if the map has ids that segments_info lacks,
+            which are 0 here, and one if segments have no pixel.
 
     Raises:
-        ValueError: if the map has an id that segments_info lacks, or the reverse.
+        ValueError: for more segments than the map can number.
     """
     if len(segments_info) > MAX_SEGMENTS:
         raise _error("too_many_segments", file_name, image_id, too_many_message(len(segments_info)))
@@ -200,12 +202,13 @@ def segment_index_map(
     number = np.append(order + 1, 0)[place]  # of the first listed id that is not smaller
     run_index = np.where(np.append(listed, -1)[number - 1] == run_ids, number, 0)
     unknown = np.unique(run_ids[(run_index == 0) & (run_ids != 0)])
+    disagreements = []
     if len(unknown):
-        raise _error("unlisted_ids", file_name, image_id, unlisted_message(unknown))
+        disagreements.append(_error("unlisted_ids", file_name, image_id, unlisted_message(unknown)))
     missing = np.bincount(run_index, minlength=len(listed) + 1)[1:] == 0
     if missing.any():
-        raise _error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[missing]))
-    return np.repeat(run_index.astype(np.uint16), lengths).reshape(ids.shape)
+        disagreements.append(_error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[missing])))
+    return np.repeat(run_index.astype(np.uint16), lengths).reshape(ids.shape), disagreements
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,12 +224,12 @@ def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unlisted_message(ids: np.ndarray) -> str:
-    """Text of the error for ids (n,) of the PNG that segments_info lacks."""
+    """Text about ids (n,) of the PNG that segments_info lacks."""
     return f"segments_info lacks the ids {_some(ids)} of the panoptic PNG"
 
 
 def no_pixels_message(ids: np.ndarray) -> str:
-    """Text of the error for ids (n,) of segments_info that the PNG lacks."""
+    """Text about ids (n,) of segments_info that the PNG lacks."""
     return f"the panoptic PNG lacks the ids {_some(ids)} of segments_info"
 
 
@@ -235,7 +238,7 @@ def too_many_message(number: int) -> str:
     return f"expected at most {MAX_SEGMENTS} segments, got {number}"
 
 
-def read_segment_index_map(dataset_dict: dict) -> np.ndarray:
+def read_segment_index_map(dataset_dict: dict) -> tuple[np.ndarray, list[PictureError]]:
     """The panoptic PNG of a dataset dict as `segment_index_map`, checked against its height and width."""
     file_name, image_id = dataset_dict["pan_seg_file_name"], dataset_dict["image_id"]
     size = (dataset_dict["height"], dataset_dict["width"])

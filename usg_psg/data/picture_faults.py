@@ -22,11 +22,11 @@ from .panoptic import (
     unlisted_message,
 )
 from .psg_categories import PSGVocabulary
-from .psg_faults import PICTURE_KEYS, Fault, file_name_faults, is_integer, record_faults, size_faults
+from .psg_faults import PICTURE_KEYS, Fault, box_notes, file_name_faults, is_integer, record_faults, size_faults
 
 
 def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root: str) -> list[Fault]:
-    """Every fault of one image: of its record, its picture and its panoptic PNG; notes (not fatal) among them.
+    """Every fault of one image: of its record, its picture and its panoptic PNG; what is mended and notes among them.
 
     Args:
         record: entry of the file's `data`, of any form.
@@ -41,7 +41,7 @@ def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root:
     if not isinstance(record, dict):
         return faults
     kinds = {fault.kind for fault in faults}
-    is_whole = not kinds & {"structure", "missing_key"}
+    is_whole = not kinds & {"structure", "missing_key", "repeated_key"}
     faults += _picture_faults(record, image_id, root, is_whole and not kinds & {"segment_id", "duplicate_segment_id"})
     if is_whole:
         faults += record_notes(record, image_id)
@@ -49,17 +49,12 @@ def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root:
 
 
 def record_notes(record: dict, image_id: str) -> Iterator[Fault]:
-    """Images without segments or relations, and relations that are there twice."""
+    """Images without segments or relations, and boxes outside the image."""
     if not record["segments_info"]:
-        yield Fault("no_segments", image_id, "segments_info", "the image has no segment", fatal=False)
+        yield Fault("no_segments", image_id, "segments_info", "the image has no segment")
     if not record["relations"]:
-        yield Fault("no_relations", image_id, "relations", "the image has no relation", fatal=False)
-    seen: dict[tuple, int] = {}
-    for i, row in enumerate(record["relations"]):
-        first = seen.setdefault(tuple(map(repr, row)) if isinstance(row, list) else (repr(row),), i)
-        if first != i:
-            message = f"the same as relations[{first}]"
-            yield Fault("duplicate_relation", image_id, f"relations[{i}]", message, fatal=False)
+        yield Fault("no_relations", image_id, "relations", "the image has no relation")
+    yield from box_notes(record, image_id)
 
 
 def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> Iterator[Fault]:
@@ -75,7 +70,7 @@ def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> It
             continue
         path = os.path.join(root, names[key])
         if leaves_root(path, root):
-            yield Fault("link", image_id, key, "a symbolic link leads out of the data root", False, path)
+            yield Fault("link", image_id, key, "a symbolic link leads out of the data root", path)
         try:
             if key == "file_name":
                 yield from _image_notes(path, size, image_id)
@@ -85,7 +80,7 @@ def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> It
                     yield from _id_faults(record["segments_info"], ids, pixels, image_id, path)
         except (PictureError, MissingPictureError) as error:
             kind = f"{error.problem}_{'image' if key == 'file_name' else 'png'}"
-            yield Fault(kind, image_id, key, error.message, True, path)
+            yield Fault(kind, image_id, key, error.message, path)
 
 
 def _size(record: dict, image_id: str) -> tuple[int, int] | None:
@@ -98,30 +93,30 @@ def _size(record: dict, image_id: str) -> tuple[int, int] | None:
 def _image_notes(path: str, size: tuple[int, int] | None, image_id: str) -> Iterator[Fault]:
     mode, orientation = check_image(path, size, image_id)
     if mode != "RGB":
-        yield Fault("colour_mode", image_id, "file_name", f"colour mode {mode}, read as RGB", False, path)
+        yield Fault("colour_mode", image_id, "file_name", f"colour mode {mode}, read as RGB", path)
     if orientation != 1:
-        yield Fault("exif_orientation", image_id, "file_name", f"EXIF orientation {orientation}", False, path)
+        yield Fault("exif_orientation", image_id, "file_name", f"EXIF orientation {orientation}", path)
 
 
 def _id_faults(segments: list[dict], ids: np.ndarray, pixels: np.ndarray, image_id: str, path: str) -> Iterator[Fault]:
     """Ids that only one of segments_info and PNG has, and areas that disagree with the pixels."""
     if len(segments) > MAX_SEGMENTS:
         message = too_many_message(len(segments))
-        yield Fault("too_many_segments_png", image_id, "pan_seg_file_name", message, True, path)
+        yield Fault("too_many_segments_png", image_id, "pan_seg_file_name", message, path)
         return
     area_of = dict(zip(ids.tolist(), pixels.tolist(), strict=True))
     listed = {s["id"] for s in segments}
     unlisted = np.array([i for i in area_of if i != 0 and i not in listed])
     if len(unlisted):
-        yield Fault("unlisted_ids_png", image_id, "pan_seg_file_name", unlisted_message(unlisted), True, path)
+        yield Fault("unlisted_ids_png", image_id, "pan_seg_file_name", unlisted_message(unlisted), path)
     absent = np.array([s["id"] for s in segments if s["id"] not in area_of])
     if len(absent):
-        yield Fault("ids_without_pixels_png", image_id, "pan_seg_file_name", no_pixels_message(absent), True, path)
+        yield Fault("ids_without_pixels_png", image_id, "pan_seg_file_name", no_pixels_message(absent), path)
     for i, segment in enumerate(segments):
         area = area_of.get(segment["id"])
         if area is not None and segment["area"] != area:
             message = f"the file says {segment['area']!r} pixels, the panoptic PNG has {area}"
-            yield Fault("area_differs", image_id, f"segments_info[{i}].area", message, False, path)
+            yield Fault("area_differs", image_id, f"segments_info[{i}].area", message, path)
 
 
 def leaves_root(path: str, root: str) -> bool:

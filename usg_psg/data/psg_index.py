@@ -28,7 +28,7 @@ from .psg_faults import Fault
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".index"
-VERSION = "1"
+VERSION = "2"
 _END_BYTES = 2**16
 _ARRAYS = {
     "height": np.int32,

@@ -9,22 +9,31 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.structures import BoxMode
 
+from ..unique_keys import RepeatedKeys, marked_object
 from .files import remove_temporary_files, write_whole
 from .psg_categories import NAME_KEYS, PSGVocabulary
-from .psg_faults import Fault, duplicate_image_faults, record_faults, unknown_test_image_faults
+from .psg_faults import (
+    MENDED,
+    Fault,
+    duplicate_image_faults,
+    name_problem,
+    record_faults,
+    test_id_problem,
+    unknown_test_image_faults,
+)
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "trainval", "test")
 PARTITION = ("trainval", "test")  # each image is in one of them
-POLICIES = ("error", "skip")
+POLICIES = ("error", "skip", "strict")
 MAX_NAMES = 5  # images that a warning names
 MAX_VAL_IMAGES = 1000
 VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the full 1,000
@@ -62,12 +71,13 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON, is cut off, or lacks one of PSG's outermost keys.
+        ValueError: if it is not JSON, is cut off, lacks or repeats one of PSG's outermost keys, or its names or test
+            images are ambiguous (`name_problem`, `test_id_problem`).
     """
     path = str(json_file)
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=marked_object)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no PSG file {path}") from None
     except OSError as error:
@@ -75,15 +85,12 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
-    names = {key: tuple(_require_list(path, content, key, str)) for key in NAME_KEYS}
+    vocabulary = PSGVocabulary(**{key: tuple(_require_list(path, content, key, str)) for key in NAME_KEYS})
     test_ids = _require_list(path, content, "test_image_ids", None)
-    return PSGFile(
-        path=path,
-        records=content["data"],
-        image_ids=[_image_id(record, position) for position, record in enumerate(content["data"])],
-        test_image_ids=frozenset(str(x) for x in test_ids),
-        vocabulary=PSGVocabulary(**names),
-    )
+    image_ids = [_image_id(record, position) for position, record in enumerate(content["data"])]
+    if problem := name_problem(vocabulary) or test_id_problem(test_ids, image_ids):
+        raise ValueError(f"{path}, {problem}")
+    return PSGFile(path, content["data"], image_ids, frozenset(map(str, test_ids)), vocabulary)
 
 
 def open_psg(json_file: str | Path) -> PSGFile | PSGIndex:
@@ -94,6 +101,8 @@ def open_psg(json_file: str | Path) -> PSGFile | PSGIndex:
 def _require_list(path: str, content: object, key: str, item_type: type | None) -> list:
     if not isinstance(content, dict) or key not in content:
         raise ValueError(f"{path}: not a PSG file, the key {key!r} is missing")
+    if isinstance(content, RepeatedKeys) and key in content.repeated:
+        raise ValueError(f"{path}: the key {key!r} occurs more than once")
     value = content[key]
     if not isinstance(value, list):
         raise ValueError(f"{path}, {key}: expected a list, got {type(value).__name__}")
@@ -125,9 +134,16 @@ def select_split(image_ids: list[str], test_image_ids: frozenset[str], split: st
     trainval = [i for i, image_id in enumerate(image_ids) if image_id not in test_image_ids]
     if split == "trainval":
         return trainval
-    names = sorted({image_ids[i] for i in trainval}, key=lambda x: (hashlib.sha1(x.encode()).hexdigest(), x))
+    names = sorted(
+        {image_ids[i] for i in trainval},
+        key=lambda x: (_sha1(x), x),
+    )
     held_out = set(names[: min(MAX_VAL_IMAGES, len(names) // VAL_FRACTION)])
     return [i for i in trainval if (image_ids[i] in held_out) == (split == "val")]
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_psg_json(
@@ -145,15 +161,18 @@ def load_psg_json(
         image_root: folder that file_name and pan_seg_file_name are relative to.
         split: "train", "val", "trainval" or "test", see `select_split`.
         vocabulary: names that the file must have; None accepts the file's own.
-        policy: what an invalid image causes. "error": ValueError at the first fault. "skip": the image is left out,
-            and the number of images by kind of fault and the first ids are logged as a warning.
+        policy: "error": ValueError at the first fault; what can be used without guessing (`MENDED`) is used, and its
+            number logged. "skip": faulty images are left out, and the number of images by kind of fault and the first
+            ids are logged. "strict": ValueError also at what the other two mend. Ids in test_image_ids that name no
+            image are a fault of the split "test", and a warning with every other.
 
     Returns:
         One dict per image, in the file's order: file_name and pan_seg_file_name (absolute paths), image_id (str),
         height, width, segments_info (all of the file's, crowd included, in its order: id, category_id, isthing,
         iscrowd, area, bbox as x0, y0, x1, y1 in pixels, bbox_mode) and relations, rows [subject, object, predicate]
-        of positions in segments_info and a predicate, 0-based. Exact duplicates stay; rows that relate a segment to
-        itself carry no meaning, codebases differ in keeping them, and here they are left out with a counted warning.
+        of positions in segments_info and a predicate, 0-based. Rows that relate a segment to itself, which codebases
+        differ in keeping, are left out; exact duplicates stay for the evaluation protocols that count them, while
+        `PSGDatasetMapper` drops them in training.
         With an index a `PSGRecords`, otherwise a list.
 
     Raises:
@@ -169,30 +188,48 @@ def load_psg_json(
     root = Path(image_root).resolve()
     bad: set[int] = set()
     counts: Counter[str] = Counter()
-    num_self = 0
+    mended: list[tuple[int | None, str]] = []
     for position, fault in _split_faults(content, chosen, split):
-        if not fault.fatal:
-            num_self += 1
-        elif policy == "error":
+        if fault.weight == "mended" and policy != "strict":
+            mended.append((position, fault.kind))
+        elif policy != "skip":
             raise ValueError(fault.describe(content.path))
         else:
             counts[fault.kind] += 1
             if position is not None:
                 bad.add(position)
             logger.debug("left out: %s", fault.describe(content.path))
-    if num_self:
-        logger.warning("%s, split %s: %d relations of a segment to itself left out", content.path, split, num_self)
+    if split != "test":
+        _report_unknown_test_images(content)
+    for kind, count in Counter(kind for position, kind in mended if position not in bad).items():
+        logger.warning("%s, split %s: %d %s", content.path, split, count, MENDED[kind])
     if counts:
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        names = [repr(content.image_ids[i]) for i in sorted(bad)]
-        shown = f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
-        logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(names), kinds, shown)
+        shown = _first_names(content.image_ids[i] for i in sorted(bad))
+        logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(bad), kinds, shown)
     kept = [i for i in chosen if i not in bad]
     if not kept:
         raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if counts else ''}image")
     if isinstance(content, PSGIndex):
         return PSGRecords(content, kept, root)
     return [content.dataset_dict(i, root) for i in kept]
+
+
+def _report_unknown_test_images(content: PSGFile | PSGIndex) -> None:
+    """Warn of ids that the test split lacks, since a reader who trains may not see the error of that split."""
+    if unknown := sorted(content.test_image_ids.difference(content.image_ids)):
+        text = "%s: %d of %d test_image_ids name no image%s"
+        logger.warning(text, content.path, len(unknown), len(content.test_image_ids), _first_names(unknown))
+
+
+def _first_names(image_ids: Iterable[str]) -> str:
+    names = [repr(x) for x in image_ids]
+    return f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
+
+
+def invalid_positions(content: PSGFile | PSGIndex, chosen: Sequence[int]) -> set[int]:
+    """Those of the chosen records that the loader refuses, or leaves out with the policy "skip"."""
+    return {i for i, fault in _split_faults(content, chosen, "") if fault.fatal and i is not None}
 
 
 def write_index(json_file: str | Path) -> Path:
@@ -232,16 +269,12 @@ def check_vocabulary(content: PSGFile | PSGIndex, expected: PSGVocabulary) -> No
         raise ValueError(f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}")
 
 
-def _split_faults(content: PSGFile | PSGIndex, chosen: list[int], split: str) -> Iterator[tuple[int | None, Fault]]:
+def _split_faults(content: PSGFile | PSGIndex, chosen: Sequence[int], split: str) -> Iterator[tuple[int | None, Fault]]:
     """Faults of the chosen records with their positions; None where no record is to blame."""
-    first: dict[str, int] = {}
     for i in chosen:
-        image_id = content.image_ids[i]
         for fault in content.record_faults(i):
             yield i, fault
-        if first.setdefault(image_id, i) != i:
-            for fault in duplicate_image_faults([image_id, image_id]):
-                yield i, fault
+    yield from duplicate_image_faults((i, content.image_ids[i]) for i in chosen)
     if split == "test":
         for fault in unknown_test_image_faults(content.test_image_ids, content.image_ids):
             yield None, fault

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from .left_out import LeftOutImages
-from .panoptic import read_image, read_segment_index_map
+from .mirrored_names import SidedNames
+from .panoptic import PictureError, read_image, read_segment_index_map
+from .psg_json import POLICIES
+from .register_psg import get_psg_metadata
+from .vocabulary_file import Names
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +63,12 @@ def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> n
         high = transforms.apply_segmentation((index_map >> 8).astype(np.uint8))
         result += high.astype(np.int32) * 256
     return result
+
+
+def is_mirrored(transforms: T.TransformList, width: int) -> bool:
+    """Whether what was on the left of an image of this width is on the right after its transforms."""
+    left, right = transforms.apply_coords(np.array([[0.0, 0.0], [width, 0.0]]))
+    return bool(right[0] < left[0])
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -107,6 +118,7 @@ class PSGDatasetMapper:
         image_format: str = "RGB",
         with_annotations: bool | None = None,
         bad_sample: str = "error",
+        sided_names: Names | None = None,
     ):
         """
         Args:
@@ -114,12 +126,18 @@ class PSGDatasetMapper:
             augmentations: applied in order, to image and segments alike.
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
-            bad_sample: what an unreadable or inconsistent image causes, "error" or, in training only, "skip": the
-                mapper then returns None, in whose place the training loader draws another image, logs a
-                warning and notes the image in `left_out`.
+            bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
+                panoptic PNG list different ids, of which "error" uses those in both and counts the image in
+                `left_out`; or, in training only, "skip": the mapper then returns None, in whose place the
+                training loader draws another image, logs a warning and notes the image in `left_out`.
+            sided_names: the vocabulary, of which classes and predicates that name a side ("left of") are exchanged for
+                their counterparts where the augmentations mirror an image; None leaves all as they are.
+
+        Raises:
+            ValueError: if an argument makes no sense, or a name of a side has no counterpart.
         """
-        if bad_sample not in ("error", "skip"):
-            raise ValueError(f"bad_sample: expected 'error' or 'skip', got {bad_sample!r}")
+        if bad_sample not in POLICIES:
+            raise ValueError(f"bad_sample: expected one of {', '.join(POLICIES)}, got {bad_sample!r}")
         if bad_sample == "skip" and not is_train:
             raise ValueError("bad_sample: 'skip' is for training only, an evaluation counts every image")
         self.is_train = is_train
@@ -127,17 +145,20 @@ class PSGDatasetMapper:
         self.image_format = image_format
         self.with_annotations = is_train if with_annotations is None else with_annotations
         self.bad_sample = bad_sample
-        self.left_out = LeftOutImages() if bad_sample == "skip" else None
+        self.sided_names = None if sided_names is None else SidedNames(sided_names)
+        self.left_out = LeftOutImages() if is_train else None
         self._failures_in_a_row = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        mirrors = is_train and cfg.INPUT.RANDOM_FLIP == "horizontal" and len(cfg.DATASETS.TRAIN) > 0
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "with_annotations": is_train or cfg.TEST.TASK == "predcls",
             "bad_sample": cfg.DATALOADER.BAD_SAMPLES if is_train else "error",
+            "sided_names": get_psg_metadata(cfg.DATASETS.TRAIN[0]) if mirrors else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict | None:
@@ -149,9 +170,9 @@ class PSGDatasetMapper:
 
         Returns:
             A copy with image (3, H, W) uint8 and, with annotations, instances (Instances of image size (H, W) with
-            gt_classes (N,) int64 and gt_masks (N, H, W) bool), relations (R, 3) int64, positions in instances, and
-            segments_info of the same N segments. height and width are the original image's; with annotations in a
-            test, original_masks (N, height, width) bool are the instances' masks at that size.
+            gt_classes (N,) int64 and gt_masks (N, H, W) bool), relations (R, 3) int64, positions in instances (in
+            training each once), and segments_info of the same N segments. height and width are the original image's;
+            with annotations in a test, original_masks (N, height, width) bool are the instances' masks at that size.
 
         Raises:
             FileNotFoundError, ValueError: if image or panoptic PNG are missing, unreadable, or disagree with the
@@ -160,7 +181,7 @@ class PSGDatasetMapper:
         try:
             result = self._map(dataset_dict)
         except (FileNotFoundError, ValueError) as error:
-            if self.bad_sample == "error":
+            if self.bad_sample != "skip":
                 raise
             self._leave_out(str(dataset_dict.get("image_id", dataset_dict["file_name"])), error)
             return None
@@ -176,6 +197,13 @@ class PSGDatasetMapper:
         if self.left_out.add(image_id, str(error)):
             logger.warning("image left out: %s", error)
 
+    def _count_or_refuse(self, disagreements: Sequence[PictureError], image_id: str) -> None:
+        for error in disagreements:
+            if self.bad_sample == "strict":
+                raise error
+            if self.left_out is not None:
+                self.left_out.add(image_id, str(error), mended=f"{error.problem}_png")
+
     def _map(self, dataset_dict: dict) -> dict:
         result = copy.deepcopy(dataset_dict)
         size = (result["height"], result["width"]) if "height" in result else None
@@ -189,13 +217,17 @@ class PSGDatasetMapper:
             result.pop("segments_info", None)
             result.pop("relations", None)
             return result
-        original = read_segment_index_map(result)
+        if self.sided_names is not None and is_mirrored(transforms, image.shape[1]):
+            self.sided_names.exchange(result)
+        original, disagreements = read_segment_index_map(result)
+        self._count_or_refuse(disagreements, image_id)
         index_map = transform_index_map(transforms, original)
         num_segments = len(result["segments_info"])
         keep = np.bincount(index_map.ravel(), minlength=num_segments + 1)[1:] > 0
         result["segments_info"] = [s for s, kept in zip(result["segments_info"], keep, strict=True) if kept]
         result["instances"] = self._instances(index_map, keep, result["segments_info"])
-        result["relations"] = torch.from_numpy(reindex_relations(result["relations"], keep))
+        rows = dict.fromkeys(map(tuple, result["relations"])) if self.is_train else result["relations"]
+        result["relations"] = torch.from_numpy(reindex_relations(list(rows), keep))
         if not self.is_train:
             numbers = np.flatnonzero(keep) + 1
             result["original_masks"] = torch.from_numpy(original[None] == numbers[:, None, None])

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .psg_categories import PSGVocabulary
-from .psg_json import PARTITION, open_psg, select_split
+from .psg_json import PARTITION, invalid_positions, open_psg, select_split
 
 
 def dataset_statistics(json_file: str | Path) -> dict:
@@ -25,8 +25,8 @@ def dataset_statistics(json_file: str | Path) -> dict:
         "area_p10_p50_p90" (of the segments, % of the picture), "landscape", "portrait" (pictures, %), "predicate_head"
         (relations that the four most frequent predicates have, %), "zipf_exponent", "categories", "predicates" (counts
         by name, all of the vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject |
-        predicate | object", most frequent first)}}}. Relations of a segment to itself are left out, as in training;
-        exact duplicates count.
+        predicate | object", most frequent first)}}}. As in training, relations of a segment to itself are left out and
+        repeated ones count once.
 
     Raises:
         as `read_psg_json`.
@@ -35,9 +35,10 @@ def dataset_statistics(json_file: str | Path) -> dict:
     splits = {}
     for split in PARTITION:
         positions = select_split(content.image_ids, content.test_image_ids, split)
-        valid = [i for i in positions if not any(f.fatal for f in content.record_faults(i))]
+        invalid = invalid_positions(content, positions)
+        valid = [i for i in positions if i not in invalid]
         splits[split] = _split_statistics((content.dataset_dict(i, Path()) for i in valid), content.vocabulary)
-        splits[split]["invalid_images"] = len(positions) - len(valid)
+        splits[split]["invalid_images"] = len(invalid)
     return {"file": str(json_file), "splits": splits}
 
 
@@ -132,7 +133,7 @@ def predicate_figure(statistics: dict) -> Figure:
         offset = (k - (len(splits) - 1) / 2) * width
         axes.bar(np.arange(len(names)) + offset, [values["predicates"][n] for n in names], width, label=split)
     axes.set_yscale("symlog", linthresh=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
     axes.set(ylabel="relations", xlim=(-0.6, len(names) - 0.4))
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

@@ -41,7 +41,7 @@ class _Source:
 
 
 _SOURCES: dict[str, _Source] = {}
-_policy_override: str | None = None
+_policy_override = "error"
 
 
 def datasets_root() -> Path:
@@ -66,7 +66,7 @@ def register_psg(
         image_root: folder that the file's file names are relative to.
         split: "train", "val", "trainval" or "test", see `select_split`.
         vocabulary: names that the file must have; None takes the file's own when they are first needed.
-        policy: "error" or "skip", see `load_psg_json`.
+        policy: "error", "skip" or "strict", see `load_psg_json`.
 
     Raises:
         ValueError: if the name is taken, or split or policy unknown.
@@ -136,7 +136,7 @@ def check_dataset_files(name: str) -> None:
 
 @contextmanager
 def bad_record_policy(policy: str) -> Iterator[None]:
-    """Load data sets with this policy for invalid records; those registered with "skip" keep it.
+    """Load data sets with this policy for invalid records, unless they are registered with another than "error".
 
     Raises:
         ValueError: if the policy is unknown.
@@ -198,7 +198,7 @@ def _load(name: str) -> Sequence[dict]:
         source.image_root(),
         source.split,
         vocabulary=source.vocabulary,
-        policy="skip" if "skip" in (source.policy, _policy_override) else "error",
+        policy=source.policy if source.policy != "error" else _policy_override,
     )
 
 

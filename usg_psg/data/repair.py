@@ -1,7 +1,8 @@
-"""A copy of a PSG file without what the loader rejects.
+"""A copy of a PSG file without what the loader refuses or mends.
 
 Nothing is invented: relations, segments without pixels and images are left out, values are never changed. A segment
-that has pixels in the panoptic PNG cannot go without the PNG, so its image goes as a whole.
+that has pixels in the panoptic PNG cannot go without the PNG, so its image goes as a whole. Ids that only a PNG has
+stay: the loader takes their pixels for unlabelled.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from .doctor import TIMEOUT, file_faults
 from .panoptic import MissingPictureError, PictureError, count_png_ids
 from .picture_faults import image_faults
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault, is_integer
+from .psg_faults import Fault, is_segment_id
 from .psg_json import PSGFile, read_psg_json
 from .psg_mapper import reindex_relations
 from .worker_pool import Failure, run_isolated
 
-_RELATION_KINDS = ("relation_form", "relation_range", "predicate_range", "self_relation")
-_BROKEN_KINDS = ("structure", "missing_key", "file_name", "annotations")
+_RELATION_KINDS = ("relation_form", "relation_range", "predicate_range", "self_relation", "duplicate_relation")
+_BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text", "annotations")
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,17 @@ def repair_dataset(
         results[position] = result
         if progress is not None:
             progress(done, len(file.records))
-    records, changes, seen = [], [], set()
+    records, changes = [], []
+    seen: dict[str, int] = {}
     for position, (record, found) in enumerate(results):
         image_id = file.image_ids[position]
         changes += found
         if record is None:
             continue
-        if image_id in seen:
-            changes.append(Change("image", image_id, f"data[{position}]", "the image occurs more than once"))
+        if seen.setdefault(image_id, position) != position:
+            reason = f"the image occurs more than once, first as data[{seen[image_id]}]"
+            changes.append(Change("image", image_id, f"data[{position}]", reason))
             continue
-        seen.add(image_id)
         records.append(record)
     if not records:
         raise ValueError(f"{json_file}: no image is left")
@@ -140,7 +142,7 @@ def repair_image(
     broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
     if broken or not isinstance(record, dict):
         return None, [_whole(image_id, field, broken)]
-    if not any(f.fatal or f.kind in _RELATION_KINDS for f in faults):
+    if all(f.weight == "note" for f in faults):
         return record, []
     repaired = copy.deepcopy(record)
     rows, changes = _drop_relations(repaired, image_id, field, faults)
@@ -176,7 +178,8 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
         ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
     except (PictureError, MissingPictureError):
         return []
-    keep = np.array([is_integer(s["id"]) and s["id"] in ids for s in record["segments_info"]], dtype=bool)
+    # An impossible id stays: pixels that the PNG has under an unlisted one may be its.
+    keep = np.array([not is_segment_id(s["id"]) or s["id"] in ids for s in record["segments_info"]], dtype=bool)
     if keep.all():
         return []
     changes = [

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.panoptic import read_segment_index_map
+from ..data.psg_mapper import reindex_relations
 from .predictions_file import is_submission
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import SGDetMetrics
@@ -27,11 +28,21 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def ground_truth_from_record(record: dict) -> GroundTruth:
     """Annotation of a dataset dict; reads its panoptic PNG.
 
+    Segments without a pixel are left out with their relations, and ids that no segment lists are unlabelled, as in
+    training; a warning says so.
+
     Raises:
         FileNotFoundError, ValueError: for a PNG that is missing or does not fit, see `read_segment_index_map`.
     """
     labels, triplets, is_crowd = annotation_arrays(record)
-    return GroundTruth(labels, triplets, read_segment_index_map(record), is_crowd, str(record["image_id"]))
+    label_map, disagreements = read_segment_index_map(record)
+    for disagreement in disagreements:
+        logger.warning("%s", disagreement)
+    keep = np.bincount(label_map.ravel(), minlength=len(labels) + 1)[1:] > 0
+    if not keep.all():
+        triplets, labels, is_crowd = reindex_relations(triplets, keep), labels[keep], is_crowd[keep]
+        label_map = np.append(0, np.cumsum(keep))[label_map]
+    return GroundTruth(labels, triplets, label_map, is_crowd, str(record["image_id"]))
 
 
 def images_with_relations(records: Iterable[dict]) -> list[str]:
