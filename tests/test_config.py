@@ -124,3 +124,42 @@ def test_the_benchmark_for_ablations_has_as_many_queries_and_pairs_as_psg_and_on
     assert cfg.INPUT.USG.IMAGE_SIZE == cfg.INPUT.MAX_SIZE_TEST == cfg.INPUT.MIN_SIZE_TEST
     assert cfg.INPUT.USG.MIN_SCALE == cfg.INPUT.USG.MAX_SCALE == 1.0
     assert cfg.DATASETS.TEST == ("psg_shapes_val", "psg_shapes_val_complete")
+
+
+def test_aliases_that_repeat_without_end_are_refused(tmp_path):
+    """Each line ten times the one before: a billion values in a few hundred bytes."""
+    path = tmp_path / "bomb.yaml"
+    lines = ["a0: &a0 [1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    for text, message in (
+        ("\n".join(lines), "its aliases repeat more than 10,000 values"),
+        ("a0: &a0 {x: 1}\n" + "\n".join(lines[1:]).replace("[", "{<<: [").replace("]", "]}"), "aliases repeat"),
+        ("a: &a [*a]", "an alias stands for something that contains it"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"bomb.yaml: cannot be read: .*{message}"):
+            build_cfg(str(path), [])
+    path.write_text("SOLVER: &s {MAX_ITER: 4}\nINPUT: {MIN_SIZE_TRAIN: &x [64, 96], MAX_SIZE_TRAIN: 128}\n")
+    assert build_cfg(str(path), []).SOLVER.MAX_ITER == 4
+
+
+def test_trees_of_bases(tmp_path):
+    """Each of forty files names the one below twice: 2^40 paths lead to the last, which is read once."""
+    for i in range(40):
+        text = f"_BASE_: [{i + 1}.yaml, {i + 1}.yaml]\n" if i < 39 else "SOLVER: {MAX_ITER: 7, BASE_LR: 0.5}\n"
+        (tmp_path / f"{i}.yaml").write_text(text)
+    (tmp_path / "38.yaml").write_text("_BASE_: 39.yaml\nSOLVER: {BASE_LR: 0.25}\n")
+    cfg = build_cfg(str(tmp_path / "0.yaml"), [])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (7, 0.25)
+    # A later base overrides an earlier one, also where both name the same file.
+    (tmp_path / "a.yaml").write_text("_BASE_: c.yaml\nSOLVER: {MAX_ITER: 1, BASE_LR: 0.125}\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: c.yaml\n")
+    (tmp_path / "c.yaml").write_text("SOLVER: {MAX_ITER: 3}\n")
+    (tmp_path / "d.yaml").write_text("_BASE_: [a.yaml, b.yaml]\n")
+    cfg = build_cfg(str(tmp_path / "d.yaml"), [])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (3, 0.125)
+    for i in range(2000):
+        (tmp_path / f"n{i}.yaml").write_text(f"_BASE_: n{i + 1}.yaml\n")
+    with pytest.raises(
+        ValueError, match="n0.yaml: its _BASE_ leads through more than 50 files, the last one .*n51.yaml"
+    ):
+        build_cfg(str(tmp_path / "n0.yaml"), [])

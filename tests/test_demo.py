@@ -230,3 +230,16 @@ def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
     assert len(finished) - 1 <= len(names) <= len(finished)
     assert all(f"frame {n} " in name for n, name in enumerate(names))
     assert len(list(output.iterdir())) == 3 * len(finished) + 1, "nothing half-written is left"
+
+
+def test_images_of_extreme_shape(run, tmp_path, capsys):
+    """Thin ones are parsed, one with too many pixels is left out."""
+    Image.new("RGB", (65_500, 1)).save(tmp_path / "flat.jpg")
+    Image.new("RGB", (1, 65_500)).save(tmp_path / "tall.jpg")
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "vast.png")
+    output = tmp_path / "out"
+    assert run("--input", str(tmp_path), "--output", str(output)) == 1
+    captured = capsys.readouterr()
+    assert f"{tmp_path / 'vast.png'}: left out: {tmp_path / 'vast.png'}: pictures of more than" in captured.err
+    assert "2 of 3 images parsed" in captured.out
+    assert {f.name for f in output.glob("*.json")} == {"flat.json", "tall.json"}

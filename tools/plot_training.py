@@ -136,7 +136,8 @@ def draw(runs: list[Run], metrics: list[str], smoothing: int) -> Figure:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         if axis.has_data() and (axis is not proposals or several):
-            axis.legend(fontsize=7)
+            for text in axis.legend(fontsize=7).get_texts():
+                text.set_parse_math(False)  # folders may have dollar signs in their names
         elif not axis.has_data():
             axis.text(0.5, 0.5, "nothing logged", ha="center", transform=axis.transAxes, color="gray")
     return figure

@@ -78,6 +78,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         path = getattr(args, name, None)
         if name in ("report", "log") and path is not None and path.exists() and path.samefile(args.json):
             args.parser.error(f"--{name}: {path} is the input")
+        if name == "log" and path is not None and path.resolve() == args.output.resolve():
+            args.parser.error(f"--log: {path} is --output, too")
         if path is not None and not path.absolute().parent.is_dir():
             args.parser.error(f"--{name}: there is no folder {path.absolute().parent}")
     return args

@@ -17,6 +17,7 @@ from .hints import did_you_mean
 from .unique_keys import UniqueKeyLoader
 
 BASE_KEY = "_BASE_"
+MAX_BASES = 50  # of one another
 TYPE_NAMES = {
     bool: "True or False",
     int: "a whole number",
@@ -41,7 +42,7 @@ def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) 
             trusted.
     """
     known, problems = dict(leaves(cfg)), []
-    for file, content in _with_bases(path, ()):
+    for file, content in _with_bases(path):
         if content.get("IMPORTS") and trusted is not None and not any(map(file.resolve().is_relative_to, trusted)):
             problems.append(
                 f"{file}: its IMPORTS would run code, and the file is outside the working folder; if you trust it: "
@@ -89,20 +90,30 @@ def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _with_bases(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[Path, dict]]:
-    """A file and its bases, bases first."""
+def _with_bases(path: Path) -> list[tuple[Path, dict]]:
+    """A file and its bases, bases first, each once: where several files name the same one, its last place counts."""
+    found: dict[Path, dict] = {}  # from the last to the first
+    _collect(path, (), found)
+    return list(found.items())[::-1]
+
+
+def _collect(path: Path, below: tuple[Path, ...], found: dict[Path, dict]) -> None:
     if path in below:
         raise ValueError(f"{below[0]}: its {BASE_KEY} leads back to {path}")
+    if path in found:  # whatever it sets is set after this place
+        return
+    if len(below) > MAX_BASES:
+        raise ValueError(f"{below[0]}: its {BASE_KEY} leads through more than {MAX_BASES} files, the last one {path}")
     content = _read_yaml(path)
+    found[path] = content
     bases = content.pop(BASE_KEY, [])
-    for name in bases if isinstance(bases, list) else [bases]:
+    for name in reversed(bases if isinstance(bases, list) else [bases]):
         if not isinstance(name, str):
             raise ValueError(f"{path}, {BASE_KEY}: expected the path of a file, got {name!r}")
         base = (path.parent / Path(name).expanduser()).resolve()
         if not base.is_file():
             raise FileNotFoundError(f"{path}, {BASE_KEY}: there is no file {base}")
-        yield from _with_bases(base, (*below, path))
-    yield path, content
+        _collect(base, (*below, path), found)
 
 
 def _read_yaml(path: Path) -> dict:

@@ -17,6 +17,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from .data import get_psg_metadata, read_image, read_vocabulary
+from .data.panoptic import MAX_PIXELS
+from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.training_record import TrainingRecord, text_identity, use_warnings
 from .modeling.vocabulary import Phrases, embed_names, name_phrases, vocabulary_embeddings, vocabulary_phrases
@@ -73,7 +75,7 @@ class SceneGraphPredictor:
         self.trained_on = checkpointer.trained_on or TrainingRecord({}, text_identity(cfg), own)
         self._warned: set[str] = set()
         self._warn(own)
-        self.resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self.resize = ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))
 
     def set_vocabulary(
         self, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
@@ -122,6 +124,8 @@ class SceneGraphPredictor:
             raise ValueError(f"images: expected a list of images, got one, {_described(images)}")
         inputs = []
         for image in map(_as_rgb, images):
+            if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
+                raise ValueError(f"image: expected 1 to {MAX_PIXELS:,} pixels, got {image.shape[0]} x {image.shape[1]}")
             transform = self.resize.get_transform(image)
             unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
             resized = np.require(image if unchanged else transform.apply_image(image), requirements=("C", "W"))

@@ -8,14 +8,35 @@ from typing import Any
 
 import yaml
 
+MAX_REPEATED = 10_000  # values that a file's aliases may repeat
+
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML; ValueError for a repeated key."""
+    """Safe YAML; ValueError for a repeated key, and for aliases that lead back to themselves or repeat too much."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        sizes: dict[int, int] = {}
+        size = _unfolded_size(node, sizes)
+        if size - len(sizes) > MAX_REPEATED:
+            raise ValueError(f"its aliases repeat more than {MAX_REPEATED:,} values")
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         refuse_repeated(self.construct_object(key, deep=True) for key in keys)
         return super().construct_mapping(node, deep)
+
+
+def _unfolded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Nodes of a document in which each alias is written out; sizes takes that of each node by its id."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 0  # until it is known
+        pairs = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 1 + sum(_unfolded_size(part, sizes) for part in parts)
+    elif not sizes[id(node)]:
+        raise ValueError("an alias stands for something that contains it")
+    return sizes[id(node)]
 
 
 class RepeatedKeys(dict):

@@ -172,6 +172,10 @@ def test_command_line(tmp_path, tool, capsys):
         ),
         (["check", "--json", "psg.json", "--image-root", ".", "--report", "a/b"], "--report: there is no folder"),
         (["fix", "--json", "psg.json", "--image-root", ".", "--output", "link.json"], "exists, it is the input"),
+        (
+            ["fix", "--json", "psg.json", "--image-root", ".", "--output", "a.json", "--log", "./a.json"],
+            "--log: a.json is --output, too",
+        ),
     ],
 )
 def test_wrong_arguments(tmp_path, monkeypatch, capsys, tool, args, message):

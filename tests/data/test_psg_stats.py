@@ -49,3 +49,11 @@ def test_empty_split(tmp_path):
 def test_zipf_exponent():
     assert abs(zipf_exponent([round(1e6 / rank**1.5) for rank in range(1, 40)] + [0]) - 1.5) < 1e-3
     assert zipf_exponent([]) == zipf_exponent([5, 0]) == 0
+
+
+def test_names_with_signs_of_formulas(tmp_path):
+    """Dollars and braces are text in figures."""
+    path = write_json(tmp_path, {**content([record("1")], []), "predicate_classes": ["$x^{", r"$\frac$", "{}", "a_b"]})
+    figure = predicate_figure(dataset_statistics(path))
+    figure.savefig(tmp_path / "a.png")
+    assert "$x^{" in [text.get_text() for text in figure.axes[0].get_xticklabels()]

@@ -82,6 +82,11 @@ def test_mistakes_are_named_with_file_and_field(tmp_path, change, message):
         ("words.json", "{", "cannot be read"),
         (
             "words.yaml",
+            "a: &a [x]\nb: &b [" + "*a, " * 99 + "*a]\nthing_classes: [" + "*b, " * 99 + "*b]",
+            "its aliases repeat more than 10,000 values",
+        ),
+        (
+            "words.yaml",
             "thing_classes: [true]\npredicate_classes: [on]",
             r"thing_classes\[0\]: expected text, got True",
         ),

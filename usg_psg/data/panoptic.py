@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -17,7 +18,12 @@ from PIL import Image
 from .psg_faults import MAX_SEGMENT_ID
 
 MAX_SEGMENTS = 2**16 - 1
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn, a quarter of a gigabyte as RGB
+TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; shrink it first"
 NO_FILE = "there is no such file"
+
+# Pillow's warning of large pictures; `_opened` refuses them.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION_TAG = 0x0112
 # What shows a picture upright, by the value of EXIF's orientation; 1 is upright already.
@@ -39,7 +45,7 @@ class PictureError(ValueError):
     The text alone makes one, as loaders' worker processes hand their errors over.
 
     Attributes:
-        problem: "unreadable", "size", "mode", "unlisted_ids", "ids_without_pixels" or "too_many_segments".
+        problem: "unreadable", "too_large", "size", "mode", "unlisted_ids", "ids_without_pixels" or "too_many_segments".
         message: the text without file and image.
     """
 
@@ -84,7 +90,7 @@ def read_image(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, is cut off, or has another size.
+        ValueError: if it is no image, is cut off, has another size, or more than `MAX_PIXELS`.
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format: expected 'RGB' or 'BGR', got {image_format!r}")
@@ -138,7 +144,7 @@ def decode_panoptic_png(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, is cut off, has no three colour channels, or has another size.
+        ValueError: if it is no image, is cut off, has no three colour channels, another size, or more than `MAX_PIXELS`.
     """
     return (_read_colours(file_name, size, image_id) & MAX_SEGMENT_ID).view(np.int32)
 
@@ -257,9 +263,13 @@ def _opened(file_name: str | IO[bytes] | Image.Image, image_id: str) -> Iterator
         if isinstance(file_name, str | os.PathLike) and not stat.S_ISREG(os.stat(file_name).st_mode):
             raise OSError("not a regular file")
         with Image.open(file_name) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             yield image
     except PictureError:
         raise
+    except Image.DecompressionBombError:
+        raise _error("too_large", file_name, image_id, TOO_LARGE) from None
     except FileNotFoundError:
         raise MissingPictureError(f"{_where(file_name, image_id)}: {NO_FILE}") from None
     except Exception as error:

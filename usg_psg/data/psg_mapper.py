@@ -71,6 +71,25 @@ def is_mirrored(transforms: T.TransformList, width: int) -> bool:
     return bool(right[0] < left[0])
 
 
+class ResizeToPixels(T.Augmentation):
+    """A resize whose shorter side keeps at least one pixel, however thin the image is.
+
+    Args:
+        resize: an augmentation that chooses a `ResizeTransform`.
+    """
+
+    def __init__(self, resize: T.Augmentation):
+        super().__init__()
+        self.resize = resize
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for an image (H, W, 3)."""
+        chosen = self.resize.get_transform(image)
+        if not isinstance(chosen, T.ResizeTransform) or min(chosen.new_h, chosen.new_w) > 0:
+            return chosen
+        return T.ResizeTransform(chosen.h, chosen.w, max(chosen.new_h, 1), max(chosen.new_w, 1), chosen.interp)
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of a config.
 
@@ -82,7 +101,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         ValueError: if a setting has no such choice.
     """
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+        return [ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"))]
     flip = cfg.INPUT.RANDOM_FLIP
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(f"INPUT.RANDOM_FLIP: expected none, horizontal or vertical, got {flip!r}")
@@ -92,11 +111,11 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     usg = cfg.INPUT.USG
     if usg.AUGMENTATION == "lsj":
         side = usg.IMAGE_SIZE
-        augmentations.append(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side))
+        augmentations.append(ResizeToPixels(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side)))
         augmentations.append(T.FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
     elif usg.AUGMENTATION == "shortest_edge":
         sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        augmentations.append(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style))
+        augmentations.append(ResizeToPixels(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)))
     else:
         raise ValueError(f"INPUT.USG.AUGMENTATION: expected lsj or shortest_edge, got {usg.AUGMENTATION!r}")
     return augmentations

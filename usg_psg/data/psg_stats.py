@@ -51,7 +51,7 @@ def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[
     triplets: Counter[tuple[str, str, str]] = Counter()
     num_objects, areas = [], []
     for each in dicts:
-        segments, relations = each["segments_info"], each["relations"]
+        segments, relations = each["segments_info"], list(dict.fromkeys(map(tuple, each["relations"])))
         num_objects.append(len(segments))
         areas += [100 * s["area"] / (each["height"] * each["width"]) for s in segments]
         ends = [segments[s]["isthing"] + segments[o]["isthing"] for s, o, _ in relations]

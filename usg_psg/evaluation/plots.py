@@ -69,7 +69,7 @@ def recall_per_predicate(results: SGDetResults, predicate_classes: Sequence[str]
     positions = np.arange(len(order))
     frequency_axis.barh(positions, np.maximum(results.predicate_frequency[order], 0.7), color=colours)
     frequency_axis.set(xscale="log", xlabel="relations (head, body and tail by colour)", xlim=(0.7, None))
-    frequency_axis.set_yticks(positions, [predicate_classes[i] for i in order], fontsize=7)
+    frequency_axis.set_yticks(positions, [predicate_classes[i] for i in order], fontsize=7, parse_math=False)
     frequency_axis.invert_yaxis()
     k = result_ks(results)[-1]
     recall = results.predicate_recall["single"]["mR"][-1][order]
@@ -92,8 +92,8 @@ def predicate_confusion(results: SGDetResults, predicate_classes: Sequence[str])
     shares = 100.0 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     columns = [*predicate_classes, "pair not found"]
-    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
-    axis.set_yticks(range(len(present)), [predicate_classes[int(i)] for i in present], fontsize=6)
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6, parse_math=False)
+    axis.set_yticks(range(len(present)), [predicate_classes[int(i)] for i in present], fontsize=6, parse_math=False)
     axis.set(xlabel="predicted", ylabel="annotated")
     figure.colorbar(picture, ax=axis, label="% of the annotated relations")
     return figure
