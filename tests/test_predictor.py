@@ -197,7 +197,7 @@ def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg, monkeyp
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     seen = []
     monkeypatch.setattr(predictor.model, "forward", lambda inputs: seen.extend(inputs) or [])
-    short, high = predictor.resize.short_edge_length[0], predictor.resize.max_size
+    short, high = predictor.resize.resize.short_edge_length[0], predictor.resize.resize.max_size
     down, right = np.meshgrid(np.linspace(0, 255, short), np.linspace(0, 200, high), indexing="ij")
     image = np.stack((down, right, (down + right) / 2), axis=-1).astype(np.uint8)
     image.flags.writeable = False  # as Pillow's are

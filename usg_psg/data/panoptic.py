@@ -144,7 +144,7 @@ def decode_panoptic_png(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, is cut off, has no three colour channels, another size, or more than `MAX_PIXELS`.
+        ValueError: if it is no image, is cut off, has no three colour channels, another size, or too many pixels.
     """
     return (_read_colours(file_name, size, image_id) & MAX_SEGMENT_ID).view(np.int32)
 

@@ -5,11 +5,13 @@ Reads OpenPSG's psg.json and the competition's psg_train_val.json and psg_val_te
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,19 @@ class PSGFile:
         return _dataset_dict(self.records[position], self.image_ids[position], root)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Python's garbage collector would go through millions of new objects again and again and find none to free."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def read_psg_json(json_file: str | Path) -> PSGFile:
     """Open a PSG file.
 
@@ -134,10 +149,7 @@ def select_split(image_ids: list[str], test_image_ids: frozenset[str], split: st
     trainval = [i for i, image_id in enumerate(image_ids) if image_id not in test_image_ids]
     if split == "trainval":
         return trainval
-    names = sorted(
-        {image_ids[i] for i in trainval},
-        key=lambda x: (_sha1(x), x),
-    )
+    names = sorted({image_ids[i] for i in trainval}, key=lambda x: (_sha1(x), x))
     held_out = set(names[: min(MAX_VAL_IMAGES, len(names) // VAL_FRACTION)])
     return [i for i in trainval if (image_ids[i] in held_out) == (split == "val")]
 
@@ -146,6 +158,7 @@ def _sha1(text: str) -> str:
     return hashlib.sha1(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@_collector_paused()
 def load_psg_json(
     json_file: str | Path,
     image_root: str | Path,
