@@ -43,6 +43,7 @@ def test_counterparts(left, right):
 def test_names_without_a_side_stay():
     names = ["traffic light", "bright", "cleft", "uprights", "leftover", "copyright"]
     assert mirrored_indices(names, "class") == list(range(6))
+    assert mirrored_indices(["on top", "on-top"], "predicate") == [0, 1]
     for names in (PSG_VOCABULARY.object_classes, PSG_VOCABULARY.predicate_classes):
         assert mirrored_indices(names, "name") == list(range(len(names)))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .vocabulary_file import Names
 
 _OTHER = {"left": "right", "right": "left"}
-# As words of their own ("to the left of", "left_of", "leftOf"), or at the begin of one that says where.
+# As words of their own ("to the left of", "left_of", "leftOf"), or at the beginning of one that says where.
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?=of|side|hand|most|ward|[^a-z]|$)")
 
 
@@ -54,14 +54,15 @@ def mirrored_indices(names: Sequence[str], what: str) -> list[int]:
     """
     position = {_plain(name): i for i, name in enumerate(names)}
     found = []
-    for name in names:
-        mirrored = _SIDE.sub(lambda match: _OTHER[match[1]], _plain(name))
+    for i, name in enumerate(names):
+        plain = _plain(name)
+        mirrored = _SIDE.sub(lambda match: _OTHER[match[1]], plain)
         if mirrored not in position:
             raise ValueError(
                 f"INPUT.RANDOM_FLIP: 'horizontal' would turn the {what} {name!r} into {mirrored!r}, which the "
                 "vocabulary lacks: add it, or set INPUT.RANDOM_FLIP to 'none'"
             )
-        found.append(position[mirrored])
+        found.append(i if mirrored == plain else position[mirrored])
     return found
 
 
