@@ -43,6 +43,8 @@ def test_run_lengths_are_read_as_coco_reads_them():
         ({"size": [4, 4], "counts": "\u00e9"}, "masks[1]: counts are no compressed run lengths"),
         ({"size": [4, 4], "counts": [1.5, 14.5]}, "masks[1]: expected counts as text or a list of whole numbers"),
         ({"size": [-4, -4], "counts": [16]}, "masks[1]: expected a size of height and width"),
+        ({"size": [1, 2**32], "counts": [2**32]}, "masks[1]: expected at most 4294967295 pixels, got 1 x 4294967296"),
+        ({"size": [0, 0], "counts": [2**63, 2**63]}, "masks[1]: expected run lengths that add up to 0 x 0 pixels"),
         ({"size": [4, 4]}, "masks[1]: expected run lengths with size and counts"),
         ([16], "masks[1]: expected run lengths with size and counts"),
     ],

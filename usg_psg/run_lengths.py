@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
+MAX_PIXELS = 2**32 - 1  # what pycocotools counts with
+
 
 def compressed_masks(masks: Sequence[dict], name: str = "masks") -> list[dict]:
     """COCO run lengths with compressed counts, each of which fills its mask: pycocotools does not look.
@@ -27,10 +29,12 @@ def _compressed(rle: dict, name: str) -> dict:
     size, counts = rle["size"], rle["counts"]
     if not (isinstance(size, list | tuple) and len(size) == 2 and _whole_numbers(size) and min(size) >= 0):
         raise ValueError(f"{name}: expected a size of height and width, got {size!r}")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got {size[0]} x {size[1]}")
     if isinstance(counts, str | bytes):
         runs = _run_lengths(counts.encode() if isinstance(counts, str) else counts, name)
     elif isinstance(counts, list) and _whole_numbers(counts):
-        runs = np.array(counts)
+        runs = np.array(counts, dtype=object)  # no number is too large to be compared
     else:
         raise ValueError(f"{name}: expected counts as text or a list of whole numbers, got {str(counts)[:80]}")
     if runs.min(initial=0) < 0:
