@@ -31,7 +31,7 @@ def data(tmp_path_factory):
         if image_id != absent:
             writer.add(image_id, prediction)
     writer.close()
-    with_relations = [image_id for image_id, (gt, _) in scenes.items() if len(gt.triplets)]
+    with_relations = {image_id: gt.label_map.shape for image_id, (gt, _) in scenes.items() if len(gt.triplets)}
     return json_file, writer.finish(1, with_relations), scenes, absent
 
 
@@ -92,7 +92,7 @@ def test_errors_worst_first(data, tmp_path, capsys, protocol):
     arguments = ["--json", json_file, "--predictions", predictions, "--protocol", protocol, "--top-k", 10]
     assert run(*arguments, "--output", tmp_path) == 0
     shown = read_page(tmp_path / "index.html")
-    with_relations = [image_id for image_id, (gt, _) in scenes.items() if len(gt.triplets)]
+    with_relations = {image_id: gt.label_map.shape for image_id, (gt, _) in scenes.items() if len(gt.triplets)}
     assert sorted(entry["name"] for entry, _ in shown) == sorted(with_relations)
     keys = []
     for entry, content in shown:

@@ -3,8 +3,8 @@
 
     python tools/evaluate_predictions.py --gt datasets/psg/psg.json --pred predictions.json
 
-The file may be this project's predictions.json, SGBench's archive, or the folder of an OpenPSG submission;
-docs/evaluation.md describes each.
+The file may be this project's predictions.json, SGBench's archive, the folder of an OpenPSG submission, the results.pkl
+of OpenPSG, HiLo or Pair-Net, or COCO's panoptic results; its content tells. docs/evaluation.md describes each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from usg_psg.evaluation.records import (
     predicate_frequency,
     records_of_file,
     score_predictions,
+    training_relations,
 )
 from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
@@ -76,13 +77,8 @@ def evaluate(args: argparse.Namespace) -> str:
     vocabulary = content.vocabulary
     image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
     records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
-    training = [
-        record["relations"]
-        for record, image_id in zip(content.records, content.image_ids, strict=True)
-        if image_id not in content.test_image_ids
-    ]
     num_predicates = len(vocabulary.predicate_classes)
-    frequency = predicate_frequency(training, num_predicates)
+    frequency = predicate_frequency(training_relations(content), num_predicates)
     is_thing = [True] * len(vocabulary.thing_classes) + [False] * len(vocabulary.stuff_classes)
     metrics = SGDetMetrics(
         num_predicates,

@@ -230,7 +230,7 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.DTYPE = "float32"  # arithmetic of inference on a GPU; "bfloat16" and "float16" are faster
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside training; pays off where all images have one size
     cfg.TEST.USG.ALLOW_RANDOM_WEIGHTS = False  # evaluate without MODEL.WEIGHTS, to try out or time a model
-    cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench" or "openpsg"
+    cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench", "openpsg", "coco_panoptic"
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
     cfg.TEST.USG.PICTURES = 0  # also draw this many of the worst images, annotation beside prediction
 

@@ -51,7 +51,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.TASK": ("sgdet", "predcls"),
     "TEST.USG.COMPILE": MODES,
     "TEST.USG.DTYPE": ("float32", "bfloat16", "float16"),
-    "TEST.USG.EXPORT": ("", "json", "sgbench", "openpsg"),
+    "TEST.USG.EXPORT": ("", "json", "sgbench", "openpsg", "coco_panoptic"),
 }
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,

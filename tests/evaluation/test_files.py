@@ -11,56 +11,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.data import load_psg_json
-from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, SGDetResults, open_writer, read_predictions
-from usg_psg.evaluation.export import openpsg_colours
-from usg_psg.evaluation.records import (
-    images_with_relations,
-    predicate_frequency,
-    records_of_file,
-    score_predictions,
-)
+from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, open_writer, read_predictions
+from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary
 
-from .dataset import NUM_THINGS, write_dataset
-from .scenes import NUM_CLASSES, NUM_PREDICATES
+from .files import IS_THING, core_results, export, make_dataset, rank_apart, read_results
+from .scenes import NUM_PREDICATES
 
 ROOT = Path(__file__).resolve().parents[2]
-IS_THING = [n < NUM_THINGS for n in range(NUM_CLASSES)]
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    json_file, scenes = write_dataset(tmp_path, 7)
-    records = load_psg_json(json_file, tmp_path / "coco", "test")
-    return json_file, scenes, records
-
-
-def core_results(scenes: dict) -> SGDetResults:
-    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
-    for gt, prediction in scenes.values():
-        metrics.update(gt, prediction)
-    return metrics.compute()
-
-
-def export(name: str, folder: Path, scenes: dict, records: list[dict]) -> Path:
-    """Written by two processes, as in a distributed run."""
-    writers = [open_writer(name, folder, rank) for rank in range(2)]
-    for n, (image_id, (_, prediction)) in enumerate(scenes.items()):
-        writers[n % 2].add(image_id, prediction)
-    for writer in writers:
-        writer.close()
-    return writers[0].finish(2, images_with_relations(records))
-
-
-def read_results(path: Path, records: list[dict]) -> SGDetResults:
-    metrics, records = SGDetMetrics(NUM_PREDICATES, IS_THING), records_of_file(path, records)
-    return score_predictions(metrics, records, read_predictions(path, images_with_relations(records))).compute()
+    return make_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["json", "sgbench"])
-def test_round_trip_keeps_every_number(name: str, dataset, tmp_path):
+@pytest.mark.parametrize("separate", [False, True], ids=["one_ranking", "two_rankings"])
+def test_round_trip_keeps_every_number(name: str, separate: bool, dataset, tmp_path):
+    """Also of a model that ranks apart without graph constraint."""
     _, scenes, records = dataset
+    scenes = rank_apart(scenes) if separate else scenes
     path = export(name, tmp_path / "out", scenes, records)
     expected, found = core_results(scenes), read_results(path, records)
     np.testing.assert_equal(found.metrics, expected.metrics)
@@ -70,87 +41,6 @@ def test_round_trip_keeps_every_number(name: str, dataset, tmp_path):
     assert expected.metrics["openpsg/NgR@20"] > 0
     leftovers = [p.name for p in (tmp_path / "out").rglob("*") if p.name.startswith(".") or p.suffix == ".tmp"]
     assert leftovers == []
-
-
-def test_submission_keeps_the_constrained_ranking_on_the_map(dataset, tmp_path):
-    """The challenge's layout has no overlapping masks, one predicate per pair, no image without relations."""
-    _, scenes, records = dataset
-    path = export("openpsg", tmp_path / "out", scenes, records)
-    expected, found = core_results(scenes), read_results(path, records)
-    for k in (10, 20, 50, 100):
-        for metric in ("R", "mR", "PR"):
-            assert found.metrics[f"single/{metric}@{k}"] == expected.metrics[f"single/{metric}@{k}"]
-    with_relations = images_with_relations(records)
-    assert found.panoptic == core_results({image_id: scenes[image_id] for image_id in with_relations}).panoptic
-    assert found.panoptic != expected.panoptic, "the image without relations has segments"
-    entries = json.loads((path / "relation.json").read_text())
-    assert len(entries) == len(with_relations) == 6
-    first = scenes[with_relations[0]][1]
-    # Categories and predicates count from 1, ids say category and instance, colours are permuted.
-    rows = first.segment_triplets()[0]
-    assert entries[0]["relations"] == (rows + [0, 0, 1]).tolist()
-    assert [s["category_id"] for s in entries[0]["segments_info"]] == (first.segment_labels + 1).tolist()
-    ids = [s["id"] for s in entries[0]["segments_info"]]
-    assert len(set(ids)) == len(ids) and all(i % 1000 == c for i, c in zip(ids, first.segment_labels, strict=True))
-    assert np.asarray(Image.open(path / "panseg" / "0.png")).shape == (*first.segment_map.shape, 3)
-
-
-def test_submission_colours_are_the_challenges_permutation():
-    """Python's generator with seed 321; its values are fixed here, so that no change of it goes unseen."""
-    colours = openpsg_colours().tolist()
-    assert sorted(colours) == list(range(256))
-    assert colours[:6] == [141, 100, 32, 95, 143, 244]
-
-
-def test_submission_with_a_missing_image(dataset, tmp_path):
-    _, scenes, records = dataset
-    without = dict(scenes)
-    missing = images_with_relations(records)[2]
-    del without[missing]
-    found = read_results(export("openpsg", tmp_path / "out", without, records), records)
-    assert found.counts["images_without_predictions"] >= 1
-    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
-    for gt, prediction in without.values():
-        metrics.update(gt, prediction)
-    gt = scenes[missing][0]
-    metrics.update_missing(gt.triplets, gt.labels, gt.is_crowd)
-    assert found.metrics["single/mR@50"] == metrics.compute().metrics["single/mR@50"]
-
-
-def test_sgbench_itself_reads_the_archive(dataset, tmp_path):
-    """Its numbers agree where its definitions do: recall per image under the rules called `openpsg`.
-
-    Two definitions differ: an image whose mask fits two segments (see test_properties), and mean recall, which it
-    averages over all predicates but counts absent ones as NaN.
-    """
-    pytest.importorskip("tifffile")
-    evaluate = pytest.importorskip("sgbench.file").evaluate
-    json_file, scenes, records = dataset
-    path = export("sgbench", tmp_path / "out", scenes, records)
-    theirs = evaluate(json_file, path, tmp_path / "coco")
-    ours = core_results(scenes)
-    for k in (20, 50, 100):
-        assert ours.metrics[f"openpsg_strict/R@{k}"] == pytest.approx(100 * theirs[f"R@{k}"])
-        present = ours.predicate_counts > 0
-        mean = np.mean(ours.predicate_recall["openpsg_strict"]["mR"][[10, 20, 50, 100].index(k)][present])
-        assert present.all()
-        assert mean == pytest.approx(100 * theirs[f"mR@{k}"])
-
-
-def test_a_foreign_sgbench_archive_without_our_keys(dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export("sgbench", tmp_path / "out", scenes, records)
-    foreign = tmp_path / "foreign.zip"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(foreign, "w") as target:
-        content = json.loads(source.read("triplets.json"))
-        for record in content["images"]:
-            del record["usg_psg"]
-            target.writestr(record["seg_filename"], source.read(record["seg_filename"]))
-        target.writestr("triplets.json", json.dumps(content))
-    expected, found = core_results(scenes), read_results(foreign, records)
-    for key in ("R@20", "mR@50", "NgR@50", "NgmR@100", "PR@20"):
-        assert found.metrics[f"openpsg_strict/{key}"] == expected.metrics[f"openpsg_strict/{key}"]
-    assert "oracle/pairs@20" not in found.metrics
 
 
 def test_our_format_without_a_panoptic_map(dataset, tmp_path):
@@ -188,7 +78,7 @@ def test_segments_that_do_not_exist_are_refused(segment_id: int, message: str, d
 def test_bad_records_are_named(name: str, dataset, tmp_path):
     _, scenes, records = dataset
     path = export(name, tmp_path / "out", scenes, records)
-    image_id = images_with_relations(records)[0]
+    image_id = next(iter(images_with_relations(records)))
     if name == "json":
         content = json.loads(path.read_text())
         del next(r for r in content["images"] if r["image_id"] == image_id)["relations"]
@@ -205,10 +95,15 @@ def test_bad_records_are_named(name: str, dataset, tmp_path):
             target.writestr("triplets.json", json.dumps(content))
         message = f"sgbench.zip, image '{image_id}': "
     else:
-        content = json.loads((path / "relation.json").read_text())
-        content[0]["relations"] = [[0, 99, 1]]
-        (path / "relation.json").write_text(json.dumps(content))
-        message = rf"relation.json, image '{image_id}': image '{image_id}': triplets: expected subject and object"
+        file = path / "relation.json" if name == "openpsg" else path
+        content = json.loads(file.read_text())
+        if name == "coco_panoptic":
+            entry = next(r for r in content["annotations"] if str(r["image_id"]) == image_id)
+        else:
+            entry = content[0]
+        entry["relations"] = [[0, 99, 1]]
+        file.write_text(json.dumps(content))
+        message = rf"{file.name}, image '{image_id}': image '{image_id}': triplets: expected subject and object"
     with pytest.raises(ValueError, match=message):
         read_results(path, records)
 
@@ -216,13 +111,13 @@ def test_bad_records_are_named(name: str, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "other.json: neither an archive nor a complete JSON file"),
-        ("[" * 100_000, "other.json: neither an archive nor a complete JSON file"),
+        ("{", "other.json: neither an archive, nor a pickle, nor a complete JSON file"),
+        ("[" * 100_000, "other.json: neither an archive, nor a pickle, nor a complete JSON file"),
         ("{}", "expected this project's JSON"),
         ('{"version": 1, "images": []}', "boxes only"),
         ('{"format": "usg_psg_predictions", "version": 9}', "other.json: expected version 1, got 9"),
         ('{"format": "usg_psg_predictions", "version": 1}', "other.json: expected the key 'images', which is missing"),
-        ("[]", "one entry for each of the 6 annotated images with relations, got 0"),
+        ("[" + 7 * "{}," + "{}]", "at most one entry for each of the 6 annotated images with relations, got 8"),
     ],
 )
 def test_files_of_another_kind_are_refused(text: str, message: str, dataset, tmp_path):
@@ -242,8 +137,46 @@ def test_unknown_and_repeated_images_are_refused(dataset):
         score_predictions(metrics, records, [(gt_id, prediction), (gt_id, prediction)])
     with pytest.raises(FileNotFoundError, match="there is no predictions file"):
         list(read_predictions("nowhere.json", []))
-    with pytest.raises(ValueError, match="name: expected one of json, sgbench, openpsg, got 'xml'"):
+    with pytest.raises(ValueError, match="name: expected one of json, sgbench, openpsg, coco_panoptic, got 'xml'"):
         open_writer("xml", Path("unused"))
+
+
+def test_run_lengths_of_another_size_are_refused_before_they_become_pixels(dataset, tmp_path):
+    """Four gigabytes of them."""
+    _, scenes, records = dataset
+    path = export("json", tmp_path / "out", scenes, records)
+    content = json.loads(path.read_text())
+    record = content["images"][0]
+    for key in ("pan_seg_file_name", "segments_info"):
+        del record[key]
+    record["instances"][0]["segmentation"] = {"size": [65535, 65535], "counts": [65535**2]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"masks\[0\]: expected height and width \(12, 16\), got \(65535, 65535\)"):
+        read_results(path, records)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("relations", None, "relations: the key is missing"),
+        ("relations", [[0, 1, 99]], "relations[0]: predicate 99 is out of range, expected 0..4"),
+        ("relations", [[0, 1]], "relations[0]: expected [subject, object, predicate] as integers, got [0, 1]"),
+        ("relations", 5, "relations: expected list, got int"),
+        ("segments_info", [5], "segments_info[0]: expected an object, got int"),
+    ],
+)
+def test_a_faulty_training_record_is_named(key, value, message, dataset, tmp_path, capsys):
+    """Its relations are counted for head, body and tail."""
+    json_file, scenes, records = dataset
+    content = json.loads(json_file.read_text())
+    training = {**content["data"][0], "image_id": "t", key: value}
+    if value is None:
+        del training[key]
+    content["data"].append(training)
+    json_file.write_text(json.dumps(content))
+    arguments = ["--gt", str(json_file), "--pred", str(export("json", tmp_path / "out", scenes, records))]
+    assert load_tool("evaluate_predictions").main(arguments) == 2
+    assert f"{json_file}, image_id 't', {message}" in capsys.readouterr().err
 
 
 def test_a_file_name_cannot_leave_its_folder(dataset, tmp_path):

@@ -23,7 +23,7 @@ def write(name: str, folder: Path) -> Path:
     writer = open_writer(name, folder)
     writer.add(IMAGE, Prediction(np.array([0, 1]), np.array([[0, 1, 2]]), masks, mask_scores=np.array([0.9, 0.8])))
     writer.close()
-    return writer.finish(1, [IMAGE])
+    return writer.finish(1, {IMAGE: (8, 10)})
 
 
 def refusal(path: Path) -> str:

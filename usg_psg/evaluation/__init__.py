@@ -1,7 +1,6 @@
-"""SGDet evaluation: metrics on arrays, a Detectron2 evaluator around them, prediction files in three formats."""
+"""SGDet evaluation: metrics on arrays, a Detectron2 evaluator around them, prediction files."""
 
-from .export import EXPORT_FORMATS, open_writer
-from .predictions_file import read_predictions
+from .formats import EXPORT_FORMATS, open_writer, read_predictions
 from .scene import GroundTruth, Prediction
 from .sgdet_evaluator import SGDetEvaluator
 from .sgdet_metrics import PROTOCOLS, Protocol, SGDetMetrics, SGDetResults

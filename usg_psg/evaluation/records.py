@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..data.panoptic import read_segment_index_map
+from ..data.psg_faults import relation_faults, structure_faults
+from ..data.psg_json import PSGFile
 from ..data.psg_mapper import reindex_relations
-from .predictions_file import is_submission
+from .formats import tells_images_by_position
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import SGDetMetrics
 
@@ -45,14 +47,17 @@ def ground_truth_from_record(record: dict) -> GroundTruth:
     return GroundTruth(labels, triplets, label_map, is_crowd, str(record["image_id"]))
 
 
-def images_with_relations(records: Iterable[dict]) -> list[str]:
-    """Ids of the annotated images that have relations, in order; a submission names its images by position in it."""
-    return [str(record["image_id"]) for record in records if len(record["relations"])]
+def images_with_relations(records: Iterable[dict]) -> dict[str, tuple[int, int]]:
+    """(height, width) of the annotated images that have relations, by id, in order.
+
+    A submission and a results.pkl tell their images by the position among them.
+    """
+    return {str(x["image_id"]): (x["height"], x["width"]) for x in records if len(x["relations"])}
 
 
 def records_of_file(path: Path | str, records: Sequence[dict]) -> Sequence[dict]:
-    """The dataset dicts that a predictions file is scored on: of a submission those with relations, otherwise all."""
-    return [record for record in records if len(record["relations"])] if is_submission(path) else records
+    """The dataset dicts that a predictions file is scored on: all, or those with relations where it has no others."""
+    return [record for record in records if len(record["relations"])] if tells_images_by_position(path) else records
 
 
 def score_predictions(
@@ -82,11 +87,22 @@ def score_predictions(
             raise ValueError(f"{file}, image {image_id!r}: there is a second prediction")
         gt = ground_truth_from_record(remaining.pop(image_id))
         try:
+            _check_size(gt, prediction)
             metrics.update(gt, prediction)
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
     count_missing(metrics, remaining.values())
     return metrics
+
+
+def _check_size(gt: GroundTruth, prediction: Prediction) -> None:
+    """Refuse run lengths of another size than the annotation's before they become pixels, up to 2^32 of them."""
+    if prediction.masks is None or isinstance(prediction.masks, np.ndarray):
+        return
+    for n, rle in enumerate(prediction.masks):
+        if tuple(rle["size"]) != gt.label_map.shape:
+            expected, found = gt.label_map.shape, tuple(rle["size"])
+            raise ValueError(f"image {gt.image_id!r}: masks[{n}]: expected height and width {expected}, got {found}")
 
 
 def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:
@@ -97,6 +113,23 @@ def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:
     for record in records:
         labels, triplets, is_crowd = annotation_arrays(record)
         metrics.update_missing(triplets, labels, is_crowd)
+
+
+def training_relations(content: PSGFile) -> Iterator[list]:
+    """The relations of each image outside the test split, of a file that was not checked.
+
+    Raises:
+        ValueError: at the first record that cannot be counted, naming file, image and field.
+    """
+    for record, image_id in zip(content.records, content.image_ids, strict=True):
+        if image_id in content.test_image_ids:
+            continue
+        for fault in structure_faults(record, image_id):
+            raise ValueError(fault.describe(content.path))
+        for fault in relation_faults(record, image_id, content.vocabulary):
+            if fault.fatal:
+                raise ValueError(fault.describe(content.path))
+        yield record["relations"]
 
 
 def predicate_frequency(relations: Iterable[Sequence[Sequence[int]]], num_predicates: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from ..data.register_psg import get_psg_metadata
 from ..program import TERMINAL
-from .export import PredictionWriter, open_writer
+from .formats import PredictionWriter, open_writer
 from .matching import Overlap, mask_overlap
 from .records import count_missing, ground_truth_from_record, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
@@ -43,7 +43,7 @@ class SGDetEvaluator(DatasetEvaluator):
             given masks says nothing, so "predcls" leaves it out.
         ks: ranks of the recalls.
         predicate_frequency: (P,) training frequency for head, body and tail, see `SGDetMetrics`.
-        export: "json", "sgbench" or "openpsg": also write the predictions, see `export.open_writer`; needs output_dir.
+        export: one of `EXPORT_FORMATS`: also write the predictions; needs output_dir.
         plots: also draw the figures of `plots.save_plots`; needs output_dir.
         pictures: also draw so many of the worst images, annotation beside prediction; needs output_dir.
     """
@@ -152,8 +152,8 @@ class SGDetEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         if self._writer is not None:
-            image_ids = images_with_relations(self._images.values())
-            logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), image_ids))
+            images = images_with_relations(self._images.values())
+            logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), images))
             self._writer = None
         total, processed = self._start_merged(gathered)
         count_missing(total, (x for image_id, x in self._images.items() if image_id not in processed))

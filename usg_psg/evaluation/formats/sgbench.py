@@ -1,0 +1,182 @@
+"""SGBench's archive: `triplets.json` with categories, boxes and ranked triplets, and one TIFF layer per mask.
+
+Files of this project carry a few keys more, which that package ignores, and then hold everything that the metrics read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence, TiffImagePlugin
+
+from ...data.panoptic import decode_panoptic_png
+from ..scene import Prediction
+from .reading import Reading, column, field, integers, objects, parse_json, rows, versioned_records
+from .writer import ImageSizes, PredictionWriter, file_stem
+
+VERSION = 1
+_IMAGE_DESCRIPTION, _PLANAR_CONFIGURATION = 270, 284  # TIFF tags
+_SEPARATE_PLANES = 2
+
+
+class SGBenchWriter(PredictionWriter):
+    """Writes `sgbench.zip`."""
+
+    def _record(self, image_id: str, prediction: Prediction, masks: np.ndarray) -> dict:
+        stem = file_stem(image_id)
+        segment_map, labels = prediction.ensure_map(masks.shape[1:])
+        mask_labels = prediction.labels
+        if len(masks) == 0:
+            # A TIFF needs a layer: an empty mask matches nothing.
+            masks, mask_labels = np.zeros((1, *segment_map.shape), dtype=bool), np.zeros(1, dtype=np.int64)
+        _save_layers(self.folder / f"{stem}.tiff", masks)
+        self._save_map(f"{stem}.png", segment_map)
+        annotation = [{"category": int(c), "bbox": box} for c, box in zip(mask_labels, _boxes(masks), strict=True)]
+        own = {
+            "num_masks": len(prediction.labels),
+            "segment_map": f"{stem}.png",
+            "segment_categories": labels.tolist(),
+            "mask_segment": prediction.segments_of_masks().tolist(),
+            "relations": prediction.triplets.tolist(),
+            "pairs": None if prediction.pairs is None else prediction.pairs.tolist(),
+        }
+        if prediction.triplets_ng is not None:
+            own["relations_ng"] = prediction.triplets_ng.tolist()
+        return {
+            "id": image_id,
+            "seg_filename": f"{stem}.tiff",
+            "annotation": annotation,
+            "triplets": prediction.constrained.tolist(),
+            "ng_triplets": prediction.unconstrained.tolist(),
+            "usg_psg": own,
+        }
+
+    def _join(self, records: Iterator[tuple[str, dict]], images: ImageSizes) -> Path:
+        path = self.folder / "sgbench.zip"
+        temporary = path.with_name(path.name + ".tmp")
+        entries = []
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:  # TIFF and PNG are compressed
+            for _, record in records:
+                entries.append(record)
+                for name in (record["seg_filename"], record["usg_psg"]["segment_map"]):
+                    archive.write(self.folder / name, name)
+                    (self.folder / name).unlink()
+            content = json.dumps({"version": VERSION, "images": entries})
+            archive.writestr("triplets.json", content, compress_type=zipfile.ZIP_DEFLATED)
+        os.replace(temporary, path)
+        return path
+
+
+def _save_layers(path: Path, masks: np.ndarray) -> None:
+    layers = [Image.fromarray(mask.astype(np.uint8)) for mask in masks]
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    # Without it, tifffile, which SGBench reads with, drops the first axis of a single layer.
+    info[_IMAGE_DESCRIPTION] = json.dumps({"shape": list(masks.shape)})
+    layers[0].save(
+        path, format="TIFF", save_all=True, append_images=layers[1:], compression="tiff_adobe_deflate", tiffinfo=info
+    )
+
+
+def _boxes(masks: np.ndarray) -> list[list[int]]:
+    boxes = []
+    for mask in masks:
+        lines, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(lines):
+            boxes.append([int(columns[0]), int(lines[0]), int(columns[-1]) + 1, int(lines[-1]) + 1])
+        else:
+            boxes.append([0, 0, 0, 0])
+    return boxes
+
+
+def read_sgbench(path: Path) -> Iterator[tuple[str, Prediction]]:
+    """Predictions of an archive; errors as in `read_predictions`."""
+    with Reading(str(path)):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        with Reading(str(path)):
+            if "triplets.json" not in archive.namelist():
+                raise ValueError("not SGBench's archive, triplets.json is missing")
+            with Reading("triplets.json"):
+                content = parse_json(_member(archive, "triplets.json").read(), "not a complete JSON file")
+        for reading, record in versioned_records(path, content, VERSION, "id"):
+            with reading:
+                prediction = _prediction(archive, record)
+            yield prediction.image_id, prediction
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
+    try:
+        return io.BytesIO(archive.read(name))
+    except Exception as error:
+        # Damaged archives are met with errors of many types.
+        text = "there is no such member" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise ValueError(f"{name}: {text}") from error
+
+
+def _prediction(archive: zipfile.ZipFile, record: dict) -> Prediction:
+    masks = _layers(archive, field(record, "seg_filename", str))
+    if "annotation" in record:
+        labels = column(objects(record, "annotation"), "category", "annotation")
+    else:  # as SGBench's README writes it
+        labels = integers(field(record, "categories", list), "categories")
+    image_id = str(record["id"])
+    if record.get("usg_psg") is None:
+        return Prediction(
+            labels=labels,
+            triplets=rows(record, "triplets", 3),
+            masks=masks,
+            triplets_ng=rows(record, "ng_triplets", 3) if record.get("ng_triplets") else None,
+            image_id=image_id,
+        )
+    own = field(record, "usg_psg", dict)
+    count, map_name = field(own, "num_masks", int), field(own, "segment_map", str)
+    if not 0 <= count <= len(masks):
+        raise ValueError(f"num_masks: expected 0 to {len(masks)}, got {count}")
+    with Reading(map_name):
+        segment_map = decode_panoptic_png(_member(archive, map_name))
+    return Prediction(
+        labels=labels[:count],
+        triplets=rows(own, "relations", 3),
+        triplets_ng=rows(own, "relations_ng", 3) if "relations_ng" in own else None,
+        masks=masks[:count],
+        segment_map=segment_map,
+        segment_labels=integers(field(own, "segment_categories", list), "segment_categories"),
+        mask_segment=integers(field(own, "mask_segment", list), "mask_segment"),
+        pairs=None if own["pairs"] is None else rows(own, "pairs", 2),
+        image_id=image_id,
+    )
+
+
+def _layers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """(N, H, W) bool of a TIFF."""
+    file = _member(archive, name)
+    try:
+        with Image.open(file, formats=["TIFF"]) as layers:
+            tags = layers.tag_v2  # type: ignore[attr-defined]
+            pages = np.stack([np.asarray(layer) != 0 for layer in ImageSequence.Iterator(layers)])
+    except Exception as error:
+        # Pillow's decoders meet damaged files with errors of many types.
+        raise ValueError(f"{name}: not a readable TIFF of layers of one size ({error})") from error
+    if pages.ndim == 3:
+        return pages
+    # tifffile takes arrays with an axis of 3 or 4 for one colour picture: of separate planes, if it is the first axis,
+    # of pixels, if it is the last. Its description says the shape.
+    masks = pages[0]
+    if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES:
+        masks = np.moveaxis(masks, -1, 0)
+    if len(pages) > 1 or list(masks.shape) != _described_shape(tags):
+        raise ValueError(f"{name}: expected layers without colours, got shape {pages.shape}")
+    return masks
+
+
+def _described_shape(tags: TiffImagePlugin.ImageFileDirectory_v2) -> list | None:
+    try:
+        return json.loads(tags.get(_IMAGE_DESCRIPTION, ""))["shape"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
