@@ -15,12 +15,14 @@ import ctrl_c  # noqa: F401  first, as the imports take seconds
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import load_psg_json, read_psg_json, read_vocabulary
 from usg_psg.data.psg_json import SPLITS
-from usg_psg.evaluation import SGDetMetrics, read_predictions
+from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, open_writer, read_predictions
+from usg_psg.evaluation.formats import PredictionWriter
 from usg_psg.evaluation.records import (
     images_with_relations,
     predicate_frequency,
@@ -54,9 +56,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--ks", type=positive_integer, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls"
     )
     parser.add_argument("--output", type=Path, help="also write everything to this JSON file")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("FORMAT", "FOLDER"),
+        help=f"also write the predictions in another format ({', '.join(EXPORT_FORMATS)}) into this folder",
+    )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw figures into this folder")
     parser.add_argument("--predicates", type=int, metavar="K", help="also print recall@K of every predicate")
     args = parser.parse_args(argv)
+    if args.export and args.export[0] not in EXPORT_FORMATS:
+        parser.error(f"--export: expected one of {', '.join(EXPORT_FORMATS)}, got {args.export[0]!r}")
     if args.predicates is not None and args.predicates not in args.ks:
         parser.error(f"--predicates: expected one of --ks, {', '.join(map(str, args.ks))}, got {args.predicates}")
     return args
@@ -86,11 +96,17 @@ def evaluate(args: argparse.Namespace) -> str:
         ks=sorted(set(args.ks)),
         predicate_frequency=frequency if frequency.any() else None,
     )
-    predictions = read_predictions(args.pred, images_with_relations(records))
+    images = images_with_relations(records)
+    predictions = read_predictions(args.pred, images)
     if args.vocabulary:
         predictions = rename_predictions(predictions, read_vocabulary(args.vocabulary), vocabulary, str(args.gt))
+    writer = open_writer(*args.export) if args.export else None
+    if writer is not None:
+        predictions = write_each(writer, predictions)
     results = score_predictions(metrics, records, predictions, str(args.pred)).compute()
     lines = [f"{args.task}, {args.split} split of {args.gt}", format_summary(results)]
+    if writer is not None:
+        lines.append(f"predictions are in {writer.finish(1, images)}")
     if args.predicates is not None:
         lines.append(format_predicates(results, vocabulary.predicate_classes, args.predicates))
     if args.output:
@@ -102,6 +118,18 @@ def evaluate(args: argparse.Namespace) -> str:
         paths = save_plots(args.plots, results, vocabulary.predicate_classes)
         lines.append("figures are in " + ", ".join(str(p) for p in paths))
     return "\n".join(lines)
+
+
+def write_each(
+    writer: PredictionWriter, predictions: Iterator[tuple[str, Prediction]]
+) -> Iterator[tuple[str, Prediction]]:
+    """Hand on predictions, and write each once it has been scored, so that only sound ones are written."""
+    try:
+        for image_id, prediction in predictions:
+            yield image_id, prediction
+            writer.add(image_id, prediction)
+    finally:
+        writer.close()
 
 
 if __name__ == "__main__":

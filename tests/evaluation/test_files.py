@@ -224,9 +224,24 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
     assert "there is no predictions file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", sorted(EXPORT_FORMATS))
+def test_the_program_converts_a_file(name: str, dataset, tmp_path, capsys):
+    json_file, scenes, records = dataset
+    missing = list(images_with_relations(records))[1]
+    path = export("json", tmp_path / "out", {i: s for i, s in scenes.items() if i != missing}, records)
+    arguments = ["--gt", str(json_file), "--pred", str(path), "--export", name, str(tmp_path / "other")]
+    assert load_tool("evaluate_predictions").main(arguments) == 0
+    other = Path(capsys.readouterr().out.strip().rpartition("predictions are in ")[2])
+    assert other.parent == tmp_path / "other"
+    expected, found = read_results(path, records).metrics, read_results(other, records).metrics
+    for key in ("single/R@50", "single/mR@20", "single/PR@100"):
+        assert found[key] == expected[key] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--export", "xml", "x"], "--export: expected one of json, sgbench, openpsg, coco_panoptic, got 'xml'"),
         (["--ks", "0"], "argument --ks: expected 1 or more, got 0"),
         (["--ks", "20", "-5"], "argument --ks: expected 1 or more, got -5"),
         (["--ks", "x"], "argument --ks: expected a whole number, got 'x'"),
@@ -234,7 +249,7 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
         (["--predicates", "50", "--ks", "20"], "--predicates: expected one of --ks, 20, got 50"),
     ],
 )
-def test_wrong_ranks_are_found_before_anything_is_read(arguments, message, capsys):
+def test_wrong_arguments_are_found_before_anything_is_read(arguments, message, capsys):
     main = load_tool("evaluate_predictions").main
     with pytest.raises(SystemExit) as stopped:
         main(["--gt", "none.json", "--pred", "none.json", *arguments])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from usg_psg.evaluation import Prediction, open_writer, read_predictions
 
@@ -61,44 +63,46 @@ def random_masks(shape: tuple[int, int, int]) -> np.ndarray:
     return np.random.default_rng(sum(shape)).random(shape) < 0.5
 
 
+def write_archive(path: Path, num_masks: int) -> Path:
+    """`<path>/7.tiff` as an archive of one image."""
+    annotation = [{"category": n, "bbox": [0, 0, 1, 1]} for n in range(num_masks)]
+    record = {"id": "7", "seg_filename": "7.tiff", "annotation": annotation, "triplets": []}
+    with zipfile.ZipFile(path / "theirs.zip", "w") as archive:
+        archive.write(path / "7.tiff", "7.tiff")
+        archive.writestr("triplets.json", json.dumps({"version": 1, "images": [record]}))
+    return path / "theirs.zip"
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_archives_of_the_packages_own_writer_are_read(shape, tmp_path):
     """It lets tifffile guess, which takes 3 or 4 masks, or columns, for the channels of a colour picture."""
-    write_masks = pytest.importorskip("sgbench.io").write_layered_seg_mask
-    masks, path = random_masks(shape), tmp_path / "theirs.zip"
-    write_masks(masks, tmp_path / "7.tiff")
-    annotation = [{"category": n, "bbox": [0, 0, 1, 1]} for n in range(len(masks))]
-    record = {"id": "7", "seg_filename": "7.tiff", "annotation": annotation, "triplets": []}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(tmp_path / "7.tiff", "7.tiff")
-        archive.writestr("triplets.json", json.dumps({"version": 1, "images": [record]}))
-    ((image_id, prediction),) = read_predictions(path, [])
+    imwrite = pytest.importorskip("tifffile").imwrite
+    guess = {"photometric": "minisblack"}
+    if shape[-1] in (3, 4):
+        guess = {"photometric": "rgb", "planarconfig": "contig"}
+    elif shape[0] in (3, 4):
+        guess = {"photometric": "rgb", "planarconfig": "separate"}
+    masks = random_masks(shape)
+    imwrite(tmp_path / "7.tiff", masks.astype(np.uint8), compression="deflate", **guess)
+    ((image_id, prediction),) = read_predictions(write_archive(tmp_path, len(masks)), [])
     assert image_id == "7"
     np.testing.assert_array_equal(prediction.masks, masks)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_package_reads_masks_as_they_were_written(shape, tmp_path):
-    read_masks = pytest.importorskip("sgbench.io").load_layered_seg_mask
+    imread = pytest.importorskip("tifffile").imread
     masks = random_masks(shape)
     writer = open_writer("sgbench", tmp_path)
     writer.add("7", Prediction(np.arange(len(masks)), np.zeros((0, 3), np.int64), masks))
     writer.close()
     with zipfile.ZipFile(writer.finish(1, {})) as archive:
         archive.extract("7.tiff", tmp_path)
-    np.testing.assert_array_equal(read_masks(tmp_path / "7.tiff"), masks)
+    np.testing.assert_array_equal(imread(tmp_path / "7.tiff"), masks)
 
 
 def test_a_colour_picture_is_no_layer(tmp_path):
     """Nothing says which of its axes the masks are on."""
-    from PIL import Image
-
-    path = tmp_path / "colours.zip"
     Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(tmp_path / "7.tiff")
-    annotation = [{"category": n, "bbox": [0, 0, 1, 1]} for n in range(3)]
-    record = {"id": "7", "seg_filename": "7.tiff", "annotation": annotation, "triplets": []}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(tmp_path / "7.tiff", "7.tiff")
-        archive.writestr("triplets.json", json.dumps({"version": 1, "images": [record]}))
     with pytest.raises(ValueError, match="image '7': 7.tiff: expected layers without colours, got shape"):
-        list(read_predictions(path, []))
+        list(read_predictions(write_archive(tmp_path, 3), []))

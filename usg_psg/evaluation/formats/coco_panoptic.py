@@ -19,21 +19,7 @@ import numpy as np
 
 from ...data.panoptic import decode_panoptic_png
 from ..scene import Prediction
-from .reading import (
-    KINDS,
-    Reading,
-    column,
-    field,
-    inside,
-    objects,
-    positions,
-    prediction_of_map,
-    require_listed,
-    require_pixels,
-    rows,
-    segment_ids,
-    shown,
-)
+from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -71,29 +57,29 @@ def read_coco_panoptic(path: Path, content: dict) -> Iterator[tuple[str, Predict
 
     The PNGs are in the folder of the file's name, as panopticapi looks for them.
     """
-    with Reading(str(path)):
-        annotations = field(content, "annotations", list)
+    with reading.Reading(str(path)):
+        annotations = reading.field(content, "annotations", list)
     for n, record in enumerate(annotations):
-        with Reading(f"{path}, annotations[{n}]"):
+        with reading.Reading(f"{path}, annotations[{n}]"):
             if not isinstance(record, dict):
-                raise ValueError(f"expected {KINDS[dict]}, got {shown(record)}")
+                raise ValueError(f"expected {reading.KINDS[dict]}, got {reading.shown(record)}")
             image_id = str(record["image_id"])
-        with Reading(f"{path}, image {image_id!r}"):
+        with reading.Reading(f"{path}, image {image_id!r}"):
             prediction = _prediction(path.with_suffix(""), record, image_id)
         yield image_id, prediction
 
 
 def _prediction(folder: Path, record: dict, image_id: str) -> Prediction:
-    segments = objects(record, "segments_info")
-    ids = segment_ids(segments)
-    png = decode_panoptic_png(str(inside(folder, field(record, "file_name", str))))
-    segment_map = positions(png, ids)
-    require_listed(png, segment_map)
-    require_pixels(segment_map, ids)
-    return prediction_of_map(
+    segments = reading.objects(record, "segments_info")
+    ids = reading.segment_ids(segments)
+    png = decode_panoptic_png(str(reading.inside(folder, reading.field(record, "file_name", str))))
+    segment_map = reading.positions(png, ids)
+    reading.require_listed(png, segment_map)
+    reading.require_pixels(segment_map, ids)
+    return reading.prediction_of_map(
         segment_map,
-        column(segments, "category_id", "segments_info"),
-        rows(record, "relations", 3) if "relations" in record else _NO_ROWS,
+        reading.column(segments, "category_id", "segments_info"),
+        reading.rows(record, "relations", 3) if "relations" in record else _NO_ROWS,
         image_id,
-        rows(record, "relations_ng", 3) if "relations_ng" in record else None,
+        reading.rows(record, "relations_ng", 3) if "relations_ng" in record else None,
     )

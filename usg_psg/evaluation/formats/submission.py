@@ -19,20 +19,7 @@ from PIL import Image
 
 from ...data.panoptic import decode_panoptic_png, encode_panoptic
 from ..scene import Prediction
-from .reading import (
-    KINDS,
-    Reading,
-    column,
-    field,
-    inside,
-    objects,
-    positions,
-    prediction_of_map,
-    require_pixels,
-    rows,
-    segment_ids,
-    shown,
-)
+from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
 
 # OpenPSG's panoptic evaluation takes this id for "no segment": the number of PSG's classes.
@@ -98,19 +85,19 @@ def read_submission(path: Path, entries: list, image_ids: Sequence[str]) -> Iter
         )
     complete = len(entries) == len(image_ids)
     for n, record in enumerate(entries):
-        with Reading(f"{path}, image {image_ids[n]!r}" if complete else f"{path}, entry {n}"):
+        with reading.Reading(f"{path}, image {image_ids[n]!r}" if complete else f"{path}, entry {n}"):
             if not isinstance(record, dict):
-                raise ValueError(f"expected {KINDS[dict]}, got {shown(record)}")
+                raise ValueError(f"expected {reading.KINDS[dict]}, got {reading.shown(record)}")
             image_id = image_ids[n if complete else _position(record, len(entries), len(image_ids))]
-        with Reading(f"{path}, image {image_id!r}"):
-            if record.get(NO_PREDICTION_KEY) is True or not objects(record, "segments_info"):
+        with reading.Reading(f"{path}, image {image_id!r}"):
+            if record.get(NO_PREDICTION_KEY) is True or not reading.objects(record, "segments_info"):
                 continue
             prediction = _prediction(path.parent, record, image_id)
         yield image_id, prediction
 
 
 def _position(record: dict, num_entries: int, num_images: int) -> int:
-    name = field(record, "pan_seg_file_name", str)
+    name = reading.field(record, "pan_seg_file_name", str)
     number = name.removesuffix(".png")
     if not (number.isascii() and number.isdigit()) or int(number) >= num_images:
         raise ValueError(
@@ -121,15 +108,15 @@ def _position(record: dict, num_entries: int, num_images: int) -> int:
 
 
 def _prediction(folder: Path, record: dict, image_id: str) -> Prediction:
-    segments = objects(record, "segments_info")
-    ids = segment_ids(segments, least=0)
-    png = decode_panoptic_png(str(inside(folder / "panseg", field(record, "pan_seg_file_name", str))))
-    segment_map = positions(png, ids)
-    require_pixels(segment_map, ids)
-    labels = column(segments, "category_id", "segments_info")
+    segments = reading.objects(record, "segments_info")
+    ids = reading.segment_ids(segments, least=0)
+    png = decode_panoptic_png(str(reading.inside(folder / "panseg", reading.field(record, "pan_seg_file_name", str))))
+    segment_map = reading.positions(png, ids)
+    reading.require_pixels(segment_map, ids)
+    labels = reading.column(segments, "category_id", "segments_info")
     if labels.min() < 1:
         raise ValueError(f"category_id of segments_info: expected categories from 1, got {labels.min()}")
-    triplets = rows(record, "relations", 3)
+    triplets = reading.rows(record, "relations", 3)
     if triplets.tolist() == [NO_RELATION]:
         triplets = triplets[:0]
     if triplets[:, 2].min(initial=1) < 1:
@@ -137,4 +124,4 @@ def _prediction(folder: Path, record: dict, image_id: str) -> Prediction:
             f"relations: expected predicates from 1, or the one row {NO_RELATION} for no relation, got "
             f"{triplets[triplets[:, 2] < 1][0].tolist()}"
         )
-    return prediction_of_map(segment_map, labels - 1, triplets - np.array([0, 0, 1]), image_id)
+    return reading.prediction_of_map(segment_map, labels - 1, triplets - np.array([0, 0, 1]), image_id)
