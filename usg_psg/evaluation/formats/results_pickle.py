@@ -1,10 +1,10 @@
 """`results.pkl` of OpenPSG, HiLo and Pair-Net: what their `tools/test.py --out` writes, one `Result` per image.
 
 The images are those of the test set, in its order: the annotated ones that have relations. Their evaluator reads five
-attributes, and so does this module: `labels` (classes from 1), `masks` (one per label; PSGTR, HiLo and Pair-Net have
-two for each triplet), `rel_pair_idxes` (R, 2) of masks, best first, and `rel_dists` (R, P + 1), whose first column is
-"no relation". A pair's predicate is the largest of the other columns. `refine_bboxes` is None if there is no
-prediction; its last column scores the masks.
+attributes, and so does this module: `labels` (classes from 1), `masks` (one per label; HiLo and Pair-Net have two for
+each triplet, PSGTR the segments of its map), `rel_pair_idxes` (R, 2) of masks, best first, and `rel_dists` (R, P + 1),
+whose first column is "no relation". A pair's predicate is the largest of the other columns. `refine_bboxes` is None if
+there is no prediction; its last column scores the masks.
 
 Source: OpenPSG openpsg/evaluation/sgg_eval.py and sgg_metrics.py at 34b2a89; Pair-Net c51ff5c; HiLo 8bb8a35.
 """
