@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from usg_psg.evaluation.matching import joint_histogram
 from usg_psg.evaluation.panoptic_quality import PanopticQuality
@@ -69,6 +70,37 @@ def test_equals_a_loop_over_segments():
         pred_labels = np.where(rng.random(5) < 0.7, gt_labels, pred_labels)
         result = quality(pred_map, gt_map, pred_labels, gt_labels).compute()
         assert result["PQ"] == pytest.approx(loop_pq(pred_map, gt_map, pred_labels, gt_labels))
+
+
+def test_torchmetrics_agrees():
+    """An outside reference where the definitions coincide. It has no crowds, joins the stuff of a class to one segment,
+    and leaves pixels without prediction out of the union, too: here each stuff class has one segment, and all pixels
+    are predicted. `test_equals_a_loop_over_segments` has pixels without prediction.
+    """
+    reference = pytest.importorskip("torchmetrics.functional.detection").panoptic_quality
+    rng = np.random.default_rng(0)
+    is_thing = np.array([True, True, False, False, True])
+    pq = PanopticQuality(is_thing)
+    images = []
+    for _ in range(40):
+        gt_map = random_map(rng, 6)
+        pred_map = np.where((rng.random(gt_map.shape) < 0.3) | (gt_map == 0), random_map(rng, 6), gt_map)
+        pred_map[pred_map == 0] = 1
+        gt_labels = rng.permutation([0, 0, 1, 2, 3, rng.integers(0, 2)])
+        pred_labels = gt_labels[rng.permutation(6)] if rng.random() < 0.3 else gt_labels
+        pq.add(joint_histogram(pred_map, gt_map, 6, 6), pred_labels, gt_labels)
+        void = len(is_thing)  # unknown to torchmetrics, so it ignores these pixels of the target
+        images.append([np.stack([np.r_[void, x][m], m], -1) for m, x in ((pred_map, pred_labels), (gt_map, gt_labels))])
+    preds, target = (torch.from_numpy(np.stack(x)) for x in zip(*images, strict=True))
+    things, stuffs = ([c for c, thing in enumerate(is_thing) if thing == kind] for kind in (True, False))
+    result, occurs = pq.compute(), pq.counts.any(axis=1)
+    assert (pq.counts[:4] > 0).all() and not occurs[4]
+    average = 100 * reference(preds, target, things, stuffs, return_sq_and_rq=True)
+    assert [result[name] for name in ("PQ", "SQ", "RQ")] == pytest.approx(average.tolist())
+    per_class = (100 * reference(preds, target, things, stuffs, return_per_class=True)).flatten().tolist()
+    by_class = dict(zip([*things, *stuffs], per_class, strict=True))
+    assert result["PQ_th"] == pytest.approx(np.mean([by_class[c] for c in things if occurs[c]]))
+    assert result["PQ_st"] == pytest.approx(np.mean([by_class[c] for c in stuffs]))
 
 
 def loop_pq(pred_map, gt_map, pred_labels, gt_labels) -> float:
