@@ -19,16 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import usg_psg  # noqa: F401  selects the engine
-from usg_psg.data import load_psg_json, read_psg_json, read_vocabulary
-from usg_psg.data.psg_json import SPLITS
+from usg_psg.data import load_psg_json, read_vocabulary
+from usg_psg.data.psg_json import SPLITS, open_psg
 from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, open_writer, read_predictions
 from usg_psg.evaluation.formats import PredictionWriter
 from usg_psg.evaluation.records import (
     images_with_relations,
-    predicate_frequency,
     records_of_file,
     score_predictions,
-    training_relations,
+    training_triplets_of_file,
 )
 from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
@@ -52,6 +51,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--split", default="test", choices=SPLITS, help="images to score (default: test)")
     parser.add_argument("--task", default="sgdet", choices=TASKS, help="what the model was given (default: sgdet)")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        metavar="FILE",
+        help="training data of zero-shot recall, the frequency baseline and head, body and tail: the images outside "
+        "this file's test split (default: --gt)",
+    )
+    parser.add_argument(
+        "--frequency-baseline",
+        action="store_true",
+        help="also score the most frequent training predicates of each pair of predicted objects",
+    )
     parser.add_argument(
         "--ks", type=positive_integer, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls"
     )
@@ -83,18 +94,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> str:
     """Score, write what was asked for, and return what to print."""
-    content = read_psg_json(args.gt)
-    vocabulary = content.vocabulary
+    vocabulary = open_psg(args.gt).vocabulary
     image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
     records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
-    num_predicates = len(vocabulary.predicate_classes)
-    frequency = predicate_frequency(training_relations(content), num_predicates)
+    training = training_triplets_of_file(args.train or args.gt, vocabulary, args.split)
     is_thing = [True] * len(vocabulary.thing_classes) + [False] * len(vocabulary.stuff_classes)
     metrics = SGDetMetrics(
-        num_predicates,
+        len(vocabulary.predicate_classes),
         is_thing=is_thing if args.task == "sgdet" else None,
         ks=sorted(set(args.ks)),
-        predicate_frequency=frequency if frequency.any() else None,
+        training=training,
+        baseline=args.frequency_baseline and training is not None,
+        baseline_scores=args.task == "sgdet",
     )
     images = images_with_relations(records)
     predictions = read_predictions(args.pred, images)

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,6 +15,7 @@ import usg_psg  # noqa: F401  isort: skip
 from usg_psg.evaluation import SGDetEvaluator
 
 from .dataset import model_output, register, write_dataset
+from .scenes import random_training
 
 
 def work(rank: int, folder: str) -> None:
@@ -21,7 +23,7 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     _, scenes = write_dataset(Path(folder) / f"rank{rank}", 7)
     register("job", Path(folder) / f"rank{rank}" / "psg" / "psg.json")
-    evaluator = SGDetEvaluator("job", folder, export="json")
+    evaluator = SGDetEvaluator("job", folder, export="json", training=random_training(np.random.default_rng(0)))
     ids = list(scenes)
     for image_id in ids[:5] if rank == 0 else ids[5:]:
         evaluator.process([{"image_id": image_id}], [model_output(scenes[image_id][1])])

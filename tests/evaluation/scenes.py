@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from usg_psg.evaluation import GroundTruth, Prediction
+from usg_psg.evaluation import GroundTruth, Prediction, TrainingTriplets
 
 NUM_CLASSES, NUM_PREDICATES = 4, 5
 SIZE = (12, 16)
@@ -58,6 +58,11 @@ def random_prediction(rng: np.random.Generator, gt: GroundTruth, disjoint: bool 
     return Prediction(labels=labels, triplets=triplets, masks=masks, image_id=gt.image_id)
 
 
+def random_training(rng: np.random.Generator, num_images: int = 5) -> TrainingTriplets:
+    images = [random_ground_truth(rng) for _ in range(num_images)]
+    return TrainingTriplets.count(((gt.labels, gt.triplets) for gt in images), NUM_CLASSES, NUM_PREDICATES)
+
+
 def perfect_prediction(gt: GroundTruth) -> Prediction:
     """The annotation itself."""
     count = len(gt.labels)
@@ -78,24 +83,76 @@ def loop_iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.logical_and(a, b).sum() / union) if union else 0.0
 
 
-def loop_recall(gt: GroundTruth, prediction: Prediction, k: int, constrained: bool = True) -> dict[int, float]:
-    """Recall of one image under OpenPSG's rules, per predicate; key -1 for all predicates together."""
+def hit_shares(gt_triplets: list[tuple], found: list[bool]) -> dict[int, float]:
+    """Recall of one image per predicate; key -1 for all predicates together."""
+    hits: dict[int, list[bool]] = {-1: list(found)}
+    for (_, _, predicate), hit in zip(gt_triplets, found, strict=True):
+        hits.setdefault(predicate, []).append(hit)
+    return {key: float(np.mean(values)) for key, values in hits.items()}
+
+
+def loop_recall(gt: GroundTruth, prediction: Prediction, k: int, rule: str = "constrained") -> dict[int, float]:
+    """Recall of one image with every mask matched to any segment, see `hit_shares`.
+
+    Args:
+        rule: rows that take a rank. "constrained": the first of each pair. "unconstrained": the first of each triplet.
+            "rows": all, as in OpenPSG's evaluator. "pairs": all, and a row need not have the right predicate, as in
+            Pair-Net's pair recall.
+    """
     rows, seen = [], set()
     for subject, object_, predicate in prediction.triplets.tolist():
-        key = (subject, object_) if constrained else (subject, object_, predicate)
+        key = {"constrained": (subject, object_), "unconstrained": (subject, object_, predicate)}.get(rule, len(rows))
         if key not in seen:
             seen.add(key)
             rows.append((subject, object_, predicate))
-    hits: dict[int, list[bool]] = {-1: []}
-    for subject, object_, predicate in sorted(set(map(tuple, gt.triplets.tolist()))):
-        found = any(
-            p == predicate
+    annotated = sorted(set(map(tuple, gt.triplets.tolist())))
+    found = [
+        any(
+            (p == predicate or rule == "pairs")
             and prediction.labels[s] == gt.labels[subject]
             and prediction.labels[o] == gt.labels[object_]
             and loop_iou(prediction.masks[s], gt.label_map == subject + 1) >= 0.5
             and loop_iou(prediction.masks[o], gt.label_map == object_ + 1) >= 0.5
             for s, o, p in rows[:k]
         )
-        hits[-1].append(found)
-        hits.setdefault(predicate, []).append(found)
-    return {key: float(np.mean(values)) for key, values in hits.items()}
+        for subject, object_, predicate in annotated
+    ]
+    return hit_shares(annotated, found)
+
+
+def loop_single_recall(gt: GroundTruth, prediction: Prediction, k: int) -> dict[int, float]:
+    """Recall of one image under SingleMPO, from masks that overlap and have scores, see `hit_shares`.
+
+    By decreasing score a mask joins the first earlier core with IoU of one half or more; otherwise it becomes a core,
+    if it has a pixel that is still free, and takes those. Rows become rows of cores, those with a lost end go, and the
+    first of each pair counts, whether or not its ends are the same core.
+    """
+    cores: list[int] = []
+    regions: list[np.ndarray] = []
+    became: dict[int, int] = {}
+    for mask in sorted(range(len(prediction.labels)), key=lambda n: -prediction.mask_scores[n]):
+        twins = [n for n, c in enumerate(cores) if loop_iou(prediction.masks[mask], prediction.masks[c]) >= 0.5]
+        free = prediction.masks[mask] & ~np.any([*regions, np.zeros_like(prediction.masks[mask])], axis=0)
+        if twins:
+            became[mask] = twins[0]
+        elif free.any():
+            became[mask] = len(cores)
+            cores.append(mask)
+            regions.append(free)
+    claims: dict[int, tuple[float, int]] = {}
+    for n, core in enumerate(cores):
+        ious = [
+            loop_iou(regions[n], gt.label_map == g + 1) * (gt.labels[g] == prediction.labels[core])
+            for g in range(len(gt.labels))
+        ]
+        best = int(np.argmax(ious))
+        if ious[best] > 0.5 and ious[best] > claims.get(best, (0.0, 0))[0]:
+            claims[best] = (ious[best], n)
+    segment_of = {n: g for g, (_, n) in claims.items()}
+    rows: dict[tuple[int, int], int] = {}
+    for subject, object_, predicate in prediction.triplets.tolist():
+        if subject in became and object_ in became:
+            rows.setdefault((became[subject], became[object_]), predicate)
+    hits = {(segment_of.get(s), segment_of.get(o), p) for (s, o), p in list(rows.items())[:k]}
+    annotated = sorted(set(map(tuple, gt.triplets.tolist())))
+    return hit_shares(annotated, [triplet in hits for triplet in annotated])

@@ -11,12 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, open_writer, read_predictions
-from usg_psg.evaluation.records import images_with_relations, predicate_frequency, score_predictions
+from usg_psg.data import read_psg_json
+from usg_psg.evaluation import (
+    EXPORT_FORMATS,
+    Prediction,
+    SGDetMetrics,
+    TrainingTriplets,
+    open_writer,
+    read_predictions,
+)
+from usg_psg.evaluation.records import (
+    images_with_relations,
+    score_predictions,
+    training_triplets_of_file,
+)
 from usg_psg.evaluation.report import format_predicates, format_summary
 
 from .files import IS_THING, core_results, export, make_dataset, rank_apart, read_results
-from .scenes import NUM_PREDICATES
+from .scenes import NUM_CLASSES, NUM_PREDICATES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -238,6 +250,57 @@ def test_the_program_converts_a_file(name: str, dataset, tmp_path, capsys):
         assert found[key] == expected[key] > 0
 
 
+def with_training_images(json_file: Path, path: Path, num_images: int) -> dict:
+    """A file like another, whose first images are not in the test split; returns its content."""
+    content = json.loads(json_file.read_text())
+    content["test_image_ids"] = content["test_image_ids"][num_images:]
+    path.write_text(json.dumps(content))
+    return content
+
+
+def test_the_program_scores_the_frequency_baseline(dataset, tmp_path, capsys):
+    json_file, scenes, records = dataset
+    path, train = export("json", tmp_path / "out", scenes, records), tmp_path / "train.json"
+    content = with_training_images(json_file, train, 3)
+    main = load_tool("evaluate_predictions").main
+    arguments = ["--gt", str(json_file), "--pred", str(path), "--frequency-baseline"]
+    assert main([*arguments, "--train", str(train)]) == 0
+    images = [scenes[record["image_id"]][0] for record in content["data"][:3]]
+    images = [(gt.labels, gt.triplets) for gt in images]
+    training = TrainingTriplets.count(images, NUM_CLASSES, NUM_PREDICATES)
+    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING, training=training, baseline=True)
+    for gt, prediction in scenes.values():
+        metrics.update(gt, prediction)
+    expected = metrics.compute()
+    assert expected.metrics["single/zR@50"] != expected.metrics["single/R@50"]
+    assert np.array_equal(expected.predicate_frequency, training.predicates)
+    printed = capsys.readouterr().out
+    assert format_summary(expected) in printed and "frequency baseline, the same objects:" in printed
+
+
+def test_metrics_that_need_training_data_are_left_out_without_it(dataset, tmp_path, capsys, caplog):
+    json_file, scenes, records = dataset
+    path = export("json", tmp_path / "out", scenes, records)
+    assert load_tool("evaluate_predictions").main(["--gt", str(json_file), "--pred", str(path)]) == 0
+    assert f"{json_file} has no training relations: zR and the frequency baseline are left out" in caplog.text
+    printed = capsys.readouterr().out
+    assert "zR" not in printed and "baseline" not in printed
+
+
+def test_training_data_of_a_file(dataset, tmp_path):
+    json_file, _, _ = dataset
+    train = tmp_path / "train.json"
+    content = with_training_images(json_file, train, 5)
+    vocabulary = read_psg_json(json_file).vocabulary
+    found = training_triplets_of_file(train, vocabulary, "test")
+    images = content["data"][:5]
+    assert found.relations.sum() == sum(len({tuple(row) for row in image["relations"]}) for image in images) > 0
+    content["predicate_classes"][0] = "another"
+    train.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"predicate_classes\[0\]: registered as 'predicate0', the file says"):
+        training_triplets_of_file(train, vocabulary, "test")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -260,12 +323,7 @@ def test_summary_names_protocols_and_counts(dataset):
     _, scenes, _ = dataset
     results = core_results(scenes)
     text = format_summary(results)
-    for protocol in ("single", "openpsg", "openpsg_strict", "usg_pooled"):
+    for protocol in ("single", "openpsg", "openpsg_rows", "openpsg_strict", "usg_pooled"):
         assert text.count(f"| {protocol} ") == 4
     assert f"7 images, 6 with relations, of which {results.counts['images_without_predictions']} have" in text
     assert f"{results.counts['gt_triplets']} annotated triplets" in text
-
-
-def test_predicate_frequency_counts_relations():
-    counts = predicate_frequency([[[0, 1, 2], [1, 0, 2]], [], [[0, 1, 0]]], 4)
-    assert counts.tolist() == [1, 0, 2, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,10 +25,12 @@ from .scenes import (
     NUM_PREDICATES,
     loop_iou,
     loop_recall,
+    loop_single_recall,
     perfect_prediction,
     random_ground_truth,
     random_map,
     random_prediction,
+    random_training,
 )
 
 KS = (1, 2, 5, 10)
@@ -35,8 +39,12 @@ seeds = st.integers(0, 2**32 - 1)
 bounded = settings(max_examples=40, deadline=None)
 
 
-def evaluate(images: list, ks: tuple[int, ...] = KS) -> SGDetMetrics:
-    metrics = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES, ks=ks, proposal_ks=KS)
+def new_metrics(ks: tuple[int, ...] = KS, **options) -> SGDetMetrics:
+    return SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES, ks=ks, proposal_ks=KS, **options)
+
+
+def evaluate(images: list, ks: tuple[int, ...] = KS, **options) -> SGDetMetrics:
+    metrics = new_metrics(ks, **options)
     for gt, prediction in images:
         metrics.update(gt, prediction)
     return metrics
@@ -63,27 +71,29 @@ def test_recall_grows_with_k_and_is_a_percentage(seed: int):
     metrics = evaluate(scenes(seed)).compute().metrics
     for protocol in PROTOCOLS:
         for name in NAMES:
-            values = [metrics[f"{protocol.name}/{name}@{k}"] for k in KS]
+            values = [metrics.get(f"{protocol.name}/{name}@{k}", np.nan) for k in KS]
             if not np.isnan(values).any():
                 assert values == sorted(values)
                 assert 0.0 <= values[0] and values[-1] <= 100.0 + 1e-9
 
 
-@bounded
+@settings(max_examples=12, deadline=None)
 @given(seeds)
 def test_no_order_of_images_and_no_sharding_changes_a_bit(seed: int):
     images = scenes(seed, 7)
-    expected = evaluate(images)
     rng = np.random.default_rng(seed)
+    options = {"training": random_training(rng), "baseline": True}
+    expected = evaluate(images, **options)
     shards = np.array_split(rng.permutation(len(images)), 3)
-    merged = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES, ks=KS, proposal_ks=KS)
+    merged = new_metrics(**options)
     for shard in shards:
-        merged.merge(evaluate([images[i] for i in shard]))
+        merged.merge(pickle.loads(pickle.dumps(evaluate([images[i] for i in shard], **options))))
     a, b = expected.compute(), merged.compute()
     np.testing.assert_equal(a.metrics, b.metrics)  # exactly, NaN equal to NaN
     np.testing.assert_equal(a.panoptic, b.panoptic)
     np.testing.assert_array_equal(a.confusion, b.confusion)
     assert a.counts == b.counts
+    assert "frequency/openpsg_rows/zR@5" in a.metrics
 
 
 @bounded
@@ -117,8 +127,9 @@ def test_perfect_predictions_give_100(seed: int):
     for protocol in PROTOCOLS:
         share = present.mean() if protocol.absent_as_zero else 1.0
         if protocol.name != "usg_pooled":  # duplicates in the annotation have one prediction each there
-            assert results.metrics[f"{protocol.name}/NgR@20"] == pytest.approx(100.0)
-            assert results.metrics[f"{protocol.name}/NgmR@20"] == pytest.approx(100.0 * share)
+            ng = "" if protocol.matching == "rows" else "Ng"
+            assert results.metrics[f"{protocol.name}/{ng}R@20"] == pytest.approx(100.0)
+            assert results.metrics[f"{protocol.name}/{ng}mR@20"] == pytest.approx(100.0 * share)
         assert results.metrics[f"{protocol.name}/PR@20"] == pytest.approx(100.0)
     assert results.metrics["oracle/pairs@10"] == results.metrics["oracle/objects"] == 100.0
     assert results.panoptic["PQ"] == pytest.approx(100.0)
@@ -148,7 +159,8 @@ def test_single_is_at_most_openpsg_strict_where_only_duplicate_masks_differ(seed
 def test_graph_constraint_cannot_help_beyond_every_rank(seed: int):
     metrics = evaluate(scenes(seed), ks=(1000,)).compute().metrics
     for protocol in PROTOCOLS:
-        assert metrics[f"{protocol.name}/R@1000"] <= metrics[f"{protocol.name}/NgR@1000"] + 1e-9
+        if protocol.matching != "rows":
+            assert metrics[f"{protocol.name}/R@1000"] <= metrics[f"{protocol.name}/NgR@1000"] + 1e-9
 
 
 def test_openpsg_equals_a_loop_over_triplets():
@@ -156,8 +168,8 @@ def test_openpsg_equals_a_loop_over_triplets():
         images = scenes(seed, 3)
         metrics = evaluate(images).compute().metrics
         for k in KS:
-            for name, constrained in (("R", True), ("NgR", False)):
-                per_image = [loop_recall(gt, prediction, k, constrained) for gt, prediction in images]
+            for name, rule in (("R", "constrained"), ("NgR", "unconstrained")):
+                per_image = [loop_recall(gt, prediction, k, rule) for gt, prediction in images]
                 strict = 100 * np.mean([x[-1] for x in per_image])
                 assert metrics[f"openpsg_strict/{name}@{k}"] == pytest.approx(strict)
                 predicted = [x[-1] for x, (_, p) in zip(per_image, images, strict=True) if len(p.triplets)]
@@ -165,8 +177,64 @@ def test_openpsg_equals_a_loop_over_triplets():
                     assert metrics[f"openpsg/{name}@{k}"] == pytest.approx(100 * np.mean(predicted))
                 means = [[x[p] for x in per_image if p in x] for p in range(NUM_PREDICATES)]
                 mean = 100 * np.mean([np.mean(m) if m else 0.0 for m in means])
-                key = f"openpsg_strict/{'mR' if constrained else 'NgmR'}@{k}"
-                assert metrics[key] == pytest.approx(mean)
+                assert metrics[f"openpsg_strict/{name.replace('R', 'mR')}@{k}"] == pytest.approx(mean)
+
+
+def with_repeated_pairs(rng: np.random.Generator, prediction: Prediction) -> Prediction:
+    """As the one-stage models that predict pairs: some rows twice, some with another predicate."""
+    rows = prediction.triplets
+    if len(rows):
+        more = rows[rng.integers(0, len(rows), int(rng.integers(0, 12)))]
+        other = rng.random(len(more)) < 0.6
+        more[other, 2] = rng.integers(0, NUM_PREDICATES, int(other.sum()))
+        rows = rng.permutation(np.concatenate([rows, more]))
+    scores = rng.permutation(len(prediction.labels)) / 10
+    return Prediction(prediction.labels, rows, prediction.masks, mask_scores=scores)
+
+
+def test_openpsg_rows_equals_a_loop_over_all_rows():
+    repeated = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in scenes(seed, 3)]
+        images = [(gt, prediction) for gt, prediction in images if len(prediction.triplets)]
+        repeated += sum(len(p.constrained) < len(p.triplets) for _, p in images)
+        metrics = evaluate(images).compute().metrics
+        for k in KS:
+            per_image = [loop_recall(gt, prediction, k, "rows") for gt, prediction in images]
+            assert metrics[f"openpsg_rows/R@{k}"] == pytest.approx(100 * np.mean([x[-1] for x in per_image]))
+            means = [[x[p] for x in per_image if p in x] for p in range(NUM_PREDICATES)]
+            mean = 100 * np.mean([np.mean(m) if m else 0.0 for m in means])
+            assert metrics[f"openpsg_rows/mR@{k}"] == pytest.approx(mean)
+            pairs = [loop_recall(gt, prediction, k, "pairs")[-1] for gt, prediction in images]
+            assert metrics[f"openpsg_rows/PR@{k}"] == pytest.approx(100 * np.mean(pairs))
+    assert repeated > 100
+
+
+@bounded
+@given(seeds)
+def test_openpsg_and_its_rows_agree_where_no_pair_is_repeated(seed: int):
+    images = [(gt, Prediction(p.labels, p.constrained, p.masks)) for gt, p in scenes(seed)]
+    metrics = evaluate(images).compute().metrics
+    for k in KS:
+        for name in ("R", "mR", "F"):
+            np.testing.assert_equal(metrics[f"openpsg_rows/{name}@{k}"], metrics[f"openpsg/{name}@{k}"])
+
+
+def test_single_of_masks_that_overlap_equals_a_loop():
+    merged = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in scenes(seed, 3)]
+        metrics = evaluate(images).compute().metrics
+        for k in KS:
+            per_image = [loop_single_recall(gt, prediction, k) for gt, prediction in images]
+            assert metrics[f"single/R@{k}"] == pytest.approx(100 * np.mean([x[-1] for x in per_image]))
+            means = [[x[p] for x in per_image if p in x] for p in range(NUM_PREDICATES)]
+            mean = 100 * np.mean([np.mean(m) for m in means if m])
+            assert metrics[f"single/mR@{k}"] == pytest.approx(mean)
+        merged += sum(int(np.equal(*p.segment_triplets()[0][:, :2].T).sum()) for _, p in images)
+    assert merged > 20, "pairs whose ends become one segment are meant to occur"
 
 
 @bounded

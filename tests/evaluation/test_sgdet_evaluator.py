@@ -20,7 +20,7 @@ from usg_psg.evaluation.sgdet_evaluator import prediction_from_output, tensor_ov
 from ..compat.engines import run_python
 from ..tiny import tiny_model
 from .dataset import NUM_THINGS, model_output, register, write_dataset
-from .scenes import NUM_CLASSES, NUM_PREDICATES
+from .scenes import NUM_CLASSES, NUM_PREDICATES, random_training
 
 IS_THING = [n < NUM_THINGS for n in range(NUM_CLASSES)]
 NAME = "evaluation_test"
@@ -34,8 +34,8 @@ def dataset(tmp_path):
     unregister_psg(NAME)
 
 
-def core_results(scenes: dict, skip: str = ""):
-    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
+def core_results(scenes: dict, skip: str = "", **options):
+    metrics = SGDetMetrics(NUM_PREDICATES, IS_THING, **options)
     for image_id, (gt, prediction) in scenes.items():
         if image_id != skip:
             metrics.update(gt, prediction)
@@ -92,6 +92,20 @@ def test_predcls_names_itself_and_leaves_panoptic_quality_out(dataset, tmp_path)
     assert (tmp_path / "out" / f"predcls_{NAME}.json").is_file()
 
 
+def test_training_data_bring_zero_shot_recall_and_the_baseline(dataset, tmp_path):
+    training = random_training(np.random.default_rng(0))
+    results = run(SGDetEvaluator(NAME, str(tmp_path), training=training), dataset)
+    expected = core_results(dataset, training=training, baseline=True).metrics
+    np.testing.assert_equal(dict(results["sgdet"]), expected)
+    # Where objects are given, their scores do not count.
+    given = run(SGDetEvaluator(NAME, task="predcls", training=training), dataset)["predcls"]
+    expected = core_results(dataset, training=training, baseline=True, baseline_scores=False).metrics
+    np.testing.assert_equal(dict(given), expected)
+    assert given["frequency/single/R@10"] != results["sgdet"]["frequency/single/R@10"]
+    written = json.loads((tmp_path / f"sgdet_{NAME}.json").read_text())["metrics"]
+    assert written["frequency/single/mR@50"] == results["sgdet"]["frequency/single/mR@50"]
+
+
 def test_misuse_is_refused(dataset):
     with pytest.raises(ValueError, match="task: expected one of sgdet, predcls, got 'sgcls'"):
         SGDetEvaluator(NAME, task="sgcls")
@@ -119,7 +133,8 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     run_python("-m", "tests.evaluation.job", str(tmp_path), engine=engine_name())
     merged = json.loads((tmp_path / "merged.json").read_text())
     json_file, scenes = write_dataset(tmp_path / "alone", 7)
-    expected = core_results(scenes)
+    expected = core_results(scenes, training=random_training(np.random.default_rng(0)), baseline=True)
+    assert expected.metrics["frequency/single/R@50"] > 0 and "openpsg/zR@50" in expected.metrics
     np.testing.assert_equal(merged["sgdet"], expected.metrics)
     np.testing.assert_equal(merged["panoptic"], expected.panoptic)
     # What the processes exported is one file with every image.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
+from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics, TrainingTriplets
 
 P = 3  # predicates
 
@@ -77,6 +77,7 @@ def test_the_example_of_the_documentation():
     metrics = SGDetMetrics(56)
     metrics.update(gt, prediction)
     alone = metrics.compute().metrics
+    assert alone["openpsg_rows/R@20"] == 100.0
     assert (alone["openpsg/R@20"], alone["single/R@20"], alone["single/NgR@20"]) == (100.0, 50.0, 100.0)
     assert alone["openpsg/PR@20"] == alone["single/PR@20"] == 100.0
     metrics.update(GroundTruth(np.array([0, 1]), np.array([[0, 1, on]]), MAP), empty_prediction())
@@ -84,6 +85,7 @@ def test_the_example_of_the_documentation():
     expected = {
         "single": (25.0, 50.0),
         "openpsg": (100.0, 200 / 56),
+        "openpsg_rows": (100.0, 200 / 56),
         "openpsg_strict": (50.0, 150 / 56),
         "usg_pooled": (200 / 3, 75.0),
     }
@@ -116,6 +118,68 @@ def test_predicted_triplet_twice_takes_one_rank():
     prediction = Prediction(np.array([0, 1]), np.array([[1, 0, 0], [1, 0, 0], [0, 1, 2]]), MASKS)
     metrics = score((gt_of((0, 1, 2)), prediction))
     assert metrics["openpsg/R@2"] == metrics["openpsg/NgR@2"] == metrics["single/R@2"] == 100.0
+
+
+def test_openpsg_rows_counts_every_row():
+    """As OpenPSG's evaluator: a pair may come with several predicates, and a repeated row takes a rank."""
+    prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 1], [0, 1, 1], [0, 1, 0]]), MASKS)
+    metrics = score((gt_of((0, 1, 0), (0, 1, 1)), prediction))
+    assert [metrics[f"openpsg_rows/R@{k}"] for k in (1, 2, 20)] == [50.0, 50.0, 100.0]
+    assert [metrics[f"openpsg/R@{k}"] for k in (1, 2, 20)] == [50.0, 50.0, 50.0]
+    assert metrics["openpsg_rows/mR@20"] == pytest.approx(200 / 3)  # absent predicates count as 0
+    skipped = score((gt_of((0, 1, 0), (0, 1, 1)), prediction), (gt_of((0, 1, 2)), empty_prediction()))
+    assert skipped["openpsg_rows/R@20"] == 100.0
+    assert not [key for key in metrics if key.startswith("openpsg_rows/Ng")], "OpenPSG has none for masks"
+
+
+def test_pair_recall_of_openpsg_rows_counts_triplets():
+    prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 0]]), MASKS)
+    metrics = score((gt_of((0, 1, 1), (0, 1, 2), (1, 0, 0)), prediction))
+    assert metrics["openpsg/PR@20"] == 50.0  # one of two pairs
+    assert metrics["openpsg_rows/PR@20"] == pytest.approx(200 / 3)  # two of three triplets, as Pair-Net counts
+
+
+def test_a_pair_whose_ends_became_one_segment_takes_a_rank():
+    """The first row relates two masks of the person, which `single` merges."""
+    prediction = Prediction(np.array([0, 1, 0]), np.array([[0, 2, 0], [0, 1, 2]]), MASKS[[0, 1, 0]])
+    metrics = score((gt_of((0, 1, 2)), prediction))
+    for name in ("R", "NgR", "PR"):
+        assert (metrics[f"single/{name}@1"], metrics[f"single/{name}@2"]) == (0.0, 100.0)
+
+
+def test_f_is_the_harmonic_mean_of_recall_and_mean_recall():
+    prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 0], [1, 0, 0]]), MASKS)
+    metrics = score((gt_of((0, 1, 0), (1, 0, 0), (1, 0, 1)), prediction), ks=(1, 20))
+    recall, mean_recall = 200 / 3, 50.0
+    assert metrics["single/F@20"] == pytest.approx(2 / (1 / recall + 1 / mean_recall))
+    nothing = score((gt_of((0, 1, 0)), Prediction(np.array([0, 1]), np.array([[0, 1, 1]]), MASKS)))
+    assert nothing["single/F@20"] == 0.0
+    assert math.isnan(score((gt_of(), prediction))["single/F@20"])
+
+
+def test_zero_shot_recall_counts_triplets_of_types_that_training_lacks():
+    seen = gt_of((0, 1, 0), (0, 1, 1))
+    training = TrainingTriplets.count([(seen.labels, seen.triplets)], 2, P)
+    metrics = SGDetMetrics(P, ks=(1, 2), training=training)
+    prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 0], [1, 0, 2]]), MASKS)
+    metrics.update(gt_of((0, 1, 0), (1, 0, 2), (1, 0, 1)), prediction)  # the last two are new
+    metrics.update(seen, prediction)  # enters no zero-shot mean
+    metrics.update_missing(np.array([[1, 0, 2]]), np.array([0, 1]), np.zeros(2, dtype=bool))
+    results = metrics.compute()
+    assert results.counts["gt_zero_shot_triplets"] == 3
+    assert (results.metrics["single/zR@1"], results.metrics["single/zR@2"]) == (0.0, 25.0)
+    assert results.metrics["openpsg/zR@2"] == results.metrics["openpsg_rows/zR@2"] == 50.0  # without the missing image
+    assert results.metrics["usg_pooled/zR@2"] == pytest.approx(100 / 3)
+    assert "single/zR@1" not in SGDetMetrics(P).compute().metrics
+
+
+def test_panoptic_quality_of_images_with_relations():
+    metrics = SGDetMetrics(P, is_thing=[True, False])
+    right = Prediction(np.array([0, 1]), np.array([[0, 1, 2]]), MASKS)
+    metrics.update(gt_of((0, 1, 2)), right)
+    metrics.update(gt_of(), Prediction(np.array([1, 0]), np.zeros((0, 3)), MASKS))
+    panoptic = metrics.compute().panoptic
+    assert panoptic["PQ"] == pytest.approx(50.0) and panoptic["PQ_rel"] == panoptic["PQ_th_rel"] == 100.0
 
 
 def test_ties_keep_the_given_order_and_scores_sort():
@@ -257,7 +321,7 @@ def test_crowds_are_segments_for_relations_and_ignored_by_panoptic_quality():
     results = metrics.compute()
     assert results.metrics["openpsg/R@20"] == results.metrics["single/R@20"] == 100.0
     assert results.panoptic["PQ"] == 100.0
-    assert metrics.panoptic.counts.tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert metrics.panoptic[""].counts.tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """SGDet evaluation: metrics on arrays, a Detectron2 evaluator around them, prediction files."""
 
 from .formats import EXPORT_FORMATS, open_writer, read_predictions
+from .frequency_baseline import TrainingTriplets
+from .protocols import PROTOCOLS, Protocol
 from .scene import GroundTruth, Prediction
 from .sgdet_evaluator import SGDetEvaluator
-from .sgdet_metrics import PROTOCOLS, Protocol, SGDetMetrics, SGDetResults
+from .sgdet_metrics import SGDetMetrics, SGDetResults
 
 __all__ = [
     "EXPORT_FORMATS",
@@ -14,6 +16,7 @@ __all__ = [
     "SGDetEvaluator",
     "SGDetMetrics",
     "SGDetResults",
+    "TrainingTriplets",
     "open_writer",
     "read_predictions",
 ]

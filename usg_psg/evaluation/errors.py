@@ -10,14 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matching import (
-    first_ranks,
-    joint_histogram,
-    match_any,
-    match_one_to_one,
-    overlap_of_maps,
-    triplet_hits,
-)
+from .image_match import ImageMatch
+from .matching import first_ranks, triplet_hits
 from .scene import GroundTruth, Prediction
 
 ERROR_PROTOCOLS = ("single", "openpsg")
@@ -66,20 +60,14 @@ def triplet_errors(gt: GroundTruth, prediction: Prediction | None, protocol: str
     """
     if protocol not in ERROR_PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(ERROR_PROTOCOLS)}, got {protocol!r}")
-    if prediction is None:
-        nothing, no_masks = np.zeros(0, dtype=np.int64), np.zeros((0, *gt.label_map.shape), dtype=bool)
-        no_rows, none_found = np.zeros((0, 3), dtype=np.int64), np.zeros(len(gt.unique_triplets), dtype=bool)
-        return TripletErrors(nothing, no_masks, no_rows, np.zeros(0, dtype=bool), none_found)
+    match = ImageMatch(gt, Prediction.nothing(gt) if prediction is None else prediction)
     if protocol == "single":
-        segment_map, labels = prediction.ensure_map(gt.label_map.shape)
-        rows = prediction.segment_triplets()[0]
-        joint = joint_histogram(segment_map, gt.label_map, len(labels), len(gt.labels))
-        matched = match_one_to_one(overlap_of_maps(joint).iou(), labels, gt.labels)
+        segment_map, labels = match.prediction.ensure_map(gt.label_map.shape)
+        rows, matched = match.segment_triplets[0], match.segments
         masks = segment_map[None] == np.arange(1, len(labels) + 1)[:, None, None]
     else:
-        labels, rows = prediction.labels, prediction.constrained
-        matched = match_any(prediction.overlap_with(gt).iou(), labels, gt.labels)
-        masks = prediction.decoded_masks()
+        labels, rows, matched = match.prediction.labels, match.prediction.constrained, match.masks
+        masks = match.prediction.decoded_masks()
         masks = masks if len(masks) else np.zeros((0, *gt.label_map.shape), dtype=bool)
     rows = rows[:k]
     hits = triplet_hits(rows, matched, gt.unique_triplets)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .protocols import PROTOCOLS
 from .report import result_ks
-from .sgdet_metrics import PROTOCOLS, SGDetResults
+from .sgdet_metrics import SGDetResults
 
 GROUP_COLOURS = {"head": "#1f77b4", "body": "#ff7f0e", "tail": "#2ca02c"}
 
@@ -49,10 +50,13 @@ def recall_over_k(results: SGDetResults) -> Figure:
     for axis, metric in zip(axes, ("R", "mR"), strict=True):
         for number, protocol in enumerate(PROTOCOLS):
             for prefix, (style, rule) in styles.items():
-                values = [results.metrics[f"{protocol.name}/{prefix}{metric}@{k}"] for k in ks]
+                keys = [f"{protocol.name}/{prefix}{metric}@{k}" for k in ks]
+                if not results.metrics.keys() >= set(keys):
+                    continue  # rules without a ranking of that kind
+                values = [results.metrics[key] for key in keys]
                 label = f"{protocol.name}, {rule}"
                 # Lines that coincide stay visible: later ones are thinner.
-                width = 3.5 - 0.8 * number
+                width = 3.5 - 0.6 * number
                 axis.plot(ks, values, style, color=f"C{number}", marker="o", markersize=3, lw=width, label=label)
         axis.set(xlabel="K", ylabel=f"{metric}@K (%)", xticks=ks, ylim=(0, None))
         axis.grid(alpha=0.3)

@@ -35,15 +35,17 @@ class RecallTable:
             ranks: (T,) rank from 0 at which each annotated triplet is hit, see `matching.first_ranks`.
             groups: (T,) group of each, 0 to C - 1; None for group 0.
         """
-        num_groups = self.images.shape[0]
-        groups = np.zeros(len(ranks), dtype=np.int64) if groups is None else groups
-        totals = np.bincount(groups, minlength=num_groups)
+        found = (ranks < np.array(self.ks)[:, None]).astype(np.int64)
+        if groups is None:
+            self._grow(len(ranks))
+            self.images[0, len(ranks)] += len(ranks) > 0
+            self.hits[:, 0, len(ranks)] += found.sum(axis=1)
+            return
+        totals = np.bincount(groups, minlength=len(self.images))
         self._grow(int(totals.max(initial=0)))
         present = np.flatnonzero(totals)
         self.images[present, totals[present]] += 1
-        for row, k in enumerate(self.ks):
-            found = np.bincount(groups[ranks < k], minlength=num_groups)
-            self.hits[row, present, totals[present]] += found[present]
+        np.add.at(self.hits, (np.arange(len(self.ks))[:, None], groups, totals[groups]), found)
 
     def merge(self, other: RecallTable) -> None:
         """Add the counts of another table, e.g. of another process.
@@ -102,3 +104,8 @@ def mean_over_predicates(recall: np.ndarray, absent_as_zero: bool, among: np.nda
     recall = recall if among is None else recall[among]
     recall = np.nan_to_num(recall, nan=0.0) if absent_as_zero else recall[~np.isnan(recall)]
     return float(recall.mean()) if len(recall) else float("nan")
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """Of two numbers from 0; 0 if both are 0, NaN if one is NaN."""
+    return 2.0 * a * b / (a + b) if a + b != 0 else 0.0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..data.panoptic import read_segment_index_map
-from ..data.psg_faults import relation_faults, structure_faults
-from ..data.psg_json import PSGFile
+from ..data.psg_categories import PSGVocabulary
+from ..data.psg_json import check_vocabulary, open_psg, select_split
 from ..data.psg_mapper import reindex_relations
 from .formats import tells_images_by_position
+from .frequency_baseline import TrainingTriplets
 from .scene import GroundTruth, Prediction
 from .sgdet_metrics import SGDetMetrics
 
@@ -115,27 +116,35 @@ def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:
         metrics.update_missing(triplets, labels, is_crowd)
 
 
-def training_relations(content: PSGFile) -> Iterator[list]:
-    """The relations of each image outside the test split, of a file that was not checked.
+def training_triplets(records: Iterable[dict], num_classes: int, num_predicates: int) -> TrainingTriplets | None:
+    """Relations of dataset dicts, e.g. of the training split; None if there are none."""
+    arrays = (annotation_arrays(record)[:2] for record in records)
+    found = TrainingTriplets.count(arrays, num_classes, num_predicates)
+    return found if found.relations.any() else None
+
+
+def training_triplets_of_file(json_file: Path | str, vocabulary: PSGVocabulary, scored: str) -> TrainingTriplets | None:
+    """Relations of a PSG file's training images.
+
+    Args:
+        json_file: psg.json or a file of the same form.
+        vocabulary: names that the file must have.
+        scored: split that is evaluated: "val" is not among the images that are counted for it.
+
+    Returns:
+        None, with a warning that says which metrics are left out, if the file has no relations outside its test split.
 
     Raises:
-        ValueError: at the first record that cannot be counted, naming file, image and field.
+        FileNotFoundError, ValueError: if it is no PSG file, has other names, or a training image with a fault.
     """
-    for record, image_id in zip(content.records, content.image_ids, strict=True):
-        if image_id in content.test_image_ids:
-            continue
-        for fault in structure_faults(record, image_id):
+    content = open_psg(json_file)
+    check_vocabulary(content, vocabulary)
+    chosen = select_split(content.image_ids, content.test_image_ids, "train" if scored == "val" else "trainval")
+    for fault in (fault for i in chosen for fault in content.record_faults(i)):
+        if fault.fatal:
             raise ValueError(fault.describe(content.path))
-        for fault in relation_faults(record, image_id, content.vocabulary):
-            if fault.fatal:
-                raise ValueError(fault.describe(content.path))
-        yield record["relations"]
-
-
-def predicate_frequency(relations: Iterable[Sequence[Sequence[int]]], num_predicates: int) -> np.ndarray:
-    """How often each predicate occurs in the relations of some images, e.g. of the training split: (P,) int64."""
-    counts = np.zeros(num_predicates, dtype=np.int64)
-    for rows in relations:
-        if len(rows):
-            counts += np.bincount(np.asarray(rows)[:, 2], minlength=num_predicates)
-    return counts
+    records = (content.dataset_dict(i, Path()) for i in chosen)
+    found = training_triplets(records, len(vocabulary.object_classes), len(vocabulary.predicate_classes))
+    if found is None:
+        logger.warning("%s has no training relations: zR and the frequency baseline are left out", json_file)
+    return found

@@ -11,7 +11,8 @@ import numpy as np
 from tabulate import tabulate
 
 from ..data.files import write_json
-from .sgdet_metrics import PROTOCOLS, SGDetResults
+from .protocols import PROTOCOLS
+from .sgdet_metrics import BASELINE, SGDetResults
 
 
 def results_to_dict(results: SGDetResults, task: str) -> OrderedDict:
@@ -64,26 +65,36 @@ def predicate_rows(results: SGDetResults, predicate_classes: Sequence[str]) -> l
 
 def format_summary(results: SGDetResults) -> str:
     """Table of the protocols, with the counts that say what was averaged."""
-    ks = result_ks(results)
-    names = ("R", "mR", "NgR", "NgmR", "PR")
+    counts = results.counts
+    lines = [
+        _protocol_table(results, ""),
+        f"{counts['images']} images, {counts['images_with_relations']} with relations, of which "
+        f"{counts['images_without_predictions']} have no predicted relation (skipped by openpsg and openpsg_rows, 0 "
+        f"elsewhere); {counts['gt_triplets']} annotated triplets ({counts['gt_duplicate_triplets']} exact duplicates "
+        f"removed) of {int((results.predicate_counts > 0).sum())} of {len(results.predicate_counts)} predicates",
+    ]
+    if "gt_zero_shot_triplets" in counts:
+        lines.append(f"zR: {counts['gt_zero_shot_triplets']} of the triplets are of types that training data lack")
+    oracle = [f"{key.removeprefix('oracle/')} {value:.2f}" for key, value in results.metrics.items() if "oracle" in key]
+    lines.append("found: " + ", ".join(oracle))
+    for name, rel in (("panoptic", False), ("panoptic, only images with relations", True)):
+        values = [f"{key} {v:.2f}" for key, v in results.panoptic.items() if key.endswith("_rel") == rel]
+        if values:
+            lines.append(f"{name}: " + ", ".join(values))
+    if any(key.startswith(f"{BASELINE}/") for key in results.metrics):
+        lines += ["frequency baseline, the same objects:", _protocol_table(results, f"{BASELINE}/")]
+    return "\n".join(lines)
+
+
+def _protocol_table(results: SGDetResults, prefix: str) -> str:
+    ks, metrics = result_ks(results), results.metrics
+    names = [n for n in ("R", "mR", "F", "NgR", "NgmR", "PR", "zR") if f"{PROTOCOLS[0].name}/{n}@{ks[0]}" in metrics]
     rows = [
-        [protocol.name, f"@{k}"] + [results.metrics[f"{protocol.name}/{name}@{k}"] for name in names]
+        [protocol.name, f"@{k}"] + [metrics.get(f"{prefix}{protocol.name}/{name}@{k}") for name in names]
         for protocol in PROTOCOLS
         for k in ks
     ]
-    counts = results.counts
-    lines = [
-        tabulate(rows, headers=["protocol", "k", *names], floatfmt=".2f", tablefmt="pipe"),
-        f"{counts['images']} images, {counts['images_with_relations']} with relations, of which "
-        f"{counts['images_without_predictions']} have no predicted relation (skipped by openpsg, 0 elsewhere); "
-        f"{counts['gt_triplets']} annotated triplets ({counts['gt_duplicate_triplets']} exact duplicates removed) of "
-        f"{int((results.predicate_counts > 0).sum())} of {len(results.predicate_counts)} predicates",
-    ]
-    oracle = [f"{key.removeprefix('oracle/')} {value:.2f}" for key, value in results.metrics.items() if "oracle" in key]
-    lines.append("found: " + ", ".join(oracle))
-    if results.panoptic:
-        lines.append("panoptic: " + ", ".join(f"{key} {value:.2f}" for key, value in results.panoptic.items()))
-    return "\n".join(lines)
+    return tabulate(rows, headers=["protocol", "k", *names], floatfmt=".2f", tablefmt="pipe")
 
 
 def format_main(results: SGDetResults, task: str, dataset_name: str) -> str:

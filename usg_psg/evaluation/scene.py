@@ -93,6 +93,14 @@ class Prediction:
     overlap: Overlap | None = field(default=None, repr=False)
     image_id: str = ""
 
+    @classmethod
+    def nothing(cls, gt: GroundTruth) -> Prediction:
+        """The prediction of an image that nothing was predicted for."""
+        none = np.zeros(0, dtype=np.int64)
+        overlap = Overlap(np.zeros((0, len(gt.labels)), np.int64), none, np.zeros(len(gt.labels), np.int64))
+        masks, rows = np.zeros((0, *gt.label_map.shape), dtype=bool), np.zeros((0, 3), dtype=np.int64)
+        return cls(none, rows, masks, pairs=rows[:, :2], overlap=overlap, image_id=gt.image_id)
+
     def __post_init__(self) -> None:
         where, count = self.image_id, len(self.labels)
         self.labels = _labels(self.labels, "labels", where)
@@ -138,6 +146,8 @@ class Prediction:
     @cached_property
     def unconstrained(self) -> np.ndarray:
         """(R', 3) ranking without graph constraint, without repeated rows."""
+        if self.triplets_ng is None and len(self.constrained) == len(self.triplets):
+            return self.constrained
         rows = self.triplets if self.triplets_ng is None else self.triplets_ng
         return rows[first_of_each(rows)]
 
@@ -200,9 +210,11 @@ class Prediction:
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
         """Rankings with and without graph constraint, on the segments of the panoptic map, which must be there.
 
-        Rows with an end that is in no segment, or with both ends in the same one, cannot be drawn on the map and are
-        left out. Of several rows that become the same, the best stays; with graph constraint, the best row of each
-        ordered pair of segments stays.
+        Rows with an end that is in no segment are left out. Rows whose two ends became one segment stay: they match
+        nothing that is annotated between two segments, but take a rank. Of several rows that become the same, the best
+        stays; with graph constraint, the best row of each ordered pair of segments stays.
+
+        Source: scripts/convert_openpsg.py of fair-psgg at fba4da3, which keeps and drops the same rows.
         """
         constrained = self._on_segments(self.triplets)
         rows = constrained if self.triplets_ng is None else self._on_segments(self.triplets_ng)
@@ -211,7 +223,7 @@ class Prediction:
     def _on_segments(self, triplets: np.ndarray) -> np.ndarray:
         rows = triplets.copy()
         rows[:, :2] = self.segments_of_masks()[triplets[:, :2]]
-        return rows[(rows[:, 0] >= 0) & (rows[:, 1] >= 0) & (rows[:, 0] != rows[:, 1])]
+        return rows[(rows[:, 0] >= 0) & (rows[:, 1] >= 0)]
 
 
 def flatten_masks(

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from ..data.register_psg import get_psg_metadata
 from ..program import TERMINAL
 from .formats import PredictionWriter, open_writer
+from .frequency_baseline import TrainingTriplets
 from .matching import Overlap, mask_overlap
 from .records import count_missing, ground_truth_from_record, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
@@ -44,6 +45,8 @@ class SGDetEvaluator(DatasetEvaluator):
         ks: ranks of the recalls.
         predicate_frequency: (P,) training frequency for head, body and tail, see `SGDetMetrics`.
         export: one of `EXPORT_FORMATS`: also write the predictions; needs output_dir.
+        training: relations of the training data, for zero-shot recall and the frequency baseline, which are left out
+            without them.
         plots: also draw the figures of `plots.save_plots`; needs output_dir.
         pictures: also draw so many of the worst images, annotation beside prediction; needs output_dir.
     """
@@ -55,6 +58,7 @@ class SGDetEvaluator(DatasetEvaluator):
         task: str = "sgdet",
         ks: Sequence[int] = KS,
         predicate_frequency: np.ndarray | None = None,
+        training: TrainingTriplets | None = None,
         export: str = "",
         plots: bool = False,
         pictures: int = 0,
@@ -66,7 +70,7 @@ class SGDetEvaluator(DatasetEvaluator):
         if pictures < 0:
             raise ValueError(f"pictures: expected 0 or more, got {pictures}")
         self.dataset_name, self.output_dir, self.task = dataset_name, output_dir, task
-        self.ks, self.predicate_frequency = tuple(ks), predicate_frequency
+        self.ks, self.predicate_frequency, self.training = tuple(ks), predicate_frequency, training
         self.export, self.plots, self.pictures = export, plots, pictures
         self.results: SGDetResults | None = None
         self._writer: PredictionWriter | None = None
@@ -97,12 +101,19 @@ class SGDetEvaluator(DatasetEvaluator):
             self._writer = open_writer(self.export, self._path(f"predictions_{self.dataset_name}"), comm.get_rank())
         if self.pictures:
             self._worst = WorstPictures(self.pictures, metadata)
+        return self._new_metrics()
+
+    def _new_metrics(self) -> SGDetMetrics:
+        metadata = get_psg_metadata(self.dataset_name)
         is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
         return SGDetMetrics(
             len(metadata.predicate_classes),
             is_thing=is_thing if self.task == "sgdet" else None,
             ks=self.ks,
             predicate_frequency=self.predicate_frequency,
+            training=self.training,
+            baseline=self.training is not None,
+            baseline_scores=self.task == "sgdet",
         )
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -127,9 +138,9 @@ class SGDetEvaluator(DatasetEvaluator):
             record = self._images[image_id]
             gt = ground_truth_from_record(record)
             prediction = prediction_from_output(output, gt, with_masks=self._writer is not None)
-            self._metrics.update(gt, prediction)
+            match = self._metrics.update(gt, prediction)
             if self._worst is not None:
-                self._worst.add(gt, prediction, output)
+                self._worst.add(match, output)
             if self._writer is not None:
                 self._writer.add(image_id, prediction)
 
@@ -181,7 +192,7 @@ class SGDetEvaluator(DatasetEvaluator):
         logger.info("pictures of the %d worst images are in %s", len(paths), folder)
 
     def _start_merged(self, gathered: list[tuple[SGDetMetrics, set[str]]]) -> tuple[SGDetMetrics, set[str]]:
-        total = self._blank(gathered[0][0])
+        total = self._new_metrics()
         processed: set[str] = set()
         for part, ids in gathered:
             if processed & ids:
@@ -189,10 +200,6 @@ class SGDetEvaluator(DatasetEvaluator):
             processed |= ids
             total.merge(part)
         return total, processed
-
-    def _blank(self, like: SGDetMetrics) -> SGDetMetrics:
-        is_thing = like.panoptic.is_thing.tolist() if like.panoptic is not None else None
-        return SGDetMetrics(like.num_predicates, is_thing, self.ks, predicate_frequency=self.predicate_frequency)
 
 
 def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = False) -> Prediction:

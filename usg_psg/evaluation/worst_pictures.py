@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..data.panoptic import read_image
 from ..scene_graph import SceneGraph, SceneObject, SceneRelation
-from .matching import encode_masks, first_ranks, joint_histogram, match_one_to_one, overlap_of_maps, triplet_hits
-from .scene import GroundTruth, Prediction
+from .image_match import ImageMatch
+from .matching import encode_masks
+from .scene import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -28,43 +29,42 @@ class WorstPictures:
     def __init__(self, count: int, metadata, k: int = 20):
         self.count, self.k = count, k
         self.names = (metadata.thing_classes, metadata.stuff_classes, metadata.predicate_classes)
-        # The best of the worst first; its key is (-recall, missed relations, image_id).
-        self._heap: list[tuple[tuple[float, int, str], SceneGraph]] = []
+        # The best of the worst first; its key is (-recall, missed relations, image_id). The number is that of relations
+        # to draw: those among the first k whose ends became one segment took a rank, but no graph has them.
+        self._heap: list[tuple[tuple[float, int, str], SceneGraph, int]] = []
 
-    def add(self, gt: GroundTruth, prediction: Prediction, output: dict) -> None:
+    def add(self, match: ImageMatch, output: dict) -> None:
         """Keep an image if it is among the worst so far.
 
         Args:
-            gt, prediction: of the image; images without annotated relations are left out.
-            output: the model's, of which `prediction` was made.
+            match: of the image; images without annotated relations are left out.
+            output: the model's, of which the prediction was made.
         """
-        if not len(gt.triplets):
+        if not len(match.gt.triplets):
             return
-        segment_map, labels = prediction.ensure_map(gt.label_map.shape)
-        joint = joint_histogram(segment_map, gt.label_map, len(labels), len(gt.labels))
-        matched = match_one_to_one(overlap_of_maps(joint).iou(), labels, gt.labels)
-        constrained = prediction.segment_triplets()[0][: self.k]
-        ranks = first_ranks(triplet_hits(constrained, matched, gt.unique_triplets))
-        found = int((ranks < len(constrained)).sum())
-        key = (-found / len(ranks), len(ranks) - found, gt.image_id)
+        ranks = match.ranks("one_to_one").constrained
+        found = int((ranks < self.k).sum())
+        key = (-found / len(ranks), len(ranks) - found, match.gt.image_id)
         if len(self._heap) < self.count or key > self._heap[0][0]:
-            self._push(key, SceneGraph.from_output(output, *self.names))
+            rows = match.segment_triplets[0][: self.k]
+            self._push(key, SceneGraph.from_output(output, *self.names), int((rows[:, 0] != rows[:, 1]).sum()))
 
     def merge(self, other: WorstPictures) -> None:
         """Take in what another process kept."""
-        for key, graph in other._heap:
+        for key, graph, shown in other._heap:
             if len(self._heap) < self.count or key > self._heap[0][0]:
-                self._push(key, graph)
+                self._push(key, graph, shown)
 
-    def _push(self, key: tuple[float, int, str], graph: SceneGraph) -> None:
+    def _push(self, key: tuple[float, int, str], graph: SceneGraph, shown: int) -> None:
         # Keys differ in the image_id, so graphs are never compared.
-        heapq.heappush(self._heap, (key, graph))
+        heapq.heappush(self._heap, (key, graph, shown))
         if len(self._heap) > self.count:
             heapq.heappop(self._heap)
 
-    def worst(self) -> list[tuple[str, float, SceneGraph]]:
-        """Image_id, recall in [0, 1] and prediction of the kept images, the worst first."""
-        return [(key[2], -key[0], graph) for key, graph in sorted(self._heap, key=lambda x: x[0], reverse=True)]
+    def worst(self) -> list[tuple[str, float, SceneGraph, int]]:
+        """Image_id, recall in [0, 1], prediction and number of its relations that count; the worst image first."""
+        kept = sorted(self._heap, key=lambda x: x[0], reverse=True)
+        return [(key[2], -key[0], graph, shown) for key, graph, shown in kept]
 
     def save(self, folder: Path | str, records: Mapping[str, dict]) -> list[Path]:
         """Draw annotation beside prediction of each image.
@@ -85,7 +85,7 @@ class WorstPictures:
         for old in folder.glob("[0-9][0-9][0-9]*_*.png"):
             old.unlink()
         paths = []
-        for n, (image_id, recall, prediction) in enumerate(self.worst(), start=1):
+        for n, (image_id, recall, prediction, shown) in enumerate(self.worst(), start=1):
             record = records[image_id]
             try:
                 size = (prediction.height, prediction.width)
@@ -96,7 +96,7 @@ class WorstPictures:
             annotation = scene_graph_of_annotation(ground_truth_from_record(record), *self.names)
             title = f"{image_id}: recall {100 * recall:.1f} at {self.k}"
             path = folder / f"{n:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', image_id)}.png"
-            draw_comparison(image, annotation, prediction, self.k, title).savefig(path)
+            draw_comparison(image, annotation, prediction, shown, title).savefig(path)
             paths.append(path)
         return paths
 

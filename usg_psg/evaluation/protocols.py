@@ -1,0 +1,127 @@
+"""The sets of rules that recall is computed under, and the counts that each keeps of a data set.
+
+Letters: P predicates, K values of k, T annotated triplets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .image_match import Ranks
+from .recall import RecallTable, harmonic_mean, mean_over_predicates
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One set of rules.
+
+    Attributes:
+        name: prefix of its keys.
+        matching: "one_to_one": segments of the panoptic map, each annotated segment matched at most once, IoU above
+            one half. "any": the predicted masks, any number for one segment, IoU of one half and above. "rows": as
+            "any", but every predicted row takes a rank, repeated pairs and triplets too, there is no ranking without
+            graph constraint, and pair recall counts annotated triplets. "greedy": as "any", but each predicted
+            triplet takes at most one annotated one and duplicates in the annotation count.
+        skip_unpredicted: leave images without any predicted triplet out of every mean; otherwise they count as 0.
+        absent_as_zero: predicates without annotation count as 0 in mean recall; otherwise they are left out.
+        pooled: recall over the triplets of all images together; otherwise per image, then the mean over images.
+    """
+
+    name: str
+    matching: str
+    skip_unpredicted: bool
+    absent_as_zero: bool
+    pooled: bool = False
+
+
+PROTOCOLS = (
+    # arXiv 2407.09216, SingleMPO.
+    Protocol("single", "one_to_one", skip_unpredicted=False, absent_as_zero=False),
+    # OpenPSG's matching and means with detection_method "pan_seg", under the graph constraint.
+    Protocol("openpsg", "any", skip_unpredicted=True, absent_as_zero=True),
+    # OpenPSG's evaluator itself; pair recall as Pair-Net's version of it.
+    Protocol("openpsg_rows", "rows", skip_unpredicted=True, absent_as_zero=True),
+    Protocol("openpsg_strict", "any", skip_unpredicted=False, absent_as_zero=True),
+    # The released USG code's rules, at full resolution.
+    Protocol("usg_pooled", "greedy", skip_unpredicted=False, absent_as_zero=False, pooled=True),
+)
+
+
+class ProtocolCounts:
+    """What one protocol keeps of a data set.
+
+    Args:
+        protocol: the rules.
+        ks: ranks of the recalls.
+        num_predicates: P.
+        zero_shot: also count the triplets that are marked as unseen.
+    """
+
+    def __init__(self, protocol: Protocol, ks: Sequence[int], num_predicates: int, zero_shot: bool = False):
+        self.protocol = protocol
+        names = ["R", "mR", "NgR", "NgmR", "PR"] if protocol.matching != "rows" else ["R", "mR", "PR"]
+        names += ["zR"] if zero_shot else []
+        self.tables = {name: RecallTable(ks, num_predicates if "m" in name else 1) for name in names}
+
+    def add(self, ranks: Ranks, unseen: np.ndarray | None = None) -> None:
+        """Count one image.
+
+        Args:
+            ranks: of its annotated triplets.
+            unseen: (T,) bool, the triplet's type is not in the training data; for zero-shot recall, else None.
+
+        Raises:
+            ValueError: if it is missing, or of no use.
+        """
+        if ("zR" in self.tables) != (unseen is not None):
+            raise ValueError(f"unseen: expected it exactly for zero-shot recall, got {unseen}")
+        predicate = ranks.triplets[:, 2]
+        self.tables["R"].add(ranks.constrained)
+        self.tables["mR"].add(ranks.constrained, predicate)
+        self.tables["PR"].add(ranks.pairs)
+        if ranks.unconstrained is not None:
+            self.tables["NgR"].add(ranks.unconstrained)
+            self.tables["NgmR"].add(ranks.unconstrained, predicate)
+        if unseen is not None:
+            self.tables["zR"].add(ranks.constrained[unseen])
+
+    def merge(self, other: ProtocolCounts) -> None:
+        """Add the counts of another process.
+
+        Raises:
+            ValueError: if only one of the two counts zero-shot recall, or as `RecallTable.merge`.
+        """
+        if self.tables.keys() != other.tables.keys():
+            raise ValueError(f"other: expected counts of {', '.join(self.tables)}, got {', '.join(other.tables)}")
+        for name, table in self.tables.items():
+            table.merge(other.tables[name])
+
+    def metrics(self, groups: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Percentages.
+
+        Args:
+            groups: "head", "body", "tail" to predicate indices.
+
+        Returns:
+            metrics: by key, e.g. "single/mR@50", "single/mR@50/head".
+            per_predicate: "mR" and "NgmR" to recalls of each predicate, (K, P), NaN for absent ones.
+        """
+        metrics: dict[str, float] = {}
+        per_predicate = {}
+        prefix, as_zero = self.protocol.name, self.protocol.absent_as_zero
+        for name, table in self.tables.items():
+            recall = 100.0 * (table.pooled() if self.protocol.pooled else table.image_mean())
+            if "m" not in name:
+                metrics.update({f"{prefix}/{name}@{k}": float(r[0]) for k, r in zip(table.ks, recall, strict=True)})
+                continue
+            per_predicate[name] = recall
+            for k, row in zip(table.ks, recall, strict=True):
+                key = f"{prefix}/{name}@{k}"
+                metrics[key] = mean_over_predicates(row, as_zero)
+                if name == "mR":
+                    metrics[f"{prefix}/F@{k}"] = harmonic_mean(metrics[f"{prefix}/R@{k}"], metrics[key])
+                    metrics.update({f"{key}/{g}": mean_over_predicates(row, as_zero, a) for g, a in groups.items()})
+        return metrics, per_predicate
