@@ -142,18 +142,20 @@ def test_vocabulary_file_that_lacks_names_is_refused(datasets, tmp_path):
 def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, trained, tmp_path):
     weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
     extras = ["TEST.USG.EXPORT", "json", "TEST.USG.PLOTS", "True", "TEST.USG.PICTURES", "1"]
+    extras += ["TEST.USG.FREQUENCY_BASELINE", "True"]
     done = train_net(datasets, tmp_path, "--eval-only", *weights, *extras)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "inference" / "plots_psg_shapes_val").glob("*.png"))
     assert len(list((tmp_path / "inference" / "pictures_psg_shapes_val").glob("001_*.png"))) == 1
     exported = tmp_path / "inference" / "predictions_psg_shapes_val" / "predictions.json"
     command = [sys.executable, "tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
-    command += ["--pred", str(exported), "--output", str(tmp_path / "again.json")]
+    command += ["--pred", str(exported), "--output", str(tmp_path / "again.json"), "--frequency-baseline"]
     command += ["--image-root", str(datasets / "psg_shapes" / "coco")]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     before = json.loads((tmp_path / "inference" / "sgdet_psg_shapes_val.json").read_text())
     after = json.loads((tmp_path / "again.json").read_text())
+    assert before["metrics"]["frequency/single/R@50"] > 0 and "single/zR@50" in before["metrics"]
     assert before["metrics"] == after["metrics"], "head, body and tail, too, which training images decide in both"
     assert before["panoptic"] == after["panoptic"]
 

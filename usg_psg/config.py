@@ -231,6 +231,8 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.USG.COMPILE = "none"  # as MODEL.USG.COMPILE, outside training; pays off where all images have one size
     cfg.TEST.USG.ALLOW_RANDOM_WEIGHTS = False  # evaluate without MODEL.WEIGHTS, to try out or time a model
     cfg.TEST.USG.EXPORT = ""  # also write the predictions: "json", "sgbench", "openpsg", "coco_panoptic"
+    # Also report zero-shot recall and the frequency baseline, which count the relations of DATASETS.TRAIN.
+    cfg.TEST.USG.FREQUENCY_BASELINE = False
     cfg.TEST.USG.PLOTS = False  # also draw recalls and the confusion among predicates
     cfg.TEST.USG.PICTURES = 0  # also draw this many of the worst images, annotation beside prediction
 

@@ -1,15 +1,19 @@
 """What a trainer leaves behind."""
 
+import json
 import multiprocessing
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 
 from usg_psg.config import build_cfg
+from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
+from usg_psg.engine.trainer import training_relations
 
 SMALL = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64"]
 SMALL += ["INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "TEST.EVAL_PERIOD", "0"]
@@ -92,3 +96,29 @@ def test_checkpoints_record_what_the_run_and_those_before_it_were_trained_on(cfg
     trainer.checkpointer.save("second")
     data = torch.load(tmp_path / "run" / "second.pth", weights_only=True)
     assert data["trained_on"]["data"] == {"photographs": "other", "psg_shapes_train": "generated"}
+
+
+def test_the_evaluator_gets_the_relations_of_the_training_data(cfg, tmp_path, caplog):
+    assert Trainer.build_evaluator(cfg, "psg_shapes_val").training is None
+    cfg.TEST.USG.FREQUENCY_BASELINE = True
+    training = Trainer.build_evaluator(cfg, "psg_shapes_val").training
+    records = DatasetCatalog.get("psg_shapes_train")
+    relations = {(r["image_id"], *row) for r in records for row in r["relations"]}
+    assert len(records) == 4 and training.relations.sum() == len(relations) > 0
+    assert training.pairs.sum() == sum(len(r["segments_info"]) * (len(r["segments_info"]) - 1) for r in records)
+
+    # Left out, with a line, where the training data are of another vocabulary, or not there.
+    path = tmp_path / "psg_shapes" / "psg" / "psg.json"
+    words = json.loads(path.read_text())
+    words["predicate_classes"][0] = "another"
+    (path.parent / "other.json").write_text(json.dumps(words))
+    register_psg("other_words", path.parent / "other.json", path.parent.parent / "coco", "train")
+    cfg.DATASETS.TRAIN = ("other_words",)
+    assert Trainer.build_evaluator(cfg, "psg_shapes_val").training is None
+    unregister_psg("other_words")
+    assert "zR and the frequency baseline are left out: DATASETS.TRAIN ('other_words',) has no relations" in caplog.text
+    path.unlink()
+    cfg.DATASETS.TRAIN = ("psg_shapes_train",)
+    caplog.clear()
+    assert training_relations(cfg.DATASETS.TRAIN, "psg_test") is None
+    assert "zR and the frequency baseline are left out: " in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import logging
 import warnings
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -27,7 +28,8 @@ from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
 from ..data.files import write_whole
 from ..data.predicate_frequency import PredicateFrequency
 from ..data.register_psg import get_psg_metadata, vocabulary_names
-from ..evaluation import SGDetEvaluator
+from ..evaluation import SGDetEvaluator, TrainingTriplets
+from ..evaluation.records import training_triplets
 from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
@@ -224,10 +226,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """`SGDetEvaluator` writing to OUTPUT_DIR/inference."""
+        baseline = cfg.TEST.USG.FREQUENCY_BASELINE
         return SGDetEvaluator(
             dataset_name,
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             task=cfg.TEST.TASK,
+            training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
             export=cfg.TEST.USG.EXPORT,
             plots=cfg.TEST.USG.PLOTS,
             pictures=cfg.TEST.USG.PICTURES,
@@ -270,3 +274,24 @@ def relation_counts(frequency: PredicateFrequency, names: Sequence[str]) -> np.n
     if not set(names) <= set(frequency.names):
         return None
     return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
+
+
+def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | None:
+    """Relations of the training data sets, in the vocabulary of a test set.
+
+    Returns:
+        None, with a warning that says which metrics are left out, if there are none: no annotation, no relations, or
+        another vocabulary.
+    """
+    missing = f"DATASETS.TRAIN {tuple(train)} has no relations in the vocabulary of {test}"
+    try:
+        if train and all(vocabulary_names(name) == vocabulary_names(test) for name in train):
+            records = itertools.chain.from_iterable(DatasetCatalog.get(name) for name in train)
+            metadata = get_psg_metadata(test)
+            found = training_triplets(records, len(metadata.object_classes), len(metadata.predicate_classes))
+            if found is not None:
+                return found
+    except (FileNotFoundError, ValueError) as error:
+        missing = str(error)
+    logger.warning("zR and the frequency baseline are left out: %s", missing)
+    return None
