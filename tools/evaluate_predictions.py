@@ -94,10 +94,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> str:
     """Score, write what was asked for, and return what to print."""
-    vocabulary = open_psg(args.gt).vocabulary
+    content = open_psg(args.gt)
+    vocabulary = content.vocabulary
     image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
     records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
-    training = training_triplets_of_file(args.train or args.gt, vocabulary, args.split)
+    training = training_triplets_of_file(open_psg(args.train) if args.train else content, vocabulary, args.split)
     is_thing = [True] * len(vocabulary.thing_classes) + [False] * len(vocabulary.stuff_classes)
     metrics = SGDetMetrics(
         len(vocabulary.predicate_classes),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.data import read_psg_json
+from usg_psg.data.psg_json import open_psg
 from usg_psg.evaluation import (
     EXPORT_FORMATS,
     Prediction,
@@ -291,14 +291,14 @@ def test_training_data_of_a_file(dataset, tmp_path):
     json_file, _, _ = dataset
     train = tmp_path / "train.json"
     content = with_training_images(json_file, train, 5)
-    vocabulary = read_psg_json(json_file).vocabulary
-    found = training_triplets_of_file(train, vocabulary, "test")
+    vocabulary = open_psg(json_file).vocabulary
+    found = training_triplets_of_file(open_psg(train), vocabulary, "test")
     images = content["data"][:5]
     assert found.relations.sum() == sum(len({tuple(row) for row in image["relations"]}) for image in images) > 0
     content["predicate_classes"][0] = "another"
     train.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"predicate_classes\[0\]: registered as 'predicate0', the file says"):
-        training_triplets_of_file(train, vocabulary, "test")
+        training_triplets_of_file(open_psg(train), vocabulary, "test")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..data.panoptic import read_segment_index_map
 from ..data.psg_categories import PSGVocabulary
-from ..data.psg_json import check_vocabulary, open_psg, select_split
+from ..data.psg_index import PSGIndex
+from ..data.psg_json import PSGFile, check_vocabulary, select_split
 from ..data.psg_mapper import reindex_relations
 from .formats import tells_images_by_position
 from .frequency_baseline import TrainingTriplets
@@ -123,11 +124,13 @@ def training_triplets(records: Iterable[dict], num_classes: int, num_predicates:
     return found if found.relations.any() else None
 
 
-def training_triplets_of_file(json_file: Path | str, vocabulary: PSGVocabulary, scored: str) -> TrainingTriplets | None:
+def training_triplets_of_file(
+    content: PSGFile | PSGIndex, vocabulary: PSGVocabulary, scored: str
+) -> TrainingTriplets | None:
     """Relations of a PSG file's training images.
 
     Args:
-        json_file: psg.json or a file of the same form.
+        content: see `open_psg`.
         vocabulary: names that the file must have.
         scored: split that is evaluated: "val" is not among the images that are counted for it.
 
@@ -135,9 +138,8 @@ def training_triplets_of_file(json_file: Path | str, vocabulary: PSGVocabulary, 
         None, with a warning that says which metrics are left out, if the file has no relations outside its test split.
 
     Raises:
-        FileNotFoundError, ValueError: if it is no PSG file, has other names, or a training image with a fault.
+        ValueError: if it has other names, or a training image with a fault.
     """
-    content = open_psg(json_file)
     check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, "train" if scored == "val" else "trainval")
     for fault in (fault for i in chosen for fault in content.record_faults(i)):
@@ -146,5 +148,5 @@ def training_triplets_of_file(json_file: Path | str, vocabulary: PSGVocabulary, 
     records = (content.dataset_dict(i, Path()) for i in chosen)
     found = training_triplets(records, len(vocabulary.object_classes), len(vocabulary.predicate_classes))
     if found is None:
-        logger.warning("%s has no training relations: zR and the frequency baseline are left out", json_file)
+        logger.warning("%s has no training relations: zR and the frequency baseline are left out", content.path)
     return found
