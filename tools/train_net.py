@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> dict | None:
         resumed = args.resume and checkpointer.has_checkpoint()
         weights = checkpointer.get_checkpoint_file() if resumed else cfg.MODEL.WEIGHTS
         log_to_terminal(evaluation_summary(cfg, args.config_file, weights, model))
-    results = Trainer.test(alone, model)
+    # The frequency baseline does need the training data.
+    results = Trainer.test(alone, model, [Trainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST])
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
