@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from usg_psg.data import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
+from usg_psg.data.panoptic import check_image
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def segments(*ids):
@@ -69,6 +73,34 @@ def test_missing_and_corrupt_files(tmp_path, read):
     path.write_bytes(whole.getvalue()[:4000])
     with pytest.raises(ValueError, match="a.png.*'7'.*not a readable image"):
         read(str(path), image_id="7")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.eps"])
+@pytest.mark.parametrize("read", [decode_panoptic_png, read_image, check_image])
+def test_no_image_starts_another_program(tmp_path, monkeypatch, name, read):
+    """EPS content is known by its first bytes, and Pillow would hand it to Ghostscript."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+    (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ValueError, match="'7'.*not a readable image"):
+        read(str(tmp_path / name), size=(8, 16), image_id="7")
+    assert started == []
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.mpo", "a.png", "a.webp", "a.bmp", "a.tif", "a.gif", "a.ppm", "a.jp2"])
+def test_formats_that_are_read(tmp_path, name):
+    Image.new("RGB", (16, 8), (90, 90, 90)).save(tmp_path / name)
+    assert np.abs(read_image(str(tmp_path / name)).astype(int) - 90).max() < 3
+
+
+def test_every_image_is_opened_by_open_image():
+    opened = [
+        f"{path.name}:{number}"
+        for path in [*(ROOT / "usg_psg").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if "Image.open(" in line and "formats=formats" not in line
+    ]
+    assert opened == []
 
 
 def test_channel_order(tmp_path):

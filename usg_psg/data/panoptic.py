@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -21,6 +21,9 @@ MAX_SEGMENTS = 2**16 - 1
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn, a quarter of a gigabyte as RGB
 TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; shrink it first"
 NO_FILE = "there is no such file"
+# Formats whose decoders run inside this process. Pillow has others that start programs: EPS content goes to Ghostscript,
+# whatever the file is called.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 
 # Pillow's warning of large pictures; `_opened` refuses them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -65,6 +68,15 @@ class MissingPictureError(FileNotFoundError):
 
 def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str, message: str) -> PictureError:
     return PictureError(f"{_where(file_name, image_id)}: {message}", problem, message)
+
+
+def open_image(file: str | os.PathLike | IO[bytes], formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
+    """Open an image file whose content is of one of the formats; its pixels are not decoded yet.
+
+    Raises:
+        OSError: if it cannot be opened or is of another format. Pillow's decoders raise errors of other types, too.
+    """
+    return Image.open(file, formats=formats)
 
 
 def read_image(
@@ -262,7 +274,7 @@ def _opened(file_name: str | IO[bytes] | Image.Image, image_id: str) -> Iterator
         # A named pipe would be waited for.
         if isinstance(file_name, str | os.PathLike) and not stat.S_ISREG(os.stat(file_name).st_mode):
             raise OSError("not a regular file")
-        with Image.open(file_name) as image:
+        with open_image(file_name) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image

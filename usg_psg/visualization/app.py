@@ -17,6 +17,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from ..data import read_image
+from ..data.panoptic import open_image
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from .figures import to_array
@@ -61,7 +62,7 @@ def check_upload(path: str, limits: Limits) -> None:
     if size > limits.megabytes:
         raise ValueError(f"The file has {size:.1f} MB; at most {limits.megabytes:g} MB are taken.")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             kind, (width, height) = image.format, image.size
     except Image.DecompressionBombError:
         raise ValueError(f"The picture has too many pixels; at most {limits.megapixels:g} million are taken.") from None
