@@ -18,7 +18,8 @@ from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 
-from .programs import ROOT, load_tool, start_tool
+from .programs import ROOT, exit_status, load_tool, start_tool
+from .visualization.scenes import stripes
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 
@@ -93,8 +94,9 @@ def test_a_folder_with_images_videos_and_broken_files(run, tmp_path, capsys):
     stems = ["a", "clip_000000", "clip_000002"]
     endings = ["_overlay.png", "_graph.png", "_graph.svg", ".json"]
     assert {f.name for f in output.iterdir()} == {*(s + e for s in stems for e in endings), "index.html"}
-    names = [str(folder / name) for name in ("a.png", "clip.avi frame 0 (0:00.00)", "clip.avi frame 2 (0:00.20)")]
-    assert page_names(output) == names
+    assert page_names(output) == ["a.png", "clip.avi frame 0 (0:00.00)", "clip.avi frame 2 (0:00.20)"]
+    page = (output / "index.html").read_text()
+    assert str(tmp_path) not in page and '"least":0.02' in page
     graph = SceneGraph.from_json((output / "clip_000002.json").read_text())
     assert (graph.height, graph.width) == (48, 64)
     assert (output / "a_graph.svg").read_text().lstrip().startswith("<?xml")
@@ -107,8 +109,20 @@ def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, ca
     pattern, output = str(tmp_path / "*" / "same.png"), tmp_path / "out"
     assert run("--input", pattern, "--output", str(output), "--page-images", "1") == 0
     assert {f.name for f in output.glob("*.json")} == {"same.json", "same_2.json"}
-    assert page_names(output) == [str(tmp_path / "x" / "same.png")]
-    assert "first 1 images" in capsys.readouterr().out
+    assert page_names(output) == ["x/same.png"]
+    assert "first 1 image (" in capsys.readouterr().out
+
+
+def test_the_overlay_has_all_masks_whatever_relations_are_shown(tmp_path, capsys):
+    """The relations in the pictures are a choice among the graph's; its objects are not."""
+    graph, image = stripes(), np.full((60, 80, 3), 90, np.uint8)
+    demo = load_tool("demo")
+    command = ["--config-file", CONFIG, "--input", "a", "--output", str(tmp_path), "--top-k", "1"]
+    demo.write_results("a", "a", graph, image, demo.parse_args(command))
+    written = np.asarray(Image.open(tmp_path / "a_overlay.png"))
+    assert written.shape == (675, 900, 3) and (written != 90).any(axis=2).all()
+    assert SceneGraph.from_json((tmp_path / "a.json").read_text()) == graph
+    assert capsys.readouterr().out.count(" - ") == 2, "one relation"
 
 
 def test_a_picture_that_cannot_be_parsed_is_left_out(run, tmp_path, capsys, monkeypatch):
@@ -128,7 +142,7 @@ def test_a_picture_that_cannot_be_parsed_is_left_out(run, tmp_path, capsys, monk
     assert f"{tmp_path / 'b.png'}: left out: height and width" in captured.err
     assert "2 of 3 images parsed" in captured.out
     assert {f.name for f in output.glob("*.json")} == {"a.json", "c.json"}
-    assert page_names(output) == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+    assert page_names(output) == ["a.png", "c.png"]
 
 
 def test_file_names_that_are_not_utf8(run, tmp_path, capsys):
@@ -147,7 +161,7 @@ def test_file_names_that_are_not_utf8(run, tmp_path, capsys):
     assert "caf\\udce9.png:" in captured.out and "1 of 2 images parsed" in captured.out
     endings = ("_overlay.png", "_graph.png", "_graph.svg", ".json")
     assert {f.name for f in output.iterdir()} == {*(name + ending for ending in endings), "index.html"}
-    assert page_names(output) == [f"{folder}/caf\\udce9.png"]
+    assert page_names(output) == ["caf\\udce9.png"]
 
 
 def test_the_planned_total_is_said_after_ctrl_c(run, tmp_path, capsys, monkeypatch):
@@ -168,6 +182,8 @@ def test_the_planned_total_is_said_after_ctrl_c(run, tmp_path, capsys, monkeypat
 
 def test_a_total_that_no_file_tells_is_not_made_up():
     run = load_tool("demo").Run(None, None)
+    run.parsed, run.failed = 1, 0
+    assert [run.summary(complete) for complete in (False, True)] == ["1 image parsed", "1 of 1 image parsed"]
     run.parsed, run.failed = 3, 1
     assert run.summary(complete=False) == "3 images parsed" and run.summary(complete=True) == "3 of 4 images parsed"
     run.total = 2  # the header of a video was wrong
@@ -181,6 +197,13 @@ def test_help_states_the_defaults(capsys):
     defaults = {"top-k": 10, "score-threshold": 0.02, "frame-step": 1, "max-frames": "all"}
     for option, default in {**defaults, "page-relations": 200, "page-images": 300}.items():
         assert re.search(rf"--{option} [A-Z_]+ [^(]*\(default {default}\)", text), option
+
+
+@pytest.mark.parametrize("value", ["nan", "-0.1", "2", "inf"])
+def test_a_threshold_that_is_no_score_is_refused_before_work_starts(capsys, value):
+    command = ["--config-file", CONFIG, "--input", "a", "--output", "b", "--score-threshold", value]
+    assert exit_status(load_tool("demo").parse_args, command) == 2
+    assert "--score-threshold: expected 0 to 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["frame-step", "max-frames", "top-k", "page-images"])
@@ -198,7 +221,7 @@ def test_an_output_that_cannot_be_written(run, tmp_path, capsys):
     assert run("--input", *inputs, "--output", str(output)) == 1
     printed = capsys.readouterr().out
     assert "stopped, " in printed and "b_graph.png" in printed and "1 of 2 images parsed" in printed
-    assert page_names(output) == inputs[:1] and not (output / "b_overlay.png").exists()
+    assert page_names(output) == ["a.png"] and not (output / "b_overlay.png").exists()
     (output / "index.html.tmp").mkdir()
     assert run("--input", *inputs, "--output", str(output)) == 2
     assert "index.html.tmp" in capsys.readouterr().err

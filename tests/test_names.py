@@ -1,6 +1,8 @@
-"""Names to show."""
+"""Names and numbers to show."""
 
-from usg_psg.names import display_names
+from pathlib import Path
+
+from usg_psg.names import counted, display_names, short_paths
 from usg_psg.scene_graph import SceneGraph
 
 from .visualization.scenes import stripes
@@ -23,6 +25,17 @@ def test_labels_of_a_graph_stay_with_its_objects():
     part = SceneGraph(part.height, part.width, part.objects[2:], [])
     assert [o.label for o in part.objects] == ["person 2", "person 3"]
     assert SceneGraph.from_json(part.to_json()) == part
+
+
+def test_numbers_agree_with_their_nouns():
+    assert [counted(n, "relation") for n in range(3)] == ["0 relations", "1 relation", "2 relations"]
+
+
+def test_files_are_shown_without_the_folders_that_all_share():
+    paths = [Path("/home/me/a.jpg"), Path("/home/me/x/b.jpg"), Path("/home/me/y/b.jpg"), Path("b.jpg")]
+    assert short_paths(paths) == ["a.jpg", "x/b.jpg", "y/b.jpg", "b.jpg"]
+    assert short_paths([Path("/p/1/x/c"), Path("/p/2/x/c")]) == ["1/x/c", "2/x/c"]
+    assert short_paths([Path("caf\udce9.jpg")]) == ["caf\\udce9.jpg"] and short_paths([]) == []
 
 
 def test_files_without_labels_are_read():

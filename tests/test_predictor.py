@@ -72,9 +72,10 @@ def test_graph_is_between_panoptic_segments():
     assert len(made.constrained().relations) == 1
 
 
-def test_top_keeps_the_objects_that_take_part():
+def test_top_filters_relations_and_keeps_the_objects():
     made = graph()
-    assert len(made.top(1).objects) == 2 and len(made.top(0).objects) == 0
+    assert [len(made.top(count).relations) for count in (0, 1, None)] == [0, 1, 2]
+    assert made.top(0).objects == made.top(1).objects == made.objects, "a picture of it still has every mask"
     assert [r.predicate for r in made.top(score_threshold=0.6).relations] == ["standing on"]
 
 

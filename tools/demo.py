@@ -33,11 +33,11 @@ from usg_psg.config import build_cfg
 from usg_psg.data import read_image
 from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
-from usg_psg.names import printable
+from usg_psg.names import counted, printable, short_paths
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import INTERRUPTED, Interruption, add_trust_argument, one_line_errors, score
 from usg_psg.scene_graph import SceneGraph
-from usg_psg.visualization import PageItem, PageWriter, draw_graph, draw_overlay
+from usg_psg.visualization import WEAK_SCORE, PageItem, PageWriter, draw_graph, draw_overlay
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -93,22 +93,22 @@ def count_pictures(path: Path, step: int, limit: int | None) -> int | None:
 
 
 def read_pictures(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
-    """What a file holds: name to show, stem of result files, (H, W, 3) uint8 RGB. A video gives many, an image one.
+    """Read what a file holds: an image, or the frames of a video.
 
-    A name to show is `printable`, a stem is the file's own.
+    Yields:
+        Which frame (empty for an image), stem of its result files, (H, W, 3) uint8 RGB.
 
     Raises:
         ValueError, OSError: if the file cannot be read.
     """
-    shown = printable(str(path))
     if not is_video(path):
-        yield shown, stem, read_image(str(path), "RGB")
+        yield "", stem, read_image(str(path), "RGB")
         return
     if not has_utf8_name(path):
         raise ValueError("videos are read by names in UTF-8 only; rename it")
     for number, seconds, frame in read_frames(path, step, limit):
         time = "" if np.isnan(seconds) else f" ({int(seconds // 60)}:{seconds % 60:05.2f})"
-        yield f"{shown} frame {number}{time}", f"{stem}_{number:06d}", frame
+        yield f" frame {number}{time}", f"{stem}_{number:06d}", frame
 
 
 def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, arguments: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, ar
             with contextlib.suppress(OSError):
                 path.unlink()
         raise
-    tqdm.write(f"{name}:")
+    tqdm.write(printable(f"{name}:"))
     for r in shown.relations:
         subject, object_ = shown.objects[r.subject].label, shown.objects[r.object].label
         tqdm.write(f"  {r.score:.3f}  {subject} - {r.predicate} - {object_}")
@@ -154,11 +154,12 @@ class Run:
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
         with Interruption() as interruption, tqdm(total=self.total, unit="image") as bar:
-            for path, stem in unique_stems(paths):
+            for (path, stem), shown in zip(unique_stems(paths), short_paths(paths), strict=True):
                 pictures = read_pictures(path, stem, step, limit)
                 while picture := self._next(pictures, path):
                     interruption.check()
-                    self._parse_one(*picture, page)
+                    frame, stem, image = picture
+                    self._parse_one(f"{path}{frame}", f"{shown}{frame}", stem, image, page)
                     bar.update()
 
     def _next(self, pictures: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
@@ -169,12 +170,12 @@ class Run:
             self._leave_out(str(path), error)
             return None
 
-    def _parse_one(self, name: str, stem: str, image: np.ndarray, page: PageWriter) -> None:
+    def _parse_one(self, name: str, shown: str, stem: str, image: np.ndarray, page: PageWriter) -> None:
         try:
             graph = self.predictor(image)
             write_results(name, stem, graph, image, self.arguments)
             if len(page) < self.arguments.page_images:
-                page.add(PageItem(name, image, graph.constrained()))
+                page.add(PageItem(shown, image, graph.constrained()))  # a page is passed on: no folders
         except ValueError as error:
             self._leave_out(name, error)
             return
@@ -188,7 +189,9 @@ class Run:
         """How many images were parsed, and of how many; before the end, the length of a video may be unknown."""
         tried = self.parsed + self.failed
         total = tried if complete else self.total and max(self.total, tried)
-        return f"{self.parsed}{'' if total is None else f' of {total}'} images parsed"
+        if total is None:
+            return f"{counted(self.parsed, 'image')} parsed"
+        return f"{self.parsed} of {counted(total, 'image')} parsed"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -200,7 +203,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     number = partial(parser.add_argument, type=int, metavar="N")
     number("--top-k", default=10, help="relations in the pictures, the JSON has all (default %(default)s)")
     parser.add_argument(
-        "--score-threshold", type=score, default=0.02, help="least score in the pictures (default %(default)s)"
+        "--score-threshold",
+        type=score,
+        default=WEAK_SCORE,
+        metavar="S",
+        help="least score in the pictures, and at which the page starts (default %(default)s)",
     )
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
     number("--frame-step", default=1, help="parse every N-th frame of a video (default %(default)s)")
@@ -232,7 +239,8 @@ def main(argv: list[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     run, interrupted, unwritten = Run(SceneGraphPredictor(cfg), arguments), False, None
     named = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    with PageWriter(output / "index.html", f"Scene graphs: {named}", arguments.page_relations) as page:
+    page_limits = (arguments.page_relations, arguments.score_threshold)
+    with PageWriter(output / "index.html", f"Scene graphs: {named}", *page_limits) as page:
         try:
             run.parse(paths, page)
         except KeyboardInterrupt:
@@ -242,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     begin = "interrupted: " if interrupted else f"stopped, {unwritten}: " if unwritten else ""
     print(printable(f"{begin}{run.summary(complete=not begin)}: {output}"))
     if len(page) < run.parsed:
-        print(f"index.html shows the first {len(page)} images (--page-images)")
+        print(f"index.html shows the first {counted(len(page), 'image')} (--page-images)")
     if interrupted:
         return INTERRUPTED
     return 1 if run.failed or unwritten else 0

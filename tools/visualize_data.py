@@ -39,6 +39,7 @@ from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
 from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
+from usg_psg.names import counted
 from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, PageWriter
@@ -147,14 +148,13 @@ def annotated_graph(source: Source, gt: GroundTruth) -> SceneGraph:
 def annotation_item(source: Source, record: dict) -> PageItem:
     """An annotated image; reads its pictures."""
     gt = ground_truth_from_record(record)
-    count = len(gt.unique_triplets)
     return PageItem(
         name=str(record["image_id"]),
         image=_picture(record),
         graph=annotated_graph(source, gt),
         scores=False,
         title="Annotated",
-        note=f"{len(gt.labels)} objects, {count} relation{'' if count == 1 else 's'}",
+        note=f"{counted(len(gt.labels), 'object')}, {counted(len(gt.unique_triplets), 'relation')}",
     )
 
 
@@ -240,8 +240,8 @@ class ErrorPage:
                 page.add(error_item(self.source, self.chosen[image_id], gt, errors), order=place[image_id])
         mean = 100 * math.fsum(recalls) / len(recalls) if recalls else float("nan")
         return (
-            f"R@{self.arguments.top_k} of {len(recalls)} images under {self.arguments.protocol}: {mean:.2f}; "
-            f"the worst {len(place)} of {len(ranking)} images"
+            f"R@{self.arguments.top_k} of {counted(len(recalls), 'image')} under {self.arguments.protocol}: {mean:.2f}"
+            f"; the worst {len(place)} of {counted(len(ranking), 'image')}"
         )
 
 
@@ -264,7 +264,7 @@ def write(arguments: argparse.Namespace) -> str:
             else:
                 for record in tqdm(chosen[: arguments.limit], unit="image"):
                     page.add(annotation_item(source, record))
-                summary = f"{len(page)} of {len(chosen)} images"
+                summary = f"{len(page)} of {counted(len(chosen), 'image')}"
         except Exception:
             page.discard()
             raise

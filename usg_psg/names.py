@@ -1,9 +1,10 @@
-"""Names of objects as readers see them, made in one place so that every picture, table and file agrees."""
+"""Names and numbers as readers see them, made in one place so that every picture, table and file agrees."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 
 
 def spoken_name(name: str) -> str:
@@ -16,6 +17,23 @@ def spoken_name(name: str) -> str:
 def printable(text: str) -> str:
     """The text as UTF-8 can hold it: file names may have bytes that it cannot, and those become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 relation", "2 relations"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short_paths(paths: Sequence[PurePath]) -> list[str]:
+    """Names to show for files: the file's own, after as few of its folders as tell it apart from the others."""
+    shown, pending, length = [""] * len(paths), range(len(paths)), 1
+    while pending:
+        ends = {i: paths[i].parts[-length:] for i in pending}
+        shown = ["/".join(ends[i]) if i in ends else shown[i] for i in range(len(paths))]
+        total = Counter(ends.values())
+        pending = [i for i in pending if total[ends[i]] > 1 and len(ends[i]) == length]
+        length += 1
+    return [printable(name) for name in shown]
 
 
 def display_names(names: Sequence[str]) -> list[str]:

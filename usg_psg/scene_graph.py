@@ -172,15 +172,12 @@ class SceneGraph:
             if (relation.subject, relation.object) not in seen:
                 seen.add((relation.subject, relation.object))
                 kept.append(relation)
-        return SceneGraph(self.height, self.width, self.objects, kept)
+        return replace(self, relations=kept)
 
     def top(self, count: int | None = None, score_threshold: float = 0.0) -> SceneGraph:
-        """The best relations, with the objects that take part in them only; indices are renumbered, labels are not."""
+        """The first `count` relations (None for all) of at least `score_threshold`, between the same objects."""
         relations = [r for r in self.relations if r.score >= score_threshold][:count]
-        used = sorted({r.subject for r in relations} | {r.object for r in relations})
-        new = {old: index for index, old in enumerate(used)}
-        moved = [SceneRelation(new[r.subject], new[r.object], r.predicate, r.predicate_id, r.score) for r in relations]
-        return SceneGraph(self.height, self.width, [self.objects[i] for i in used], moved)
+        return replace(self, relations=relations)
 
     def to_json(self) -> str:
         """Text that `from_json` reads back unchanged."""

@@ -99,7 +99,7 @@ def test_the_picture_says_what_was_found(tmp_path):
     figure = draw_comparison(image, graph(ANNOTATED), graph(PREDICTED), k=9, title="image 7")
     shown = texts(figure)
     assert ("Annotation: 2 of 3 relations found", "#000000") in shown
-    assert ("Prediction: 2 of the first 4 relations are annotated", "#000000") in shown
+    assert ("Prediction: 2 annotated among the first 4", "#000000") in shown
     assert ("person riding horse", "#000000") in shown and ("2. person riding horse", "#000000") in shown
     assert ("rank 2", GREEN) in shown and ("missed", RED) in shown and ("rank 4", GREEN) in shown
     marks = [entry for entry in shown if entry[0] in "\u2713\u2717\u2260"]

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.patches import FancyBboxPatch, Polygon
 
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
-from usg_psg.visualization import class_color, draw_graph
+from usg_psg.visualization import WEAK_SCORE, class_color, draw_graph
 from usg_psg.visualization.geometry import shared_area
 
 from .scenes import NAMES, random_graph, stripes
@@ -82,13 +82,19 @@ def test_components_lie_side_by_side():
 
 def test_names_and_colours_of_a_part_are_those_of_the_whole():
     graph = stripes()
-    part = SceneGraph(graph.height, graph.width, graph.objects, graph.relations[1:2]).top(1)
-    assert [o.label for o in part.objects] == ["person 1", "person 2"]
-    part = SceneGraph(graph.height, graph.width, graph.objects, graph.relations[2:3]).top(1)
-    figure = draw_graph(part)
+    figure = draw_graph(SceneGraph(graph.height, graph.width, graph.objects, graph.relations[2:3]).top(1))
     assert [t.get_text() for t in figure.axes[0].texts] == ["person 2", "person 3", "standing on 0.70"]
     faces = {tuple(round(255 * c) for c in p.get_facecolor()[:3]) for p in figure.axes[0].patches}
     assert class_color("person") in faces
+
+
+def test_relations_below_the_threshold_are_faint():
+    graph = stripes(count=3)
+    graph.relations = [SceneRelation(n, n + 1, "on", 0, score) for n, score in enumerate((WEAK_SCORE, 0.01))]
+    for show_scores, expected in ((True, [1.0, 0.35]), (False, [1.0, 1.0])):
+        axes = draw_graph(graph, show_scores).axes[0]
+        heads = [p.get_alpha() for p in axes.patches if isinstance(p, Polygon)]
+        assert heads == expected and [line.get_alpha() for line in axes.lines] == expected
 
 
 def test_files(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from usg_psg.visualization import PageItem, PageWriter, write_page
+from usg_psg.visualization import WEAK_SCORE, PageItem, PageWriter, write_page
 from usg_psg.visualization.page import ASSETS, MAX_SIDE, SCRIPTS
 
 from .scenes import random_scene
@@ -63,6 +63,14 @@ def test_only_the_first_relations_are_kept(tmp_path):
     write_page(tmp_path / "page.html", [item(marks=["hit"] * 12)], "Title", max_relations=3)
     (layer,) = read_page(tmp_path / "page.html")["item-0"]["layers"]
     assert len(layer["subject"]) == len(layer["mark"]) == len(layer["score"]) == 3 and layer["total"] == 12
+
+
+def test_the_page_knows_its_threshold(tmp_path):
+    write_page(tmp_path / "page.html", [item()], "Title")
+    assert read_page(tmp_path / "page.html")["index"]["least"] == WEAK_SCORE == 0.02
+    write_page(tmp_path / "page.html", [item()], "Title", score_threshold=0.3)
+    index = read_page(tmp_path / "page.html")["index"]
+    assert (index["least"], index["weak"]) == (0.3, WEAK_SCORE)
 
 
 def test_annotation_is_a_second_layer_without_scores(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import PageItem, class_color, write_page
+from usg_psg.visualization.page_labels import page_labels
 
 from .scenes import random_scene
 from .test_page import HOSTILE
@@ -174,6 +175,76 @@ def test_filters(show):
     assert page.locator("#relations .empty").inner_text() == "No relation fits the filters."
 
 
+def test_the_page_starts_where_the_pictures_cut(show):
+    """Relations below the threshold are out at first and faint when they are asked for."""
+    image, graph, _ = random_scene(num_relations=3)
+    for relation, score in zip(graph.relations, (0.5, 0.02, 0.0199), strict=True):
+        relation.score = score
+    page = show([PageItem("a", image, graph)])
+    assert rows(page).count() == 2 and page.locator("#score-value").inner_text() == "0.02"
+    assert page.locator("#graph .edge.weak").count() == page.locator(".row.weak:visible").count() == 0
+    page.locator("#score").fill("0")
+    assert rows(page).count() == 3 and page.locator(".row.weak:visible").count() == 1
+    weak = page.locator("#graph .edge.weak .line")
+    assert weak.count() == 1 and weak.evaluate("line => getComputedStyle(line).opacity") == "0.5"
+    page.locator("#reset").click()
+    assert rows(page).count() == 2
+    graph.relations = graph.relations[2:]
+    page = show([PageItem("a", image, graph)])
+    assert page.locator("#relations .empty").inner_text() == "No relation reaches the least score."
+    page = show([PageItem("a", image, graph)], fragment="#relation=1")
+    wait_for(page, "active", "relation:0")
+
+
+def test_the_search_covers_all_images(show):
+    """Images that it does not fit leave the strip, and n, p and Enter pass over them."""
+    items = [scene_item(name, names=(name,), num_objects=3, num_relations=2) for name in ("cat", "dog", "cow", "dog")]
+    page = show(items)
+    page.locator("#search").fill("holding DOG")
+    assert page.locator("#found").inner_text() == "Found in 0 of 4 images", "the second predicate is beside"
+    page.locator("#search").fill("dog beside")
+    wait_for(page, "found", "2,4")
+    assert page.locator("#found").inner_text() == "Found in 2 of 4 images"
+    assert page.locator("#strip button:visible").count() == 3, "and the one that is shown"
+    for key, name, position in (("Enter", "dog", 2), ("Enter", "dog", 4), ("Enter", "dog", 2)):
+        page.locator("#search").press(key)
+        page.wait_for_selector("body[data-ready=true]")
+        assert (page.locator("#name").inner_text(), page.locator("#position").inner_text()) == (
+            name,
+            f"{position} of 4",
+        )
+    assert page.locator("#previous").is_disabled() and rows(page).count() == 1
+    page.locator("#search").fill("cow")  # the name of an object
+    wait_for(page, "found", "3")
+    page.locator("#score").fill("0.9")
+    page.locator("#search").fill("beside")
+    wait_for(page, "found", "")
+    page.keyboard.press("Escape")
+    wait_for(page, "found", "all")
+    assert page.locator("#strip button:visible").count() == 4 and not page.locator("#found").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_names_stand_where_python_puts_them(show, width):
+    image, graph, _ = random_scene(num_objects=8, size=(300, 400))
+    page = show([PageItem("a", image, graph)], width)
+    box = page.locator("#stage").bounding_box()
+    side = max(box["width"], box["height"])
+    tags = [one for one in page_labels(graph) if one["side"] <= side][-1]
+    named = [(thing, place) for thing, place in zip(graph.objects, tags["places"], strict=True) if len(place) > 2]
+    assert len(named) > 3
+    for thing, (_, _, left, top, _, height, *_) in named:
+        point = [(left + 3) * side / tags["side"], (top + height / 2) * side / tags["side"]]
+        color = page.evaluate(
+            """([x, y]) => {
+                const light = document.getElementById("light"), ratio = light.width / light.clientWidth;
+                return [...light.getContext("2d").getImageData(x * ratio, y * ratio, 1, 1).data];
+            }""",
+            point,
+        )
+        assert tuple(color) == (*class_color(thing.name), 255)
+
+
 def test_keys(show):
     page = show([scene_item("first"), scene_item("second", seed=1)])
     page.keyboard.press("ArrowDown")
@@ -310,6 +381,7 @@ def test_thousands_of_relations(show):
     image, graph, _ = random_scene(num_objects=150, num_relations=5000, size=(240, 320))
     page = show([PageItem("a", image, graph)])
     page.locator("#count").fill("5000")
+    page.locator("#score").fill("0")
     assert page.locator("#shown").inner_text() == "5000 shown"
     assert page.locator("#relations .row").count() < 40 and page.locator("#graph .line").count() <= 30
     page.evaluate(

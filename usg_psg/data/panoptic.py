@@ -21,8 +21,8 @@ MAX_SEGMENTS = 2**16 - 1
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn, a quarter of a gigabyte as RGB
 TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; shrink it first"
 NO_FILE = "there is no such file"
-# Formats whose decoders run inside this process. Pillow has others that start programs: EPS content goes to Ghostscript,
-# whatever the file is called.
+# Formats whose decoders run inside this process. Pillow has others that start programs: EPS content goes to
+# Ghostscript, whatever the file is called.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 
 # Pillow's warning of large pictures; `_opened` refuses them.

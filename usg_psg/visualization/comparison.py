@@ -21,6 +21,7 @@ from ..evaluation.matching import (
     pair_hits,
     triplet_hits,
 )
+from ..names import counted
 from ..scene_graph import SceneGraph, SceneRelation
 from .figures import FONT, POINT, drawing, text_size
 from .overlay import add_overlay, compose_overlay, label_font
@@ -108,7 +109,7 @@ def draw_comparison(
     result = compare_graphs(ground_truth, prediction, k)
     scale = min(PANEL_WIDTH / image.shape[1], PANEL_HEIGHT / image.shape[0])
     overlays = [
-        compose_overlay(image, replace(graph, relations=relations).top(), scale)
+        compose_overlay(image, replace(graph, relations=relations), scale)
         for graph, relations in ((ground_truth, result.annotated), (prediction, result.predicted))
     ]
     left, right = _annotated_lines(ground_truth, result), _predicted_lines(prediction, result)
@@ -121,8 +122,8 @@ def draw_comparison(
     if title:
         _text(axes, MARGIN, top - above / 2, _fit(title, width - 2 * MARGIN, TEXT + 3), size=TEXT + 3)
     headings = (
-        f"Annotation: {result.found} of {len(result.annotated)} relations found",
-        f"Prediction: {int(result.hit.sum())} of the first {len(result.predicted)} relations are annotated",
+        f"Annotation: {result.found} of {counted(len(result.annotated), 'relation')} found",
+        f"Prediction: {int(result.hit.sum())} annotated among the first {len(result.predicted)}",
     )
     for n, (heading, overlay, lines) in enumerate(zip(headings, overlays, (left, right), strict=True)):
         x, y = MARGIN + n * (PANEL_WIDTH + MARGIN), top - above

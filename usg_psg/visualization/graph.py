@@ -12,6 +12,8 @@ from .colors import class_color, text_color
 from .figures import FONT, POINT, drawing, text_size
 from .graph_layout import layout_graph, route
 
+WEAK_SCORE = 0.02  # relations below it are left out by default, and faint where they are asked for
+FAINT = 0.35  # opacity
 NODE_FONT, LABEL_FONT = 19.0, 15.0  # pixels
 NODE_PAD, LABEL_PAD = np.array([24.0, 18.0]), np.array([12.0, 8.0])  # what a box adds to its text, both sides together
 MARGIN = 24.0
@@ -27,16 +29,19 @@ def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
     with the graph, so that no box covers another.
 
     Args:
-        graph: usually `graph.constrained().top(k)`.
-        show_scores: write scores behind predicates.
+        graph: usually `graph.constrained().top(k, WEAK_SCORE)`.
+        show_scores: write scores behind predicates, and draw arrows faintly whose scores are all below `WEAK_SCORE`.
 
     Returns:
         A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.
     """
     edges: dict[tuple[int, int], list[str]] = {}
+    strong: set[tuple[int, int]] = set()
     for relation in graph.relations:
-        score = f" {relation.score:.2f}" if show_scores else ""
-        edges.setdefault((relation.subject, relation.object), []).append(relation.predicate + score)
+        pair, score = (relation.subject, relation.object), f" {relation.score:.2f}" if show_scores else ""
+        edges.setdefault(pair, []).append(relation.predicate + score)
+        if not show_scores or relation.score >= WEAK_SCORE:
+            strong.add(pair)
     nodes = sorted({i for pair in edges for i in pair})
     if not nodes:
         figure, axes = drawing(*SMALLEST)
@@ -54,12 +59,14 @@ def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
     centres = centres + (size - extent) / 2
     figure, axes = drawing(*size)
     colors = [class_color(graph.objects[i].name) for i in nodes]
-    _draw_arrows(axes, arrows, centres, sizes, [_dark(color) for color in colors])
+    opacity = [1.0 if pair in strong else FAINT for pair in edges]
+    _draw_arrows(axes, arrows, centres, sizes, [_dark(color) for color in colors], opacity)
     for n, name in enumerate(names):
         _draw_box(axes, centres[n], sizes[n], name, NODE_FONT, np.array(colors[n]) / 255, "0.2", text_color(colors[n]))
     for n, label in enumerate(labels, start=len(nodes)):
-        edge = _dark(colors[arrows[n - len(nodes)][0]])
-        _draw_box(axes, centres[n], sizes[n], label, LABEL_FONT, "white", edge, (25, 25, 25))
+        arrow = n - len(nodes)
+        edge = _dark(colors[arrows[arrow][0]])
+        _draw_box(axes, centres[n], sizes[n], label, LABEL_FONT, "white", edge, (25, 25, 25), opacity[arrow])
     return figure
 
 
@@ -79,6 +86,7 @@ def _draw_box(
     face: np.ndarray | str,
     edge: np.ndarray | str,
     color: tuple[int, int, int],
+    opacity: float = 1.0,
 ) -> None:
     (x, y), (width, height) = centre, size
     radius = min(8.0, height / 4)
@@ -89,7 +97,7 @@ def _draw_box(
             height,
             boxstyle=f"round,pad=0,rounding_size={radius}",
             facecolor=face,
-            edgecolor=edge,
+            edgecolor=(edge, opacity),
             linewidth=1.1,
             zorder=3,
         )
@@ -103,13 +111,19 @@ def _draw_box(
         fontsize=font * POINT,
         fontfamily=FONT,
         color=np.array(color) / 255,
+        alpha=0.5 + 0.5 * opacity,  # text has to be read
         parse_math=False,
         zorder=4,
     )
 
 
 def _draw_arrows(
-    axes: Axes, arrows: list[tuple[int, int]], centres: np.ndarray, sizes: np.ndarray, colors: list[np.ndarray]
+    axes: Axes,
+    arrows: list[tuple[int, int]],
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    colors: list[np.ndarray],
+    opacity: list[float],
 ) -> None:
     count = len(centres) - len(arrows)
     subject, object_ = (centres[[arrow[end] for arrow in arrows]] for end in (0, 1))
@@ -127,7 +141,6 @@ def _draw_arrows(
         # The line stops inside the head, whose point would be blunt otherwise.
         body = line[: last + 1]
         body = np.vstack([body[np.linalg.norm(body - tip, axis=1) > HEAD[0]], back + 0.2 * (tip - back)])
-        axes.plot(*body.T, color=colors[arrows[n][0]], linewidth=1.6, solid_capstyle="butt", zorder=1)
-        axes.add_patch(
-            Polygon([tip, back + side, back - side], closed=True, color=colors[arrows[n][0]], lw=0, zorder=2)
-        )
+        look = {"color": colors[arrows[n][0]], "alpha": opacity[n]}
+        axes.plot(*body.T, linewidth=1.6, solid_capstyle="butt", zorder=1, **look)
+        axes.add_patch(Polygon([tip, back + side, back - side], closed=True, lw=0, zorder=2, **look))

@@ -6,6 +6,7 @@ Letters: N objects, C candidate places, H W pixels. Coordinates are pixels (x, y
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,7 @@ GAP = 3.0  # least distance between labels
 SITS = 0.6  # part of a label that must lie on its object for the label to need no line
 HIDES = 0.35  # part of its object that a label on it may cover
 CHECKED = 60  # best places whose lines are looked at
+NEAR = (4.0, 12.0, np.inf)  # label heights from the object's middle within which places are looked for first
 # Costs, in label heights of distance.
 LINE, COVER, CROSS = 2.5, 8.0, 12.0
 
@@ -37,12 +39,15 @@ class Place:
     leader: tuple[float, float] | None
 
 
-def place_labels(owner: np.ndarray, sizes: list[tuple[float, float]]) -> list[Place | None]:
+def place_labels(
+    owner: np.ndarray, sizes: list[tuple[float, float]], first: Collection[int] = ()
+) -> list[Place | None]:
     """Places for the labels of all objects, small objects first.
 
     Args:
         owner: (H, W) int32: n + 1 inside object n, 0 elsewhere.
         sizes: N widths and heights of labels.
+        first: objects whose labels choose before all others.
 
     Returns:
         N places; None for an object without pixels, and where no room is left.
@@ -55,9 +60,7 @@ def place_labels(owner: np.ndarray, sizes: list[tuple[float, float]]) -> list[Pl
     crops = find_objects(owner, max_label=count)
     places: list[Place | None] = [None] * count
     boxes, lines = np.zeros((0, 4)), np.zeros((0, 4))
-    for index in np.argsort(area, kind="stable"):
-        if not area[index]:
-            continue
+    for index in sorted(np.flatnonzero(area).tolist(), key=lambda n: (n not in first, area[n])):
         crop = crops[index]
         mask = (owner[crop] == index + 1).astype(np.uint8)
         place = _best_place(mask, crop, sizes[index], hidden, boxes, lines)
@@ -68,6 +71,15 @@ def place_labels(owner: np.ndarray, sizes: list[tuple[float, float]]) -> list[Pl
         if place.leader is not None:
             lines = np.vstack([lines, [*place.anchor, *place.leader]])
     return places
+
+
+def anchors(owner: np.ndarray, count: int) -> list[tuple[float, float] | None]:
+    """A point (x, y) of each of `count` objects, in the middle of its thickest part; None for one without pixels."""
+    found = []
+    for index, crop in enumerate(find_objects(owner, max_label=count)):
+        mask = crop and (owner[crop] == index + 1).astype(np.uint8)
+        found.append(None if mask is None else tuple(_anchor(mask, crop).tolist()))
+    return found
 
 
 def has_room(owner: np.ndarray, places: list[Place | None]) -> bool:
@@ -87,19 +99,44 @@ def _best_place(
     height, width = hidden.shape[0] - 1, hidden.shape[1] - 1
     if size[0] > width or size[1] > height:
         return None
+    anchor = _anchor(mask, crop)
+    candidates = _candidates(anchor, size, (width, height))
+    own = cv2.integral(mask), np.array([crop[1].start, crop[0].start] * 2)
+    from_edge = np.linalg.norm(np.clip(anchor, candidates[:, :2], candidates[:, 2:]) - anchor, axis=1)
+    # A place costs its distance at least: the best near one is the best of all if no farther one can cost less.
+    for reach in NEAR:
+        near = candidates[from_edge <= reach * size[1]]
+        found = _cheapest(near, anchor, size, float(mask.sum()), own, hidden, boxes, lines)
+        if found is not None and found[1] <= reach:
+            break
+    return found and found[0]
+
+
+def _anchor(mask: np.ndarray, crop: tuple[slice, slice]) -> np.ndarray:
+    """(x, y) of the pixel in the middle of a mask's thickest part; the mask is cut out of the picture at crop."""
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     thickest = np.argwhere(distance > distance.max() - 1)  # a whole line of them in a long object: its middle
     row, column = thickest[np.linalg.norm(thickest - thickest.mean(axis=0), axis=1).argmin()]
-    anchor = np.array([crop[1].start + column + 0.5, crop[0].start + row + 0.5])
-    candidates = _candidates(anchor, size, (width, height))
+    return np.array([crop[1].start + column + 0.5, crop[0].start + row + 0.5])
+
+
+def _cheapest(
+    candidates: np.ndarray,
+    anchor: np.ndarray,
+    size: tuple[float, float],
+    area: float,
+    mask: tuple[np.ndarray, np.ndarray],
+    hidden: np.ndarray,
+    boxes: np.ndarray,
+    lines: np.ndarray,
+) -> tuple[Place, float] | None:
+    """The place of least cost among the candidates, and its cost; None where each touches another label."""
     if len(boxes):
         candidates = candidates[(shared_area(candidates, boxes, GAP) == 0).all(axis=1)]
     if not len(candidates):
         return None
-    own = _inside(cv2.integral(mask), candidates - np.array([crop[1].start, crop[0].start] * 2))
-    area = float(mask.sum())
-    box_area = size[0] * size[1]
-    sits = (own >= SITS * box_area) & (own <= HIDES * area)
+    own = _inside(mask[0], candidates - mask[1])
+    sits = (own >= SITS * size[0] * size[1]) & (own <= HIDES * area)
     nearest = np.clip(anchor, candidates[:, :2], candidates[:, 2:])
     from_middle = np.linalg.norm((candidates[:, :2] + candidates[:, 2:]) / 2 - anchor, axis=1)
     from_edge = np.linalg.norm(nearest - anchor, axis=1)
@@ -112,9 +149,10 @@ def _best_place(
     best = np.argsort(cost, kind="stable")[:CHECKED]
     drawn = np.concatenate([np.broadcast_to(anchor, (len(best), 2)), nearest[best]], axis=1)
     trouble = (length_inside(drawn, boxes) > 0).sum(axis=1) + crossings(drawn, lines).sum(axis=1)
-    chosen = best[np.argmin(cost[best] + np.where(sits[best], 0, CROSS * trouble))]
+    total = cost[best] + np.where(sits[best], 0, CROSS * trouble)
+    chosen = best[np.argmin(total)]
     leader = None if sits[chosen] else tuple(nearest[chosen].tolist())
-    return Place(tuple(candidates[chosen].tolist()), tuple(anchor.tolist()), leader)
+    return Place(tuple(candidates[chosen].tolist()), tuple(anchor.tolist()), leader), float(total.min())
 
 
 def _candidates(anchor: np.ndarray, size: tuple[float, float], picture: tuple[int, int]) -> np.ndarray:

@@ -62,8 +62,8 @@ def label_font(size: int) -> ImageFont.FreeTypeFont:
 def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> np.ndarray:
     """Paint the masks of all objects of a graph with their names.
 
-    Names lie inside the picture and never on each other. One that would hide its object, or finds no room on it,
-    stands beside it with a line to it.
+    Names lie inside the picture and never on each other; those of related objects choose their place first. One that
+    would hide its object, or finds no room on it, stands beside it with a line to it.
 
     Args:
         image: (H, W, 3) uint8 RGB of the graph's size.
@@ -161,6 +161,7 @@ def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = 
         raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
     owner = owner_map(graph)
     texts = [thing.label for thing in graph.objects]
+    related = related_objects(graph)
     short, long = sorted(image.shape[:2])
     most = max(1.0, min(MAX_LONG_SIDE / long, (MAX_PIXELS / (short * long)) ** 0.5))
     start = scale or min(most, max(1.0, MIN_LONG_SIDE / long, MIN_SHORT_SIDE / short))
@@ -170,8 +171,8 @@ def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = 
     if scale is None:
         tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS) if start * GROWTH**n <= most]
     for factor, font in tries:
-        enlarged = _resize_nearest(owner, factor)
-        places = place_labels(enlarged, [_label_size(text, font) for text in texts])
+        enlarged = resize_nearest(owner, factor)
+        places = place_labels(enlarged, [label_size(text, font) for text in texts], related)
         if has_room(enlarged, places):
             break
     labels = [
@@ -191,6 +192,11 @@ def owner_map(graph: SceneGraph) -> np.ndarray:
     return owner
 
 
+def related_objects(graph: SceneGraph) -> set[int]:
+    """Indices of the objects that take part in relations."""
+    return {index for relation in graph.relations for index in (relation.subject, relation.object)}
+
+
 def paint_masks(
     image: np.ndarray, graph: SceneGraph, scale: float = 1.0, owner: np.ndarray | None = None
 ) -> np.ndarray:
@@ -205,7 +211,7 @@ def paint_masks(
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    owner = _resize_nearest(owner_map(graph), scale) if owner is None else owner
+    owner = resize_nearest(owner_map(graph), scale) if owner is None else owner
     size = owner.shape[::-1]
     shrinks = size[0] < image.shape[1]
     canvas = image
@@ -231,8 +237,8 @@ def _outlines(owner: np.ndarray, thickness: int) -> np.ndarray:
     return edge & (owner > 0)
 
 
-def _resize_nearest(owner: np.ndarray, scale: float) -> np.ndarray:
-    """Each pixel of the result takes the one that its middle falls into; in integers, so exactly."""
+def resize_nearest(owner: np.ndarray, scale: float) -> np.ndarray:
+    """Scale a map (H, W) of objects: each pixel takes the one that its middle falls into; in integers, so exactly."""
     if scale == 1:
         return owner
     height, width = (max(1, round(side * scale)) for side in owner.shape)
@@ -245,7 +251,7 @@ def _pad(font: int) -> int:
     return max(2, font // 4)
 
 
-def _label_size(text: str, font: int) -> tuple[int, int]:
+def label_size(text: str, font: int) -> tuple[int, int]:
     """Width and height of a label in pixels, the same height for every text."""
     left, _, right, _ = label_font(font).getbbox(text)
     ascent, descent = label_font(font).getmetrics()

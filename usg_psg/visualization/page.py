@@ -25,9 +25,18 @@ from pycocotools import mask as coco_mask
 from ..names import printable
 from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
+from .graph import WEAK_SCORE
+from .page_labels import page_labels
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("list.js", "picture.js", "layout.js", "graph.js", "page.js")  # in the order in which they need each other
+SCRIPTS = (
+    "list.js",
+    "picture.js",
+    "layout.js",
+    "graph.js",
+    "search.js",
+    "page.js",
+)  # in the order in which they need each other
 ITEMS_HERE = "<!-- items -->\n"
 MARKS = ("hit", "missed", "wrong")
 MAX_SIDE = 1600  # larger images are scaled down together with their masks
@@ -87,16 +96,24 @@ class PageWriter:
         path: the .html file; its folder must exist.
         title: heading of the page.
         max_relations: relations per image and graph, the first ones of each; None for all.
+        score_threshold: least score at which the page starts; its reader may choose another.
 
     Raises:
         ValueError: if max_relations is negative.
     """
 
-    def __init__(self, path: Path | str, title: str, max_relations: int | None = None):
+    def __init__(
+        self,
+        path: Path | str,
+        title: str,
+        max_relations: int | None = None,
+        score_threshold: float = WEAK_SCORE,
+    ):
         if max_relations is not None and max_relations < 0:
             raise ValueError(f"max_relations: expected 0 or more, got {max_relations}")
         self.path = Path(path)
         self.max_relations = max_relations
+        self.score_threshold = score_threshold
         self._temporary = self.path.with_name(self.path.name + ".tmp")
         self._entries: list[tuple[float, dict]] = []
         head, self._tail = _shell(title)
@@ -143,7 +160,8 @@ class PageWriter:
         entries = [entry for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
         self._file.seek(self._good)  # an item whose writing was interrupted goes
         self._file.truncate()
-        self._file.write((_script("index", {"items": entries}) + self._tail).encode())
+        index = {"items": entries, "least": self.score_threshold, "weak": WEAK_SCORE}
+        self._file.write((_script("index", index) + self._tail).encode())
         self._file.close()
         if entries:
             os.replace(self._temporary, self.path)
@@ -151,7 +169,13 @@ class PageWriter:
             self._temporary.unlink()
 
 
-def write_page(path: Path | str, items: Iterable[PageItem], title: str, max_relations: int | None = None) -> int:
+def write_page(
+    path: Path | str,
+    items: Iterable[PageItem],
+    title: str,
+    max_relations: int | None = None,
+    score_threshold: float = WEAK_SCORE,
+) -> int:
     """Write a page of images with their scene graphs.
 
     Args:
@@ -159,6 +183,7 @@ def write_page(path: Path | str, items: Iterable[PageItem], title: str, max_rela
         items: at least one image; read one by one, so a generator saves memory.
         title: heading of the page.
         max_relations: relations per image and graph, the first ones of each; None for all.
+        score_threshold: least score at which the page starts; its reader may choose another.
 
     Returns:
         Number of images.
@@ -166,7 +191,7 @@ def write_page(path: Path | str, items: Iterable[PageItem], title: str, max_rela
     Raises:
         ValueError: if there is no image, or one is not valid; nothing is written then.
     """
-    with PageWriter(path, title, max_relations) as writer:
+    with PageWriter(path, title, max_relations, score_threshold) as writer:
         try:
             for item in items:
                 writer.add(item)
@@ -210,7 +235,7 @@ def _layer(
     size: tuple[int, int],
     max_relations: int | None,
 ) -> dict:
-    """Objects as records, relations as columns (subject, object, predicate, score, mark), masks at `size`."""
+    """Objects as records, their `page_labels`, relations as columns (subject, object, ...), masks at `size`."""
     objects = []
     for thing in graph.objects:
         mask = _resized(thing.mask, size)
@@ -232,6 +257,7 @@ def _layer(
         "title": title,
         "total": len(graph.relations),
         "objects": objects,
+        "tags": page_labels(graph.top(score_threshold=WEAK_SCORE) if scores else graph),
         "predicates": list(predicates),
         "subject": [r.subject for r in relations],
         "object": [r.object for r in relations],

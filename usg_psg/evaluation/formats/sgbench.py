@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence, TiffImagePlugin
 
-from ...data.panoptic import decode_panoptic_png
+from ...data.panoptic import decode_panoptic_png, open_image
 from ..scene import Prediction
 from .reading import Reading, column, field, integers, objects, parse_json, rows, versioned_records
 from .writer import ImageSizes, PredictionWriter, file_stem
@@ -157,7 +157,7 @@ def _layers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """(N, H, W) bool of a TIFF."""
     file = _member(archive, name)
     try:
-        with Image.open(file, formats=["TIFF"]) as layers:
+        with open_image(file, ["TIFF"]) as layers:
             tags = layers.tag_v2  # type: ignore[attr-defined]
             pages = np.stack([np.asarray(layer) != 0 for layer in ImageSequence.Iterator(layers)])
     except Exception as error:

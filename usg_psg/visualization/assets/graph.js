@@ -113,7 +113,8 @@ class GraphView {
 
   drawEdge(label, from, to, lines, front) {
     const { d, tip, angle } = arrow(from, label, to), { group } = label;
-    const [line, box] = [lines, front].map((parent) => svg("g", { class: "edge", "data-relation": group[0] }, parent));
+    const look = { class: group.every((r) => isWeak(this.layer, r)) ? "edge weak" : "edge", "data-relation": group[0] };
+    const [line, box] = [lines, front].map((parent) => svg("g", look, parent));
     svg("path", { class: "hit", d }, line);
     svg("path", { class: "line", d }, line);
     svg("path", { class: "tip", d: "M1 0 L-9 -4.5 L-9 4.5 Z", transform: `translate(${tip}) rotate(${angle})` }, line);

@@ -8,9 +8,11 @@ const index = JSON.parse(byId("index").textContent);
 const items = new Map();
 const state = {
   at: -1, layerAt: 0, item: null, layer: null, shown: [], tab: "relations",
-  words: "", least: 0, count: null, predicates: new Set(), marks: new Set(),
+  words: "", least: index.least, count: null, predicates: new Set(), marks: new Set(),
+  found: null,  // images that the search fits, null without one
   hover: null, selected: null,
 };
+const isWeak = (layer, r) => layer.score !== null && layer.score[r] < index.weak;
 
 const hoverOf = (kind) => (value) => setHover(value === null ? null : { kind, index: value });
 const selectOf = (kind) => (value) => setSelected({ kind, index: value });
@@ -49,9 +51,7 @@ async function showImage(at, layerAt) {
   Object.assign(state, { at, item, hover: null, selected: null });
   byId("name").textContent = item.name;
   byId("note").textContent = index.items[at].note;
-  byId("position").textContent = `${at + 1} of ${index.items.length}`;
-  byId("previous").disabled = at === 0;
-  byId("next").disabled = at === index.items.length - 1;
+  showFound();
   [...byId("strip").children].forEach((button, i) => {
     if (i === at) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest", inline: "nearest" }); }
     else button.removeAttribute("aria-current");
@@ -77,7 +77,6 @@ function setLayer(at) {
   picture.setLayer(layer);
   [...byId("layers").children].forEach((button, i) => button.setAttribute("aria-pressed", i === at));
   const total = layer.subject.length;
-  lists.relations.empty.textContent = total ? "No relation fits the filters." : "No relations.";
   lists.objects.empty.textContent = layer.objects.length ? "No object fits the search." : "No objects.";
   byId("count").max = total;
   byId("count").disabled = total === 0;
@@ -89,7 +88,7 @@ function setLayer(at) {
 
 /** Apply every filter; the only work that grows with the number of relations. */
 function filter() {
-  const { layer, least, selected } = state, words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+  const { layer, least, selected } = state, words = searchWords();
   const wanted = layer.predicates.map((name) => state.predicates.has(name));
   const anyPredicate = !wanted.includes(true);
   const marks = layer.mark && [...state.marks].some((m) => layer.mark.includes(m)) ? state.marks : null;
@@ -108,7 +107,10 @@ function filter() {
   byId("count").value = limit;
   byId("count-value").textContent = `${limit} of ${total}`;
   byId("score").value = least;
-  byId("score-value").textContent = least.toFixed(2);
+  byId("score-value").textContent = String(Math.round(1000 * least) / 1000);
+  const weak = total && layer.score && !layer.score.some((score) => score >= least);
+  lists.relations.empty.textContent = weak ? "No relation reaches the least score." :
+    total ? "No relation fits the filters." : "No relations.";
   byId("shown").textContent = `${state.shown.length} shown` +
     (fits.length > state.shown.length ? `, ${fits.length} fit` : "");
   byId("chosen").hidden = chosen < 0;
@@ -131,7 +133,7 @@ function drawGraph(relations, chosen) {
   if (graph.layer !== layer || graph.relations.join() !== drawn.join()) graph.show(layer, drawn);
   let note = drawn.length ? "" : "No relations to draw.";
   if (drawn.length < of) note = `The graph draws the first ${drawn.length} of ${of} relations.`;
-  if (layer.total > total) note += ` The image has ${layer.total} relations; the page holds the first ${total}.`;
+  if (layer.total > total) note += ` The page holds the first ${total} of the image's ${layer.total}.`;
   byId("graph-note").textContent = note;
 }
 
@@ -214,6 +216,7 @@ function addName(object, parent, narrow) {
 }
 
 function fillRelation(row, r) {
+  row.classList.toggle("weak", isWeak(state.layer, r));
   const { layer } = state, narrow = row.parentElement.clientWidth < 420;
   make("span", "rank", r + 1, row);
   const words = make("span", "words", undefined, row);
@@ -293,12 +296,13 @@ function clear() {
   byId("search").value = "";
   document.activeElement?.blur();
   filter();
+  searchImages();
 }
 
 function reset() {
   state.predicates.clear();
   state.marks.clear();
-  Object.assign(state, { least: 0, count: null });
+  Object.assign(state, { least: index.least, count: null });
   writePredicates();
   writeMarks();
   clear();
@@ -322,13 +326,14 @@ function setTheme(theme) {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") { clear(); return; }
+  if (event.key === "Enter" && event.target === byId("search")) { stepImage(1, true); return; }
   const inField = event.target.matches("input:not([type=checkbox])");
   if (inField) return;
   const actions = {
     ArrowDown: () => step(1), ArrowUp: () => step(-1), ArrowRight: () => step(1), ArrowLeft: () => step(-1),
     "/": () => byId("search").focus(), m: () => toggle("masks"), l: () => picture.showMasks && toggle("names"),
-    n: () => state.at + 1 < index.items.length && showImage(state.at + 1),
-    p: () => state.at > 0 && showImage(state.at - 1),
+    n: () => stepImage(1),
+    p: () => stepImage(-1),
     g: () => setLayer((state.layerAt + 1) % state.item.layers.length),
   };
   if (!Object.hasOwn(actions, event.key)) return;
@@ -338,11 +343,11 @@ function onKey(event) {
 
 function connect() {
   const on = (id, type, handler) => byId(id).addEventListener(type, handler);
-  on("search", "input", (event) => { state.words = event.target.value; filter(); });
+  on("search", "input", (event) => { state.words = event.target.value; filter(); searchImages(); });
   on("count", "input", (event) => { state.count = Number(event.target.value); filter(); });
-  on("score", "input", (event) => { state.least = Number(event.target.value); filter(); });
-  on("previous", "click", () => showImage(state.at - 1));
-  on("next", "click", () => showImage(state.at + 1));
+  on("score", "input", (event) => { state.least = Number(event.target.value); filter(); searchImages(); });
+  on("previous", "click", () => stepImage(-1));
+  on("next", "click", () => stepImage(1));
   on("masks", "click", () => toggle("masks"));
   on("names", "click", () => toggle("names"));
   on("reset", "click", reset);
@@ -386,8 +391,13 @@ async function start() {
   writeStrip();
   const wanted = new URLSearchParams(location.hash.slice(1)), number = (key) => Number(wanted.get(key) ?? 1) - 1 || 0;
   await showImage(clamp(number("image"), 0, index.items.length - 1), number("layer"));
-  if (wanted.has("relation") && state.shown.includes(number("relation"))) {
-    setSelected({ kind: "relation", index: number("relation") });
+  const relation = wanted.has("relation") ? number("relation") : -1, { layer } = state;
+  if (relation in layer.subject) {
+    // An address may point at a relation that the filters leave out at the start.
+    if (layer.score) state.least = Math.min(state.least, layer.score[relation]);
+    state.count = Math.max(FIRST_RELATIONS, relation + 1);
+    filter();
+    setSelected({ kind: "relation", index: relation });
   }
 }
 

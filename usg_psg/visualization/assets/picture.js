@@ -32,20 +32,6 @@ function forEachRun(counts, height, visit) {
   });
 }
 
-/** Where a label of a mask goes: {x, y} in the middle of its longest run near its middle column, and its top and bottom. */
-function placeOf(counts, height) {
-  let x0 = Infinity, x1 = 0, y0 = Infinity, y1 = 0, longest = 0, place = null;
-  forEachRun(counts, height, (x, top, end) => {
-    x0 = Math.min(x0, x); x1 = Math.max(x1, x + 1); y0 = Math.min(y0, top); y1 = Math.max(y1, end);
-  });
-  const middle = (x0 + x1) / 2;
-  forEachRun(counts, height, (x, top, end) => {
-    const size = end - top - Math.abs(x - middle) * 0.5;  // near the middle if the mask is thick there too
-    if (!place || size > longest) { longest = size; place = { x: x + 0.5, y: (top + end) / 2, top: y0, bottom: y1 }; }
-  });
-  return place;
-}
-
 /** Outline along the edges of pixels as a Path2D in image coordinates. */
 function traceMask(counts, height) {
   let x0 = Infinity, y0 = Infinity, x1 = 0, y1 = 0;
@@ -171,11 +157,6 @@ class Picture {
     return (this.layer.traces[index] ??= traceMask(this.layer.counts[index], this.height));
   }
 
-  place(index) {
-    this.layer.places ??= [];
-    return (this.layer.places[index] ??= placeOf(this.layer.counts[index], this.height));
-  }
-
   drawLight() {
     const ratio = window.devicePixelRatio || 1, box = this.stage.getBoundingClientRect();
     this.light.width = Math.round(box.width * ratio);
@@ -207,51 +188,69 @@ class Picture {
     this.drawTags(context, box);
   }
 
-  /** A tag of `height` on an object's mask, or `beside` it if it would hide it; null without pixels, or room in the picture. */
-  tag(context, index, box, height, beside) {
-    const place = this.place(index);
-    if (!place) return null;
-    const scale = box.width / this.width, text = shorten(context, this.layer.objects[index].name, box.width - 20);
-    const width = context.measureText(text).width + 0.6 * height;
-    if (width > box.width || height > box.height) return null;
-    let y = place.y * scale - height / 2;
-    if (beside && this.layer.objects[index].area * scale * scale < 6 * width * height) {
-      y = place.top * scale - height - 5;
-      if (y < 2) y = place.bottom * scale + 5;
+  /** Sets the font of names and returns `tags` of the next smaller size that they were placed for, and its enlargement. */
+  prepareTags(context, box, weight) {
+    const side = Math.max(box.width, box.height), { tags } = this.layer;
+    const { places, font, side: placed } = tags.findLast((set) => set.side <= side) ?? tags[0], scale = side / placed;
+    context.font = `${weight} ${font * scale}px 'DejaVu Sans', Verdana, system-ui, sans-serif`;
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    return { places, scale, height: 1.5 * font * scale };
+  }
+
+  /** Where the name of an object goes; null if it is not in the picture, or has no room and no `always`. */
+  tag(context, index, box, { places, scale, height }, always) {
+    if (!places[index]) return null;
+    const [x, y, left, top, width, high, ...end] = places[index].map((n) => n * scale), { name } = this.layer.objects[index];
+    if (width !== undefined) {
+      const text = shorten(context, name, 1.1 * (width - 4));  // a font that is a little wider is squeezed
+      return { text, x: left, y: top, width, height: high, line: end.length ? [x, y, ...end] : null };
     }
-    const x = clamp(place.x * scale - width / 2, 2, Math.max(2, box.width - width - 2));
-    return { text, x, y: clamp(y, 2, Math.max(2, box.height - height - 2)), width, height };
+    const text = shorten(context, name, box.width - 20), wide = context.measureText(text).width + 0.6 * height;
+    if (!always || wide > box.width || height > box.height) return null;
+    const above = y - height - 5, at = above < 2 ? y + 5 : above;
+    return {
+      text, x: clamp(x - wide / 2, 2, Math.max(2, box.width - wide - 2)),
+      y: clamp(at, 2, Math.max(2, box.height - height - 2)), width: wide, height, line: null,
+    };
   }
 
   drawTag(context, { text, x, y, width, height }, color, ink) {
     context.fillStyle = color;
     context.beginPath();
-    context.roundRect(x, y, width, height, 5);
+    context.roundRect(x, y, width, height, 0.2 * height);
     context.fill();
     context.fillStyle = ink;
-    context.fillText(text, x + 0.3 * height, y + height / 2 + 1);
+    context.fillText(text, x + width / 2, y + height / 2 + 1, width - 4);
   }
 
-  /** Names of objects, large ones first; one that finds no room is left for the pointer. */
-  drawNames(context, box) {
-    const placed = [];
-    context.font = "12px system-ui, 'DejaVu Sans', sans-serif";
-    context.textBaseline = "middle";
-    for (const index of this.layer.order.slice(0, 400)) {
-      const { color, ink } = this.layer.objects[index], tag = this.tag(context, index, box, 18, false);
-      if (!tag || placed.some((other) => touches(tag, other))) continue;
-      placed.push(tag);
-      this.drawTag(context, tag, color, ink);
+  /** The line from an object to a label beside it. */
+  drawLine(context, [x0, y0, x1, y1], color, height) {
+    for (const [extra, shade] of [[2, "#fff"], [0, color]]) {
+      context.strokeStyle = context.fillStyle = shade;
+      context.lineWidth = height / 12 + extra;
+      context.beginPath();
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
+      context.stroke();
+      context.beginPath();
+      context.arc(x0, y0, height / 7 + extra / 2, 0, 2 * Math.PI);
+      context.fill();
     }
-    this.names = placed.map((tag) => tag.text);
+  }
+
+  /** Names of objects; one that found no room is left for the pointer. */
+  drawNames(context, box) {
+    const set = this.prepareTags(context, box, "");
+    const named = this.layer.objects.map((object, index) => ({ ...object, tag: this.tag(context, index, box, set, false) }));
+    for (const { tag, color } of named) if (tag?.line) this.drawLine(context, tag.line, color, tag.height);
+    for (const { tag, color, ink } of named) if (tag) this.drawTag(context, tag, color, ink);
   }
 
   drawTags(context, box) {
-    const placed = [];
-    context.font = "600 13px system-ui, 'DejaVu Sans', sans-serif";
-    context.textBaseline = "middle";
+    const placed = [], set = this.prepareTags(context, box, "600");
     for (const [index, role] of this.lit) {
-      const tag = this.tag(context, index, box, 22, true);
+      const tag = this.tag(context, index, box, set, true);
       if (!tag) continue;
       for (const other of placed) {
         if (!touches(tag, other)) continue;
@@ -259,6 +258,7 @@ class Picture {
         tag.y = below + tag.height < box.height ? below : other.y - tag.height - 3;
       }
       placed.push(tag);
+      if (tag.line) this.drawLine(context, tag.line, OUTLINE[role], tag.height);
       this.drawTag(context, tag, OUTLINE[role], "#0b0d12");
     }
   }
