@@ -20,11 +20,14 @@ import argparse
 import os
 import socket
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from usg_psg.config import build_cfg
+from usg_psg.names import short_paths
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import add_trust_argument, one_line_errors, positive_number, whole_number
 
@@ -32,7 +35,7 @@ from usg_psg.program import add_trust_argument, one_line_errors, positive_number
 def load_predictors(
     configs: list[str], checkpoints: list[str], opts: list[str], trust_imports: bool = False
 ) -> dict[str, SceneGraphPredictor]:
-    """A model for each checkpoint, by its path.
+    """A model for each checkpoint, by the name that the page shows.
 
     Raises:
         ValueError, FileNotFoundError: if the numbers do not fit, or a file is missing or wrong.
@@ -43,13 +46,14 @@ def load_predictors(
         )
     configs = configs * len(checkpoints) if len(configs) == 1 else configs
     predictors = {}
-    for config, checkpoint in zip(configs, checkpoints, strict=True):
+    shown = short_paths([Path(checkpoint) for checkpoint in checkpoints])
+    for config, checkpoint, name in zip(configs, checkpoints, shown, strict=True):
         if not os.path.isfile(checkpoint):
             raise FileNotFoundError(f"--checkpoint: there is no file {checkpoint}")
-        if checkpoint in predictors:
+        if name in predictors:
             raise ValueError(f"--checkpoint: {checkpoint} is given twice")
         cfg = build_cfg(config, [*opts, "MODEL.WEIGHTS", checkpoint], trust_imports=trust_imports)
-        predictors[checkpoint] = SceneGraphPredictor(cfg)
+        predictors[name] = SceneGraphPredictor(cfg)
     return predictors
 
 
@@ -75,15 +79,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=whole_number(0, 65535), default=7860)
     parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
     parser.add_argument(
+        "--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under"
+    )
+    parser.add_argument(
         "--max-megabytes", type=positive_number, default=20, help="largest upload (default %(default)s)"
     )
     parser.add_argument(
         "--max-megapixels", type=positive_number, default=30, help="largest picture (default %(default)s)"
     )
+    parser.add_argument(
+        "--max-seconds", type=positive_number, default=120, help="for one picture (default %(default)s)"
+    )
     add_trust_argument(parser)
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides of the recipes")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    uploads = tempfile.TemporaryDirectory(prefix="usg_psg_uploads_")  # gradio's own folder is that of all its apps
+    os.environ.setdefault("GRADIO_TEMP_DIR", uploads.name)
     try:
         from usg_psg.visualization.app import Limits, build_app, launch_app
     except ModuleNotFoundError as error:
@@ -94,10 +106,10 @@ def main(argv: list[str] | None = None) -> int:
     setup_logger(name="usg_psg")
     check_port(arguments.host, arguments.port)
     predictors = load_predictors(arguments.config_file, arguments.checkpoint, arguments.opts, arguments.trust_imports)
-    limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+    limits = Limits(arguments.max_megabytes, arguments.max_megapixels, seconds=arguments.max_seconds)
     app = build_app(predictors, limits)
-    quietly = {"prevent_thread_lock": True, "quiet": True}
-    _, url, public = launch_app(app, limits, arguments.host, arguments.port, arguments.share, **quietly)
+    options = {"allow_hosts": arguments.allow_host, "prevent_thread_lock": True, "quiet": True}
+    _, url, public = launch_app(app, limits, arguments.host, arguments.port, arguments.share, **options)
     print(f"the app runs at {url}" + (f" and {public}" if public else "") + "; Ctrl-C ends it", flush=True)
     try:
         threading.Event().wait()

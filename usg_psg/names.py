@@ -26,7 +26,7 @@ def counted(number: int, noun: str) -> str:
 
 def short_paths(paths: Sequence[PurePath]) -> list[str]:
     """Names to show for files: the file's own, after as few of its folders as tell it apart from the others."""
-    shown, pending, length = [""] * len(paths), range(len(paths)), 1
+    shown, pending, length = [""] * len(paths), list(range(len(paths))), 1
     while pending:
         ends = {i: paths[i].parts[-length:] for i in pending}
         shown = ["/".join(ends[i]) if i in ends else shown[i] for i in range(len(paths))]

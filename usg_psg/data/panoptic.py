@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -70,7 +70,7 @@ def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str
     return PictureError(f"{_where(file_name, image_id)}: {message}", problem, message)
 
 
-def open_image(file: str | os.PathLike | IO[bytes], formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
+def open_image(file: str | os.PathLike | IO[bytes], formats: tuple[str, ...] = IMAGE_FORMATS) -> Image.Image:
     """Open an image file whose content is of one of the formats; its pixels are not decoded yet.
 
     Raises:

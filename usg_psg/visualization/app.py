@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import html
+import os
+import stat
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
 import torch
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from ..data import read_image
 from ..data.panoptic import open_image
+from ..names import counted
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
+from .app_guard import Guard, Hosts
 from .figures import to_array
-from .graph import draw_graph
+from .graph import WEAK_SCORE, draw_graph
 from .overlay import draw_overlay
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
 LONGEST_SHOWN = 1600  # pixels of the pictures on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
+NOT_ARRIVED = "The picture did not arrive; send it as a file."
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
 # Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there, and a tall
 # picture pushes the button and the results out of sight.
@@ -45,11 +56,12 @@ class BadInput(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an upload and a vocabulary may be at most: megabytes (10^6), megapixels (10^6), names in one box."""
+    """What a request may take: megabytes (10^6) and megapixels (10^6) of its picture, names in one box, seconds."""
 
     megabytes: float = 20.0
     megapixels: float = 30.0
     names: int = 500
+    seconds: float = 120.0
 
 
 def check_upload(path: str, limits: Limits) -> None:
@@ -107,7 +119,7 @@ class Session:
     def parse(
         self, path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str
     ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
-        """What the page shows of one upload.
+        """What the page shows of one upload, in `limits.seconds`; work that takes longer ends in the background.
 
         Args:
             path: the uploaded file, None for none.
@@ -125,17 +137,38 @@ class Session:
         """
         if not path:
             raise BadInput("Choose a picture first.")
-        try:
-            check_upload(path, self.limits)
-            image = read_image(path, "RGB")
+        job: Future = Future()
+
+        def work() -> None:
             with self.lock:
-                graph = self._predict(image, model, objects, predicates)
-                file = self._write(graph)
+                if not job.set_running_or_notify_cancel():
+                    return  # given up while it waited
+                try:
+                    job.set_result(self._parse(path, model, int(top_k), float(threshold), objects, predicates))
+                except BaseException as error:
+                    job.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            return job.result(self.limits.seconds)
+        except TookTooLong:
+            job.cancel()
+            text = f"This took more than {self.limits.seconds:g} seconds; try a smaller picture, or fewer names."
+            raise BadInput(text) from None
         except torch.cuda.OutOfMemoryError:
             raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
             raise BadInput(str(error).replace(path, Path(path).name)) from None
-        shown = graph.constrained().top(int(top_k), float(threshold))
+
+    def _parse(
+        self, path: str, model: str, top_k: int, threshold: float, objects: str, predicates: str
+    ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
+        check_upload(path, self.limits)
+        image = read_image(path, "RGB")
+        graph = self._predict(image, model, objects, predicates)
+        file = self._write(graph)
+        best = graph.constrained()
+        shown = best.top(top_k, threshold)
         scale = LONGEST_SHOWN / max(image.shape[:2])
         overlay = draw_overlay(image, shown, scale if scale < 1 else None)
         rows = [
@@ -143,8 +176,8 @@ class Session:
             for n, r in enumerate(shown.relations, start=1)
         ]
         text = (
-            f"{len(graph.objects)} objects and {len(graph.constrained().relations)} relations found, "
-            f"{len(rows)} relations shown. The JSON file has all of them."
+            f"{counted(len(graph.objects), 'object')} and {counted(len(best.relations), 'relation')} found, "
+            f"{counted(len(rows), 'relation')} shown. The JSON file has all of them."
         )
         return overlay, to_array(draw_graph(shown)), rows, file, text
 
@@ -199,7 +232,7 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
                 controls = _controls(list(predictors), session)
                 button = gr.Button("Find the scene graph", variant="primary")
             with gr.Column(scale=2, min_width=480):
-                status = gr.Markdown("What is found in the picture will be shown here.", elem_id="status")
+                status = gr.HTML(_text("What is found in the picture will be shown here."), elem_id="status")
                 # Without gradio's share button, which sends the picture to another server.
                 look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 overlay = gr.Image(label="Objects", elem_id="overlay", **look)
@@ -213,7 +246,13 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
 
 
 def launch_app(
-    app: gr.Blocks, limits: Limits, host: str = "127.0.0.1", port: int = 7860, share: bool = False, **more: Any
+    app: gr.Blocks,
+    limits: Limits,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    allow_hosts: Iterable[str] = (),
+    **more: Any,
 ) -> tuple[Any, str, str | None]:
     """Serve the page.
 
@@ -222,6 +261,7 @@ def launch_app(
         limits: its megabytes bound what the server takes in.
         host, port: where it listens.
         share: ask gradio for a public address.
+        allow_hosts: names under which it is served besides those of `host`, see `Hosts`.
         more: for gradio's `launch`.
 
     Returns:
@@ -231,15 +271,27 @@ def launch_app(
     theme = gr.themes.Default(
         primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
     )
-    return app.launch(
+    hosts = Hosts(host, allow_hosts)
+
+    @asynccontextmanager
+    async def guarded(server: Any) -> AsyncIterator[None]:
+        # Around everything, so before the first request; gradio's own middleware would answer foreign origins.
+        server.middleware_stack = Guard(server.middleware_stack, hosts, int(limits.megabytes * 1e6))
+        yield
+
+    served, local, public = app.launch(
         server_name=host,
         server_port=port,
         share=share,
         max_file_size=int(limits.megabytes * 1e6),
         theme=theme,
         css=STYLE,
+        app_kwargs={"lifespan": guarded},
         **more,
     )
+    if public:
+        hosts.allowed.add(urlsplit(public).hostname or "")
+    return served, local, public
 
 
 def _controls(models: list[str], session: Session) -> list[gr.components.Component]:
@@ -249,9 +301,11 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
     )
     # gradio would open the file before anything is checked, and answer a broken one with "Error".
     picture.preprocess = _uploaded_path  # type: ignore[method-assign]  # gradio has no hook for it
+    move = picture.async_move_resource_to_block_cache
+    picture.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
     model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
     top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
-    threshold = gr.Slider(0.0, 1.0, value=0.02, step=0.01, label="Least score", elem_id="threshold")
+    threshold = gr.Slider(0.0, 1.0, value=WEAK_SCORE, step=0.01, label="Least score", elem_id="threshold")
     with gr.Accordion("Vocabulary", open=False):
         hint = "one name per line; empty: the model's own"
         objects = gr.Textbox(label="Objects", lines=5, max_lines=12, placeholder=hint, elem_id="objects")
@@ -268,16 +322,39 @@ def _answer(session: Session) -> Callable:
         try:
             overlay, graph, rows, file, text = session.parse(path, model, top_k, threshold, objects, predicates)
         except BadInput as error:
-            gr.Warning(str(error), title="This did not work")
-            return None, None, [], gr.DownloadButton(value=None, interactive=False), f"**This did not work:** {error}"
-        return overlay, graph, rows, gr.DownloadButton(value=file, interactive=True), text
+            gr.Warning(html.escape(str(error)), title="This did not work")
+            text = _text(f"This did not work: {error}")
+            return None, None, [], gr.DownloadButton(value=None, interactive=False), text
+        return overlay, graph, rows, gr.DownloadButton(value=file, interactive=True), _text(text)
 
     return parse
 
 
+def _text(text: str) -> str:
+    """Text as HTML that shows it letter by letter: it may hold names and file names of a visitor."""
+    return f"<p>{html.escape(text)}</p>"
+
+
 def _uploaded_path(payload: ImageData | None) -> str | None:
+    """The path of an upload. A client may send any other path, and gets one answer, whatever is there."""
     if payload is None:
         return None
-    if not payload.path:
-        raise gr.Error("The picture did not arrive; send it as a file.", print_exception=False)
-    return payload.path
+    try:
+        path, folder = os.path.realpath(payload.path or ""), os.path.realpath(get_upload_folder())
+        arrived = path.startswith(folder + os.sep) and stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        arrived = False
+    if not arrived:
+        raise gr.Error(NOT_ARRIVED, print_exception=False)
+    return path
+
+
+def _without_download(move: Callable) -> Callable:
+    """gradio's mover of files, for paths alone: it would load a URL that a client sends."""
+
+    async def moved(path: str | Path | None) -> str | None:
+        if "://" in str(path):
+            raise gr.Error(NOT_ARRIVED, print_exception=False)
+        return await move(path)
+
+    return moved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -141,6 +143,6 @@ def _draw_arrows(
         # The line stops inside the head, whose point would be blunt otherwise.
         body = line[: last + 1]
         body = np.vstack([body[np.linalg.norm(body - tip, axis=1) > HEAD[0]], back + 0.2 * (tip - back)])
-        look = {"color": colors[arrows[n][0]], "alpha": opacity[n]}
+        look: dict[str, Any] = {"color": colors[arrows[n][0]], "alpha": opacity[n]}
         axes.plot(*body.T, linewidth=1.6, solid_capstyle="butt", zorder=1, **look)
         axes.add_patch(Polygon([tip, back + side, back - side], closed=True, lw=0, zorder=2, **look))
