@@ -157,7 +157,7 @@ def _layers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """(N, H, W) bool of a TIFF."""
     file = _member(archive, name)
     try:
-        with open_image(file, ["TIFF"]) as layers:
+        with open_image(file, ("TIFF",)) as layers:
             tags = layers.tag_v2  # type: ignore[attr-defined]
             pages = np.stack([np.asarray(layer) != 0 for layer in ImageSequence.Iterator(layers)])
     except Exception as error:
