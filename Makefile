@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 QUICKSTART_DIR ?= output/quickstart
 # Overrides of the quickstart's schedule, e.g. QUICKSTART_ARGS="--iterations 100"
 QUICKSTART_ARGS ?=
+# Processes of the test suite; each takes a core and up to 5 GB
+TEST_WORKERS ?= 2
 
 .PHONY: install test quickstart lint clean
 
@@ -24,7 +26,7 @@ quickstart: $(BIN)/.installed
 	$(BIN)/python tools/quickstart.py --output $(QUICKSTART_DIR) $(QUICKSTART_ARGS)
 
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))  # where its
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # A shell has its background jobs ignore Ctrl-C, and programs started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end of a terminal
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -191,7 +191,7 @@ BASE = ["app.py", "--config-file", "quickstart/usg_par_quickstart.yaml", "--chec
     [
         (["--port", "0"], "there is no file missing.pth"),
         (["--port", "{busy}"], "port {busy}"),
-        (["--port", "99999"], "port 99999"),
+        (["--port", "99999"], "argument --port: expected 0 to 65535, got 99999"),
         (["--host", "256.0.0.1"], "256.0.0.1"),
         (["--max-megabytes", "nan"], "argument --max-megabytes: expected more than 0, got nan"),
         (["--port", "0", "--config-file", "a.yaml", "b.yaml"], "got 2"),
@@ -209,7 +209,7 @@ def test_the_program_says_what_is_wrong(arguments, message, monkeypatch, capsys)
 
 
 def test_without_gradio_the_program_says_how_to_get_it():
-    code = f"import runpy, sys; sys.modules['gradio'] = None; sys.argv = {BASE!r}; "
+    code = f"import runpy, sys; sys.modules['gradio'] = None; sys.path.insert(0, 'tools'); sys.argv = {BASE!r}; "
     code += "runpy.run_path('tools/app.py', run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": python_path()}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -35,6 +35,8 @@ GREEN, RED, AMBER, GRAY = "#1a7f37", "#c0262d", "#9a6700", "#6e7781"
 class Comparison:
     """A prediction held against its annotation, by the rules of the protocol `single` in docs/evaluation.md.
 
+    One rule has no place here: pairs whose ends became one segment take ranks there, but a scene graph has none.
+
     Attributes:
         annotated: T relations without exact duplicates.
         predicted: the first R, one predicate for each ordered pair.
