@@ -12,6 +12,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.predicate_frequency import PredicateFrequency
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
+from usg_psg.structures import TextEmbeddings
 
 SMALL = ["SEED", "3", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
 SMALL += ["DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
@@ -78,7 +79,9 @@ def test_adjusting_afterwards_takes_the_counts_from_the_checkpoint(plain, tmp_pa
     seen = sum(count > 0 for count in share.values())
     before, after = loaded(config(tmp_path), weights), loaded(config(tmp_path, TEST, "1.5"), weights)
     image = [{"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}]
-    before.relations_per_image = after.relations_per_image = 10**6  # all pairs and predicates
+    before.postprocessor.relations_per_image = after.postprocessor.relations_per_image = (
+        10**6
+    )  # all pairs and predicates
     one, other = before(image)[0], after(image)[0]
     rows = zip(*(one["pairs"][key].tolist() for key in ("subject", "object", "score")), strict=True)
     pairs = {(subject, object_): score for subject, object_, score in rows}
@@ -120,13 +123,14 @@ def test_training_counts_its_own_data(plain, tmp_path):
 
 def test_another_vocabulary_and_back(plain, tmp_path):
     model = loaded(config(tmp_path, TEST, "1.0"), plain[0] / "model_final.pth")
-    text, own = (model.object_text, model.predicate_text, model.is_thing), model.predicate_log_share.clone()
+    text, tail = (model.object_text, model.predicate_text, model.is_thing), model.postprocessor
+    own = tail.predicate_log_share.clone()
     names = ["juggling", *model.predicate_names[:0:-1]]
-    model.set_vocabulary(*text, names)
-    assert model.predicate_log_share[0] == 0, "a name that training did not know"
-    assert torch.equal(model.predicate_log_share[1:], own[1:].flip(0))
+    model.set_vocabulary(TextEmbeddings(*text, names))
+    assert tail.predicate_log_share[0] == 0, "a name that training did not know"
+    assert torch.equal(tail.predicate_log_share[1:], own[1:].flip(0))
     with pytest.raises(ValueError, match="predicate_names"):
-        model.set_vocabulary(*text, names[1:])
-    model.set_vocabulary(*text)
-    assert not model.predicate_log_share.any(), "names that are not known"
+        TextEmbeddings(*text, names[1:])
+    model.set_vocabulary(TextEmbeddings(*text))
+    assert not tail.predicate_log_share.any(), "names that are not known"
     assert own.any()

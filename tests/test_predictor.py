@@ -15,7 +15,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.engine.training_record import TrainingRecord
-from usg_psg.modeling.usg_par import make_instances
+from usg_psg.inference import make_instances
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import torch
 from detectron2.structures import Instances
+from torch import Tensor
 
-from usg_psg.losses import HungarianMatcher, LossCounts, LossWeights, ObjectCriterion, RelationCriterion
+from usg_psg.inference import Postprocessor
+from usg_psg.losses import (
+    HungarianMatcher,
+    LossCounts,
+    LossWeights,
+    ObjectCriterion,
+    RelationCriterion,
+    USGCriterion,
+)
 from usg_psg.modeling import (
     MaskDecoder,
     MSDeformAttnPixelDecoder,
@@ -18,6 +27,7 @@ from usg_psg.modeling import (
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
 from usg_psg.modeling.text_embeddings import text_embeddings
+from usg_psg.structures import ObjectPredictions, TextEmbeddings
 
 CLIP_NAME = "usg_convnext_zepto"
 OBJECTS = ("person", "dog", "sky-other-merged")
@@ -35,24 +45,31 @@ def tiny_model(
     num_points: int = 128,
     relation_layers: int = 3,
     backbone: OpenCLIPConvNeXt | None = None,
+    object_names: tuple[str, ...] | None = None,
+    deep_supervision: bool = True,
+    object_threshold: float = 0.1,
+    overlap_threshold: float = 0.5,
     **kwargs,
 ) -> USGPar:
     """A USGPar whose every part is built from plain numbers."""
     backbone = backbone or OpenCLIPConvNeXt(
         load_openclip(CLIP_NAME).visual.trunk, freeze=freeze, weights_identity={"model": CLIP_NAME}
     )
-    text = {
-        "object_text": text_embeddings(OBJECTS, ["{}"], model=CLIP_NAME),
-        "predicate_text": text_embeddings(PREDICATES, ["{}"], model=CLIP_NAME),
-    }
-    width = text["object_text"].shape[1]
+    objects, predicates = (text_embeddings(names, ["{}"], model=CLIP_NAME) for names in (OBJECTS, PREDICATES))
+    width = objects.shape[1]
     return USGPar(
         backbone=backbone,
         pixel_decoder=MSDeformAttnPixelDecoder(
             backbone.output_shape(), hidden_dim=dim, num_layers=1, num_heads=4, ffn_dim=48
         ),
         mask_decoder=MaskDecoder(
-            hidden_dim=dim, num_queries=num_queries, num_layers=3, num_heads=4, ffn_dim=48, layer_order=layer_order
+            hidden_dim=dim,
+            num_queries=num_queries,
+            num_layers=3,
+            num_heads=4,
+            ffn_dim=48,
+            layer_order=layer_order,
+            deep_supervision=deep_supervision,
         ),
         class_head=OpenVocabularyHead(dim, width),
         relation_head=RelationHead(
@@ -61,14 +78,16 @@ def tiny_model(
             relation_decoder=RelationDecoder(dim, relation_layers, 4, 48),
             predicate_head=OpenVocabularyHead(dim, width),
         ),
-        matcher=HungarianMatcher(num_points=num_points),
-        object_criterion=ObjectCriterion(num_points=num_points),
-        relation_criterion=RelationCriterion(),
-        loss_weights=LossWeights({name: 1.0 for name in LOSSES}),
-        is_thing=[True, True, False],
+        criterion=USGCriterion(
+            matcher=HungarianMatcher(num_points=num_points),
+            object_criterion=ObjectCriterion(num_points=num_points),
+            relation_criterion=RelationCriterion(),
+            loss_weights=LossWeights({name: 1.0 for name in LOSSES}),
+        ),
+        postprocessor=Postprocessor(object_threshold, overlap_threshold),
+        vocabulary=TextEmbeddings(objects, predicates, [True, True, False], object_names=object_names),
         pixel_mean=[120.0] * 3,
         pixel_std=[60.0] * 3,
-        **text,
         **kwargs,
     )
 
@@ -76,6 +95,11 @@ def tiny_model(
 def loss_counts(objects=0, pairs=0, images=1, annotated_images=1):
     """`LossCounts` of plain numbers."""
     return LossCounts(*(torch.tensor(float(x)) for x in (objects, pairs, images, annotated_images)))
+
+
+def object_predictions(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> ObjectPredictions:
+    """Predictions of which nobody asks for the queries themselves."""
+    return ObjectPredictions(mask_embeddings, class_logits, mask_embeddings, mask_features)
 
 
 def tiny_input(num_objects: int = 3, height: int = 64, width: int = 96, relations=((0, 1, 0), (0, 1, 2), (1, 2, 3))):

@@ -38,6 +38,7 @@ from part_timer import use_psg_sized_vocabulary
 from usg_psg.config import build_cfg
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
+from usg_psg.modeling.compile import run_as_configured
 from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +51,7 @@ def train(cfg: CfgNode, run: str, iterations: int) -> dict:
     cfg = cfg.clone()
     if RUNS[run] is None:
         cfg.MODEL.CLIP.FROZEN_DTYPE = "float32"
-    model = build_model(cfg)
+    model = run_as_configured(build_model(cfg), cfg)
     use_psg_sized_vocabulary(model)
     optimizer = build_optimizer(cfg, model)
     schedule = build_lr_scheduler(cfg, optimizer)

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import ImageList
 from part_timer import PartTimer
 
 from usg_psg.config import build_cfg
@@ -39,6 +38,7 @@ from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph
+from usg_psg.structures import ImageObjects, ObjectPredictions
 
 
 def stand_in_objects(model: USGPar, count: int) -> None:
@@ -47,7 +47,7 @@ def stand_in_objects(model: USGPar, count: int) -> None:
     The other queries have empty masks, so that every pair of objects is proposed, in every type and mode. The network's
     results are computed as usual, then replaced.
     """
-    original = model._detected_objects
+    original = model.postprocessor.detected_objects
 
     @functools.cache
     def stand_ins(batch: int, channels: int, height: int, width: int, queries: int, classes: int, dtype: torch.dtype):
@@ -60,15 +60,15 @@ def stand_in_objects(model: USGPar, count: int) -> None:
         logits = torch.full((queries, classes), -8.0)
         logits[torch.arange(count), torch.arange(count) % classes] = 3.0
         made = features.expand(batch, -1, -1, -1), F.one_hot(query, channels).expand(1, batch, -1, -1), logits
-        return [x.to(model.device, dtype) for x in made[:2]] + [logits.expand(batch, -1, -1).to(model.device)]
+        return [x.to(model.device, dtype) for x in made[:2]] + [logits.expand(1, batch, -1, -1).to(model.device)]
 
-    def detected(inputs: list[dict], images: ImageList, features: Any, decoded: Any, logits: torch.Tensor) -> tuple:
-        maps = features.mask_features
-        maps, embeddings, logits = stand_ins(*maps.shape, *logits.shape[1:], maps.dtype)
-        features = dataclasses.replace(features, mask_features=maps)
-        return original(inputs, images, features, dataclasses.replace(decoded, mask_embeddings=embeddings), logits)
+    def detected(objects: ObjectPredictions, *rest: Any) -> list[ImageObjects]:
+        maps = objects.mask_features
+        maps, embeddings, logits = stand_ins(*maps.shape, *objects.class_logits.shape[2:], maps.dtype)
+        made = {"mask_features": maps, "mask_embeddings": embeddings, "class_logits": logits}
+        return original(dataclasses.replace(objects, **made), *rest)
 
-    model._detected_objects = detected
+    model.postprocessor.detected_objects = detected
 
 
 def wall_clock(predictor: SceneGraphPredictor, image: np.ndarray, count: int) -> tuple[list[float], SceneGraph]:
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> None:
 
     timer = PartTimer(model.device)
     timer.wrap_network(model)
-    timer.wrap(model, "_preprocess", "to the device, normalise")
-    timer.wrap(model, "_detected_objects", "masks and panoptic map")
-    timer.wrap(model, "_relations", "ranking of relations")
+    timer.wrap(model, "preprocess", "to the device, normalise")
+    timer.wrap(model.postprocessor, "detected_objects", "masks and panoptic map")
+    timer.wrap(model.postprocessor, "scene_graphs", "ranking of relations")
     timer.wrap(SceneGraph, "from_output", "scene graph, masks encoded")
     wall_clock(predictor, image, max(arguments.iterations // 2, 1))
 

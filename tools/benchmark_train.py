@@ -51,6 +51,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
+from usg_psg.modeling.compile import run_as_configured
 from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 
 PROFILE_ROWS = 60
@@ -59,10 +60,10 @@ PROFILE_ROWS = 60
 def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
     """Wrap the parts of a step."""
     timer.wrap_network(model)
-    timer.wrap(model.matcher, "start", "matcher, costs")
+    timer.wrap(model.criterion, "start_matching", "matcher, costs")
     timer.wrap(Matching, "result", "matcher, wait")
-    timer.wrap(model.object_criterion, "forward", "object_criterion")
-    timer.wrap(model.relation_criterion, "forward", "relation_criterion")
+    timer.wrap(model.criterion.object_criterion, "forward", "object_criterion")
+    timer.wrap(model.criterion.relation_criterion, "forward", "relation_criterion")
     timer.wrap(runner, "backward", "backward")
     timer.wrap(runner, "update", "optimizer")
     timer.wrap(runner, "run_step", "step")
@@ -88,7 +89,7 @@ def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> s
 def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
     """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
     seed_all_rng(0)
-    model = build_model(cfg)
+    model = run_as_configured(build_model(cfg), cfg)
     use_psg_sized_vocabulary(model)
     processes = comm.get_world_size()
     runner = StepRunner(

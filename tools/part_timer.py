@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from usg_psg.data import PSG_VOCABULARY
+from usg_psg.structures import TextEmbeddings
 
 
 class PartTimer:
@@ -50,15 +51,9 @@ class PartTimer:
 
     def wrap_network(self, model: nn.Module) -> None:
         """Time the parts of a USGPar's network."""
-        parts = {
-            model.backbone: "backbone",
-            model.pixel_decoder: "pixel_decoder",
-            model.mask_decoder: "mask_decoder",
-            model.class_head: "class_head",
-            model.relation_head.propose: "rpc",
-            model.relation_head.decode: "relation_decoder",
-        }
-        self.wrap(model, "_run", lambda part, *args: parts[part])
+        names = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
+        for (owner, method), name in zip(model.parts(), names, strict=True):
+            self.wrap(owner, method, name)
 
     def milliseconds(self) -> dict[str, float]:
         """Median per call."""
@@ -71,4 +66,4 @@ def use_psg_sized_vocabulary(model: nn.Module) -> None:
     objects = F.normalize(torch.randn(len(PSG_VOCABULARY.object_classes), width), dim=1)
     predicates = F.normalize(torch.randn(len(PSG_VOCABULARY.predicate_classes), width), dim=1)
     is_thing = [True] * len(PSG_VOCABULARY.thing_classes) + [False] * len(PSG_VOCABULARY.stuff_classes)
-    model.set_vocabulary(objects, predicates, is_thing)
+    model.set_vocabulary(TextEmbeddings(objects, predicates, is_thing))

@@ -23,8 +23,8 @@ from .data.register_psg import check_dataset_files, get_psg_metadata, vocabulary
 from .data.vocabulary_file import read_vocabulary
 from .hints import did_you_mean
 from .modeling.build import MASK_DECODER_REGISTRY, RELATION_HEAD_REGISTRY
+from .modeling.compile import MODES
 from .modeling.openclip import check_openclip
-from .modeling.part_runner import MODES
 from .modeling.text_embeddings import check_vocabulary
 
 CHOICES: dict[str, tuple[str, ...]] = {

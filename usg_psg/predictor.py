@@ -21,6 +21,7 @@ from .data.panoptic import MAX_PIXELS
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.training_record import TrainingRecord, text_identity, use_warnings
+from .modeling.compile import run_as_configured
 from .modeling.vocabulary import Phrases, embed_names, name_phrases, vocabulary_embeddings, vocabulary_phrases
 from .scene_graph import SceneGraph
 
@@ -67,7 +68,7 @@ class SceneGraphPredictor:
             tuple(names.predicate_classes),
         )
         self.vocabulary = self.own_vocabulary
-        self.model = build_model(cfg).eval()
+        self.model = run_as_configured(build_model(cfg), cfg).eval()
         checkpointer = USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED)
         checkpointer.load(cfg.MODEL.WEIGHTS)
         own = vocabulary_phrases(cfg, next(iter(cfg.DATASETS.TEST), None))
@@ -98,7 +99,7 @@ class SceneGraphPredictor:
         else:
             embeddings = embed_names(self.cfg, *vocabulary)
             self._warn(name_phrases(self.cfg, *vocabulary))
-        self.model.set_vocabulary(**embeddings)
+        self.model.set_vocabulary(embeddings)
         self.vocabulary = vocabulary
 
     def _warn(self, phrases: Phrases) -> None:

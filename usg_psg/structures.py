@@ -7,9 +7,11 @@ T annotated objects of the whole batch, R annotated relations of the whole batch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
@@ -39,6 +41,10 @@ class MaskDecoderOutput:
     queries: Tensor
     mask_embeddings: Tensor
 
+    def last_layer(self) -> MaskDecoderOutput:
+        """Predictions of the last layer alone, L = 1."""
+        return MaskDecoderOutput(self.queries[-1:], self.mask_embeddings[-1:])
+
 
 @dataclass
 class PairProposals:
@@ -57,6 +63,97 @@ class PairProposals:
         """(B, K) logits of the selected pairs."""
         rows = torch.arange(len(self.pair_logits), device=self.pair_logits.device)[:, None]
         return self.pair_logits[rows, self.subject_index, self.object_index]
+
+
+@dataclass
+class ObjectPredictions:
+    """What the network says about objects, at every prediction layer.
+
+    Attributes:
+        queries: (L, B, Q, d) normalised query features.
+        class_logits: (L, B, Q, C).
+        mask_embeddings: (L, B, Q, d); mask logits are `mask_embeddings @ mask_features`.
+        mask_features: (B, d, h, w), which cover the padded batch.
+    """
+
+    queries: Tensor
+    class_logits: Tensor
+    mask_embeddings: Tensor
+    mask_features: Tensor
+
+    @property
+    def num_queries(self) -> int:
+        return self.queries.shape[2]
+
+    def mask_logits(self, image: int) -> Tensor:
+        """(Q, h, w) float32 of the last layer, for one image of the batch."""
+        logits = (self.mask_embeddings[-1, image] @ self.mask_features[image].flatten(1)).float()
+        return logits.unflatten(1, self.mask_features.shape[-2:])
+
+
+@dataclass
+class RelationPredictions:
+    """What the network says about relations.
+
+    Attributes:
+        proposals: pairs of queries.
+        predicate_logits: (B, K, P) of the selected pairs.
+    """
+
+    proposals: PairProposals
+    predicate_logits: Tensor
+
+
+@dataclass
+class ImageObjects:
+    """An image's objects, as a detector found them or a user gave them.
+
+    Attributes:
+        instances: Detectron2 `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and segment_ids
+            (N,), the segment of the panoptic map that the object became, 0 for none.
+        panoptic_seg: map (H, W) int32 and its segments_info.
+        query_scores: (Q,) score that each query brings into relations.
+        instance_of_query: (Q,) int64 place among the instances, -1 for queries that are none.
+    """
+
+    instances: Instances
+    panoptic_seg: tuple[Tensor, list[dict]]
+    query_scores: Tensor
+    instance_of_query: Tensor
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """A vocabulary as the model uses it.
+
+    Attributes:
+        object_text: (C, T) unit-length text embeddings of the object names.
+        predicate_text: (P, T) of the predicate names.
+        is_thing: C flags; segments of one stuff class are merged in the panoptic map.
+        predicate_names: P names, which the training data's counts are looked up by; None if they are not known.
+        object_names: C names, which `CLIPEnsemble` needs, commas separate synonyms; None if they are not known.
+
+    Raises:
+        ValueError: if the lengths or widths do not agree.
+    """
+
+    object_text: Tensor
+    predicate_text: Tensor
+    is_thing: Sequence[bool] | Tensor
+    predicate_names: Sequence[str] | None = None
+    object_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        objects, predicates = self.object_text, self.predicate_text
+        if len(self.is_thing) != len(objects) or objects.shape[1:] != predicates.shape[1:]:
+            raise ValueError(
+                f"object_text {tuple(objects.shape)}, predicate_text {tuple(predicates.shape)} and "
+                f"{len(self.is_thing)} is_thing flags do not belong together"
+            )
+        for field_name, texts in (("object_names", objects), ("predicate_names", predicates)):
+            names = getattr(self, field_name)
+            if names is not None and len(names) != len(texts):
+                raise ValueError(f"{field_name}: expected {len(texts)} names, got {len(names)}")
 
 
 @dataclass
@@ -90,7 +187,7 @@ class SceneGraphTargets:
 
     @classmethod
     def from_instances(
-        cls, instances: list, relations: list[Tensor], size: tuple[int, int], device: torch.device
+        cls, instances: Sequence[Instances], relations: Sequence[Tensor], size: tuple[int, int], device: torch.device
     ) -> SceneGraphTargets:
         """Collect the mapper's output of every image.
 

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from usg_psg.engine import GradientClipper, StepRunner, launch
 from usg_psg.engine.trainer import distributed
-from usg_psg.modeling.part_runner import PartRunner
+from usg_psg.modeling.compile import compile_parts
 
 from ..modeling.tape import TapeRecorder
 from ..tiny import tiny_model
@@ -64,7 +64,7 @@ def run(output: str, accumulation_steps: int, compile_mode: str) -> None:
     torch.manual_seed(1)
     torch.set_num_threads(1)
     model = tiny_model(num_points=0)  # losses on all pixels: nothing is drawn at random
-    model.runners[True] = PartRunner(compile_mode, TapeRecorder)
+    compile_parts(model, compile_mode, recorder_type=TapeRecorder)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     runner = StepRunner(
         distributed(model),

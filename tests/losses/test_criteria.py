@@ -8,9 +8,9 @@ import torch
 from usg_psg.losses import LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from usg_psg.losses.object_criterion import matched_mask_logits
 from usg_psg.losses.points import mask_points, sample_labels, sample_maps
-from usg_psg.structures import PairProposals, SceneGraphTargets
+from usg_psg.structures import PairProposals, RelationPredictions, SceneGraphTargets
 
-from ..tiny import loss_counts
+from ..tiny import loss_counts, object_predictions
 from .test_matcher import make_targets
 
 
@@ -52,12 +52,12 @@ def test_object_losses_of_a_perfect_prediction_are_small_and_named_by_layer():
     logits[:, 0, torch.arange(3), targets.classes] = 20.0
     matched = torch.arange(3).expand(2, -1)
     losses = ObjectCriterion(num_points=256, importance_ratio=0.0)(
-        logits, embeddings, features, targets, matched, loss_counts(3.0)
+        object_predictions(logits, embeddings, features), targets, matched, loss_counts(3.0)
     )
     assert set(losses) == {f"loss_{n}{s}" for n in ("class", "mask", "dice") for s in ("", "_0")}
     assert losses["loss_class"] < 1e-6
     wrong = ObjectCriterion(num_points=256, importance_ratio=0.0)(
-        logits, -embeddings, features, targets, matched, loss_counts(3.0)
+        object_predictions(logits, -embeddings, features), targets, matched, loss_counts(3.0)
     )
     assert losses["loss_dice"] < 0.3 and wrong["loss_dice"] > 0.6
     assert losses["loss_mask"] < 0.3 * wrong["loss_mask"]
@@ -67,7 +67,10 @@ def test_unmatched_queries_get_the_no_object_weight_and_the_sum_is_per_object():
     targets = make_targets([2], num_classes=3)
     logits = torch.zeros(1, 1, 5, 3)
     losses = ObjectCriterion(no_object_weight=0.1, num_points=4)(
-        logits, torch.zeros(1, 1, 5, 2), torch.zeros(1, 2, 4, 4), targets, torch.tensor([[4, 1]]), loss_counts(2.0)
+        object_predictions(logits, torch.zeros(1, 1, 5, 2), torch.zeros(1, 2, 4, 4)),
+        targets,
+        torch.tensor([[4, 1]]),
+        loss_counts(2.0),
     )
     expected = math.log(2) * 3 * (2 + 0.1 * 3) / 2
     assert losses["loss_class"].item() == pytest.approx(expected, rel=1e-6)
@@ -77,9 +80,7 @@ def test_no_objects_still_gives_a_differentiable_loss():
     targets = make_targets([0, 0])
     embeddings = torch.randn(2, 2, 3, 4, requires_grad=True)
     losses = ObjectCriterion(num_points=4)(
-        torch.zeros(2, 2, 3, 4),
-        embeddings,
-        torch.randn(2, 4, 8, 8),
+        object_predictions(torch.zeros(2, 2, 3, 4), embeddings, torch.randn(2, 4, 8, 8)),
         targets,
         torch.empty(2, 0, dtype=torch.int64),
         loss_counts(0.0, annotated_images=0.0),
@@ -102,7 +103,9 @@ def test_relation_losses_count_pairs_once_and_compare_selected_pairs():
     labels = predicate_targets(torch.tensor([0, 1, 2]), targets, 3, 2)
     proposals = PairProposals(torch.zeros(1, 3, 3), torch.tensor([[0, 1]]), torch.tensor([[1, 0]]))
     logits = torch.tensor([[[2.0, -1.0], [0.5, 0.0]]])
-    losses = RelationCriterion(pair_pos_weight=5.0)(proposals, logits, labels, loss_counts(pairs=2.0))
+    losses = RelationCriterion(pair_pos_weight=5.0)(
+        RelationPredictions(proposals, logits), labels, loss_counts(pairs=2.0)
+    )
     two_pairs = 2
     assert losses["loss_pair"].item() == pytest.approx(math.log(2) * (2 * 5 + 4) / two_pairs)
     expected = sum(
@@ -156,9 +159,7 @@ def test_unmatched_objects_have_no_class_target():
     targets = make_targets([3], num_classes=2)
     logits = torch.zeros(1, 1, 2, 2)
     losses = ObjectCriterion(no_object_weight=0.5, num_points=4)(
-        logits,
-        torch.zeros(1, 1, 2, 2),
-        torch.zeros(1, 2, 4, 4),
+        object_predictions(logits, torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 4, 4)),
         targets,
         torch.tensor([[1, -1, -1]]),
         loss_counts(1.0),

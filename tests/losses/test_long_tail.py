@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from usg_psg.data.predicate_frequency import PredicateFrequency
 from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share, long_tail_of_names
-from usg_psg.structures import PairProposals
+from usg_psg.structures import PairProposals, RelationPredictions
 
 from ..tiny import loss_counts
 
@@ -50,9 +50,9 @@ def test_the_adjusted_loss_is_the_loss_of_adjusted_logits():
     proposals, logits, labels, count = case()
     criterion = RelationCriterion(logit_adjustment=2.0)
     criterion.set_long_tail(log_relative_share(COUNTS), torch.ones(4))
-    adjusted = criterion(proposals, logits, labels, count)
+    adjusted = criterion(RelationPredictions(proposals, logits), labels, count)
     offset = 2 * torch.tensor([math.log(1.8), math.log(0.9), 0.0, math.log(0.3)])
-    plain = RelationCriterion()(proposals, logits + offset, labels, count)
+    plain = RelationCriterion()(RelationPredictions(proposals, logits + offset), labels, count)
     torch.testing.assert_close(adjusted["loss_predicate"], plain["loss_predicate"])
     assert adjusted["loss_pair"] == plain["loss_pair"]
 
@@ -82,13 +82,15 @@ def test_a_related_pair_has_the_mean_weight_of_its_predicates():
     targets = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0] * 4])
     each = F.binary_cross_entropy_with_logits(logits[0], targets, reduction="none").sum(dim=1)
     expected = 1.25 * each[0] + each[1]
-    torch.testing.assert_close(criterion(proposals, logits, labels, count)["loss_predicate"], expected)
+    torch.testing.assert_close(
+        criterion(RelationPredictions(proposals, logits), labels, count)["loss_predicate"], expected
+    )
 
 
 @pytest.mark.parametrize("options", [{"logit_adjustment": 1.0}, {"balance_beta": 0.9}])
 def test_options_without_counts_are_refused(options):
     with pytest.raises(ValueError, match="predicate counts"):
-        RelationCriterion(**options)(*case())
+        RelationCriterion(**options)(RelationPredictions(*case()[:2]), *case()[2:])
 
 
 def test_values_out_of_range():

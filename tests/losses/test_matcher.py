@@ -17,6 +17,8 @@ from usg_psg.losses.matcher import (
 )
 from usg_psg.structures import SceneGraphTargets
 
+from ..tiny import object_predictions
+
 
 def make_targets(counts, size=(16, 16), num_classes=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +60,7 @@ def test_the_cost_keeps_its_digits_under_autocast(dtype):
 
 def test_outside_of_training_the_matching_is_not_left_to_chance():
     targets = make_targets([4], size=(8, 8))
-    arguments = torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 6), torch.randn(1, 6, 8, 8), targets
+    arguments = object_predictions(torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 6), torch.randn(1, 6, 8, 8)), targets
     matcher = HungarianMatcher(num_points=2)
     assert len({tuple(matcher(*arguments)[0].tolist()) for _ in range(20)}) > 1, "two points leave much to chance"
     matcher.eval()
@@ -86,7 +88,7 @@ def test_assignment_is_the_cheapest_of_all(seed):
 def test_every_object_is_matched_once_on_every_layer():
     targets = make_targets([3, 0, 5])
     matched = HungarianMatcher(num_points=64)(
-        torch.randn(4, 3, 8, 4), torch.randn(4, 3, 8, 6), torch.randn(3, 6, 4, 4), targets
+        object_predictions(torch.randn(4, 3, 8, 4), torch.randn(4, 3, 8, 6), torch.randn(3, 6, 4, 4)), targets
     )
     assert matched.shape == (4, 8)
     for layer in matched:
@@ -96,7 +98,7 @@ def test_every_object_is_matched_once_on_every_layer():
 
 def test_more_objects_than_queries_leaves_some_unmatched():
     matched = HungarianMatcher(num_points=16)(
-        torch.randn(1, 1, 2, 4), torch.randn(1, 1, 2, 6), torch.randn(1, 6, 4, 4), make_targets([5])
+        object_predictions(torch.randn(1, 1, 2, 4), torch.randn(1, 1, 2, 6), torch.randn(1, 6, 4, 4)), make_targets([5])
     )
     assert (matched != UNMATCHED).sum() == 2
 
@@ -106,7 +108,9 @@ def test_values_that_are_not_numbers_do_not_break_the_assignment():
     logits[0, 0, 1] = torch.nan
     embeddings = torch.randn(1, 1, 4, 6)
     embeddings[0, 0, 2] = torch.inf
-    matched = HungarianMatcher(num_points=16)(logits, embeddings, torch.randn(1, 6, 4, 4), make_targets([2]))
+    matched = HungarianMatcher(num_points=16)(
+        object_predictions(logits, embeddings, torch.randn(1, 6, 4, 4)), make_targets([2])
+    )
     assert set(matched[0].tolist()) == {0, 3}, "the finite queries win"
 
 
@@ -118,13 +122,15 @@ def test_finds_the_query_that_predicts_the_object():
     logits = torch.full((1, 1, 3, 4), -5.0)
     logits[0, 0, torch.arange(3), targets.classes] = 5.0
     order = torch.tensor([2, 0, 1])
-    matched = HungarianMatcher(num_points=512)(logits[:, :, order], embeddings[:, :, order], features, targets)
+    matched = HungarianMatcher(num_points=512)(
+        object_predictions(logits[:, :, order], embeddings[:, :, order], features), targets
+    )
     assert order[matched[0]].tolist() == [0, 1, 2]
 
 
 def test_the_fixed_matcher_takes_the_order_of_the_annotation():
     logits, embeddings, features = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 6), torch.randn(3, 6, 4, 4)
-    matched = FixedMatcher()(logits, embeddings, features, make_targets([3, 0, 6]))
+    matched = FixedMatcher()(object_predictions(logits, embeddings, features), make_targets([3, 0, 6]))
     assert matched.tolist() == [[0, 1, 2, 0, 1, 2, 3, UNMATCHED, UNMATCHED]] * 2
 
 

@@ -10,9 +10,9 @@ from usg_psg.config import build_cfg
 from usg_psg.config_check import value_problems
 from usg_psg.losses import ObjectCriterion, RelationCriterion, loss_normalizers
 from usg_psg.losses.functional import sigmoid_class_loss, weighted_pair_loss
-from usg_psg.structures import PairProposals
+from usg_psg.structures import PairProposals, RelationPredictions
 
-from ..tiny import loss_counts, tiny_input, tiny_model
+from ..tiny import loss_counts, object_predictions, tiny_input, tiny_model
 from .test_matcher import make_targets
 
 QUERIES, CLASSES, PREDICATES, PAIRS = 4, 5, 3, 6
@@ -52,7 +52,7 @@ def test_mean_object_losses_are_means_over_queries_and_classes_and_over_matched_
     objects, no_object = [2, 0, QUERIES + 1], 0.05
     logits, embeddings, features, targets, matched = object_case(objects)
     criterion = ObjectCriterion(no_object, num_points=0, reduction="mean")
-    losses = criterion(logits, embeddings, features, targets, matched, loss_counts(7, 0, 3, 2))
+    losses = criterion(object_predictions(logits, embeddings, features), targets, matched, loss_counts(7, 0, 3, 2))
     per_image = {"loss_class": [], "loss_mask": [], "loss_dice": []}
     for image, number in enumerate(objects):
         first, pairs = sum(objects[:image]), min(number, QUERIES)
@@ -80,7 +80,9 @@ def test_mean_object_losses_are_means_over_queries_and_classes_and_over_matched_
 @pytest.mark.parametrize("pos_weight", [5.0, 0.0])
 def test_mean_relation_losses_are_means_over_pairs_of_queries_and_over_predicates(pos_weight):
     proposals, logits, labels = relation_case()
-    losses = RelationCriterion(pos_weight, reduction="mean")(proposals, logits, labels, loss_counts(9, 2, 2))
+    losses = RelationCriterion(pos_weight, reduction="mean")(
+        RelationPredictions(proposals, logits), labels, loss_counts(9, 2, 2)
+    )
     related = labels.any(-1)
     pairs = 2 * QUERIES * (QUERIES - 1)
     positive_weight = pos_weight or (pairs - 2) / 2
@@ -109,22 +111,26 @@ def test_mean_losses_do_not_depend_on_the_numbers_of_objects_and_pairs():
         matched = torch.cat([torch.arange(count) for count in objects])[None]
         zeros = torch.zeros(1, 2, QUERIES, CLASSES), torch.zeros(1, 2, QUERIES, 8), torch.zeros(2, 8, 4, 4)
         criterion = ObjectCriterion(num_points=0, reduction="mean")
-        losses = criterion(*zeros, targets, matched, loss_counts(sum(objects), 0, 2, 2))
+        losses = criterion(object_predictions(*zeros), targets, matched, loss_counts(sum(objects), 0, 2, 2))
         assert [losses[x].item() for x in ("loss_class", "loss_mask")] == pytest.approx([math.log(2)] * 2)
     proposals, logits, labels = relation_case()
     proposals = PairProposals(0 * proposals.pair_logits, proposals.subject_index, proposals.object_index)
-    losses = RelationCriterion(1.0, reduction="mean")(proposals, 0 * logits, labels, loss_counts(0, 2, 2))
+    losses = RelationCriterion(1.0, reduction="mean")(
+        RelationPredictions(proposals, 0 * logits), labels, loss_counts(0, 2, 2)
+    )
     assert [x.item() for x in losses.values()] == pytest.approx([math.log(2)] * 2)
 
 
 def test_per_target_losses_of_annotated_steps_are_sums_over_counts_to_the_last_bit():
     logits, embeddings, features, targets, matched = object_case([2, 0, 3])
-    losses = ObjectCriterion(1.0, num_points=0)(logits, embeddings, features, targets, matched, loss_counts(5, 0, 3, 2))
+    losses = ObjectCriterion(1.0, num_points=0)(
+        object_predictions(logits, embeddings, features), targets, matched, loss_counts(5, 0, 3, 2)
+    )
     labels = torch.zeros_like(logits[0])
     labels[targets.image_index, matched[0], targets.classes] = 1
     assert torch.equal(losses["loss_class"], sigmoid_class_loss(logits[0], labels) / 5)
     proposals, logits, labels = relation_case()
-    losses = RelationCriterion()(proposals, logits, labels, loss_counts(0, 3, 2))
+    losses = RelationCriterion()(RelationPredictions(proposals, logits), labels, loss_counts(0, 3, 2))
     assert torch.equal(losses["loss_pair"], weighted_pair_loss(proposals.pair_logits, labels.any(-1).float(), 5.0) / 3)
 
 
@@ -134,7 +140,7 @@ def test_a_step_without_relations_or_objects_weighs_no_more_than_one_with_them(r
     cfg = build_cfg(opts=["MODEL.USG.LOSS.REDUCTION", reduction])
     assert cfg.MODEL.USG.LOSS.REDUCTION == reduction
     model = tiny_model()
-    model.object_criterion.reduction = model.relation_criterion.reduction = reduction
+    model.criterion.object_criterion.reduction = model.criterion.relation_criterion.reduction = reduction
     every_pair = [(s, o, 0) for s in range(3) for o in range(3) if s != o]
     related, unrelated, empty = tiny_input(relations=every_pair), tiny_input(relations=()), tiny_input(num_objects=0)
     for other in (unrelated, empty):
@@ -155,7 +161,12 @@ def test_parts_of_a_step_add_up_to_the_whole(reduction, samples, monkeypatch):
     inputs = [tiny_input(objects, relations=[(0, 1, 0)][:pairs]) for objects, pairs in samples]
     logits, embeddings, features, targets, matched = object_case([objects for objects, _ in samples])
     criterion = ObjectCriterion(num_points=0, reduction=reduction)
-    whole = criterion(logits, embeddings, features, targets, matched, loss_normalizers([inputs], torch.device("cpu")))
+    whole = criterion(
+        object_predictions(logits, embeddings, features),
+        targets,
+        matched,
+        loss_normalizers([inputs], torch.device("cpu")),
+    )
 
     def halves(normalizers):
         for image, (objects, _) in enumerate(samples):
@@ -163,7 +174,8 @@ def test_parts_of_a_step_add_up_to_the_whole(reduction, samples, monkeypatch):
             part = make_targets([objects], size=(4, 4), num_classes=CLASSES)
             part.classes, part.masks = targets.classes[chosen], targets.masks[chosen]
             one = slice(image, image + 1)
-            yield criterion(logits[:, one], embeddings[:, one], features[one], part, matched[:, chosen], normalizers)
+            predicted = object_predictions(logits[:, one], embeddings[:, one], features[one])
+            yield criterion(predicted, part, matched[:, chosen], normalizers)
 
     accumulated = list(halves(loss_normalizers([[x] for x in inputs], torch.device("cpu"))))
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)

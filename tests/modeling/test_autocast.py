@@ -12,7 +12,7 @@ from ..tiny import tiny_input, tiny_model
 def test_losses_and_gradients_agree_with_float32(dtype):
     # Frozen, as in PSG's recipes: the trained miniature's own norm layer is not made for float16.
     model = tiny_model(num_points=0, freeze=True)  # on all pixels, so that no random point differs
-    model.matcher = FixedMatcher()  # nearly equal costs of an untrained model would be matched either way
+    model.criterion.matcher = FixedMatcher()  # nearly equal costs of an untrained model would be matched either way
     batch = [tiny_input(3), tiny_input(2)]
     losses, gradients = {}, {}
     for enabled in (False, True):

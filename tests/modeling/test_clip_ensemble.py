@@ -1,5 +1,6 @@
 """CLIP's own class scores: pooled features, the geometric ensemble, and the model with and without it."""
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from usg_psg.modeling import OpenCLIPConvNeXt
 from usg_psg.modeling.clip_ensemble import CLIPEnsemble, CLIPVisualHead, build_clip_ensemble, geometric_ensemble
 from usg_psg.modeling.openclip import load_openclip
 
-from ..tiny import CLIP_NAME, OBJECTS, tiny_input, tiny_model
+from ..tiny import CLIP_NAME, OBJECTS, object_predictions, tiny_input, tiny_model
 
 NODE = "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE"
 
@@ -91,7 +92,8 @@ def test_a_query_without_a_pixel_keeps_its_scores(clip):
     logits, features = torch.randn(1, 2, 2), torch.ones(1, 1, 32, 32)
     embeddings = torch.tensor([[[-1.0], [1.0]]])  # no pixel; every pixel
     text = F.normalize(torch.randn(2, 64), dim=-1)
-    mixed = ensemble(logits, embeddings, features, torch.randn(1, 256, 4, 4), text, head)
+    objects = object_predictions(logits[None], embeddings[None], features)
+    mixed = ensemble(objects, torch.randn(1, 256, 4, 4), text, head).class_logits[0]
     assert torch.equal(mixed[0, 0], logits[0, 0]) and not torch.equal(mixed[0, 1], logits[0, 1])
 
 
@@ -108,14 +110,14 @@ def test_the_option_changes_scores_and_neither_parameters_nor_keys():
     for beta in (None, 0.0, 0.8):
         if beta is not None:
             ensemble.beta = beta
-            model.set_vocabulary(model.object_text, model.predicate_text, model.is_thing, None, OBJECTS)
+            model.set_vocabulary(model.vocabulary)
         with torch.no_grad():
             scores.append((plain if beta is None else model)(inputs)[0]["instances"].scores)
     torch.testing.assert_close(scores[1], scores[0])
     assert not torch.allclose(scores[2], scores[0])
     assert model.double().backbone.visual_head.head[1][1].weight.dtype == torch.float64, "it moves with the backbone"
-    with pytest.raises(ValueError, match="object_names: CLIP_ENSEMBLE needs 3 names, got none"):
-        model.set_vocabulary(model.object_text, model.predicate_text, model.is_thing)
+    with pytest.raises(ValueError, match="object_names: CLIP_ENSEMBLE needs the names of the classes, got none"):
+        model.set_vocabulary(dataclasses.replace(model.vocabulary, object_names=None))
     with pytest.raises(ValueError, match="visual head"):
         tiny_model(clip_ensemble=ensemble, object_names=OBJECTS)
 

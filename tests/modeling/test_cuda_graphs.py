@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from usg_psg.modeling.compile import MODES, compile_parts
 from usg_psg.modeling.cuda_graphs import CudaRecorder, GraphedFunction
-from usg_psg.modeling.part_runner import MODES, PartRunner
 
 from ..tiny import tiny_input, tiny_model
 from .tape import TapeRecorder
@@ -151,12 +151,13 @@ class Mean(nn.Module):
 
 def test_results_of_other_shapes_are_left_as_they_are(device, recorder):
     """Two recordings of one part, whose results have one shape, before a part that reads them where they lie."""
-    run, mean, linear = PartRunner("graphs", recorder), Mean(), nn.Linear(4, 4).to(device)
+    plain, fixed = nn.Linear(4, 4).to(device), set()
+    mean, linear = (GraphedFunction(part.forward, part, fixed, recorder) for part in (Mean(), plain))
     for _ in range(2):
         given = [torch.randn(rows, 4, device=device) for rows in (2, 3)]
-        means = [run(mean, x) for x in given]
+        means = [mean(x) for x in given]
         for x, found in zip(given, means, strict=True):
-            torch.testing.assert_close(run(linear, found), linear(x.mean(0)))
+            torch.testing.assert_close(linear(found), plain(x.mean(0)))
         for x, found in zip(given, means, strict=True):
             torch.testing.assert_close(found, x.mean(0))
 
@@ -197,7 +198,7 @@ def test_the_model_trains_and_predicts_the_same(device, recorder, add_missed_pai
     plain = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
     recorded = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
     recorded.load_state_dict(plain.state_dict())
-    recorded.runners = {training: PartRunner("graphs", recorder) for training in (True, False)}
+    compile_parts(recorded, "graphs", "graphs", recorder)
     histories = []
     for model in (plain, recorded):
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01)
@@ -230,7 +231,7 @@ def test_mixed_precision_in_every_mode(mode, dtype):
     torch.manual_seed(0)
     model, totals = tiny_model(freeze=True).cuda().train(), {}
     for each in ("none", mode):
-        model.runners[True] = PartRunner(each)
+        compile_parts(model, each)
         totals[each] = []
         for step in range(3):
             torch.manual_seed(step)
@@ -263,5 +264,6 @@ def test_what_waits_for_the_device_is_named():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="must be one of none, kernels, graphs"):
-        PartRunner("fast")
+    for modes in (("fast",), ("none", "fast")):
+        with pytest.raises(ValueError, match="COMPILE must be one of none, kernels, graphs"):
+            compile_parts(tiny_model(), *modes)

@@ -43,15 +43,15 @@ def test_selection_of_all_pairs_takes_each_once():
     }
 
 
-def test_selection_puts_boosted_pairs_first():
-    boost = torch.zeros(1, 5, 5, dtype=torch.bool)
-    boost[0, 3, 1] = boost[0, 0, 4] = True
-    subject, object_ = select_pairs(torch.randn(1, 5, 5), 3, boost)
+def test_selection_puts_pairs_with_priority_first():
+    priority = torch.zeros(1, 5, 5, dtype=torch.bool)
+    priority[0, 3, 1] = priority[0, 0, 4] = True
+    subject, object_ = select_pairs(torch.randn(1, 5, 5), 3, priority)
     assert {(3, 1), (0, 4)} <= set(zip(subject[0].tolist(), object_[0].tolist(), strict=True))
 
 
-def test_boosted_pairs_are_in_the_order_of_their_own_logits():
-    """Logits that differ by less than the boost's last digit in float32."""
+def test_pairs_with_priority_are_in_the_order_of_their_own_logits():
+    """Logits that differ by less than the priority's last digit in float32."""
     order = torch.randperm(90)
     logits = torch.full((10, 10), -1.0)
     logits[~torch.eye(10, dtype=torch.bool)] = 0.5 + 1e-5 * order

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from usg_psg.modeling.usg_par import resize_masks
+from usg_psg.inference import resize_masks
+from usg_psg.structures import TextEmbeddings
 
 from ..tiny import LOSSES, tiny_input, tiny_model
 
@@ -85,13 +86,13 @@ def test_masks_of_a_large_image_are_made_some_at_a_time(monkeypatch):
     inputs = [{**tiny_input(1), "height": 131, "width": 177}]
     whole = model(inputs)[0]
     sizes = []
-    monkeypatch.setattr("usg_psg.modeling.usg_par.MASK_PIXELS", 5 * 131 * 177 + 1)
+    monkeypatch.setattr("usg_psg.inference.postprocess.MASK_PIXELS", 5 * 131 * 177 + 1)
 
     def counted(part, *rest):
         sizes.append(len(part))
         return resize_masks(part, *rest)
 
-    monkeypatch.setattr("usg_psg.modeling.usg_par.resize_masks", counted)
+    monkeypatch.setattr("usg_psg.inference.postprocess.resize_masks", counted)
     parts = model(inputs)[0]
     assert sizes == [5, 5, 2], "12 queries"
     assert torch.equal(parts["instances"].pred_masks, whole["instances"].pred_masks)
@@ -104,7 +105,7 @@ def test_relation_score_is_the_product_of_the_four_scores():
     model = tiny_model().eval()
     inputs = [tiny_input(1)]
     result = model(inputs)[0]
-    images = model._preprocess(inputs)
+    images = model.preprocess(inputs)
     features = model.pixel_decoder(model.backbone(images.tensor))
     queries = model.mask_decoder(features).queries[-1]
     object_score = model.class_head(queries, model.object_text).sigmoid().amax(-1)[0]
@@ -137,15 +138,15 @@ def test_vocabulary_can_be_swapped():
     before = model(inputs)[0]
     objects, predicates, is_thing = model.object_text, model.predicate_text, model.is_thing
     order = torch.tensor([2, 0, 1])
-    model.set_vocabulary(objects[order], predicates.flip(0), is_thing[order].tolist())
+    model.set_vocabulary(TextEmbeddings(objects[order], predicates.flip(0), is_thing[order].tolist()))
     after = model(inputs)[0]
     torch.testing.assert_close(order[after["instances"].pred_classes], before["instances"].pred_classes)
     torch.testing.assert_close(after["relations"]["score"], before["relations"]["score"])
     torch.testing.assert_close(len(predicates) - 1 - after["relations"]["predicate"], before["relations"]["predicate"])
-    model.set_vocabulary(objects[:1], predicates[:2], [True])
+    model.set_vocabulary(TextEmbeddings(objects[:1], predicates[:2], [True]))
     assert (model(inputs)[0]["instances"].pred_classes == 0).all()
     with pytest.raises(ValueError, match="is_thing"):
-        model.set_vocabulary(objects, predicates, [True])
+        TextEmbeddings(objects, predicates, [True])
 
 
 @torch.no_grad()

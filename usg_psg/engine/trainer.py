@@ -30,6 +30,7 @@ from ..data.predicate_frequency import PredicateFrequency
 from ..data.register_psg import get_psg_metadata, vocabulary_names
 from ..evaluation import SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
+from ..modeling.compile import run_as_configured
 from ..modeling.vocabulary import vocabulary_embeddings
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
@@ -112,7 +113,7 @@ class Trainer(DefaultTrainer):
             raise ValueError("TEST.PRECISE_BN.ENABLED must be False: the trained parts have no batch normalisation")
         if "graphs" in cfg.MODEL.USG.COMPILE and cfg.SOLVER.ACCUMULATION_STEPS > 1:
             raise ValueError("MODEL.USG.COMPILE graphs keeps no gradients between batches: use kernels to accumulate")
-        model = self.build_model(cfg)
+        model: Any = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         if (frequency := getattr(loader, "predicate_frequency", None)) is not None:
@@ -213,6 +214,11 @@ class Trainer(DefaultTrainer):
         logger.error("%s; state and report: %s", report, path.with_name("nonfinite.{pth,json}"))
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model, whose parts run as the config says."""
+        return run_as_configured(super().build_model(cfg), cfg)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> PSGTrainLoader:
         """Training batches of `PSGDatasetMapper`."""
         return build_psg_train_loader(cfg)
@@ -252,11 +258,11 @@ class Trainer(DefaultTrainer):
         if not cfg.DATASETS.TEST:
             return {}
         core: Any = getattr(model, "module", model)
-        own = (core.object_text, core.predicate_text, core.is_thing, core.predicate_names, core.object_names)
+        own = core.vocabulary
         if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
         if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
-            core.set_vocabulary(**vocabulary_embeddings(cfg, cfg.DATASETS.TEST[0]))
+            core.set_vocabulary(vocabulary_embeddings(cfg, cfg.DATASETS.TEST[0]))
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         frequency = getattr(core, "predicate_frequency", None)
@@ -266,7 +272,7 @@ class Trainer(DefaultTrainer):
         try:
             return super().test(cfg, model, evaluators)
         finally:
-            core.set_vocabulary(*own)
+            core.set_vocabulary(own)
 
 
 def relation_counts(frequency: PredicateFrequency, names: Sequence[str]) -> np.ndarray | None:

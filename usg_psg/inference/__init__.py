@@ -1,6 +1,16 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
-from .panoptic import claim_pixels, merge_panoptic
+from .panoptic import assign_pixels, panoptic_inference
+from .postprocess import Postprocessor, given_objects, make_instances, resize_masks
 from .triplets import rank_relations, triplet_scores
 
-__all__ = ["claim_pixels", "merge_panoptic", "rank_relations", "triplet_scores"]
+__all__ = [
+    "Postprocessor",
+    "assign_pixels",
+    "given_objects",
+    "make_instances",
+    "panoptic_inference",
+    "rank_relations",
+    "resize_masks",
+    "triplet_scores",
+]

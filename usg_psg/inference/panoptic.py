@@ -13,7 +13,7 @@ from torch import Tensor
 SUMMED_PIXELS = 2**26  # half a gigabyte as int64
 
 
-def claim_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: float) -> tuple[Tensor, Tensor]:
+def assign_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: float) -> tuple[Tensor, Tensor]:
     """Masks of all queries, and the query that each pixel goes to: the highest score times mask probability.
 
     Args:
@@ -44,11 +44,11 @@ def claim_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: 
 
 def _areas(masks: Tensor) -> Tensor:
     """(N,) int64 pixels of bool masks (N, H, W), some at a time: a CPU turns what it sums into int64 first."""
-    some = max(SUMMED_PIXELS // max(masks[0].numel(), 1), 1)
-    return torch.cat([part.flatten(1).sum(dim=1) for part in masks.split(some)])
+    chunk_size = max(SUMMED_PIXELS // max(masks[0].numel(), 1), 1)
+    return torch.cat([chunk.flatten(1).sum(dim=1) for chunk in masks.split(chunk_size)])
 
 
-def merge_panoptic(
+def panoptic_inference(
     masks: Tensor,
     owner: Tensor,
     scores: Tensor,
@@ -62,7 +62,7 @@ def merge_panoptic(
     A query whose mask loses too many pixels to others is left out; segments of one stuff class are one segment.
 
     Args:
-        masks, owner: (Q, H, W) bool and (H, W) int64 of `claim_pixels`, with the same threshold.
+        masks, owner: (Q, H, W) bool and (H, W) int64 of `assign_pixels`, with the same threshold.
         scores: (Q,) object scores.
         classes: (Q,) int64.
         is_thing: (C,) bool.

@@ -34,8 +34,8 @@ def rank_relations(scores: Tensor, per_image: int) -> tuple[Tensor, Tensor, Tens
     best_score, best_predicate = scores.max(dim=1) if num_pairs else (flat, flat.long())
     best_pairs = best_score.topk(min(per_image, num_pairs)).indices
     chosen = torch.zeros_like(flat, dtype=torch.bool)
-    for some in (best_entries, best_pairs * num_predicates + best_predicate[best_pairs]):
-        chosen.index_fill_(0, some, True)
+    for entries in (best_entries, best_pairs * num_predicates + best_predicate[best_pairs]):
+        chosen.index_fill_(0, entries, True)
     entries = chosen.nonzero()[:, 0]
     entries = entries[flat[entries].argsort(descending=True, stable=True)]
     return entries // num_predicates, entries % num_predicates, flat[entries]

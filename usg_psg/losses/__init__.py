@@ -1,5 +1,6 @@
 """Matching, targets and losses."""
 
+from .criterion import MatchedTargets, USGCriterion
 from .long_tail import effective_number_weights, log_relative_share, long_tail_of_names
 from .loss_weights import LossWeights
 from .matcher import FixedMatcher, HungarianMatcher, build_matcher
@@ -13,8 +14,10 @@ __all__ = [
     "HungarianMatcher",
     "LossCounts",
     "LossWeights",
+    "MatchedTargets",
     "ObjectCriterion",
     "RelationCriterion",
+    "USGCriterion",
     "build_matcher",
     "effective_number_weights",
     "log_relative_share",

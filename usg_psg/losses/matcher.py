@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..autocast import for_products
-from ..structures import SceneGraphTargets
+from ..structures import ObjectPredictions, SceneGraphTargets
 from .points import grid_points, sample_labels, sample_maps
 
 UNMATCHED = -1
@@ -139,24 +139,14 @@ class HungarianMatcher(nn.Module):
         self.weights = (class_weight, mask_weight, dice_weight)
         self.num_points = num_points
 
-    def forward(
-        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
-    ) -> Tensor:
+    def forward(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> Tensor:
         """`start(...).result()`."""
-        return self.start(class_logits, mask_embeddings, mask_features, targets).result()
+        return self.start(objects, targets).result()
 
     @torch.no_grad()
-    def start(
-        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
-    ) -> Matching:
-        """Begin to match.
-
-        Args:
-            class_logits: (L, B, Q, C).
-            mask_embeddings: (L, B, Q, d).
-            mask_features: (B, d, h, w).
-            targets: of the batch.
-        """
+    def start(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> Matching:
+        """Begin to match every layer's queries with the objects of their image."""
+        class_logits, mask_features = objects.class_logits, objects.mask_features
         device = class_logits.device
         counts = targets.counts
         # In steps of eight, so that the buffers of one step serve the next.
@@ -183,7 +173,7 @@ class HungarianMatcher(nn.Module):
                     gt_masks,
                     *self.weights,
                 )
-                for layer_class, layer_embedding in zip(class_logits, mask_embeddings, strict=True)
+                for layer_class, layer_embedding in zip(class_logits, objects.mask_embeddings, strict=True)
             ]
         )
         return Matching(cost, counts)
@@ -210,19 +200,14 @@ class FixedMatcher(nn.Module):
     To be compared with `HungarianMatcher`, whose place it takes: SPEC section 19 says that training collapses.
     """
 
-    def forward(
-        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
-    ) -> Tensor:
+    def forward(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> Tensor:
         """`start(...).result()`."""
-        return self.start(class_logits, mask_embeddings, mask_features, targets).result()
+        return self.start(objects, targets).result()
 
-    def start(
-        self, class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: SceneGraphTargets
-    ) -> FixedMatching:
+    def start(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> FixedMatching:
         """As `HungarianMatcher.start`; the predictions do not matter."""
-        num_layers, _, num_queries = class_logits.shape[:3]
-        query = torch.where(targets.slot < num_queries, targets.slot, UNMATCHED)
-        return FixedMatching(query.expand(num_layers, -1))
+        query = torch.where(targets.slot < objects.num_queries, targets.slot, UNMATCHED)
+        return FixedMatching(query.expand(len(objects.queries), -1))
 
 
 def build_matcher(cfg: CfgNode) -> HungarianMatcher | FixedMatcher:

@@ -6,9 +6,10 @@ Letters: L prediction layers, B images, Q queries, C classes, d channels, T obje
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..structures import SceneGraphTargets
+from ..structures import ObjectPredictions, SceneGraphTargets
 from .functional import dice_loss, mask_bce_loss, mean_class_loss, sigmoid_class_loss
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
 from .points import mask_points, sample_labels, sample_maps
@@ -42,11 +43,16 @@ class ObjectCriterion(nn.Module):
         self.no_object_weight = no_object_weight
         self.sampling = (num_points, oversample_ratio, importance_ratio)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ObjectCriterion:
+        """The criterion of MODEL.USG.LOSS."""
+        loss = cfg.MODEL.USG.LOSS
+        sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
+        return cls(loss.NO_OBJECT_WEIGHT, *sampling, loss.REDUCTION)
+
     def forward(
         self,
-        class_logits: Tensor,
-        mask_embeddings: Tensor,
-        mask_features: Tensor,
+        objects: ObjectPredictions,
         targets: SceneGraphTargets,
         matched_query: Tensor,
         counts: LossCounts,
@@ -54,9 +60,7 @@ class ObjectCriterion(nn.Module):
         """Losses.
 
         Args:
-            class_logits: (L, B, Q, C).
-            mask_embeddings: (L, B, Q, d).
-            mask_features: (B, d, h, w).
+            objects: predictions of L layers.
             targets: of the batch.
             matched_query: (L, T) from the matcher.
             counts: of the step, from `loss_normalizers`.
@@ -64,9 +68,9 @@ class ObjectCriterion(nn.Module):
         if self.reduction == "mean":
             class_divisor, mask_divisor = counts.images, torch.where(counts.objects > 0, counts.annotated_images, 1.0)
         else:
-            class_divisor = mask_divisor = target_divisor(counts.objects, counts.images * class_logits.shape[2])
-        per_layer = {"loss_class": self._class_losses(class_logits, targets, matched_query) / class_divisor}
-        for name, values in self._mask_losses(mask_embeddings, mask_features, targets, matched_query).items():
+            class_divisor = mask_divisor = target_divisor(counts.objects, counts.images * objects.num_queries)
+        per_layer = {"loss_class": self._class_losses(objects.class_logits, targets, matched_query) / class_divisor}
+        for name, values in self._mask_losses(objects, targets, matched_query).items():
             per_layer[name] = values / mask_divisor
         losses = {}
         for name, values in per_layer.items():
@@ -93,18 +97,16 @@ class ObjectCriterion(nn.Module):
         return torch.stack([sigmoid_class_loss(*each) for each in layers])
 
     def _mask_losses(
-        self,
-        mask_embeddings: Tensor,
-        mask_features: Tensor,
-        targets: SceneGraphTargets,
-        matched_query: Tensor,
+        self, objects: ObjectPredictions, targets: SceneGraphTargets, matched_query: Tensor
     ) -> dict[str, Tensor]:
         """(L,) sums over the batch, or over its images' means, each."""
         num_layers, num_objects = matched_query.shape
         weight = (matched_query >= 0).flatten()
         if self.reduction == "mean":
-            weight = weight * self._share_of_image(targets, mask_embeddings.shape[2]).repeat(num_layers)
-        logits = matched_mask_logits(mask_embeddings, mask_features, targets, matched_query.clamp(min=0)).flatten(0, 1)
+            weight = weight * self._share_of_image(targets, objects.num_queries).repeat(num_layers)
+        logits = matched_mask_logits(
+            objects.mask_embeddings, objects.mask_features, targets, matched_query.clamp(min=0)
+        ).flatten(0, 1)
         points = mask_points(logits.detach(), *self.sampling)
         point_logits = sample_maps(logits[:, None], points)[:, 0]
         with torch.no_grad():

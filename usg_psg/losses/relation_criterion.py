@@ -6,9 +6,10 @@ Letters: B images, Q queries, K selected pairs, P predicates.
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..structures import PairProposals
+from ..structures import RelationPredictions
 from .functional import sigmoid_class_loss, weighted_pair_loss
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
 
@@ -50,25 +51,29 @@ class RelationCriterion(nn.Module):
         self.register_buffer("log_share", None, persistent=False)
         self.register_buffer("predicate_weight", None, persistent=False)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RelationCriterion:
+        """The criterion of MODEL.USG.LOSS."""
+        loss = cfg.MODEL.USG.LOSS
+        return cls(loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA, loss.REDUCTION)
+
     def set_long_tail(self, log_share: Tensor, predicate_weight: Tensor) -> None:
         """Use these results, (P,) each, of `log_relative_share` and `effective_number_weights`."""
         self.log_share = log_share
         self.predicate_weight = predicate_weight
 
-    def forward(
-        self, proposals: PairProposals, predicate_logits: Tensor, labels: Tensor, counts: LossCounts
-    ) -> dict[str, Tensor]:
+    def forward(self, relations: RelationPredictions, labels: Tensor, counts: LossCounts) -> dict[str, Tensor]:
         """Losses.
 
         Args:
-            proposals: pair logits of all pairs, indices of the selected ones.
-            predicate_logits: (B, K, P) of the selected pairs.
+            relations: pair logits of all pairs, indices and predicate logits of the selected ones.
             labels: (B, Q, Q, P) bool from `predicate_targets`.
             counts: of the step, from `loss_normalizers`.
 
         Raises:
             ValueError: if an option for rare predicates is on and the training data's counts were not given.
         """
+        proposals, predicate_logits = relations.proposals, relations.predicate_logits
         related = labels.any(dim=-1)
         rows = torch.arange(len(labels), device=labels.device)[:, None]
         selected = labels[rows, proposals.subject_index, proposals.object_index].to(predicate_logits.dtype)

@@ -18,7 +18,7 @@ Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg
 
 RELATION_HEAD_REGISTRY = Registry("RELATION_HEAD")
 RELATION_HEAD_REGISTRY.__doc__ = """
-Modules with `propose(queries, boost)` and `decode(queries, proposals, pixel_features, predicate_text)` as
+Modules with `propose(queries, priority)` and `decode(queries, proposals, pixel_features, predicate_text)` as
 `RelationHead` documents them, built from (cfg, text_dim).
 """
 

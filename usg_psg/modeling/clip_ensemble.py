@@ -6,6 +6,7 @@ Letters: B images, Q queries, d channels of a query, c of the trunk, C classes, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..data.register_psg import get_psg_metadata
 from ..data.vocabulary_file import read_vocabulary
 from ..names import spoken_name
+from ..structures import ObjectPredictions
 from .layers import CosineLogits, shrink_maps
 
 
@@ -77,36 +79,40 @@ class CLIPEnsemble(nn.Module):
         self.alpha, self.beta = alpha, beta
         self.register_buffer("weight", torch.empty(0), persistent=False)
 
-    def set_names(self, names: Sequence[str]) -> None:
-        """Classify into these names. One is seen if one of its words, COCO's suffixes aside, is a seen name's, too."""
+    def set_names(self, names: Sequence[str] | None) -> None:
+        """Classify into these names. One is seen if one of its words, COCO's suffixes aside, is a seen name's, too.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if names is None:
+            raise ValueError("object_names: CLIP_ENSEMBLE needs the names of the classes, got none")
         weight = [self.beta if self.seen.isdisjoint(_words(name)) else self.alpha for name in names]
         self.weight = torch.tensor(weight, device=self.weight.device)
 
     @torch.no_grad()
     def forward(
         self,
-        class_logits: Tensor,
-        mask_embeddings: Tensor,
-        mask_features: Tensor,
+        objects: ObjectPredictions,
         dense: Tensor,
         text: Tensor,
         visual_head: CLIPVisualHead,
-    ) -> Tensor:
-        """Logits (B, Q, C) in float32; a query without a pixel at the trunk's resolution keeps its own.
+    ) -> ObjectPredictions:
+        """Predictions with other logits, in float32; a query without a pixel at the trunk's resolution keeps its own.
 
         Args:
-            class_logits: (B, Q, C) of the class head.
-            mask_embeddings: (B, Q, d).
-            mask_features: (B, d, H/4, W/4).
+            objects: of one layer.
             dense: (B, c, h, w) last features of the trunk.
             text: (C, T) unit-length embeddings of the names.
             visual_head: of the CLIP model that the trunk is part of.
         """
         with torch.autocast(dense.device.type, enabled=False):
-            features = shrink_maps(mask_features.float(), (dense.shape[-2], dense.shape[-1]))
-            inside = torch.einsum("bqd,bdhw->bqhw", mask_embeddings.float(), features) > 0
-        mixed = geometric_ensemble(class_logits, visual_head(dense, inside, text), self.weight)
-        return torch.where(inside.flatten(2).any(dim=-1, keepdim=True), mixed, class_logits)
+            features = shrink_maps(objects.mask_features.float(), (dense.shape[-2], dense.shape[-1]))
+            inside = torch.einsum("bqd,bdhw->bqhw", objects.mask_embeddings[-1].float(), features) > 0
+        logits = objects.class_logits[-1]
+        mixed = geometric_ensemble(logits, visual_head(dense, inside, text), self.weight)
+        logits = torch.where(inside.flatten(2).any(dim=-1, keepdim=True), mixed, logits)
+        return replace(objects, class_logits=logits[None])
 
 
 def geometric_ensemble(logits: Tensor, clip_logits: Tensor, weight: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class MaskDecoder(nn.Module):
         num_heads, ffn_dim: of the layers.
         num_levels: maps in `multi_scale_features`.
         layer_order: "self_first" (SPEC section 4) or "cross_first" (Mask2Former).
+        deep_supervision: hand on the predictions of all layers, which losses then look at, not only the last.
     """
 
     @configurable
@@ -63,10 +64,12 @@ class MaskDecoder(nn.Module):
         ffn_dim: int = 2048,
         num_levels: int = 3,
         layer_order: str = "self_first",
+        deep_supervision: bool = True,
     ):
         super().__init__()
         if layer_order not in ("self_first", "cross_first"):
             raise ValueError(f"LAYER_ORDER must be 'self_first' or 'cross_first', got {layer_order!r}")
+        self.deep_supervision = deep_supervision
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(num_levels, hidden_dim)
@@ -86,6 +89,7 @@ class MaskDecoder(nn.Module):
             "num_heads": node.NUM_HEADS,
             "ffn_dim": node.FFN_DIM,
             "layer_order": node.LAYER_ORDER,
+            "deep_supervision": node.DEEP_SUPERVISION,
         }
 
     @property
@@ -106,7 +110,8 @@ class MaskDecoder(nn.Module):
             x = layer(x, x_pos, memories[level], positions[level], keep)
             queries.append(self.decoder_norm(x))
             embeddings.append(self.mask_embed(queries[-1]))
-        return MaskDecoderOutput(torch.stack(queries), torch.stack(embeddings))
+        first = 0 if self.deep_supervision else -1
+        return MaskDecoderOutput(torch.stack(queries[first:]), torch.stack(embeddings[first:]))
 
     def _prepare_levels(self, pixel_features: PixelDecoderOutput) -> tuple[list, list, list]:
         """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""

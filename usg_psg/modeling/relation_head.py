@@ -152,9 +152,9 @@ class RelationHead(nn.Module):
             ),
         }
 
-    def propose(self, queries: Tensor, boost: Tensor | None = None) -> PairProposals:
-        """Pair scores and the K best pairs of (B, Q, d) queries; `boost` as in `select_pairs`."""
-        return self.rpc(queries, boost)
+    def propose(self, queries: Tensor, priority: Tensor | None = None) -> PairProposals:
+        """Pair scores and the K best pairs of (B, Q, d) queries; `priority` as in `select_pairs`."""
+        return self.rpc(queries, priority)
 
     def decode(
         self,

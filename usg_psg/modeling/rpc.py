@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from ..structures import PairProposals
 from .layers import MLP, CosineLogits, MultiheadAttention
 
-BOOST = 1e4  # above every logit: a cosine times at most 100, plus a bias
+PRIORITY = 1e4  # above every logit: a cosine times at most 100, plus a bias
 
 
-def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def select_pairs(pair_logits: Tensor, num_pairs: int, priority: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pick the pairs with the highest logits, never a query with itself.
 
     Args:
         pair_logits: (B, Q, Q); rows are subjects, columns objects.
         num_pairs: K, at most Q * (Q - 1).
-        boost: (B, Q, Q) bool, pairs that come before all others, ordered by their own logits.
+        priority: (B, Q, Q) bool, pairs that come before all others, ordered by their own logits.
 
     Returns:
         subject_index, object_index: each (B, K) int64 query indices, best pair first.
@@ -36,9 +36,9 @@ def select_pairs(pair_logits: Tensor, num_pairs: int, boost: Tensor | None = Non
         raise ValueError(
             f"num_pairs must be between 1 and Q * (Q - 1) = {num_queries * (num_queries - 1)}, got {num_pairs}"
         )
-    ranking = pair_logits.detach().double()  # of float32 logits no digit is lost when the boost is added
-    if boost is not None:
-        ranking = ranking + boost * BOOST
+    ranking = pair_logits.detach().double()  # of float32 logits no digit is lost when the priority is added
+    if priority is not None:
+        ranking = ranking + priority * PRIORITY
     diagonal = torch.eye(num_queries, dtype=torch.bool, device=ranking.device)
     ranking = ranking.masked_fill(diagonal, -torch.inf)
     chosen = ranking.flatten(1).topk(num_pairs, dim=1).indices
@@ -110,14 +110,14 @@ class RelationProposalConstructor(nn.Module):
             objects = F.normalize(objects.float(), dim=-1)
             return self.logit_scale(subjects @ objects.transpose(1, 2))
 
-    def forward(self, queries: Tensor, boost: Tensor | None = None) -> PairProposals:
+    def forward(self, queries: Tensor, priority: Tensor | None = None) -> PairProposals:
         """Score all pairs and select K.
 
         Args:
             queries: (B, Q, d).
-            boost: (B, Q, Q) bool, pairs to select before all others, or None: annotated ones (training option), or
+            priority: (B, Q, Q) bool, pairs to select before all others, or None: annotated ones (training option), or
                 those of given objects (PredCls).
         """
         logits = self.pair_logits(queries)
-        subject_index, object_index = select_pairs(logits, self.num_pairs, boost)
+        subject_index, object_index = select_pairs(logits, self.num_pairs, priority)
         return PairProposals(logits, subject_index, object_index)

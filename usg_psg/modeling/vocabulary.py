@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from ..data.register_psg import get_psg_metadata
 from ..data.vocabulary_file import Names, VocabularyFile, read_vocabulary
+from ..structures import TextEmbeddings
 from .text_embeddings import text_embeddings
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ def vocabulary_phrases(cfg: CfgNode, dataset_name: str | None) -> Phrases:
     return _phrases(cfg, *_names(cfg, dataset_name))
 
 
-def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
-    """Arguments of `USGPar.set_vocabulary`.
+def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> TextEmbeddings:
+    """Text embeddings of a data set's or a vocabulary file's names.
 
     Args:
         cfg: MODEL.USG.VOCABULARY, if set, gives prompts and synonyms.
@@ -51,10 +52,7 @@ def vocabulary_embeddings(cfg: CfgNode, dataset_name: str | None) -> dict:
         logger.info("%d names of %s are not in %s and take no part", unused, cfg.MODEL.USG.VOCABULARY, dataset_name)
     is_thing = [True] * len(names.thing_classes) + [False] * len(names.stuff_classes)
     # Predicates are called as the data set has them, whatever a file has to say for them.
-    return {
-        **_embed(cfg, _phrases(cfg, names, file), is_thing),
-        "predicate_names": tuple(names.predicate_classes),
-    }
+    return _embed(cfg, _phrases(cfg, names, file), is_thing, tuple(names.predicate_classes))
 
 
 def name_phrases(
@@ -68,8 +66,8 @@ def name_phrases(
 
 def embed_names(
     cfg: CfgNode, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
-) -> dict:
-    """Arguments of `USGPar.set_vocabulary` for any names, with the configuration's prompts.
+) -> TextEmbeddings:
+    """Text embeddings of any names, with the configuration's prompts.
 
     Args:
         cfg: MODEL.CLIP.
@@ -78,7 +76,7 @@ def embed_names(
     """
     is_thing = [True] * len(thing_classes) + [False] * len(stuff_classes)
     phrases = name_phrases(cfg, thing_classes, stuff_classes, predicate_classes)
-    return {**_embed(cfg, phrases, is_thing), "predicate_names": tuple(predicate_classes)}
+    return _embed(cfg, phrases, is_thing, tuple(predicate_classes))
 
 
 def _names(cfg: CfgNode, dataset_name: str | None) -> tuple[Names, VocabularyFile | None]:
@@ -107,13 +105,14 @@ def _phrases(cfg: CfgNode, names: Names, file: VocabularyFile | None) -> Phrases
     )
 
 
-def _embed(cfg: CfgNode, phrases: Phrases, is_thing: list[bool]) -> dict:
+def _embed(cfg: CfgNode, phrases: Phrases, is_thing: Sequence[bool], predicate_names: Sequence[str]) -> TextEmbeddings:
     clip = cfg.MODEL.CLIP
     where = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
     where["device"] = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
-    return {
-        "object_text": text_embeddings(phrases.objects, phrases.object_templates, **where),
-        "predicate_text": text_embeddings(phrases.predicates, phrases.predicate_templates, **where),
-        "is_thing": is_thing,
-        "object_names": phrases.objects,
-    }
+    return TextEmbeddings(
+        text_embeddings(phrases.objects, phrases.object_templates, **where),
+        text_embeddings(phrases.predicates, phrases.predicate_templates, **where),
+        is_thing,
+        predicate_names,
+        phrases.objects,
+    )

@@ -1,0 +1,191 @@
+"""Predictions of a batch to scene graphs: masks, objects, panoptic map, ranked relations (SPEC section 16).
+
+Letters: B images, Q queries, K pairs, P predicates, N objects of an image, H W pixels of the original image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..structures import ImageObjects, ObjectPredictions, RelationPredictions
+from .panoptic import assign_pixels, panoptic_inference
+from .triplets import rank_relations, triplet_scores
+
+MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
+
+
+class Postprocessor:
+    """Turns what the network says into Detectron2's output format.
+
+    Args:
+        object_threshold, overlap_threshold: of the panoptic map, see `panoptic_inference`.
+        relations_per_image: see `rank_relations`.
+        predicate_logit_adjustment: tau: `predicate_log_share` times tau is subtracted from predicate logits.
+
+    Attributes:
+        predicate_log_share: (P,) of `log_relative_share`, which the adjustment needs; None if it is not known.
+    """
+
+    def __init__(
+        self,
+        object_threshold: float = 0.1,
+        overlap_threshold: float = 0.5,
+        relations_per_image: int = 100,
+        predicate_logit_adjustment: float = 0.0,
+    ):
+        self.object_threshold = object_threshold
+        self.overlap_threshold = overlap_threshold
+        self.relations_per_image = relations_per_image
+        self.predicate_logit_adjustment = predicate_logit_adjustment
+        self.predicate_log_share: Tensor | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Postprocessor:
+        """The postprocessor of TEST.USG."""
+        test = cfg.TEST.USG
+        return cls(
+            test.OBJECT_THRESHOLD, test.OVERLAP_THRESHOLD, test.RELATIONS_PER_IMAGE, test.PREDICATE_LOGIT_ADJUSTMENT
+        )
+
+    def detected_objects(
+        self,
+        objects: ObjectPredictions,
+        is_thing: Tensor,
+        padded_size: tuple[int, int],
+        image_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[ImageObjects]:
+        """Objects of each image: every query whose mask has a pixel; those above the threshold make the panoptic map.
+
+        Args:
+            objects: predictions, of which the last layer's count.
+            is_thing: (C,) bool.
+            padded_size: (H, W) of the batch.
+            image_sizes, output_sizes: (H, W) of each image, as the network got it and as the original has it.
+        """
+        scores, classes = objects.class_logits[-1].sigmoid().max(dim=-1)
+        found = []
+        for i, (image_size, output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
+            chunk_size = max(MASK_PIXELS // max(output_size[0] * output_size[1], 1), 1)
+            mask_prob = (
+                resize_masks(chunk, padded_size, image_size, output_size).sigmoid_()
+                for chunk in objects.mask_logits(i).split(chunk_size)
+            )
+            masks, owner = assign_pixels(mask_prob, scores[i], self.object_threshold)
+            panoptic, segments_info, segment_ids = panoptic_inference(
+                masks, owner, scores[i], classes[i], is_thing, self.object_threshold, self.overlap_threshold
+            )
+            kept = masks.flatten(1).any(dim=1)
+            instance_of_query = torch.where(kept, kept.cumsum(0) - 1, -1)
+            chosen = kept.nonzero()[:, 0]  # places, since each use of a bool mask would wait for the device
+            instances = make_instances(
+                masks[chosen], classes[i, chosen], scores[i, chosen].float(), segment_ids[chosen]
+            )
+            found.append(ImageObjects(instances, (panoptic, segments_info), scores[i], instance_of_query))
+        return found
+
+    def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
+        """One dict per image, as `USGPar.forward` documents it.
+
+        Raises:
+            ValueError: if predicate logits are to be adjusted and the training data's counts are not known.
+        """
+        predicate_logits = relations.predicate_logits
+        if self.predicate_logit_adjustment:
+            if self.predicate_log_share is None:
+                raise ValueError(
+                    "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
+                    "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
+                )
+            share = self.predicate_log_share.to(predicate_logits.device)
+            predicate_logits = predicate_logits - self.predicate_logit_adjustment * share
+        proposals = relations.proposals
+        pairs = zip(
+            proposals.subject_index,
+            proposals.object_index,
+            proposals.selected_logits().sigmoid(),
+            predicate_logits.sigmoid(),
+            strict=True,
+        )
+        return [
+            {
+                "instances": found.instances,
+                "panoptic_seg": found.panoptic_seg,
+                **self._relations(found, *rest),
+            }
+            for found, rest in zip(objects, pairs, strict=True)
+        ]
+
+    def _relations(
+        self, found: ImageObjects, subject: Tensor, object_: Tensor, pair_score: Tensor, predicate_score: Tensor
+    ) -> dict:
+        """Relations and proposals of one image between queries that are instances, as indices of those."""
+        instance, scores = found.instance_of_query, found.query_scores
+        valid = ((instance[subject] >= 0) & (instance[object_] >= 0)).nonzero()[:, 0]
+        subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
+        triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
+        row, predicate, score = rank_relations(triplets.float(), self.relations_per_image)
+        subject, object_ = instance[subject], instance[object_]
+        return {
+            "relations": {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": score},
+            "pairs": {"subject": subject, "object": object_, "score": pair_score},
+        }
+
+
+def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tensor, num_queries: int) -> ImageObjects:
+    """Objects that the caller gives (PredCls), each stood for by a query.
+
+    Args:
+        masks: (N, H, W) bool without overlaps.
+        classes: (N,) int64.
+        is_thing: (C,) bool.
+        query: (N,) int64 query of each object, -1 for none.
+        num_queries: Q.
+    """
+    device, count = masks.device, len(masks)
+    instance_of_query = torch.full((num_queries,), -1, device=device)
+    instance_of_query[query[query >= 0]] = torch.arange(count, device=device)[query >= 0]
+    ids = torch.arange(1, count + 1, device=device)
+    panoptic = (masks * ids[:, None, None]).sum(dim=0).to(torch.int32)
+    segments_info = [
+        {"id": index + 1, "category_id": category, "isthing": bool(is_thing[category]), "score": 1.0}
+        for index, category in enumerate(classes.tolist())
+    ]
+    instances = make_instances(masks, classes, torch.ones(count, device=device), ids)
+    return ImageObjects(instances, (panoptic, segments_info), torch.ones(num_queries, device=device), instance_of_query)
+
+
+def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: Tensor) -> Instances:
+    """Detectron2 instances of masks (N, H, W) bool, classes, scores and panoptic segments (N,)."""
+    instances = Instances(tuple(masks.shape[-2:]))
+    instances.pred_masks = masks
+    instances.pred_classes = classes
+    instances.scores = scores
+    instances.segment_ids = segment_ids
+    return instances
+
+
+def resize_masks(
+    logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
+) -> Tensor:
+    """Mask logits of the padded batch to one original image.
+
+    Args:
+        logits: (Q, h, w) covering the padded image.
+        padded_size, image_size: (H, W) of the padded and of the unpadded network input.
+        output_size: (H, W) of the original image.
+
+    Returns:
+        (Q, H, W) of output_size.
+    """
+    full = F.interpolate(logits[None], size=padded_size, mode="bilinear", align_corners=False)
+    full = full[..., : image_size[0], : image_size[1]]
+    if tuple(full.shape[-2:]) != tuple(output_size):
+        full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
+    return full[0]

@@ -1,0 +1,88 @@
+"""How the network's parts run: as they are, compiled, as CUDA graphs, in 16 bits. Put on a model from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from .cuda_graphs import CudaRecorder, GraphedFunction
+
+MODES = ("none", "kernels", "graphs", "kernels+graphs")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def run_as_configured(model: Any, cfg: CfgNode) -> Any:
+    """The same model, whose parts run as MODEL.USG.COMPILE, TEST.USG.COMPILE and TEST.USG.DTYPE say."""
+    compile_parts(model, cfg.MODEL.USG.COMPILE, cfg.TEST.USG.COMPILE)
+    infer_in(model, cfg.TEST.USG.DTYPE)
+    return model
+
+
+def compile_parts(
+    model: Any,
+    mode: str = "none",
+    inference_mode: str = "none",
+    recorder_type: Callable[[], Any] = CudaRecorder,
+) -> None:
+    """Let a model's parts run in other ways from now on; they compute the same.
+
+    Args:
+        model: its `parts()` name the methods, which take and return tensors and structures of them.
+        mode: in training: "none"; "kernels", through `torch.compile`; "graphs", as CUDA graphs of PyTorch's own
+            kernels; or "kernels+graphs". With graphs, results lie in memory that the part's next call overwrites.
+        inference_mode: outside of training, where "kernels" and "graphs" prepare for each size of images.
+        recorder_type: see `GraphedFunction`.
+
+    Raises:
+        ValueError: for another mode.
+    """
+    for name, value in (("MODEL.USG.COMPILE", mode), ("TEST.USG.COMPILE", inference_mode)):
+        if value not in MODES:
+            raise ValueError(f"{name} must be one of {', '.join(MODES)}, got {value!r}")
+    fixed: dict[bool, set[int]] = {True: set(), False: set()}  # graphs that read each other's results copy nothing
+    for owner, name in model.parts():
+        owner.__dict__.pop(name, None)  # left by an earlier call
+        if mode == inference_mode == "none":
+            continue
+        method = getattr(owner, name)
+        ways = {True: mode, False: inference_mode}
+        prepared = {training: _prepare(method, way, fixed[training], recorder_type) for training, way in ways.items()}
+        setattr(owner, name, _by_phase(model, prepared))
+
+
+def infer_in(model: Any, dtype: str) -> None:
+    """Let matrix products on a GPU be of a type of 16 bits outside of training, "bfloat16" or "float16"."""
+    if dtype not in DTYPES:
+        raise ValueError(f"TEST.USG.DTYPE must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    model.__dict__.pop("forward", None)
+    forward = model.forward
+    if dtype == "float32":
+        return
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if model.training or model.device.type != "cuda":
+            return forward(*args, **kwargs)
+        with torch.autocast("cuda", dtype=getattr(torch, dtype)):
+            return forward(*args, **kwargs)
+
+    model.forward = call
+
+
+def _by_phase(model: nn.Module, prepared: dict[bool, Callable]) -> Callable:
+    def call(*args: Any) -> Any:
+        return prepared[model.training](*args)
+
+    return call
+
+
+def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Callable[[], Any]) -> Callable:
+    # The bound method, not the module: a compiled module would be another child with the same weights.
+    function: Callable = torch.compile(method) if "kernels" in mode else method
+    if "graphs" in mode:
+        function = GraphedFunction(function, cast(nn.Module, method.__self__), fixed, recorder_type)
+    return function
