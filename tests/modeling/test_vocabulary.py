@@ -72,21 +72,21 @@ def test_a_data_set_keeps_its_numbering(tmp_path):
     )
     plain = vocabulary_embeddings(config("", "psg_val"), "psg_val")
     from_file = vocabulary_embeddings(config(path), "psg_val")
-    assert torch.equal(from_file["object_text"], plain["object_text"])
-    assert torch.equal(from_file["predicate_text"], plain["predicate_text"])
-    assert from_file["is_thing"] == plain["is_thing"]
+    assert torch.equal(from_file.object_text, plain.object_text)
+    assert torch.equal(from_file.predicate_text, plain.predicate_text)
+    assert from_file.is_thing == plain.is_thing
 
 
 def test_prompts_and_synonyms_of_the_file_are_used(tmp_path):
     plain = vocabulary_embeddings(config(write(tmp_path / "plain.json")), None)
     path = write(tmp_path / "other.json", predicate_templates=["x {} y"], synonyms={"cup": ["mug", "glass"]})
     other = vocabulary_embeddings(config(path), None)
-    same = (plain["object_text"] - other["object_text"]).abs().amax(dim=1) < 1e-5
+    same = (plain.object_text - other.object_text).abs().amax(dim=1) < 1e-5
     assert same.tolist() == [True, False, True, True, True]
-    assert not torch.equal(plain["predicate_text"], other["predicate_text"])
+    assert not torch.equal(plain.predicate_text, other.predicate_text)
     words = vocabulary_embeddings(config(write(tmp_path / "w.json", thing_classes=["cup", "mug", "glass"])), None)
-    mean = torch.nn.functional.normalize(words["object_text"][:3].mean(dim=0), dim=0)
-    torch.testing.assert_close(other["object_text"][1], mean, atol=1e-5, rtol=0)
+    mean = torch.nn.functional.normalize(words.object_text[:3].mean(dim=0), dim=0)
+    torch.testing.assert_close(other.object_text[1], mean, atol=1e-5, rtol=0)
 
 
 def test_missing_names_are_listed(tmp_path):
