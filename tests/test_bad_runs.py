@@ -15,17 +15,17 @@ import torch
 from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import CHOICES, value_problems
-from usg_psg.config_file import override_pairs
+from usg_psg.config.checks import CHOICES, value_problems
+from usg_psg.config.files import override_pairs
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer, check_run, launch
-from usg_psg.modeling.convert import target_model
+from usg_psg.pretrained.convert import target_model
 
 from .bad_runs import CONFIGURATION, RECIPE, SURROUNDINGS, BadRun
+from .config.test_config import RECIPES
 from .data.psg_files import content, record, write_json
 from .programs import ROOT, exit_status, load_tool
-from .test_config import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_another_frozen_backbone_is_found_before_a_model_is_built(folder, monkey
     USGCheckpointer(build_model(cfg), str(tmp_path)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     check_run(cfg, train=True, evaluate=True)
-    identity = "usg_psg.modeling.convert.weights_identity"
+    identity = "usg_psg.pretrained.convert.weights_identity"
     monkeypatch.setattr(identity, lambda *_: {"model": "the same weights by another name"})
     check_run(cfg, train=True, evaluate=True)  # loading compares them
     cfg.MODEL.CLIP.FREEZE = False

@@ -15,7 +15,7 @@ import pytest
 from detectron2.engine import default_argument_parser
 
 from usg_psg.config import build_cfg
-from usg_psg.config_file import leaves
+from usg_psg.config.files import leaves
 
 from .documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, split_environment
 from .programs import python_path
@@ -59,11 +59,7 @@ def prose(document: Path) -> str:
 
 @by_name
 def test_options_that_the_text_names_exist(document):
-    sources = [
-        *(ROOT / "tools").glob("*.py"),
-        *(ROOT / "usg_psg").glob("*.py"),
-        *(ROOT / "usg_psg/compat").glob("*.py"),
-    ]
+    sources = [*(ROOT / "tools").glob("*.py"), *(ROOT / "usg_psg").rglob("*.py")]
     known = {name for path in sources for name in re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))}
     known |= {name for action in default_argument_parser()._actions for name in action.option_strings}
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]*)", prose(document)))

@@ -9,9 +9,9 @@ import torch
 from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
-from usg_psg.data.predicate_frequency import PredicateFrequency
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
+from usg_psg.predicate_frequency import PredicateFrequency
 from usg_psg.structures import TextEmbeddings
 
 SMALL = ["SEED", "3", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]

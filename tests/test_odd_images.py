@@ -13,8 +13,8 @@ from usg_psg.data import register_psg, unregister_psg
 from usg_psg.engine import Trainer
 
 from .bad_runs import RECIPE
-from .data.bad_cases import NOTES
-from .data.psg_files import content, record, write_json, write_pictures
+from .data.psg_files import content, record, write_images, write_json
+from .data.validation.bad_cases import NOTES
 from .programs import ROOT
 
 
@@ -24,7 +24,7 @@ def odd(tmp_path):
     entries = []
     for number, case in enumerate(NOTES.values()):
         entry = record(str(number))
-        write_pictures(tmp_path, entry)
+        write_images(tmp_path, entry)
         case.edit(entry)
         case.spoil(tmp_path / entry["file_name"], tmp_path / entry["pan_seg_file_name"])
         entries.append(entry)
@@ -64,7 +64,7 @@ def test_training_and_evaluation(cfg, odd):
 def test_images_without_relations_alone(cfg, tmp_path):
     """A batch in which nothing is related has losses all the same."""
     entry = record("x")
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     entry["relations"] = []
     register_psg("unrelated", write_json(tmp_path / "train2017", content([entry], [])), tmp_path, "trainval")
     try:

@@ -39,7 +39,7 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 from detectron2.config import CfgNode
 
 from usg_psg.config import build_cfg
-from usg_psg.program import add_trust_argument, one_line_errors, positive_integer, say, whole_number
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer, say, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."

@@ -26,8 +26,8 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import check_config
-from usg_psg.program import add_trust_argument, one_line_errors, whole_number
+from usg_psg.config.checks import check_config
+from usg_psg.utils.program import add_trust_argument, one_line_errors, whole_number
 
 MAX_SIDE = 4096  # pixels; features of larger images fill the memory
 

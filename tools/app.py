@@ -27,9 +27,9 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from usg_psg.config import build_cfg
-from usg_psg.names import short_paths
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import add_trust_argument, one_line_errors, positive_number, whole_number
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_number, whole_number
+from usg_psg.utils.text import short_paths
 
 
 def load_predictors(

@@ -39,7 +39,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST = 20

@@ -25,11 +25,11 @@ from tabulate import tabulate
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import load_psg_json
-from usg_psg.data.doctor import check_dataset
 from usg_psg.data.psg_index import index_path
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.data.validation.check_dataset import check_dataset
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

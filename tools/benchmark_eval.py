@@ -35,7 +35,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the number of threads is set
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics  # noqa: E402
-from usg_psg.program import one_line_errors, positive_integer  # noqa: E402
+from usg_psg.utils.program import one_line_errors, positive_integer  # noqa: E402
 
 NUM_CLASSES, NUM_PREDICATES, K = 133, 56, 100
 

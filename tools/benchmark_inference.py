@@ -36,9 +36,9 @@ from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.structures import ImageObjects, ObjectPredictions
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
 
 
 def stand_in_objects(model: USGPar, count: int) -> None:

@@ -34,7 +34,7 @@ from tabulate import tabulate
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.program import one_line_errors, positive_number, whole_number
+from usg_psg.utils.program import one_line_errors, positive_number, whole_number
 
 SMALL = {
     "MODEL.DEVICE": "cpu",

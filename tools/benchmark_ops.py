@@ -35,7 +35,7 @@ from mask2former_ops import (
     sampling_locations_from_offsets,
     set_backend,
 )
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 HEADS, WIDTH, POINTS = 8, 32, 4
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -45,14 +45,14 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import check_config
+from usg_psg.config.checks import check_config
 from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
 
 PROFILE_ROWS = 60
 

@@ -22,12 +22,12 @@ import usg_psg  # noqa: F401  selects the engine
 
 # isort: split
 from usg_psg.config import build_cfg
-from usg_psg.config_check import check_config
-from usg_psg.engine.published import SUFFIXES_WRITTEN, read_published, write_converted
-from usg_psg.modeling.convert import convert, target_model
-from usg_psg.modeling.convert_report import format_conversion
-from usg_psg.modeling.convert_rules import SOURCES
-from usg_psg.program import add_trust_argument, one_line_errors
+from usg_psg.config.checks import check_config
+from usg_psg.pretrained.convert import convert, target_model
+from usg_psg.pretrained.foreign_checkpoint import SUFFIXES_WRITTEN, read_published, write_converted
+from usg_psg.pretrained.report import format_conversion
+from usg_psg.pretrained.rules import SOURCES
+from usg_psg.utils.program import add_trust_argument, one_line_errors
 
 
 def numbers(text: str) -> list[int]:

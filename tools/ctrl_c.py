@@ -1,6 +1,6 @@
 """Imported first by every program of this folder: Ctrl-C during its imports, which take seconds, ends it in one line.
 
-`usg_psg.program.one_line_errors` gives Ctrl-C its usual meaning back.
+`usg_psg.utils.program.one_line_errors` gives Ctrl-C its usual meaning back.
 """
 
 from __future__ import annotations

@@ -33,10 +33,10 @@ from usg_psg.config import build_cfg
 from usg_psg.data import read_image
 from usg_psg.data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from usg_psg.engine import adapt_to_machine
-from usg_psg.names import counted, printable, short_paths
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.program import INTERRUPTED, Interruption, add_trust_argument, one_line_errors, score
 from usg_psg.scene_graph import SceneGraph
+from usg_psg.utils.program import INTERRUPTED, Interruption, add_trust_argument, one_line_errors, score
+from usg_psg.utils.text import counted, printable, short_paths
 from usg_psg.visualization import WEAK_SCORE, PageItem, PageWriter, draw_graph, draw_overlay
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

@@ -33,7 +33,7 @@ from usg_psg.evaluation.rename import rename_predictions
 from usg_psg.evaluation.report import format_predicates, format_summary, save_results
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

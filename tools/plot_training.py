@@ -25,7 +25,7 @@ import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 LOSSES = {
     "objects": ("loss_class", "loss_mask", "loss_dice"),

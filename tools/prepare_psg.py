@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 import usg_psg  # noqa: F401  selects the engine
 from usg_psg.data import PSG_VOCABULARY
-from usg_psg.data.doctor import TIMEOUT, check_dataset, format_report, one_line, report_to_dict
-from usg_psg.data.files import write_json
 from usg_psg.data.psg_json import write_index
-from usg_psg.data.psg_stats import dataset_statistics, format_statistics, predicate_figure
-from usg_psg.data.repair import repair_dataset
-from usg_psg.program import one_line_errors, positive_integer, positive_number
+from usg_psg.data.validation.check_dataset import TIMEOUT, check_dataset, format_report, one_line, report_to_dict
+from usg_psg.data.validation.repair import repair_dataset
+from usg_psg.data.validation.statistics import dataset_statistics, format_statistics, predicate_figure
+from usg_psg.utils.files import write_json
+from usg_psg.utils.program import one_line_errors, positive_integer, positive_number
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

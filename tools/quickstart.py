@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from usg_psg.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors, positive_integer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"

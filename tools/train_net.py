@@ -35,7 +35,7 @@ from usg_psg.engine.output_folder import locked, start_new_training
 from usg_psg.engine.preflight import weights_path
 from usg_psg.engine.terminal import evaluation_summary, log_to_terminal, setup_logging, setup_run
 from usg_psg.engine.training_record import warn_about_test_data
-from usg_psg.program import add_trust_argument, one_line_errors, parse_with_overrides
+from usg_psg.utils.program import add_trust_argument, one_line_errors, parse_with_overrides
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:

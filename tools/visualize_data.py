@@ -38,10 +38,10 @@ from usg_psg.data.psg_json import SPLITS
 from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
-from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
-from usg_psg.names import counted
-from usg_psg.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.evaluation.worst_images import scene_graph_of_annotation
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.text import counted
 from usg_psg.visualization import PageItem, PageWriter
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from .names import display_names
-from .run_lengths import compressed_masks
+from .masks import compressed_masks
+from .utils.text import display_names
 
 if TYPE_CHECKING:
     import networkx

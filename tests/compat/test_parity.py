@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from usg_psg.compat import list_names
-from usg_psg.generated_table import split_at_marks
+from usg_psg.utils.generated_table import split_at_marks
 
 from .engines import needs_real, run_python
 

@@ -73,7 +73,7 @@ def write_json(folder: Path, value: object) -> Path:
     return path
 
 
-def write_pictures(folder: Path, entry: dict) -> None:
+def write_images(folder: Path, entry: dict) -> None:
     """Image with one colour per segment, and the panoptic PNG."""
     index = quadrants(entry["height"], entry["width"])
     for key, pixels in (

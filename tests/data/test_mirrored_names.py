@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import transforms as T
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import check_config
+from usg_psg.config.checks import check_config
 from usg_psg.data import (
     PSG_VOCABULARY,
     PSGDatasetMapper,
@@ -18,7 +18,7 @@ from usg_psg.data import (
 )
 from usg_psg.data.mirrored_names import mirrored_indices
 
-from .psg_files import COLORS, STUFF, content, record, write_json, write_pictures
+from .psg_files import COLORS, STUFF, content, record, write_images, write_json
 
 SIDED = ["left of", "on", "right of", "holding"]
 
@@ -52,7 +52,7 @@ def test_names_without_a_side_stay():
 def dataset(tmp_path):
     """A registered data set with predicates of sides."""
     entry = record("5")
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     path = write_json(tmp_path, {**content([entry], []), "predicate_classes": SIDED})
     register_psg("sided", path, tmp_path, "trainval")
     yield path
@@ -93,7 +93,7 @@ def test_other_settings_exchange_nothing(dataset, tmp_path):
 
 def test_classes_change_too(tmp_path):
     entry = record("5")
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     (dataset_dict,) = load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")
     names = PSGVocabulary(("left hand", "right hand"), tuple(STUFF), ("on", "beside", "over", "holding"))
     arguments = {"is_train": True, "sided_names": names}

@@ -14,7 +14,7 @@ from usg_psg.data import PSGDatasetMapper, PSGTrainLoader, get_psg_metadata, loa
 from usg_psg.data.psg_index import PSGRecords, index_path, open_index
 from usg_psg.data.psg_json import SPLITS, write_index
 
-from .psg_files import THINGS, content, record, write_json, write_pictures
+from .psg_files import THINGS, content, record, write_images, write_json
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_records_in_another_process(path, tmp_path):
 def test_loader_on_an_index(tmp_path, workers):
     entries = [record(str(i)) for i in range(6)]
     for entry in entries:
-        write_pictures(tmp_path, entry)
+        write_images(tmp_path, entry)
     path = write_json(tmp_path, content(entries, []))
     write_index(path)
     mapper = PSGDatasetMapper(is_train=True, augmentations=[])

@@ -9,10 +9,10 @@ import logging
 import pytest
 
 from usg_psg.data import PSGVocabulary, load_psg_json, read_psg_json
-from usg_psg.data.doctor import file_faults
 from usg_psg.data.psg_json import select_split, write_index
-from usg_psg.data.psg_stats import dataset_statistics
-from usg_psg.data.repair import repair_dataset
+from usg_psg.data.validation.check_dataset import file_faults
+from usg_psg.data.validation.repair import repair_dataset
+from usg_psg.data.validation.statistics import dataset_statistics
 
 from .psg_files import PREDICATES, STUFF, THINGS, content, record, write_json
 

@@ -18,13 +18,13 @@ from usg_psg.config import add_usg_config
 from usg_psg.data import PSGDataset, PSGDatasetMapper, encode_panoptic, load_psg_json, reindex_relations
 from usg_psg.data.psg_mapper import build_augmentations
 
-from .psg_files import COLORS, IDS, content, quadrants, record, write_json, write_pictures
+from .psg_files import COLORS, IDS, content, quadrants, record, write_images, write_json
 
 
 @pytest.fixture
 def dataset_dict(tmp_path):
     entry = record("17", 60, 80)
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     return load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")[0]
 
 
@@ -149,7 +149,7 @@ def test_more_than_255_segments(tmp_path, double):
     ]
     entry["annotations"] = [{"bbox": [0, 0, 1, 1], "bbox_mode": 0, "category_id": 2}] * 600
     entry["relations"] = [[0, 599, 0], [255, 256, 1]]
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     Image.fromarray(encode_panoptic(index + 1000)).save(tmp_path / entry["pan_seg_file_name"])
     (dataset_dict,) = load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")
 
@@ -167,7 +167,7 @@ def test_more_than_255_segments(tmp_path, double):
 def test_without_segments_and_relations(tmp_path):
     entry = record("3")
     entry.update(segments_info=[], annotations=[], relations=[])
-    write_pictures(tmp_path, entry)
+    write_images(tmp_path, entry)
     Image.new("RGB", (64, 48)).save(tmp_path / entry["pan_seg_file_name"])
     (dataset_dict,) = load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")
     sample = PSGDatasetMapper(config(USG__IMAGE_SIZE=64), is_train=True)(dataset_dict)

@@ -10,7 +10,6 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from usg_psg.data import PSG_VOCABULARY, get_psg_metadata
-from usg_psg.data.doctor import check_dataset
 from usg_psg.data.psg_shapes import generate_psg_shapes, make_psg_shapes_scene
 from usg_psg.data.psg_shapes.actions import EVENTS
 from usg_psg.data.psg_shapes.annotator import salience, written_relations
@@ -23,6 +22,7 @@ from usg_psg.data.psg_shapes.scene import Background
 from usg_psg.data.psg_shapes.singles import SINGLES, TABLETOPS
 from usg_psg.data.psg_shapes.surfaces import PSG_SURFACES
 from usg_psg.data.psg_shapes.truth import SYNONYMS, SceneTruth
+from usg_psg.data.validation.check_dataset import check_dataset
 
 HELD_OUT = ("zebra", "snow", "standing on")
 NUM_SCENES = 60

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..bad_runs import CONFIGURATION, SURROUNDINGS
-from .bad_cases import FILES, MENDED, NOTES, PICTURES, RECORDS
+from .validation.bad_cases import FILES, MENDED, NOTES, PICTURES, RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "robustness.md"

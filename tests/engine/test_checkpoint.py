@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from usg_psg.data.files import write_whole
 from usg_psg.engine import USGCheckpointer
 from usg_psg.engine.checkpoint_file import FROZEN_KEY
 from usg_psg.engine.ema import ModelEMA
 from usg_psg.modeling.openclip import weights_identity
+from usg_psg.utils.files import write_whole
 
 from ..tiny import CLIP_NAME, tiny_input, tiny_model
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from usg_psg.engine.checkpoint_file import read_checkpoint
-from usg_psg.engine.published import read_published
 from usg_psg.modeling.openclip import load_openclip
+from usg_psg.pretrained.foreign_checkpoint import read_published
 
 from ..tiny import CLIP_NAME
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from usg_psg.data.files import write_whole
 from usg_psg.engine import USGCheckpointer
-from usg_psg.program import error_line, one_line_errors
+from usg_psg.utils.files import write_whole
+from usg_psg.utils.program import error_line, one_line_errors
 
 from ..tiny import tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 
 from usg_psg.engine import terminal
 from usg_psg.engine.terminal import CountedBatches, Pace, TerminalHandler
-from usg_psg.program import TERMINAL, TRACEBACK_VARIABLE
+from usg_psg.utils.program import TERMINAL, TRACEBACK_VARIABLE
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usg_psg.evaluation import PROTOCOLS, Prediction, SGDetMetrics
+from usg_psg.evaluation.inputs import flatten_masks
 from usg_psg.evaluation.matching import (
     decode_masks,
     encode_masks,
@@ -18,7 +19,6 @@ from usg_psg.evaluation.matching import (
     match_any,
     match_one_to_one,
 )
-from usg_psg.evaluation.scene import flatten_masks
 
 from .scenes import (
     NUM_CLASSES,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from usg_psg.data import PSGVocabulary, read_vocabulary
+from usg_psg.evaluation.inputs import Prediction
 from usg_psg.evaluation.rename import rename_predictions
-from usg_psg.evaluation.scene import Prediction
 
 ANNOTATED = PSGVocabulary(("person", "cup"), ("wall",), ("on", "holding"))
 

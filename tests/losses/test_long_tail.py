@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from usg_psg.data.predicate_frequency import PredicateFrequency
 from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share, long_tail_of_names
+from usg_psg.predicate_frequency import PredicateFrequency
 from usg_psg.structures import PairProposals, RelationPredictions
 
 from ..tiny import loss_counts

@@ -7,7 +7,7 @@ import torch
 from detectron2.utils import comm
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import value_problems
+from usg_psg.config.checks import value_problems
 from usg_psg.losses import ObjectCriterion, RelationCriterion, loss_normalizers
 from usg_psg.losses.functional import sigmoid_class_loss, weighted_pair_loss
 from usg_psg.structures import PairProposals, RelationPredictions

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from usg_psg.config import build_cfg
-from usg_psg.config_check import value_problems
+from usg_psg.config.checks import value_problems
 from usg_psg.modeling import OpenCLIPConvNeXt
 from usg_psg.modeling.clip_ensemble import CLIPEnsemble, CLIPVisualHead, build_clip_ensemble, geometric_ensemble
 from usg_psg.modeling.openclip import load_openclip

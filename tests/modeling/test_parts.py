@@ -9,7 +9,7 @@ from torch import nn
 
 from usg_psg.config import build_cfg
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
-from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, enlarge_maps, shrink_maps, sine_position
+from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, downsample, sine_position, upsample
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.openclip_convnext import _with_scales_folded
 from usg_psg.modeling.relation_head import RelationDecoder, RelationHead, RelationQueries
@@ -203,7 +203,7 @@ def test_backbone_refuses_what_is_not_a_convnext():
 def test_shrinking_maps_is_bilinear_resampling(size):
     x = torch.randn(2, 3, 16, 24, dtype=torch.float64)
     expected = torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(shrink_maps(x, size), expected)
+    torch.testing.assert_close(downsample(x, size), expected)
 
 
 @pytest.mark.parametrize("size", [(10, 14), (9, 14), (10, 13), (11, 20)])
@@ -212,9 +212,9 @@ def test_enlarging_maps_is_bilinear_resampling(size, channels_last):
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     given = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     expected = torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(enlarge_maps(given, size), expected)
+    torch.testing.assert_close(upsample(given, size), expected)
     weight = torch.randn_like(expected)
-    (gradient,) = torch.autograd.grad((enlarge_maps(given, size) * weight).sum(), x)
+    (gradient,) = torch.autograd.grad((upsample(given, size) * weight).sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), x)[0])
 
 

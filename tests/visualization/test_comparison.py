@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from usg_psg.evaluation import SGDetMetrics
 from usg_psg.evaluation.matching import NEVER
-from usg_psg.evaluation.worst_pictures import scene_graph_of_annotation
+from usg_psg.evaluation.worst_images import scene_graph_of_annotation
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import compare_graphs, draw_comparison
 from usg_psg.visualization.comparison import AMBER, GRAY, GREEN, RED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from ..generated_table import print_or_write
+from ..utils.generated_table import print_or_write
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER / "README.md"

@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from .psg_faults import MAX_SEGMENT_ID
+from .validation.records import MAX_SEGMENT_ID
 
 MAX_SEGMENTS = 2**16 - 1
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn, a quarter of a gigabyte as RGB
@@ -42,7 +42,7 @@ _UPRIGHT = {
 _SWAPS_SIDES = (5, 6, 7, 8)
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """A picture that cannot be used.
 
     The text alone makes one, as loaders' worker processes hand their errors over.
@@ -57,8 +57,8 @@ class PictureError(ValueError):
         self.problem, self.message = problem, message or text
 
 
-class MissingPictureError(FileNotFoundError):
-    """A picture that is not there; attributes as in `PictureError`."""
+class MissingImageError(FileNotFoundError):
+    """A picture that is not there; attributes as in `ImageError`."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -66,8 +66,8 @@ class MissingPictureError(FileNotFoundError):
         self.problem, self.message = "missing", NO_FILE
 
 
-def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str, message: str) -> PictureError:
-    return PictureError(f"{_where(file_name, image_id)}: {message}", problem, message)
+def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str, message: str) -> ImageError:
+    return ImageError(f"{_where(file_name, image_id)}: {message}", problem, message)
 
 
 def open_image(file: str | os.PathLike | IO[bytes], formats: tuple[str, ...] = IMAGE_FORMATS) -> Image.Image:
@@ -135,7 +135,7 @@ def check_image(file_name: str, size: tuple[int, int] | None, image_id: str = ""
                 image.draft(None, (1, 1))
                 image.load()
                 return mode, orientation
-    except PictureError:
+    except ImageError:
         pass  # said by `read_image` in its own words
     read_image(file_name, size=size, image_id=image_id)
     return mode, orientation
@@ -195,7 +195,7 @@ def encode_panoptic(ids: np.ndarray) -> np.ndarray:
 
 def segment_index_map(
     ids: np.ndarray, segments_info: list[dict], *, file_name: str = "", image_id: str = ""
-) -> tuple[np.ndarray, list[PictureError]]:
+) -> tuple[np.ndarray, list[ImageError]]:
     """Segment ids to positions in segments_info.
 
     Args:
@@ -256,7 +256,7 @@ def too_many_message(number: int) -> str:
     return f"expected at most {MAX_SEGMENTS} segments, got {number}"
 
 
-def read_segment_index_map(dataset_dict: dict) -> tuple[np.ndarray, list[PictureError]]:
+def read_segment_index_map(dataset_dict: dict) -> tuple[np.ndarray, list[ImageError]]:
     """The panoptic PNG of a dataset dict as `segment_index_map`, checked against its height and width."""
     file_name, image_id = dataset_dict["pan_seg_file_name"], dataset_dict["image_id"]
     size = (dataset_dict["height"], dataset_dict["width"])
@@ -278,12 +278,12 @@ def _opened(file_name: str | IO[bytes] | Image.Image, image_id: str) -> Iterator
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
-    except PictureError:
+    except ImageError:
         raise
     except Image.DecompressionBombError:
         raise _error("too_large", file_name, image_id, TOO_LARGE) from None
     except FileNotFoundError:
-        raise MissingPictureError(f"{_where(file_name, image_id)}: {NO_FILE}") from None
+        raise MissingImageError(f"{_where(file_name, image_id)}: {NO_FILE}") from None
     except Exception as error:
         # Pillow's decoders meet damaged files with errors of many types.
         text = str(error) or type(error).__name__

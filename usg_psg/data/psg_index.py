@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_safetensors
 from torch.utils.data import Dataset
 
 from .psg_categories import PSGVocabulary
-from .psg_faults import Fault
+from .validation.records import Fault
 
 logger = logging.getLogger(__name__)
 

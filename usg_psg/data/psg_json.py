@@ -17,10 +17,11 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from ..unique_keys import RepeatedKeys, marked_object
-from .files import remove_temporary_files, write_whole
+from ..utils.files import remove_temporary_files, write_whole
+from ..utils.unique_keys import RepeatedKeys, marked_object
 from .psg_categories import NAME_KEYS, PSGVocabulary
-from .psg_faults import (
+from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
+from .validation.records import (
     MENDED,
     Fault,
     duplicate_image_faults,
@@ -29,7 +30,6 @@ from .psg_faults import (
     test_id_problem,
     unknown_test_image_faults,
 )
-from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 
 logger = logging.getLogger(__name__)
 

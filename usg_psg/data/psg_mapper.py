@@ -15,11 +15,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from .left_out import LeftOutImages
 from .mirrored_names import SidedNames
-from .panoptic import PictureError, read_image, read_segment_index_map
+from .panoptic import ImageError, read_image, read_segment_index_map
 from .psg_json import POLICIES
 from .register_psg import get_psg_metadata
+from .validation.skipped_samples import SkippedSamples
 from .vocabulary_file import Names
 
 logger = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ class PSGDatasetMapper:
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
             bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
                 panoptic PNG list different ids, of which "error" uses those in both and counts the image in
-                `left_out`; or, in training only, "skip": the mapper then returns None, in whose place the
-                training loader draws another image, logs a warning and notes the image in `left_out`.
+                `skipped_samples`; or, in training only, "skip": the mapper then returns None, in whose place the
+                training loader draws another image, logs a warning and notes the image in `skipped_samples`.
             sided_names: the vocabulary, of which classes and predicates that name a side ("left of") are exchanged for
                 their counterparts where the augmentations mirror an image; None leaves all as they are.
 
@@ -165,7 +165,7 @@ class PSGDatasetMapper:
         self.with_annotations = is_train if with_annotations is None else with_annotations
         self.bad_sample = bad_sample
         self.sided_names = None if sided_names is None else SidedNames(sided_names)
-        self.left_out = LeftOutImages() if is_train else None
+        self.skipped_samples = SkippedSamples() if is_train else None
         self._failures_in_a_row = 0
 
     @classmethod
@@ -212,16 +212,16 @@ class PSGDatasetMapper:
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             # No damaged image here and there: a folder is missing or a disk is gone.
             raise ValueError(f"{self._failures_in_a_row} images in a row cannot be used, the last one: {error}")
-        assert self.left_out is not None  # bad_sample is "skip"
-        if self.left_out.add(image_id, str(error)):
+        assert self.skipped_samples is not None  # bad_sample is "skip"
+        if self.skipped_samples.add(image_id, str(error)):
             logger.warning("image left out: %s", error)
 
-    def _count_or_refuse(self, disagreements: Sequence[PictureError], image_id: str) -> None:
+    def _count_or_refuse(self, disagreements: Sequence[ImageError], image_id: str) -> None:
         for error in disagreements:
             if self.bad_sample == "strict":
                 raise error
-            if self.left_out is not None:
-                self.left_out.add(image_id, str(error), mended=f"{error.problem}_png")
+            if self.skipped_samples is not None:
+                self.skipped_samples.add(image_id, str(error), mended=f"{error.problem}_png")
 
     def _map(self, dataset_dict: dict) -> dict:
         result = copy.deepcopy(dataset_dict)

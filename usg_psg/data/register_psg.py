@@ -21,7 +21,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ..hints import did_you_mean
+from ..utils.suggestions import did_you_mean
 from .psg_categories import PSG_VOCABULARY, PSGVocabulary
 from .psg_json import POLICIES, SPLITS, load_psg_json, open_psg
 

@@ -27,11 +27,11 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .left_out import LeftOutImages
-from .predicate_frequency import PredicateFrequency, predicate_repeat_factors
+from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
+from ..utils.worker_pool import exit_text
 from .psg_mapper import PSGDatasetMapper
 from .register_psg import bad_record_policy, get_psg_metadata
-from .worker_pool import exit_text
+from .validation.skipped_samples import SkippedSamples
 
 logger = logging.getLogger(__name__)
 
@@ -287,9 +287,9 @@ class PSGTrainLoader:
         self.pin_memory = pin_memory
 
     @property
-    def left_out(self) -> LeftOutImages | None:
+    def skipped_samples(self) -> SkippedSamples | None:
         """The mapper's list of images that could not be used, if it keeps one."""
-        return getattr(self.samples.mapper, "left_out", None)
+        return getattr(self.samples.mapper, "skipped_samples", None)
 
     @property
     def seed(self) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import yaml
 
-from ..unique_keys import UniqueKeyLoader, json_object
+from ..utils.unique_keys import UniqueKeyLoader, json_object
 from .psg_categories import NAME_KEYS, PSGVocabulary
 
 TEMPLATE_KEYS = ("object_templates", "predicate_templates")

@@ -12,10 +12,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..data.files import write_whole
-from ..data.predicate_frequency import PredicateFrequency
-from ..modeling.convert import check_record, without_ddp_prefix
 from ..modeling.openclip import is_random
+from ..predicate_frequency import PredicateFrequency
+from ..pretrained.convert import check_record, without_ddp_prefix
+from ..utils.files import write_whole
 from .checkpoint_file import (
     CONVERSION_KEY,
     EMA_KEY,
@@ -26,8 +26,8 @@ from .checkpoint_file import (
     read_checkpoint,
     require_trainer_state,
 )
+from .state_dict_check import check_fit
 from .training_record import TrainingRecord
-from .weights_fit import check_fit
 
 logger = logging.getLogger(__name__)
 

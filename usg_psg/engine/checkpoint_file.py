@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..data.files import check_archive
-from ..data.predicate_frequency import PredicateFrequency
+from ..predicate_frequency import PredicateFrequency
+from ..utils.files import check_archive
 from .training_record import TrainingRecord
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -23,7 +23,7 @@ TRAINER_KEY = "trainer"  # optimizer, schedule, place in the data: what a run go
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
 FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
 TRAINED_ON_KEY = "trained_on"  # data sets and names, see `TrainingRecord`
-CONVERSION_KEY = "conversion"  # record of `modeling/convert.py`, in files of tools/convert_checkpoint.py
+CONVERSION_KEY = "conversion"  # record of `pretrained/convert.py`, in files of tools/convert_checkpoint.py
 
 
 def check_suffix(filename: str) -> None:

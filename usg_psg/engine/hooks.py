@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ..data.files import write_whole
-from ..data.left_out import LeftOutImages
-from ..program import TERMINAL
+from ..data.validation.skipped_samples import SkippedSamples
+from ..utils.files import write_whole
+from ..utils.program import TERMINAL
 from .checkpoint import USGCheckpointer
 from .launch import SECOND_CTRL_C, handle_stop_signals
 
@@ -179,21 +179,21 @@ def _iteration(line: bytes) -> float:
     return iteration if isinstance(iteration, int | float) else float("inf")
 
 
-class LeftOutReport(HookBase):
+class SkippedSamplesReport(HookBase):
     """Logs at the end of training, also of one that failed, how many images were left out and the first of them.
 
     Each process counts the images that its own loader met.
 
     Args:
-        left_out: the loader's list; None if it leaves nothing out.
+        skipped_samples: the loader's list; None if it leaves nothing out.
     """
 
-    def __init__(self, left_out: LeftOutImages | None):
-        self.left_out = left_out
+    def __init__(self, skipped_samples: SkippedSamples | None):
+        self.skipped_samples = skipped_samples
 
     def after_train(self) -> None:
         """Log the summary."""
-        if self.left_out is not None and (summary := self.left_out.summary()):
+        if self.skipped_samples is not None and (summary := self.skipped_samples.summary()):
             logger.warning("%s", summary)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.files import remove_temporary_files
-from ..program import say
+from ..utils.files import remove_temporary_files
+from ..utils.program import say
 
 try:
     import fcntl

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..config_check import check_config
+from ..config.checks import check_config
 from ..data.panoptic import check_image
 from ..data.register_psg import get_psg_metadata
 from ..evaluation.records import ground_truth_from_record
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
-from ..hints import did_you_mean
-from ..modeling.convert import target_model
+from ..pretrained.convert import target_model
+from ..utils.suggestions import did_you_mean
 from .checkpoint import complete_weights
 from .checkpoint_file import check_suffix, read_checkpoint, require_trainer_state
 

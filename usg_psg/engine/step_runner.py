@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.train_loader import PSGTrainLoader, derived_seed
 from ..losses import loss_normalizers
-from ..program import FAILED
+from ..utils.program import FAILED
 from .ema import ModelEMA
 from .optimizer import GradientClipper
 

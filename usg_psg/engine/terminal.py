@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from ..data.register_psg import get_psg_metadata
 from ..data.train_loader import guarded
-from ..program import EXPECTED, TERMINAL, TRACEBACK_VARIABLE
+from ..utils.program import EXPECTED, TERMINAL, TRACEBACK_VARIABLE
 
 logger = logging.getLogger(__name__)
 progress_logger = logging.getLogger("usg_psg_progress")  # for lines that log.txt has in another form

@@ -25,22 +25,22 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
-from ..data.files import write_whole
-from ..data.predicate_frequency import PredicateFrequency
 from ..data.register_psg import get_psg_metadata, vocabulary_names
 from ..evaluation import SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
 from ..modeling.vocabulary import vocabulary_embeddings
+from ..predicate_frequency import PredicateFrequency
+from ..utils.files import write_whole
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
 from .ema import ModelEMA
 from .hooks import (
     BestCheckpointHook,
     CheckpointHook,
-    LeftOutReport,
     LossLogHook,
     ShortHistoryHook,
+    SkippedSamplesReport,
     StopHook,
     truncate_log,
 )
@@ -175,8 +175,8 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         # The account of images that were left out first, so that it is given even if another hook fails at the end.
-        left_out = LeftOutReport(getattr(self._trainer.data_loader, "left_out", None))
-        built: list[HookBase] = [left_out, hooks.IterationTimer(), hooks.LRScheduler(), ShortHistoryHook()]
+        skipped = SkippedSamplesReport(getattr(self._trainer.data_loader, "skipped_samples", None))
+        built: list[HookBase] = [skipped, hooks.IterationTimer(), hooks.LRScheduler(), ShortHistoryHook()]
         checkpoints = None
         if comm.is_main_process():
             checkpoints = CheckpointHook(

@@ -2,8 +2,8 @@
 
 from .formats import EXPORT_FORMATS, open_writer, read_predictions
 from .frequency_baseline import TrainingTriplets
+from .inputs import GroundTruth, Prediction
 from .protocols import PROTOCOLS, Protocol
-from .scene import GroundTruth, Prediction
 from .sgdet_evaluator import SGDetEvaluator
 from .sgdet_metrics import SGDetMetrics, SGDetResults
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .image_match import ImageMatch
+from .inputs import GroundTruth, Prediction
 from .matching import first_ranks, triplet_hits
-from .scene import GroundTruth, Prediction
 
 ERROR_PROTOCOLS = ("single", "openpsg")
 

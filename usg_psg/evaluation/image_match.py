@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .inputs import GroundTruth, Prediction
 from .matching import (
     Overlap,
     first_ranks,
@@ -23,7 +24,6 @@ from .matching import (
     pair_hits,
     triplet_hits,
 )
-from .scene import GroundTruth, Prediction
 
 MATCHINGS = ("one_to_one", "any", "rows", "greedy")
 

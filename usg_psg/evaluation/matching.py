@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 
-from ..run_lengths import compressed_masks
+from ..masks import compressed_masks
 
 NEVER = np.iinfo(np.int64).max  # rank of an annotated triplet that no prediction hits
 

@@ -15,7 +15,7 @@ from ..data.psg_json import PSGFile, check_vocabulary, select_split
 from ..data.psg_mapper import reindex_relations
 from .formats import tells_images_by_position
 from .frequency_baseline import TrainingTriplets
-from .scene import GroundTruth, Prediction
+from .inputs import GroundTruth, Prediction
 from .sgdet_metrics import SGDetMetrics
 
 logger = logging.getLogger(__name__)

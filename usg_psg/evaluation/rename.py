@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.psg_categories import PSGVocabulary
 from ..data.vocabulary_file import VocabularyFile
-from .scene import Prediction
+from .inputs import Prediction
 
 
 def rename_predictions(

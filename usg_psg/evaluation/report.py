@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from ..data.files import write_json
+from ..utils.files import write_json
 from .protocols import PROTOCOLS
 from .sgdet_metrics import BASELINE, SGDetResults
 

@@ -15,15 +15,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.register_psg import get_psg_metadata
-from ..program import TERMINAL
+from ..utils.program import TERMINAL
 from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
+from .inputs import GroundTruth, Prediction
 from .matching import Overlap, mask_overlap
 from .records import count_missing, ground_truth_from_record, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
-from .scene import GroundTruth, Prediction
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
-from .worst_pictures import WorstPictures
+from .worst_images import WorstImages
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class SGDetEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget every image."""
         self._metrics: SGDetMetrics | None = None
-        self._worst: WorstPictures | None = None
+        self._worst: WorstImages | None = None
         self._processed: set[str] = set()
         if self._writer is not None:
             self._writer.close()
@@ -100,7 +100,7 @@ class SGDetEvaluator(DatasetEvaluator):
         if self.export and self._writer is None:
             self._writer = open_writer(self.export, self._path(f"predictions_{self.dataset_name}"), comm.get_rank())
         if self.pictures:
-            self._worst = WorstPictures(self.pictures, metadata)
+            self._worst = WorstImages(self.pictures, metadata)
         return self._new_metrics()
 
     def _new_metrics(self) -> SGDetMetrics:
@@ -184,7 +184,7 @@ class SGDetEvaluator(DatasetEvaluator):
             self._save_pictures(kept)
         return results_to_dict(self.results, self.task)
 
-    def _save_pictures(self, kept: list[WorstPictures]) -> None:
+    def _save_pictures(self, kept: list[WorstImages]) -> None:
         for other in kept[1:]:
             kept[0].merge(other)
         folder = self._path(f"pictures_{self.dataset_name}")

@@ -12,11 +12,11 @@ import numpy as np
 
 from .frequency_baseline import TrainingTriplets
 from .image_match import ImageMatch
+from .inputs import GroundTruth, Prediction
 from .matching import NEVER, first_ranks, match_any, pair_hits
 from .panoptic_quality import PanopticQuality
 from .protocols import PROTOCOLS, ProtocolCounts
 from .recall import RecallTable
-from .scene import GroundTruth, Prediction
 
 KS = (10, 20, 50, 100)
 PROPOSAL_KS = (20, 50, 100, 200)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.predicate_frequency import PredicateFrequency
+from ..predicate_frequency import PredicateFrequency
 
 logger = logging.getLogger(__name__)
 

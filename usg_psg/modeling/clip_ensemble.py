@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..data.register_psg import get_psg_metadata
 from ..data.vocabulary_file import read_vocabulary
-from ..names import spoken_name
 from ..structures import ObjectPredictions
-from .layers import CosineLogits, shrink_maps
+from ..utils.text import spoken_name
+from .layers import CosineLogits, downsample
 
 
 class CLIPVisualHead(nn.Module):
@@ -107,7 +107,7 @@ class CLIPEnsemble(nn.Module):
             visual_head: of the CLIP model that the trunk is part of.
         """
         with torch.autocast(dense.device.type, enabled=False):
-            features = shrink_maps(objects.mask_features.float(), (dense.shape[-2], dense.shape[-1]))
+            features = downsample(objects.mask_features.float(), (dense.shape[-2], dense.shape[-1]))
             inside = torch.einsum("bqd,bdhw->bqhw", objects.mask_embeddings[-1].float(), features) > 0
         logits = objects.class_logits[-1]
         mixed = geometric_ensemble(logits, visual_head(dense, inside, text), self.weight)

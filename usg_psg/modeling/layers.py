@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..autocast import for_products
+from ..utils.autocast import to_autocast_dtype
 
 
 class MLP(nn.Module):
@@ -140,7 +140,7 @@ def sine_position(height: int, width: int, dim: int, device: torch.device) -> Te
     return torch.cat([y, x])
 
 
-def attention_memory(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]:
+def flatten_level(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]:
     """What cross-attention looks at in a level of pixel features, in the type of matrix products.
 
     Args:
@@ -150,7 +150,7 @@ def attention_memory(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tens
     Returns:
         memory (B, h * w, d), position (1, h * w, d).
     """
-    memory = for_products(feature.flatten(2).transpose(1, 2) + level_embed)
+    memory = to_autocast_dtype(feature.flatten(2).transpose(1, 2) + level_embed)
     channels, height, width = feature.shape[1:]
     position = sine_position(height, width, channels, feature.device)
     return memory, position.to(memory.dtype).flatten(1).t()[None]
@@ -188,7 +188,7 @@ class CosineLogits(nn.Module):
         return cosine * self.log_scale.exp().clamp(max=self.MAX_SCALE) + self.bias
 
 
-def enlarge_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling of (B, c, H, W) maps to a size that is not smaller; channels-last maps stay so.
 
     Twice the size, which is what padding to the backbone's stride gives, is written as sums of shifted maps in their
@@ -206,7 +206,7 @@ def enlarge_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
     return double(double(x.permute(0, 2, 3, 1), 1), 2).permute(0, 3, 1, 2)
 
 
-def shrink_maps(x: Tensor, size: tuple[int, int]) -> Tensor:
+def downsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling (without antialiasing) of (B, c, H, W) maps to a size that is not larger.
 
     Where both sides shrink by the same even factor r, the samples lie in the middle of four pixels: their mean, read

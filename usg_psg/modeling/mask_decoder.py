@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, attention_memory, shrink_maps
+from .layers import MLP, AttentionBlock, FeedForwardBlock, downsample, flatten_level
 
 
 class MaskDecoderLayer(nn.Module):
@@ -117,11 +117,11 @@ class MaskDecoder(nn.Module):
         """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""
         memories, positions, mask_features = [], [], []
         for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
-            memory, position = attention_memory(feature, embed)
+            memory, position = flatten_level(feature, embed)
             memories.append(memory)
             positions.append(position)
             size = (feature.shape[-2], feature.shape[-1])
-            mask_features.append(shrink_maps(pixel_features.mask_features.detach(), size).flatten(2))
+            mask_features.append(downsample(pixel_features.mask_features.detach(), size).flatten(2))
         return memories, positions, mask_features
 
     @staticmethod

@@ -11,8 +11,8 @@ from pathlib import Path
 import open_clip
 import torch
 
-from ..data.files import check_archive
-from ..hints import did_you_mean
+from ..utils.files import check_archive
+from ..utils.suggestions import did_you_mean
 
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0

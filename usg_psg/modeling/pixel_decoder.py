@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mask2former_ops import MSDeformAttn
 
-from ..autocast import for_products
 from ..structures import PixelDecoderOutput
-from .layers import enlarge_maps, sine_position
+from ..utils.autocast import to_autocast_dtype
+from .layers import sine_position, upsample
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -35,7 +35,7 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference_points: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """(B, S, d) to (B, S, d)."""
-        value = for_products(x)
+        value = to_autocast_dtype(x)
         attended = self.self_attn(value + position, reference_points, value, shapes)
         x = self.norm1(x + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(x)))
@@ -123,7 +123,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         levels = [proj(features[name]) for proj, name in zip(self.input_proj, self.ENCODER_LEVELS, strict=True)]
         shapes = [tuple(level.shape[-2:]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-        position = for_products(self._positions(shapes, x))
+        position = to_autocast_dtype(self._positions(shapes, x))
         reference_points = self._reference_points(shapes, x.device)
         reference_points = reference_points[None, :, None].expand(len(x), -1, len(shapes), -1)
         for layer in self.layers:
@@ -133,7 +133,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(x.split(sizes, dim=1), shapes, strict=True)
         ]
         lateral = self.lateral(features["res2"])
-        enlarged = enlarge_maps(for_products(encoded[-1]), lateral.shape[-2:])
+        enlarged = upsample(to_autocast_dtype(encoded[-1]), lateral.shape[-2:])
         return PixelDecoderOutput(self.mask_features(self.output(lateral + enlarged)), encoded)
 
     def _positions(self, shapes: list[tuple[int, int]], x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import PairProposals, PixelDecoderOutput
 from .build import RELATION_HEAD_REGISTRY
-from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, attention_memory
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, flatten_level
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import RelationProposalConstructor
 
@@ -85,7 +85,7 @@ class RelationDecoder(nn.Module):
         if self.level_embed is None:
             return relation_queries
         levels = [
-            attention_memory(pixel_features.multi_scale_features[level], embed)
+            flatten_level(pixel_features.multi_scale_features[level], embed)
             for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True)
         ]
         x = relation_queries

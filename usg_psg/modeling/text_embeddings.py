@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.files import remove_temporary_files, write_whole
 from ..data.vocabulary_file import check_template
-from ..names import spoken_name
+from ..utils.files import remove_temporary_files, write_whole
+from ..utils.text import spoken_name
 from .openclip import load_openclip, weights_identity
 
 logger = logging.getLogger(__name__)

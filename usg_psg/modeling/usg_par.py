@@ -13,9 +13,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..data.predicate_frequency import PredicateFrequency
 from ..inference import Postprocessor, given_objects
 from ..losses import LossCounts, USGCriterion, long_tail_of_names, loss_normalizers
+from ..predicate_frequency import PredicateFrequency
 from ..structures import (
     ImageObjects,
     MaskDecoderOutput,

@@ -1,6 +1,6 @@
 """Pictures of scene graphs."""
 
-from ..names import display_names
+from ..utils.text import display_names
 from .colors import class_color
 from .comparison import compare_graphs, draw_comparison
 from .graph import WEAK_SCORE, draw_graph

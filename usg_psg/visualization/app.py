@@ -26,9 +26,9 @@ from PIL import Image
 
 from ..data import read_image
 from ..data.panoptic import open_image
-from ..names import counted
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
+from ..utils.text import counted
 from .app_guard import Guard, Hosts
 from .figures import to_array
 from .graph import WEAK_SCORE, draw_graph

@@ -21,8 +21,8 @@ from ..evaluation.matching import (
     pair_hits,
     triplet_hits,
 )
-from ..names import counted
 from ..scene_graph import SceneGraph, SceneRelation
+from ..utils.text import counted
 from .figures import FONT, POINT, drawing, text_size
 from .overlay import add_overlay, compose_overlay, label_font
 

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..names import printable
 from ..scene_graph import SceneGraph
+from ..utils.text import printable
 from .colors import class_color, text_color
 from .graph import WEAK_SCORE
 from .page_labels import page_labels

@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import write_json
+from ...utils.files import write_json
 from ..panoptic import encode_panoptic
 from ..psg_categories import (
     PSG_PREDICATE_CLASSES,
@@ -30,7 +30,7 @@ from ..psg_categories import (
     PSG_VOCABULARY,
     PSGVocabulary,
 )
-from ..psg_faults import MAX_SEGMENT_ID
+from ..validation.records import MAX_SEGMENT_ID
 from .layout import PRESETS, degrade, make_scene
 from .psg_scene import PSGScene, make_psg_scene
 from .scene import Scene, mask_box

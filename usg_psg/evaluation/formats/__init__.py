@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..scene import Prediction
+from ..inputs import Prediction
 from .coco_panoptic import COCOPanopticWriter, read_coco_panoptic
 from .native import FORMAT, JSONWriter, read_native
 from .reading import Reading, parse_json

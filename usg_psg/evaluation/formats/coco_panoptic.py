@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data.panoptic import decode_panoptic_png
-from ..scene import Prediction
+from ..inputs import Prediction
 from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
 

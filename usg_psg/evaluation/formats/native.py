@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...data.panoptic import decode_panoptic_png
-from ...run_lengths import compressed_masks
+from ...masks import compressed_masks
+from ..inputs import Prediction
 from ..matching import encode_masks
-from ..scene import Prediction
 from .reading import (
     column,
     field,

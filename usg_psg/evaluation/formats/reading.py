@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..scene import Prediction
+from ..inputs import Prediction
 
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..scene import Prediction
+from ..inputs import Prediction
 from .reading import Reading
 from .stored_results import Unreadable, read_stored_results
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageSequence, TiffImagePlugin
 
 from ...data.panoptic import decode_panoptic_png, open_image
-from ..scene import Prediction
+from ..inputs import Prediction
 from .reading import Reading, column, field, integers, objects, parse_json, rows, versioned_records
 from .writer import ImageSizes, PredictionWriter, file_stem
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...data.panoptic import decode_panoptic_png, encode_panoptic
-from ..scene import Prediction
+from ..inputs import Prediction
 from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
 

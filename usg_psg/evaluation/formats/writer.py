@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...data.panoptic import encode_panoptic
-from ..scene import Prediction
+from ..inputs import Prediction
 
 # (height, width) of each image of a split that has relations, by image_id, in the order of psg.json.
 ImageSizes = Mapping[str, tuple[int, int]]

@@ -1,0 +1,55 @@
+"""Run lengths of masks: those that do not fill their mask are refused, whatever their form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from usg_psg.evaluation.matching import decode_masks, encode_masks
+from usg_psg.masks import compressed_masks
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+def test_whole_masks_are_taken_in_every_form(density):
+    masks = np.random.default_rng(0).random((5, 90, 70)) < density
+    texts = encode_masks(masks)
+    runs = [np.diff(np.flatnonzero(np.diff(m.T.ravel().astype(int), prepend=1 - m[0, 0], append=2))) for m in masks]
+    lists = [{"size": [90, 70], "counts": [0] * int(m[0, 0]) + r.tolist()} for m, r in zip(masks, runs, strict=True)]
+    for form in (texts, lists, [{**rle, "counts": rle["counts"].encode()} for rle in texts]):
+        np.testing.assert_array_equal(decode_masks(form), masks)
+
+
+def test_run_lengths_are_read_as_coco_reads_them():
+    """Long and short runs in turns, so that steps are negative and take several digits."""
+    counts = np.random.default_rng(1).choice([0, 1, 15, 16, 31, 32, 1000, 40_000], 60).tolist()
+    rle = {"size": [1, sum(counts)], "counts": counts}
+    text = coco_mask.frPyObjects(rle, *rle["size"])["counts"].decode()
+    compressed_masks([{"size": rle["size"], "counts": text}])
+    with pytest.raises(ValueError, match=f"add up to 2 x {sum(counts)} pixels, got {sum(counts)}"):
+        compressed_masks([{"size": [2, sum(counts)], "counts": text}])
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [96, 128], "counts": "01"}, "masks[1]: expected run lengths that add up to 96 x 128 pixels, got 1"),
+        ({"size": [4, 4], "counts": ""}, "masks[1]: expected run lengths that add up to 4 x 4 pixels, got 0"),
+        ({"size": [4, 4], "counts": [10]}, "masks[1]: expected run lengths that add up to 4 x 4 pixels, got 10"),
+        ({"size": [4, 4], "counts": "@P1"}, "masks[1]: expected no negative run length, got -16"),
+        ({"size": [4, 4], "counts": [20, -4]}, "masks[1]: expected no negative run length, got -4"),
+        ({"size": [4, 4], "counts": "P"}, "masks[1]: counts are no compressed run lengths"),
+        ({"size": [4, 4], "counts": "PPPPPPPPPP0"}, "masks[1]: counts are no compressed run lengths"),
+        ({"size": [4, 4], "counts": "\u00e9"}, "masks[1]: counts are no compressed run lengths"),
+        ({"size": [4, 4], "counts": [1.5, 14.5]}, "masks[1]: expected counts as text or a list of whole numbers"),
+        ({"size": [-4, -4], "counts": [16]}, "masks[1]: expected a size of height and width"),
+        ({"size": [1, 2**32], "counts": [2**32]}, "masks[1]: expected at most 4294967295 pixels, got 1 x 4294967296"),
+        ({"size": [0, 0], "counts": [2**63, 2**63]}, "masks[1]: expected run lengths that add up to 0 x 0 pixels"),
+        ({"size": [4, 4]}, "masks[1]: expected run lengths with size and counts"),
+        ([16], "masks[1]: expected run lengths with size and counts"),
+    ],
+)
+def test_run_lengths_that_do_not_fit_are_refused(rle, message):
+    with pytest.raises(ValueError) as error:
+        decode_masks([{"size": [4, 4], "counts": [16]}, rle])
+    assert str(error.value).startswith(message)

@@ -1,0 +1,348 @@
+"""The rules for PSG files: one small function each, which yields every fault it finds.
+
+`MENDED` and `NOTES` are the table of the rules' weights; loader, index, check, repair and statistics all read it. No
+image is opened here; `picture_faults.py` judges the pictures.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TypeGuard
+
+from ...utils.unique_keys import RepeatedKeys
+from ..psg_categories import NAME_KEYS, PSGVocabulary
+
+# Kinds that the loader mends without guessing and counts, in the words behind the count; the policy "strict" refuses
+# them. Kinds in neither table are faults, which the loader refuses.
+MENDED = {
+    "self_relation": "relations of a segment to itself left out",
+    "duplicate_relation": "repeated relations, which count once in training",
+    "unlisted_ids_png": "images whose panoptic PNG has ids that no segment lists, taken as unlabelled",
+    "ids_without_pixels_png": "images with segments without a pixel, left out with their relations",
+}
+# Kinds worth knowing of data that are used as they are.
+NOTES = frozenset(
+    (
+        "area_differs",
+        "box_outside",
+        "colour_mode",
+        "empty_split",
+        "exif_orientation",
+        "link",
+        "no_relations",
+        "no_segments",
+    )
+)
+
+MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
+MAX_SIDE = 2**31 - 1  # what a PNG's header holds
+MAX_NUMBER = 2**53  # up to here every integer is also a float
+
+PICTURE_KEYS = ("file_name", "pan_seg_file_name")
+_RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "image_id": (str, int),
+    "file_name": str,
+    "pan_seg_file_name": str,
+    "height": int,
+    "width": int,
+    "segments_info": list,
+    "annotations": list,
+    "relations": list,
+}
+_SEGMENT_KEYS = ("id", "category_id", "isthing", "iscrowd", "area")
+_ANNOTATION_KEYS = ("bbox", "bbox_mode", "category_id")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One violated rule.
+
+    Attributes:
+        kind: name of the rule, for counting.
+        image_id: the image, "" if the file as a whole is meant.
+        field: where, for example "relations[3]"; "" if the message says all.
+        message: what was expected and what was found.
+        file: path of the picture that is meant, "" for the PSG file.
+    """
+
+    kind: str
+    image_id: str
+    field: str
+    message: str
+    file: str = ""
+
+    @property
+    def weight(self) -> str:
+        """ "fault", "mended" or "note"."""
+        return weight_of(self.kind)
+
+    @property
+    def fatal(self) -> bool:
+        """True if the loader refuses the image."""
+        return self.weight == "fault"
+
+    def describe(self, file: str) -> str:
+        """The fault as one line, in the words of the loader's error.
+
+        Args:
+            file: path of the PSG file.
+        """
+        if not self.field:
+            return self.message
+        if self.file:
+            return f"{self.file} (image_id {self.image_id!r}): {self.message}"
+        image = f", image_id {self.image_id!r}" if self.image_id else ""
+        return f"{file}{image}, {self.field}: {self.message}"
+
+
+def weight_of(kind: str) -> str:
+    """Whether a kind is a "fault", is "mended" by the loader, or is a "note"."""
+    return "mended" if kind in MENDED else "note" if kind in NOTES else "fault"
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """True for int, False for bool, which JSON keeps apart but Python does not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_segment_id(value: object) -> TypeGuard[int]:
+    """Whether a PNG can hold the id; 0 is no segment."""
+    return is_integer(value) and 1 <= value <= MAX_SEGMENT_ID
+
+
+def is_text(value: str) -> bool:
+    """False for text with lone surrogates: JSON can escape them, but files, logs and file names cannot hold them."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
+    """Missing and repeated keys, and wrong JSON types; the other rules need a record that passes this one."""
+    if not isinstance(record, dict):
+        yield Fault("structure", image_id, "data", f"expected an object, got {type(record).__name__}")
+        return
+    yield from _key_faults(record, _RECORD_TYPES, image_id, "")
+    for key, types in _RECORD_TYPES.items():
+        if key in record and (not isinstance(record[key], types) or isinstance(record[key], bool)):
+            expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+            yield Fault("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
+    for name, keys in (("segments_info", _SEGMENT_KEYS), ("annotations", _ANNOTATION_KEYS)):
+        items = record.get(name)
+        for i, item in enumerate(items if isinstance(items, list) else ()):
+            if not isinstance(item, dict):
+                yield Fault("structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}")
+            else:
+                yield from _key_faults(item, keys, image_id, f"{name}[{i}].")
+
+
+def _key_faults(item: dict, keys: Iterable[str], image_id: str, where: str) -> Iterator[Fault]:
+    for key in keys:
+        if key not in item:
+            yield Fault("missing_key", image_id, where + key, "the key is missing")
+    if isinstance(item, RepeatedKeys):
+        for key in item.repeated:
+            yield Fault("repeated_key", image_id, where + key, "the key occurs more than once")
+
+
+def size_faults(record: dict, image_id: str) -> Iterator[Fault]:
+    """Height and width are positive."""
+    for key in ("height", "width"):
+        if not 0 < record[key] <= MAX_SIDE:
+            yield Fault("size", image_id, key, f"expected a positive number of pixels, got {record[key]}")
+
+
+def text_faults(record: dict, image_id: str) -> Iterator[Fault]:
+    """The id is text that UTF-8 can hold."""
+    if not is_text(image_id):
+        yield Fault("text", image_id, "image_id", f"expected text without lone surrogates, got {image_id!r}")
+
+
+def file_name_faults(record: dict, image_id: str) -> Iterator[Fault]:
+    """File names are relative, stay inside the data root, and are text that UTF-8 can hold."""
+    for key in PICTURE_KEYS:
+        name = record[key]
+        if not is_text(name):
+            yield Fault("text", image_id, key, f"expected text without lone surrogates, got {name!r}")
+            continue
+        posix, windows = PurePosixPath(name), PureWindowsPath(name)
+        leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts
+        if not name or leaves:
+            yield Fault("file_name", image_id, key, f"expected a path inside the data root, got {name!r}")
+
+
+def segment_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+    """Segment ids are unique and fit a PNG pixel; category, isthing, iscrowd and area are possible values."""
+    num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
+    seen: dict[int, int] = {}
+    for i, segment in enumerate(record["segments_info"]):
+        where = f"segments_info[{i}]"
+        number, category = segment["id"], segment["category_id"]
+        if not is_segment_id(number):
+            yield Fault("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}")
+        elif number in seen:
+            message = f"id {number} is already used by segments_info[{seen[number]}]"
+            yield Fault("duplicate_segment_id", image_id, f"{where}.id", message)
+        else:
+            seen[number] = i
+        if not is_integer(category) or not 0 <= category < num_classes:
+            message = f"expected 0..{num_classes - 1}, got {category!r}"
+            yield Fault("category_id", image_id, f"{where}.category_id", message)
+        elif segment["isthing"] not in (0, 1):
+            message = f"expected 0, 1, false or true, got {segment['isthing']!r}"
+            yield Fault("isthing", image_id, f"{where}.isthing", message)
+        elif bool(segment["isthing"]) != (category < num_things):
+            message = f"{segment['isthing']!r} disagrees with category {vocabulary.object_classes[category]!r}"
+            yield Fault("isthing", image_id, f"{where}.isthing", message)
+        if segment["iscrowd"] not in (0, 1):
+            yield Fault("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
+        area = segment["area"]
+        if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area <= MAX_NUMBER:
+            yield Fault("area", image_id, f"{where}.area", f"expected a number of pixels, got {area!r}")
+
+
+def annotation_faults(record: dict, image_id: str) -> Iterator[Fault]:
+    """Annotations run parallel to the segments; their boxes are four numbers of at most 2^53 in a known mode."""
+    segments, annotations = record["segments_info"], record["annotations"]
+    if len(segments) != len(annotations):
+        message = f"expected one per segment ({len(segments)}), got {len(annotations)}"
+        yield Fault("annotations", image_id, "annotations", message)
+        return
+    for i, (segment, annotation) in enumerate(zip(segments, annotations, strict=True)):
+        where, box = f"annotations[{i}]", annotation["bbox"]
+        if annotation["category_id"] != segment["category_id"]:
+            message = f"{annotation['category_id']!r} differs from its segment's {segment['category_id']!r}"
+            yield Fault("annotations", image_id, f"{where}.category_id", message)
+        if annotation["bbox_mode"] not in (0, 1):
+            message = f"expected 0 (x0, y0, x1, y1) or 1 (x, y, w, h), got {annotation['bbox_mode']!r}"
+            yield Fault("bbox", image_id, f"{where}.bbox_mode", message)
+        if not _is_box(box):
+            yield Fault("bbox", image_id, f"{where}.bbox", f"expected four finite numbers, got {box!r}")
+
+
+def _is_box(box: object) -> TypeGuard[list[float]]:
+    return (
+        isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) <= MAX_NUMBER for v in box)
+    )
+
+
+def box_notes(record: dict, image_id: str) -> Iterator[Fault]:
+    """Boxes are not empty and lie inside the image; nothing here computes with them."""
+    for i, annotation in enumerate(record["annotations"]):
+        box = annotation["bbox"]
+        if not _is_box(box) or annotation["bbox_mode"] not in (0, 1):
+            continue
+        x0, y0, x1, y1 = box if annotation["bbox_mode"] == 0 else (*box[:2], box[0] + box[2], box[1] + box[3])
+        if not (0 <= x0 < x1 <= record["width"] and 0 <= y0 < y1 <= record["height"]):
+            message = f"expected a box inside height x width {record['height']} x {record['width']}, got {box!r}"
+            yield Fault("box_outside", image_id, f"annotations[{i}].bbox", message)
+
+
+def relation_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+    """Relations are [subject, object, predicate], 0-based, in range, of two segments, each once."""
+    num_segments, num_predicates = len(record["segments_info"]), len(vocabulary.predicate_classes)
+    first: dict[tuple, int] = {}
+    for i, relation in enumerate(record["relations"]):
+        where = f"relations[{i}]"
+        if not isinstance(relation, list) or len(relation) != 3 or not all(map(is_integer, relation)):
+            message = f"expected [subject, object, predicate] as integers, got {relation!r}"
+            yield Fault("relation_form", image_id, where, message)
+            continue
+        subject, object_, predicate = relation
+        bad_end = False
+        for role, index in (("subject", subject), ("object", object_)):
+            if not 0 <= index < num_segments:
+                bad_end = True
+                message = f"{role} {index} is no position in segments_info (0..{num_segments - 1})"
+                yield Fault("relation_range", image_id, where, message)
+        if not 0 <= predicate < num_predicates:
+            message = f"predicate {predicate} is out of range, expected 0..{num_predicates - 1}"
+            yield Fault("predicate_range", image_id, where, message)
+        if subject == object_ and not bad_end:
+            yield Fault("self_relation", image_id, where, f"segment {subject} is related to itself")
+        elif first.setdefault(tuple(relation), i) != i:
+            yield Fault("duplicate_relation", image_id, where, f"the same as relations[{first[tuple(relation)]}]")
+
+
+def record_faults(record: object, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+    """Every fault of one image."""
+    broken = list(structure_faults(record, image_id))
+    if broken or not isinstance(record, dict):
+        yield from broken
+        return
+    yield from text_faults(record, image_id)
+    yield from size_faults(record, image_id)
+    yield from file_name_faults(record, image_id)
+    yield from segment_faults(record, image_id, vocabulary)
+    yield from annotation_faults(record, image_id)
+    yield from relation_faults(record, image_id, vocabulary)
+
+
+def duplicate_image_faults(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Fault]]:
+    """Each image occurs once.
+
+    Args:
+        image_ids: positions in the file and ids.
+
+    Yields:
+        for each further occurrence, its position and the fault.
+    """
+    first: dict[str, int] = {}
+    for i, image_id in image_ids:
+        if first.setdefault(image_id, i) != i:
+            message = f"the image occurs more than once, as data[{first[image_id]}] and data[{i}]"
+            yield i, Fault("duplicate_image_id", image_id, "image_id", message)
+
+
+def unknown_test_image_faults(test_image_ids: frozenset[str], image_ids: Iterable[str]) -> Iterator[Fault]:
+    """Every id of test_image_ids has an image."""
+    for image_id in sorted(test_image_ids.difference(image_ids)):
+        yield Fault("unknown_test_image", image_id, "test_image_ids", "there is no image of this id in data")
+
+
+def test_id_problem(test_image_ids: list, image_ids: list[str]) -> str:
+    """Why a list of test images could let them into the training split; "" if it is good.
+
+    Ids are texts or whole numbers. One that names no image must not differ from the id of another split's image in form
+    only (leading zeros, spaces, 123.0): that image would be trained on.
+
+    Args:
+        test_image_ids: as in the file.
+        image_ids: of the records, as strings.
+    """
+    for i, value in enumerate(test_image_ids):
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            return f"test_image_ids[{i}]: expected an image_id, that is text or a whole number, got {value!r}"
+    listed = set(map(str, test_image_ids))
+    if unknown := sorted(listed.difference(image_ids)):
+        others = {_plain_form(x): x for x in image_ids if x not in listed}
+        for value in unknown:
+            if (other := others.get(_plain_form(value))) is not None:
+                return f"test_image_ids: {value!r} and image_id {other!r} differ in form only; write both the same way"
+    return ""
+
+
+def _plain_form(image_id: str) -> str:
+    """An id without differences that spreadsheets and number types make."""
+    text = unicodedata.normalize("NFKC", image_id).strip().casefold()
+    number = re.fullmatch(r"\+?0*([0-9]+)(\.0*)?", text)
+    return number[1] if number else text
+
+
+def name_problem(vocabulary: PSGVocabulary) -> str:
+    """Why names cannot tell categories or predicates apart; "" if they can.
+
+    Names are not empty, and differ in more than case and spaces: words with the same text embedding are one word.
+    """
+    for keys in (NAME_KEYS[:2], NAME_KEYS[2:]):
+        first: dict[str, str] = {}
+        for key in keys:
+            for i, name in enumerate(getattr(vocabulary, key)):
+                if not name.strip() or not is_text(name):
+                    return f"{key}[{i}]: expected a name, got {name!r}"
+                place = first.setdefault(" ".join(name.split()).casefold(), f"{key}[{i}]")
+                if place != f"{key}[{i}]":
+                    return f"{key}[{i}]: the name {name!r} is taken by {place}"
+    return ""

@@ -1,0 +1,202 @@
+"""A copy of a PSG file without what the loader refuses or mends.
+
+Nothing is invented: relations, segments without pixels and images are left out, values are never changed. A segment
+that has pixels in the panoptic PNG cannot go without the PNG, so its image goes as a whole. Ids that only a PNG has
+stay: the loader takes their pixels for unlabelled.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...utils.worker_pool import Failure, run_isolated
+from ..panoptic import ImageError, MissingImageError, count_png_ids
+from ..psg_categories import PSGVocabulary
+from ..psg_json import PSGFile, read_psg_json
+from ..psg_mapper import reindex_relations
+from .check_dataset import TIMEOUT, file_faults
+from .images import image_faults
+from .records import Fault, is_segment_id
+
+_RELATION_KINDS = ("relation_form", "relation_range", "predicate_range", "self_relation", "duplicate_relation")
+_BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text", "annotations")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was left out.
+
+    Attributes:
+        what: "image", "segment", "relation" or "test_image_id".
+        image_id: the image.
+        field: where it was in the original file.
+        reason: the fault.
+    """
+
+    what: str
+    image_id: str
+    field: str
+    reason: str
+
+    def describe(self) -> str:
+        """The change as one line."""
+        return f"image_id {self.image_id!r}, {self.field}: {self.what} left out, {self.reason}"
+
+
+def repair_dataset(
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    workers: int = 1,
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict, list[Change]]:
+    """The content of a PSG file without its faults, and all that was left out.
+
+    Args:
+        as `doctor.check_dataset`.
+
+    Returns:
+        content for a JSON file, of which `check_dataset` finds no fault; changes in the file's order.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if it is not a PSG file, or no image is left.
+    """
+    if not os.path.isdir(image_root):
+        raise FileNotFoundError(f"there is no folder {image_root}")
+    file = read_psg_json(json_file)
+    results: list[tuple[dict | None, list[Change]]] = [(None, [])] * len(file.records)
+    repair = _ImageRepair(file, os.path.realpath(image_root))
+    for done, (position, result) in enumerate(run_isolated(repair, len(file.records), workers, timeout), start=1):
+        if isinstance(result, Failure):
+            result = (None, [Change("image", file.image_ids[position], f"data[{position}]", result.message)])
+        results[position] = result
+        if progress is not None:
+            progress(done, len(file.records))
+    records, changes = [], []
+    seen: dict[str, int] = {}
+    for position, (record, found) in enumerate(results):
+        image_id = file.image_ids[position]
+        changes += found
+        if record is None:
+            continue
+        if seen.setdefault(image_id, position) != position:
+            reason = f"the image occurs more than once, first as data[{seen[image_id]}]"
+            changes.append(Change("image", image_id, f"data[{position}]", reason))
+            continue
+        records.append(record)
+    if not records:
+        raise ValueError(f"{json_file}: no image is left")
+    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    content["data"] = records
+    test_ids = content["test_image_ids"]
+    content["test_image_ids"] = [x for x in test_ids if str(x) in seen]
+    changes += [
+        Change("test_image_id", str(x), f"test_image_ids[{i}]", "there is no image of this id in data")
+        for i, x in enumerate(test_ids)
+        if str(x) not in seen
+    ]
+    _check_clean(file, content)
+    return content, changes
+
+
+def _check_clean(file: PSGFile, content: dict) -> None:
+    ids = [str(record["image_id"]) for record in content["data"]]
+    test_ids = frozenset(map(str, content["test_image_ids"]))
+    clean = PSGFile(file.path, content["data"], ids, test_ids, file.vocabulary)
+    if left := [fault for fault in file_faults(clean) if fault.fatal]:
+        raise RuntimeError(f"{file.path}: the repair left a fault, which is a mistake of this program: {left[0]}")
+
+
+@dataclass
+class _ImageRepair:
+    file: PSGFile
+    root: str
+
+    def __call__(self, position: int) -> tuple[dict | None, list[Change]]:
+        file = self.file
+        record, image_id = file.records[position], file.image_ids[position]
+        return repair_image(record, image_id, f"data[{position}]", file.vocabulary, self.root)
+
+
+def repair_image(
+    record: object, image_id: str, field: str, vocabulary: PSGVocabulary, root: str
+) -> tuple[dict | None, list[Change]]:
+    """One record without its faults, and what was left out; None for one that goes as a whole.
+
+    Args:
+        record: entry of the file's `data`; not changed.
+        image_id: its id.
+        field: where it is in the file.
+        vocabulary, root: as in `image_faults`.
+    """
+    faults = image_faults(record, image_id, vocabulary, root)
+    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
+    if broken or not isinstance(record, dict):
+        return None, [_whole(image_id, field, broken)]
+    if all(f.weight == "note" for f in faults):
+        return record, []
+    repaired = copy.deepcopy(record)
+    rows, changes = _drop_relations(repaired, image_id, field, faults)
+    changes += _drop_segments(repaired, rows, image_id, field, root)
+    left = [f for f in image_faults(repaired, image_id, vocabulary, root) if f.fatal]
+    if left:
+        return None, [_whole(image_id, field, left)]
+    return repaired, changes
+
+
+def _whole(image_id: str, field: str, faults: list[Fault]) -> Change:
+    return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in faults))
+
+
+def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> tuple[list[int], list[Change]]:
+    """Take faulty relations out; also returns the rows that the others had."""
+    reasons: dict[int, str] = {}
+    for fault in faults:
+        if fault.kind in _RELATION_KINDS:
+            reasons.setdefault(int(fault.field.removeprefix("relations[").removesuffix("]")), fault.message)
+    rows = [i for i in range(len(record["relations"])) if i not in reasons]
+    record["relations"] = [record["relations"][i] for i in rows]
+    changes = [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
+    return rows, changes
+
+
+def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, root: str) -> list[Change]:
+    """Take segments without a pixel out, with their annotations and relations; the others are numbered anew.
+
+    rows says where in the file the record's relations are.
+    """
+    try:
+        ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
+    except (ImageError, MissingImageError):
+        return []
+    # An impossible id stays: pixels that the PNG has under an unlisted one may be its.
+    keep = np.array([not is_segment_id(s["id"]) or s["id"] in ids for s in record["segments_info"]], dtype=bool)
+    if keep.all():
+        return []
+    changes = [
+        Change(
+            "segment",
+            image_id,
+            f"{field}.segments_info[{i}]",
+            f"the panoptic PNG has no pixel of its id {record['segments_info'][i]['id']!r}",
+        )
+        for i in np.flatnonzero(~keep)
+    ]
+    for i, (subject, object_, _) in zip(rows, record["relations"], strict=True):
+        gone = [int(end) for end in dict.fromkeys((subject, object_)) if not keep[end]]
+        if gone:
+            reason = f"it relates segment {' and '.join(map(str, gone))}, which was left out"
+            changes.append(Change("relation", image_id, f"{field}.relations[{i}]", reason))
+    record["relations"] = reindex_relations(record["relations"], keep).tolist()
+    for key in ("segments_info", "annotations"):
+        record[key] = [item for item, kept in zip(record[key], keep, strict=True) if kept]
+    return changes

@@ -1,0 +1,328 @@
+"""Weights of published FC-CLIP and Mask2Former checkpoints under this project's names.
+
+A table of rules (`rules.py`) says for every published name where its weights go, or why they are left out.
+Nothing is matched by chance: a name that no rule knows, a shape that does not fit, and a parameter of ours that should
+have been filled but was not, are errors. No file is opened here; `foreign_checkpoint.py` reads and writes.
+
+Letters: d channels, Q queries, L decoder layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ..modeling.build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
+from ..modeling.openclip import register_project_models, weights_identity
+from ..modeling.openclip_convnext import OpenCLIPConvNeXt
+from .rules import NEW, NEW_MASK2FORMER, Rule, source_rules
+
+NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
+FCCLIP_CLIP = "convnext_large_d_320"  # its features are read and its text space is projected into
+DDP_PREFIX = "module."
+PUBLISHED_HEADS, PUBLISHED_POINTS = 8, 4  # of every published configuration; weights do not tell them
+
+
+@dataclass
+class Conversion:
+    """Converted weights and the account of every name.
+
+    Attributes:
+        weights: ours, by our names.
+        used: (published name, our name).
+        left_out: (published name, reason).
+        new: (our name, where it starts).
+        record: plain values that go into the file and are compared on loading, see `check_record`.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    used: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    new: list[tuple[str, str]] = field(default_factory=list)
+    record: dict = field(default_factory=dict)
+
+
+def target_model(cfg: CfgNode) -> nn.ModuleDict:
+    """The parts of USGPar that have parameters, under its names, on the meta device: shapes without memory.
+
+    Raises:
+        ValueError: if MODEL.CLIP.NAME has no timm image tower.
+    """
+    register_project_models()
+    clip = open_clip.get_model_config(cfg.MODEL.CLIP.NAME)
+    timm_name = (clip or {}).get("vision_cfg", {}).get("timm_model_name")
+    if timm_name is None:
+        raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} is not an OpenCLIP model with a timm image tower")
+    text_dim = clip["embed_dim"]
+    with torch.device("meta"):
+        trunk = timm.create_model(timm_name, num_classes=0)
+        backbone = OpenCLIPConvNeXt(
+            trunk,
+            freeze=cfg.MODEL.CLIP.FREEZE,
+            weights_identity=weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+        )
+        return nn.ModuleDict(
+            {
+                "backbone": backbone,
+                "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
+                "mask_decoder": build_mask_decoder(cfg),
+                "class_head": build_class_head(cfg, text_dim),
+                "relation_head": build_relation_head(cfg, text_dim),
+            }
+        )
+
+
+def model_choices(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, int | str]:
+    """What decides the meaning of converted weights, by configuration key, read from a model or `target_model`."""
+    parts: dict[str, Any] = dict(model.named_children() if isinstance(model, nn.Module) else model)
+    pixel, mask = parts["pixel_decoder"], parts["mask_decoder"]
+    attention, layer = pixel.layers[0].self_attn, mask.layers[0]
+    return {
+        "MODEL.CLIP.NAME": parts["backbone"].weights_identity.get("model", ""),
+        "MODEL.USG.HIDDEN_DIM": pixel.hidden_dim,
+        "MODEL.USG.PIXEL_DECODER.NUM_LAYERS": len(pixel.layers),
+        "MODEL.USG.PIXEL_DECODER.NUM_HEADS": attention.num_heads,
+        "MODEL.USG.PIXEL_DECODER.NUM_POINTS": attention.num_points,
+        "MODEL.USG.MASK_DECODER.NUM_LAYERS": len(mask.layers),
+        "MODEL.USG.MASK_DECODER.NUM_QUERIES": mask.num_queries,
+        "MODEL.USG.MASK_DECODER.NUM_HEADS": layer.self_attention.attention.num_heads,
+        "MODEL.USG.MASK_DECODER.LAYER_ORDER": "cross_first" if layer.cross_first else "self_first",
+    }
+
+
+def choose_layers(available: int, wanted: int, layers: Sequence[int] | None = None) -> list[int]:
+    """Published decoder layers that become layers 0, 1, ... of ours.
+
+    Args:
+        available: L of the source.
+        wanted: L of ours.
+        layers: a choice; None takes the first ones.
+
+    Raises:
+        ValueError: if there are too few, or one would attend to another level than it was trained on.
+    """
+    if layers is None:
+        if available < wanted:
+            raise ValueError(
+                f"the checkpoint has {available} decoder layers, MASK_DECODER.NUM_LAYERS asks for {wanted}"
+            )
+        return list(range(wanted))
+    if len(layers) != wanted:
+        raise ValueError(f"layers: expected {wanted} numbers (MASK_DECODER.NUM_LAYERS), got {len(layers)}")
+    if len(set(layers)) != len(layers):
+        raise ValueError(f"layers: each at most once, got {list(layers)}")
+    for own, published in enumerate(layers):
+        if not 0 <= published < available:
+            raise ValueError(f"layers: the checkpoint has 0 to {available - 1}, got {published}")
+        if published % NUM_LEVELS != own % NUM_LEVELS:
+            raise ValueError(
+                f"layers: layer {published} attends to level {published % NUM_LEVELS}, "
+                f"but layer {own} here to level {own % NUM_LEVELS}"
+            )
+    return list(layers)
+
+
+def choose_queries(available: int, wanted: int, queries: str | Sequence[int] = "first") -> list[int]:
+    """Published queries that become queries 0, 1, ... of ours.
+
+    Args:
+        available: Q of the source.
+        wanted: Q of ours.
+        queries: "first", "spread" (evenly over all), or their numbers. Queries have no rank in the published models,
+            so no choice of a part is better than another without data.
+
+    Raises:
+        ValueError: if there are too few or a number is out of range.
+    """
+    if isinstance(queries, str):
+        if queries not in ("first", "spread"):
+            raise ValueError(f"queries: expected first, spread or numbers, got {queries!r}")
+        if available < wanted:
+            raise ValueError(f"the checkpoint has {available} queries, MASK_DECODER.NUM_QUERIES asks for {wanted}")
+        return [i * available // wanted for i in range(wanted)] if queries == "spread" else list(range(wanted))
+    if len(queries) != wanted:
+        raise ValueError(f"queries: expected {wanted} numbers (MASK_DECODER.NUM_QUERIES), got {len(queries)}")
+    if len(set(queries)) != len(queries) or not all(0 <= q < available for q in queries):
+        raise ValueError(f"queries: expected different numbers from 0 to {available - 1}, got {list(queries)}")
+    return list(queries)
+
+
+def convert(
+    published: Mapping[str, Tensor],
+    source: str,
+    target: nn.ModuleDict,
+    *,
+    layers: Sequence[int] | None = None,
+    queries: str | Sequence[int] = "first",
+    with_backbone: bool = False,
+) -> Conversion:
+    """Weights of a published checkpoint for this project's model.
+
+    Args:
+        published: by published name, with or without the prefix of DistributedDataParallel.
+        source: "fcclip" or "mask2former".
+        target: of `target_model`.
+        layers, queries: see `choose_layers` and `choose_queries`.
+        with_backbone: take over FC-CLIP's copy of the OpenCLIP trunk too.
+
+    Returns:
+        The conversion. Weights keep their values; they are float32.
+
+    Raises:
+        ValueError: names the key that no rule knows, that two rules know, whose shape does not fit, or that is missing.
+    """
+    published = without_ddp_prefix(published)
+    matches = _match(published, source_rules(source, with_backbone))
+    _check_sources(matches, published, with_backbone)
+    choices = model_choices(target)
+    _check_choices(choices, source)
+    kept = {
+        "decoder": choose_layers(
+            _count_layers(matches, "decoder"), int(choices["MODEL.USG.MASK_DECODER.NUM_LAYERS"]), layers
+        ),
+        "encoder": list(range(int(choices["MODEL.USG.PIXEL_DECODER.NUM_LAYERS"]))),
+    }
+    shapes = {name: tuple(value.shape) for name, value in target.state_dict().items()}
+    result = Conversion()
+    rows: list[int] = []
+    for name, (rule, match) in matches.items():
+        if not rule.target:
+            result.left_out.append((name, rule.reason))
+            continue
+        own, value = match.expand(rule.target), published[name]
+        if rule.axis in kept:
+            number = int(match["layer"])
+            if number not in kept[rule.axis]:
+                result.left_out.append((name, f"{rule.axis} layer {number} is not among those chosen"))
+                continue
+            own = re.sub(r"\.layers\.\d+\.", f".layers.{kept[rule.axis].index(number)}.", own, count=1)
+        if rule.axis == "queries" and value.ndim == 2:
+            rows = choose_queries(len(value), int(choices["MODEL.USG.MASK_DECODER.NUM_QUERIES"]), queries)
+            value = value[rows]
+        if rule.absent and own not in shapes:
+            result.left_out.append((name, rule.absent))
+            continue
+        _check_fit(name, value, own, shapes, result.weights)
+        result.weights[own] = value.detach().to(torch.float32).clone()
+        result.used.append((name, own))
+    result.new = _account_for_new(shapes, result.weights, source, with_backbone)
+    result.record = {"source": source, "layers": kept["decoder"], "queries": rows, **choices}
+    return result
+
+
+def without_ddp_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by their names in the model itself, before which DistributedDataParallel puts "module.".
+
+    Raises:
+        ValueError: if a name is there with and without the prefix.
+    """
+    bare = {name.removeprefix(DDP_PREFIX): value for name, value in weights.items()}
+    if len(bare) < len(weights):
+        twice = next(name for name in weights if f"{DDP_PREFIX}{name}" in weights)
+        raise ValueError(f"{twice}: the checkpoint has this name and {DDP_PREFIX}{twice}")
+    return bare
+
+
+def check_record(record: Mapping, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse to load converted weights into a model that lacks a place for them or would read them differently.
+
+    Args:
+        record, weights: of a conversion.
+        model: a USGPar.
+
+    Raises:
+        ValueError: names the configuration keys that differ, or else the parameter that does not fit.
+    """
+    hint = f"the checkpoint was converted from {record['source']} for another recipe, convert it again for this one"
+    present = model_choices(model)
+    wrong = [f"{key} {value!r}, converted for {record.get(key)!r}" for key, value in present.items()
+             if record.get(key) != value]  # fmt: skip
+    if wrong:
+        raise ValueError(f"{hint}: {'; '.join(wrong)}")
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, value in weights.items():
+        if tuple(value.shape) != shapes.get(name):
+            raise ValueError(f"{hint}: {name} is {tuple(value.shape)}, the model's {shapes.get(name)}")
+
+
+def _match(published: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, tuple[Rule, re.Match]]:
+    """The one rule of every name."""
+    compiled = [(rule, re.compile(rule.pattern)) for rule in rules]
+    found = {}
+    for name in published:
+        hits = [(rule, match) for rule, pattern in compiled if (match := pattern.fullmatch(name))]
+        if not hits:
+            raise ValueError(f"{name}: no rule knows this name; is it a checkpoint of another model?")
+        if len(hits) > 1:
+            raise ValueError(f"{name}: rules {[rule.pattern for rule, _ in hits]} both match")
+        found[name] = hits[0]
+    return found
+
+
+def _check_sources(
+    matches: Mapping[str, tuple[Rule, re.Match]], published: Mapping[str, Tensor], with_backbone: bool
+) -> None:
+    """What the rules, which look at one name at a time, do not see."""
+    counts = {name: value.shape[0] for name, (rule, _) in matches.items()
+              if rule.axis == "queries" and (value := published[name]).ndim}  # fmt: skip
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"queries: expected as many features as embeddings, got {listed}")
+    if with_backbone and not any(rule.target.startswith("backbone.") for rule, _ in matches.values()):
+        raise ValueError(
+            "--with-backbone: the checkpoint has no weights of the backbone; without the option, "
+            "MODEL.CLIP.PRETRAINED gives them"
+        )
+
+
+def _count_layers(matches: Mapping[str, tuple[Rule, re.Match]], axis: str) -> int:
+    numbers = {int(match["layer"]) for rule, match in matches.values() if rule.axis == axis}
+    return max(numbers, default=-1) + 1
+
+
+def _check_choices(choices: Mapping[str, int | str], source: str) -> None:
+    """What the shapes of the weights do not tell."""
+    expected: dict[str, int | str] = {
+        "MODEL.USG.PIXEL_DECODER.NUM_HEADS": PUBLISHED_HEADS,
+        "MODEL.USG.PIXEL_DECODER.NUM_POINTS": PUBLISHED_POINTS,
+        "MODEL.USG.MASK_DECODER.NUM_HEADS": PUBLISHED_HEADS,
+    }
+    if source == "fcclip":
+        expected["MODEL.CLIP.NAME"] = FCCLIP_CLIP
+    for key, value in expected.items():
+        if choices[key] != value:
+            raise ValueError(f"{key}: the published weights belong to {value}, the recipe says {choices[key]}")
+
+
+def _check_fit(name: str, value: Tensor, own: str, shapes: Mapping[str, tuple], weights: Mapping) -> None:
+    if own in weights:
+        raise ValueError(f"{name}: {own} was filled by another name already")
+    if own not in shapes:
+        raise ValueError(f"{name}: the model of the recipe has no {own}")
+    if tuple(value.shape) != shapes[own]:
+        raise ValueError(f"{name}: shape {tuple(value.shape)} does not fit {own}, which is {shapes[own]}")
+
+
+def _account_for_new(
+    shapes: Mapping[str, tuple], weights: Mapping[str, Tensor], source: str, with_backbone: bool
+) -> list[tuple[str, str]]:
+    allowed = dict(NEW) if source == "fcclip" else {**NEW, **NEW_MASK2FORMER}
+    if with_backbone:
+        allowed.pop(r"backbone\..+")
+    new = []
+    for own in shapes:
+        if own in weights:
+            continue
+        start = next((text for pattern, text in allowed.items() if re.fullmatch(pattern, own)), None)
+        if start is None:
+            raise ValueError(f"{own}: the checkpoint has no weights for it; is it complete, and a {source} checkpoint?")
+        new.append((own, start))
+    return new
