@@ -18,6 +18,7 @@ from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.inference import make_instances
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
+from usg_psg.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
@@ -49,7 +50,7 @@ def output():
 
 
 def graph():
-    return SceneGraph.from_output(output(), ["person"], ["grass-merged"], ["over", "standing on"])
+    return SceneGraph.from_output(output(), Vocabulary(("person",), ("grass-merged",), ("over", "standing on")))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (40, 30)])
@@ -221,25 +222,25 @@ def test_predictor_takes_its_names_from_a_vocabulary_file(cfg, monkeypatch):
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     graph = predictor(np.random.randint(0, 256, (96, 128, 3), dtype=np.uint8))
     assert len(predictor.model.object_text) == 8 and len(predictor.model.predicate_text) == 6
-    names = predictor.metadata.object_classes
+    names = predictor.vocabulary.object_classes
     assert graph.objects and all(thing.name == names[thing.category_id] for thing in graph.objects)
     assert {thing.name for thing in graph.objects if not thing.isthing} <= {"counter", "floor", "wall"}
-    assert predictor.metadata.predicate_classes[4] == "on"
+    assert predictor.vocabulary.predicate_classes[4] == "on"
     assert cfg.DATASETS.TEST, "the caller's configuration is left alone"
 
 
 def test_predictor_takes_another_vocabulary(cfg):
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     own = predictor.own_vocabulary
-    assert predictor.vocabulary == own and len(predictor.model.object_text) == len(own[0]) + len(own[1])
+    assert predictor.vocabulary == own and len(predictor.model.object_text) == len(own.object_classes)
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    predictor.set_vocabulary(["teapot", "broom"], ["mud"], ["eats"])
+    predictor.set_vocabulary(Vocabulary(("teapot", "broom"), ("mud",), ("eats",)))
     assert predictor.model.is_thing.tolist() == [True, True, False] and len(predictor.model.predicate_text) == 1
     made = predictor(image)
     assert made.objects and {o.name for o in made.objects} <= {"teapot", "broom", "mud"}
     with pytest.raises(ValueError, match="at least one name"):
-        predictor.set_vocabulary(["teapot"], [], [])
-    assert predictor.vocabulary[2] == ("eats",), "a refused vocabulary changes nothing"
+        predictor.set_vocabulary(Vocabulary(("teapot",), (), ()))
+    assert predictor.vocabulary.predicate_classes == ("eats",), "a refused vocabulary changes nothing"
 
 
 def warnings_of(caplog) -> list[str]:
@@ -261,11 +262,11 @@ def test_predictor_says_once_what_its_model_was_not_trained_for(cfg, tmp_path, c
     cfg.MODEL.WEIGHTS = str(tmp_path / "bare.pth")
     bare = SceneGraphPredictor(cfg)
     assert not warnings_of(caplog), "old checkpoints do not tell"
-    bare.set_vocabulary(["teapot"], ["mud"], ["eats"])
+    bare.set_vocabulary(Vocabulary(("teapot",), ("mud",), ("eats",)))
     (text,) = warnings_of(caplog)
     assert text.startswith("3 of 3 names (teapot, mud, eats) were not in training") and "random weights" in text
-    bare.set_vocabulary(*bare.own_vocabulary)
-    bare.set_vocabulary(["teapot"], ["mud"], ["eats"])
+    bare.set_vocabulary(bare.own_vocabulary)
+    bare.set_vocabulary(Vocabulary(("teapot",), ("mud",), ("eats",)))
     assert not warnings_of(caplog)
 
     cfg.MODEL.WEIGHTS = str(tmp_path / "full.pth")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import usg_psg  # noqa: F401  selects the engine
-from usg_psg.data import load_psg_json, read_vocabulary
+from usg_psg.data import load_psg_json
 from usg_psg.data.psg_json import SPLITS, open_psg
 from usg_psg.evaluation import EXPORT_FORMATS, Prediction, SGDetMetrics, open_writer, read_predictions
 from usg_psg.evaluation.formats import PredictionWriter
@@ -34,6 +34,7 @@ from usg_psg.evaluation.report import format_predicates, format_summary, save_re
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
 from usg_psg.utils.program import one_line_errors, positive_integer
+from usg_psg.vocabulary import Vocabulary
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -99,10 +100,9 @@ def evaluate(args: argparse.Namespace) -> str:
     image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
     records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
     training = training_triplets_of_file(open_psg(args.train) if args.train else content, vocabulary, args.split)
-    is_thing = [True] * len(vocabulary.thing_classes) + [False] * len(vocabulary.stuff_classes)
     metrics = SGDetMetrics(
         len(vocabulary.predicate_classes),
-        is_thing=is_thing if args.task == "sgdet" else None,
+        is_thing=vocabulary.is_thing if args.task == "sgdet" else None,
         ks=sorted(set(args.ks)),
         training=training,
         baseline=args.frequency_baseline and training is not None,
@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> str:
     images = images_with_relations(records)
     predictions = read_predictions(args.pred, images)
     if args.vocabulary:
-        predictions = rename_predictions(predictions, read_vocabulary(args.vocabulary), vocabulary, str(args.gt))
+        predictions = rename_predictions(predictions, Vocabulary.read(args.vocabulary), vocabulary, str(args.gt))
     writer = open_writer(*args.export) if args.export else None
     if writer is not None:
         predictions = write_each(writer, predictions)

@@ -65,5 +65,4 @@ def use_psg_sized_vocabulary(model: nn.Module) -> None:
     width = model.object_text.shape[1]
     objects = F.normalize(torch.randn(len(PSG_VOCABULARY.object_classes), width), dim=1)
     predicates = F.normalize(torch.randn(len(PSG_VOCABULARY.predicate_classes), width), dim=1)
-    is_thing = [True] * len(PSG_VOCABULARY.thing_classes) + [False] * len(PSG_VOCABULARY.stuff_classes)
-    model.set_vocabulary(TextEmbeddings(objects, predicates, is_thing))
+    model.set_vocabulary(TextEmbeddings(objects, predicates, PSG_VOCABULARY.is_thing))

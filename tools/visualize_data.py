@@ -20,7 +20,7 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,9 @@ import usg_psg  # noqa: F401  selects the engine
 from detectron2.data import DatasetCatalog
 
 from usg_psg.config import build_cfg
-from usg_psg.data import get_psg_metadata, load_psg_json, read_image, read_psg_json
+from usg_psg.data import load_psg_json, read_image, read_psg_json
 from usg_psg.data.psg_json import SPLITS
+from usg_psg.data.register_psg import get_vocabulary
 from usg_psg.evaluation import GroundTruth, Prediction, read_predictions
 from usg_psg.evaluation.errors import ERROR_PROTOCOLS, TripletErrors, triplet_errors
 from usg_psg.evaluation.records import ground_truth_from_record, images_with_relations
@@ -43,6 +44,7 @@ from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_m
 from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
 from usg_psg.utils.text import counted
 from usg_psg.visualization import PageItem, PageWriter
+from usg_psg.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,7 @@ class Source:
 
     title: str
     records: list[dict]
-    thing_classes: Sequence[str]
-    stuff_classes: Sequence[str]
-    predicate_classes: Sequence[str]
+    vocabulary: Vocabulary
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -94,14 +94,14 @@ def open_source(arguments: argparse.Namespace) -> Source:
     if arguments.config_file:
         build_cfg(arguments.config_file, trust_imports=arguments.trust_imports)
     if arguments.dataset:
-        names = get_psg_metadata(arguments.dataset)
+        names = get_vocabulary(arguments.dataset)
         records, title = DatasetCatalog.get(arguments.dataset), arguments.dataset
     else:
         names = read_psg_json(arguments.json).vocabulary
         root = arguments.image_root or arguments.json.resolve().parent.parent / "coco"
         split = arguments.split or ("test" if arguments.predictions else "trainval")
         records, title = load_psg_json(arguments.json, root, split), f"{arguments.json.name}, {split}"
-    return Source(title, records, names.thing_classes, names.stuff_classes, names.predicate_classes)
+    return Source(title, records, names)
 
 
 def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
@@ -125,24 +125,25 @@ def predicted_graph(source: Source, errors: TripletErrors) -> SceneGraph:
     Raises:
         ValueError: for a class or predicate that the data set has no name for.
     """
-    names = [*source.thing_classes, *source.stuff_classes]
+    own = source.vocabulary
+    names = own.object_classes
     for kind, values, known in (
         ("class", errors.labels, names),
-        ("predicate", errors.triplets[:, 2], source.predicate_classes),
+        ("predicate", errors.triplets[:, 2], own.predicate_classes),
     ):
         if len(values) and values.max() >= len(known):
             raise ValueError(f"{kind}: expected 0 to {len(known) - 1}, got {values.max()}")
     objects = [
-        SceneObject(names[label], label, 0.0, label < len(source.thing_classes), encode_mask(mask))
+        SceneObject(names[label], label, 0.0, own.is_thing[label], encode_mask(mask))
         for label, mask in zip(errors.labels.tolist(), errors.masks, strict=True)
     ]
-    relations = [SceneRelation(s, o, source.predicate_classes[p], p, 0.0) for s, o, p in errors.triplets.tolist()]
+    relations = [SceneRelation(s, o, own.predicate_classes[p], p, 0.0) for s, o, p in errors.triplets.tolist()]
     return SceneGraph(*errors.masks.shape[1:], objects, relations)
 
 
 def annotated_graph(source: Source, gt: GroundTruth) -> SceneGraph:
     """The annotation under the names of the data set."""
-    return scene_graph_of_annotation(gt, source.thing_classes, source.stuff_classes, source.predicate_classes)
+    return scene_graph_of_annotation(gt, source.vocabulary)
 
 
 def annotation_item(source: Source, record: dict) -> PageItem:

@@ -9,6 +9,7 @@ from . import compat  # noqa: F401  selects the engine: must stay the first impo
 # isort: split
 from . import data, modeling  # noqa: F401  register data sets and parts of the model
 from .config import add_usg_config, build_cfg, get_config_file
+from .vocabulary import Vocabulary
 
 __version__ = "0.1.0"
-__all__ = ["add_usg_config", "build_cfg", "get_config_file"]
+__all__ = ["Vocabulary", "add_usg_config", "build_cfg", "get_config_file"]

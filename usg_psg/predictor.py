@@ -16,19 +16,18 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image
 
-from .data import get_psg_metadata, read_image, read_vocabulary
+from .data import read_image
 from .data.panoptic import MAX_PIXELS
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.training_record import TrainingRecord, text_identity, use_warnings
 from .modeling.compile import run_as_configured
-from .modeling.vocabulary import Phrases, embed_names, name_phrases, vocabulary_embeddings, vocabulary_phrases
+from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary
 from .scene_graph import SceneGraph
+from .vocabulary import Vocabulary
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 logger = logging.getLogger(__name__)
-
-Vocabulary = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # things, stuff, predicates
 
 
 class SceneGraphPredictor:
@@ -53,52 +52,39 @@ class SceneGraphPredictor:
         ensemble.SEEN = ensemble.SEEN or next(iter(cfg.DATASETS.TRAIN), "")
         cfg.DATASETS.TRAIN = ()  # the names of the training data, which may be others, do not matter
         if cfg.MODEL.USG.VOCABULARY:
-            self.metadata = read_vocabulary(cfg.MODEL.USG.VOCABULARY).vocabulary
             cfg.DATASETS.TEST = ()  # the file's names stand alone
-        elif cfg.DATASETS.TEST:
-            self.metadata = get_psg_metadata(cfg.DATASETS.TEST[0])
-        else:
+        elif not cfg.DATASETS.TEST:
             raise ValueError("names to look for are needed: MODEL.USG.VOCABULARY, or a data set in DATASETS.TEST")
+        self.own_vocabulary = configured_vocabulary(cfg, next(iter(cfg.DATASETS.TEST), None))
+        self.vocabulary = self.own_vocabulary
         check_run(cfg)
         self.cfg = cfg
-        names = self.metadata
-        self.own_vocabulary: Vocabulary = (
-            tuple(names.thing_classes),
-            tuple(names.stuff_classes),
-            tuple(names.predicate_classes),
-        )
-        self.vocabulary = self.own_vocabulary
         self.model = run_as_configured(build_model(cfg), cfg).eval()
         checkpointer = USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED)
         checkpointer.load(cfg.MODEL.WEIGHTS)
-        own = vocabulary_phrases(cfg, next(iter(cfg.DATASETS.TEST), None))
+        own = Phrases.of(cfg, self.own_vocabulary)
         # Where a checkpoint does not say what it was trained on, the names of the configuration are taken to be known.
         self.trained_on = checkpointer.trained_on or TrainingRecord({}, text_identity(cfg), own)
         self._warned: set[str] = set()
         self._warn(own)
         self.resize = ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))
 
-    def set_vocabulary(
-        self, thing_classes: Sequence[str], stuff_classes: Sequence[str], predicate_classes: Sequence[str]
-    ) -> None:
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Look for other objects and relations from now on, without retraining.
 
         Args:
-            thing_classes: countable objects; commas separate synonyms.
-            stuff_classes: amorphous ones, of which all pixels are one object.
-            predicate_classes: relations.
+            vocabulary: one without prompts takes those of the model's own for the same names, or else of the config.
 
         Raises:
             ValueError: if there is no object or no predicate, or a name is empty.
         """
-        vocabulary = (tuple(thing_classes), tuple(stuff_classes), tuple(predicate_classes))
+        if vocabulary == Vocabulary.from_names(self.own_vocabulary.names):
+            vocabulary = self.own_vocabulary
         if vocabulary == self.vocabulary:
             return
-        if vocabulary == self.own_vocabulary:  # with the prompts of its file, if it came from one
-            embeddings = vocabulary_embeddings(self.cfg, next(iter(self.cfg.DATASETS.TEST), None))
-        else:
-            embeddings = embed_names(self.cfg, *vocabulary)
-            self._warn(name_phrases(self.cfg, *vocabulary))
+        embeddings = embed_vocabulary(self.cfg, vocabulary)
+        if vocabulary != self.own_vocabulary:
+            self._warn(Phrases.of(self.cfg, vocabulary))
         self.model.set_vocabulary(embeddings)
         self.vocabulary = vocabulary
 
@@ -135,7 +121,7 @@ class SceneGraphPredictor:
             # The channels stay last in memory: turning them here would take longer than the device does for both.
             tensor = torch.from_numpy(resized).permute(2, 0, 1)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-        return [SceneGraph.from_output(output, *self.vocabulary) for output in (self.model(inputs) if inputs else [])]
+        return [SceneGraph.from_output(output, self.vocabulary) for output in (self.model(inputs) if inputs else [])]
 
 
 def _as_rgb(image: ImageLike) -> np.ndarray:

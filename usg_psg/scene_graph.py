@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from .masks import compressed_masks
 from .utils.text import display_names
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import networkx
@@ -118,13 +119,7 @@ class SceneGraph:
             self.objects = [replace(thing, label=label) for thing, label in zip(self.objects, labels, strict=True)]
 
     @classmethod
-    def from_output(
-        cls,
-        output: dict,
-        thing_classes: Sequence[str],
-        stuff_classes: Sequence[str],
-        predicate_classes: Sequence[str],
-    ) -> SceneGraph:
+    def from_output(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
         """The graph between the segments of the panoptic map, of the model's output of one image.
 
         Queries that lost their pixels to a better one are duplicates, so their relations are left out; where two
@@ -132,10 +127,9 @@ class SceneGraph:
 
         Args:
             output: see `USGPar.forward`.
-            thing_classes, stuff_classes: category ids count things, then stuff.
-            predicate_classes: names.
+            vocabulary: names of its categories and predicates.
         """
-        names = [*thing_classes, *stuff_classes]
+        names, predicates = vocabulary.object_classes, vocabulary.predicate_classes
         panoptic, segments_info = output["panoptic_seg"]
         # Turned on the device, for `encode_segments`, and as small as it can be.
         dtype = torch.uint8 if len(segments_info) < 256 else torch.int32
@@ -159,7 +153,7 @@ class SceneGraph:
             subject, object_ = segment[subject], segment[object_]
             if subject >= 0 and object_ >= 0 and subject != object_:
                 key = (subject, object_, predicate)
-                relation = SceneRelation(subject, object_, predicate_classes[predicate], predicate, score)
+                relation = SceneRelation(subject, object_, predicates[predicate], predicate, score)
                 relations.setdefault(key, relation)  # best first, so the first is the best
         height, width = panoptic.shape
         return cls(height, width, objects, list(relations.values()))

@@ -8,15 +8,9 @@ from detectron2.data import transforms as T
 
 from usg_psg.config import build_cfg
 from usg_psg.config.checks import check_config
-from usg_psg.data import (
-    PSG_VOCABULARY,
-    PSGDatasetMapper,
-    PSGVocabulary,
-    load_psg_json,
-    register_psg,
-    unregister_psg,
-)
+from usg_psg.data import PSG_VOCABULARY, PSGDatasetMapper, load_psg_json, register_psg, unregister_psg
 from usg_psg.data.mirrored_names import mirrored_indices
+from usg_psg.vocabulary import Vocabulary
 
 from .psg_files import COLORS, STUFF, content, record, write_images, write_json
 
@@ -95,7 +89,7 @@ def test_classes_change_too(tmp_path):
     entry = record("5")
     write_images(tmp_path, entry)
     (dataset_dict,) = load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")
-    names = PSGVocabulary(("left hand", "right hand"), tuple(STUFF), ("on", "beside", "over", "holding"))
+    names = Vocabulary(("left hand", "right hand"), tuple(STUFF), ("on", "beside", "over", "holding"))
     arguments = {"is_train": True, "sided_names": names}
     sample = PSGDatasetMapper(augmentations=[T.RandomFlip(1.0)], **arguments)(dataset_dict)
     assert sample["instances"].gt_classes.tolist() == [1, 1, 0, 2]
@@ -120,4 +114,4 @@ def test_a_side_without_counterpart_is_refused_before_training(tmp_path):
 
 def test_things_and_stuff_are_not_mixed():
     with pytest.raises(ValueError, match="'left wall' into 'right wall', which"):
-        PSGDatasetMapper(True, augmentations=[], sided_names=PSGVocabulary(("left wall",), ("right wall",), ("on",)))
+        PSGDatasetMapper(True, augmentations=[], sided_names=Vocabulary(("left wall",), ("right wall",), ("on",)))

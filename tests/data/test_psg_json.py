@@ -8,11 +8,12 @@ import logging
 
 import pytest
 
-from usg_psg.data import PSGVocabulary, load_psg_json, read_psg_json
+from usg_psg.data import load_psg_json, read_psg_json
 from usg_psg.data.psg_json import select_split, write_index
 from usg_psg.data.validation.check_dataset import file_faults
 from usg_psg.data.validation.repair import repair_dataset
 from usg_psg.data.validation.statistics import dataset_statistics
+from usg_psg.vocabulary import Vocabulary
 
 from .psg_files import PREDICATES, STUFF, THINGS, content, record, write_json
 
@@ -260,11 +261,11 @@ def test_arguments(tmp_path):
 
 def test_other_names_than_registered(tmp_path):
     path = write_json(tmp_path, content([record("5")], []))
-    own = PSGVocabulary(tuple(THINGS), tuple(STUFF), tuple(PREDICATES))
+    own = Vocabulary(tuple(THINGS), tuple(STUFF), tuple(PREDICATES))
     assert len(load_psg_json(path, tmp_path, "trainval", vocabulary=own)) == 1
-    other = PSGVocabulary(("person", "mug"), tuple(STUFF), tuple(PREDICATES))
+    other = Vocabulary(("person", "mug"), tuple(STUFF), tuple(PREDICATES))
     with pytest.raises(ValueError, match=r"thing_classes\[1\]: registered as 'mug', the file says 'cup'"):
         load_psg_json(path, tmp_path, "trainval", vocabulary=other)
-    shorter = PSGVocabulary(tuple(THINGS), tuple(STUFF), tuple(PREDICATES[:-1]))
+    shorter = Vocabulary(tuple(THINGS), tuple(STUFF), tuple(PREDICATES[:-1]))
     with pytest.raises(ValueError, match="3 names are registered, the file has 4"):
         load_psg_json(path, tmp_path, "trainval", vocabulary=shorter)

@@ -7,7 +7,8 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from usg_psg.data import PSG_VOCABULARY, PSGVocabulary, get_psg_metadata, register_psg, unregister_psg
+from usg_psg.data import PSG_VOCABULARY, get_psg_metadata, register_psg, unregister_psg
+from usg_psg.vocabulary import Vocabulary
 
 from .psg_files import PREDICATES, STUFF, THINGS, content, record, write_json
 
@@ -93,7 +94,7 @@ def test_no_file_is_opened_on_registration(tmp_path):
 
 def test_registered_names_must_be_the_files(tmp_path):
     path = write_json(tmp_path, content([record("5")], []))
-    other = PSGVocabulary(tuple(THINGS), ("ceiling",), tuple(PREDICATES))
+    other = Vocabulary(tuple(THINGS), ("ceiling",), tuple(PREDICATES))
     register_psg("other_names", path, tmp_path, "trainval", vocabulary=other)
     try:
         assert get_psg_metadata("other_names").stuff_classes == ["ceiling"]

@@ -7,7 +7,7 @@ import pytest
 
 from usg_psg.config import build_cfg
 from usg_psg.engine.training_record import GENERATED, OTHER, TrainingRecord, text_identity, use_warnings
-from usg_psg.modeling.vocabulary import Phrases
+from usg_psg.modeling.text_embeddings import Phrases
 
 WORDS = Phrases(("person", "cup,mug", "sky"), ("on", "holding"), ("a {}",), ("x {} y",))
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from usg_psg.data import PSGVocabulary, read_vocabulary
 from usg_psg.evaluation.inputs import Prediction
 from usg_psg.evaluation.rename import rename_predictions
+from usg_psg.vocabulary import Vocabulary
 
-ANNOTATED = PSGVocabulary(("person", "cup"), ("wall",), ("on", "holding"))
+ANNOTATED = Vocabulary(("person", "cup"), ("wall",), ("on", "holding"))
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def file(tmp_path):
     path = tmp_path / "words.json"
     names = {"thing_classes": ["dragon", "cup", "person"], "stuff_classes": ["wall"]}
     path.write_text(json.dumps(names | {"predicate_classes": ["holding", "on", "greeting"]}))
-    return read_vocabulary(path)
+    return Vocabulary.read(path)
 
 
 def prediction(labels, predicate) -> Prediction:
@@ -54,6 +54,6 @@ def test_what_cannot_be_matched_is_named(file, labels, predicate, message):
 
 
 def test_missing_names_are_listed(file):
-    other = PSGVocabulary(("person", "horse"), (), ("on",))
+    other = Vocabulary(("person", "horse"), (), ("on",))
     with pytest.raises(ValueError, match="lacks names of the data set 'psg.json': thing_classes horse"):
         list(rename_predictions([], file, other, "psg.json"))

@@ -11,6 +11,7 @@ from usg_psg.evaluation import Prediction, SGDetEvaluator, SGDetMetrics
 from usg_psg.evaluation.image_match import ImageMatch
 from usg_psg.evaluation.worst_images import WorstImages, scene_graph_of_annotation
 from usg_psg.visualization.comparison import compare_graphs
+from usg_psg.vocabulary import Vocabulary
 
 from .dataset import NUM_THINGS, model_output, register, with_map, write_dataset
 from .scenes import NUM_CLASSES, NUM_PREDICATES, perfect_prediction
@@ -44,7 +45,7 @@ def recalls(scenes: dict, k: int) -> dict[str, float]:
 
 
 def collect(scenes: dict, count: int, k: int, ids=None) -> WorstImages:
-    kept = WorstImages(count, get_psg_metadata(NAME), k)
+    kept = WorstImages(count, Vocabulary.from_metadata(get_psg_metadata(NAME)), k)
     for image_id in scenes if ids is None else ids:
         gt, prediction = scenes[image_id]
         kept.add(ImageMatch(gt, prediction), model_output(prediction))
@@ -64,10 +65,10 @@ def test_the_worst_are_kept_in_order(dataset, k):
 
 def test_a_picture_shows_the_recall_of_its_title(dataset):
     """Also where a pair whose ends became one segment took a rank, though no graph has it."""
-    names, merged = collect(dataset, 1, 1).names, 0
+    names, merged = collect(dataset, 1, 1).vocabulary, 0
     for image_id, recall, graph, shown in collect(dataset, 20, 3).worst():
         gt, prediction = dataset[image_id]
-        result = compare_graphs(scene_graph_of_annotation(gt, *names), graph, shown)
+        result = compare_graphs(scene_graph_of_annotation(gt, names), graph, shown)
         assert result.found / len(result.annotated) == pytest.approx(recall)
         merged += shown < len(prediction.segment_triplets()[0][:3])
     assert merged > 0
@@ -84,7 +85,7 @@ def test_several_processes_keep_what_one_does(dataset):
 def test_annotation_as_a_graph(dataset):
     gt = next(gt for gt, _ in dataset.values() if len(gt.triplets))
     metadata = get_psg_metadata(NAME)
-    graph = scene_graph_of_annotation(gt, metadata.thing_classes, metadata.stuff_classes, metadata.predicate_classes)
+    graph = scene_graph_of_annotation(gt, Vocabulary.from_metadata(metadata))
     for n, thing in enumerate(graph.objects):
         assert (thing.mask_array() == (gt.label_map == n + 1)).all()
         assert thing.name == metadata.object_classes[gt.labels[n]] and thing.isthing == (gt.labels[n] < NUM_THINGS)

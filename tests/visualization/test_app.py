@@ -26,6 +26,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
+from usg_psg.vocabulary import Vocabulary
 
 from ..programs import exit_status, python_path, start_tool
 
@@ -152,10 +153,11 @@ def test_size_is_checked_before_pixels_are_decoded(tmp_path):
 
 
 def test_another_vocabulary(session, predictor, files):
-    things, stuff, predicates = predictor.own_vocabulary
+    own = predictor.own_vocabulary
+    stuff, predicates = own.stuff_classes, own.predicate_classes
     objects = f"teapot\n  {stuff[0]} \nteapot\n\nbroom"
     whole = SceneGraph.from_json(Path(parse(session, files["good"], objects=objects, predicates="eats")[3]).read_text())
-    assert predictor.vocabulary == (("teapot", "broom"), (stuff[0],), ("eats",))
+    assert predictor.vocabulary == Vocabulary(("teapot", "broom"), (stuff[0],), ("eats",))
     assert {o.name for o in whole.objects} <= {"teapot", "broom", stuff[0]}
     assert {r.predicate for r in whole.relations} == {"eats"}
     assert all(o.isthing == (o.name != stuff[0]) for o in whole.objects)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from usg_psg.scene_graph import SceneGraph, SceneRelation
+from usg_psg.vocabulary import Vocabulary
 
 from .scenes import stripes
 
@@ -30,19 +31,19 @@ PATIENCE = 120  # seconds
 class Predictor:
     """Answers with stripes of the names that it was given, when `go` is set."""
 
-    own_vocabulary = (("person",), ("grass-merged",), ("standing on",))
+    own_vocabulary = Vocabulary(("person",), ("grass-merged",), ("standing on",))
 
     def __init__(self) -> None:
         self.go = threading.Event()
         self.go.set()
 
-    def set_vocabulary(self, *names) -> None:
-        self.names = names
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
 
     def __call__(self, image: np.ndarray):
         self.go.wait(PATIENCE)
-        graph, (things, stuff, (predicate, *_)) = stripes(*image.shape[:2]), self.names
-        names = [*stuff, *things][:2]
+        graph, own = stripes(*image.shape[:2]), self.vocabulary
+        names, predicate = [*own.stuff_classes, *own.thing_classes][:2], own.predicate_classes[0]
         objects = [replace(thing, name=name, label="") for thing, name in zip(graph.objects, names, strict=False)]
         relations = [SceneRelation(0, 1, predicate, 0, 0.5), SceneRelation(1, 0, predicate, 0, 0.4)]
         return SceneGraph(graph.height, graph.width, objects, relations)

@@ -13,15 +13,16 @@ from usg_psg.evaluation.worst_images import scene_graph_of_annotation
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
 from usg_psg.visualization import compare_graphs, draw_comparison
 from usg_psg.visualization.comparison import AMBER, GRAY, GREEN, RED
+from usg_psg.vocabulary import Vocabulary
 
 from ..evaluation.dataset import NUM_THINGS, model_output, with_map
 from ..evaluation.scenes import NUM_CLASSES, NUM_PREDICATES, random_ground_truth, random_prediction
 
 PREDICATES = ("on", "beside", "riding")
-NAMES = (
-    [f"thing{n}" for n in range(NUM_THINGS)],
-    [f"stuff{n}" for n in range(NUM_CLASSES - NUM_THINGS)],
-    [f"predicate{n}" for n in range(NUM_PREDICATES)],
+NAMES = Vocabulary(
+    tuple(f"thing{n}" for n in range(NUM_THINGS)),
+    tuple(f"stuff{n}" for n in range(NUM_CLASSES - NUM_THINGS)),
+    tuple(f"predicate{n}" for n in range(NUM_PREDICATES)),
 )
 
 
@@ -75,8 +76,8 @@ def test_recall_is_that_of_the_metrics():
         k = int(rng.integers(1, 12))
         metrics = SGDetMetrics(NUM_PREDICATES, [n < NUM_THINGS for n in range(NUM_CLASSES)], ks=(k,))
         metrics.update(gt, prediction)
-        predicted = SceneGraph.from_output(model_output(prediction), *NAMES)
-        result = compare_graphs(scene_graph_of_annotation(gt, *NAMES), predicted, k)
+        predicted = SceneGraph.from_output(model_output(prediction), NAMES)
+        result = compare_graphs(scene_graph_of_annotation(gt, NAMES), predicted, k)
         recall = metrics.compute().metrics[f"single/R@{k}"]
         assert 100 * result.found / len(result.annotated) == pytest.approx(recall)
         found += result.found

@@ -18,13 +18,13 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from ..data.mirrored_names import SidedNames
-from ..data.register_psg import check_dataset_files, get_psg_metadata, vocabulary_names
-from ..data.vocabulary_file import read_vocabulary
+from ..data.register_psg import check_dataset_files, get_vocabulary
 from ..modeling.build import MASK_DECODER_REGISTRY, RELATION_HEAD_REGISTRY
 from ..modeling.compile import MODES
 from ..modeling.openclip import check_openclip
 from ..modeling.text_embeddings import check_vocabulary
 from ..utils.suggestions import did_you_mean
+from ..vocabulary import Vocabulary
 from .files import leaves
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -282,13 +282,13 @@ def _check_datasets(cfg: CfgNode, train: bool, evaluate: bool) -> None:
             check_dataset_files(name)
         _check_one_vocabulary(f"DATASETS.{key}", names)
         if cfg.MODEL.USG.VOCABULARY:
-            file = read_vocabulary(cfg.MODEL.USG.VOCABULARY)
+            file = Vocabulary.read(cfg.MODEL.USG.VOCABULARY)
             for name in names:
-                file.check_covers(name, get_psg_metadata(name))
+                file.check_covers(name, get_vocabulary(name))
     if train and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: expected a data set, such as ('psg_train',), got none")
     if train and cfg.INPUT.RANDOM_FLIP == "horizontal":
-        SidedNames(get_psg_metadata(cfg.DATASETS.TRAIN[0]))
+        SidedNames(get_vocabulary(cfg.DATASETS.TRAIN[0]))
     if evaluate and not train and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: expected a data set, such as ('psg_test',), got none")
 
@@ -304,5 +304,5 @@ def _check_registered(key: str, name: str) -> None:
 def _check_one_vocabulary(key: str, names: Sequence[str]) -> None:
     """Category numbers of data sets that are used together must mean the same."""
     for name in names[1:]:
-        if vocabulary_names(name) != vocabulary_names(names[0]):
+        if get_vocabulary(name) != get_vocabulary(names[0]):
             raise ValueError(f"{key}: {names[0]!r} and {name!r} have different names: use them one by one")

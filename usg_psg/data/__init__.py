@@ -1,19 +1,12 @@
 """PSG data: reader, registration, mapper, plain dataset and generated scenes."""
 
 from .panoptic import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
-from .psg_categories import (
-    PSG_PREDICATE_CLASSES,
-    PSG_STUFF_CLASSES,
-    PSG_THING_CLASSES,
-    PSG_VOCABULARY,
-    PSGVocabulary,
-)
+from .psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSG_VOCABULARY
 from .psg_dataset import PSGDataset
 from .psg_json import load_psg_json, read_psg_json
 from .psg_mapper import PSGDatasetMapper, reindex_relations
 from .register_psg import bad_record_policy, get_psg_metadata, register_builtin_psg, register_psg, unregister_psg
 from .train_loader import PSGTrainLoader, build_psg_train_loader
-from .vocabulary_file import VocabularyFile, read_vocabulary
 
 register_builtin_psg()
 
@@ -25,9 +18,7 @@ __all__ = [
     "PSGDataset",
     "PSGDatasetMapper",
     "PSGTrainLoader",
-    "PSGVocabulary",
     "build_psg_train_loader",
-    "VocabularyFile",
     "bad_record_policy",
     "decode_panoptic_png",
     "encode_panoptic",
@@ -35,7 +26,6 @@ __all__ = [
     "load_psg_json",
     "read_image",
     "read_psg_json",
-    "read_vocabulary",
     "register_builtin_psg",
     "register_psg",
     "reindex_relations",

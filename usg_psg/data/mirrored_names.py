@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .vocabulary_file import Names
+from ..vocabulary import Vocabulary
 
 _OTHER = {"left": "right", "right": "left"}
 # As words of their own ("to the left of", "left_of", "leftOf"), or at the beginning of one that says where.
@@ -25,7 +25,7 @@ class SidedNames:
         ValueError: as `mirrored_indices`.
     """
 
-    def __init__(self, vocabulary: Names):
+    def __init__(self, vocabulary: Vocabulary):
         self._classes = [
             *mirrored_indices(vocabulary.thing_classes, "class"),
             *(len(vocabulary.thing_classes) + i for i in mirrored_indices(vocabulary.stuff_classes, "class")),

@@ -1,35 +1,6 @@
-"""The vocabulary of PSG and its type: 80 thing, 53 stuff and 56 predicate names.
+"""The vocabulary of PSG: 80 thing, 53 stuff and 56 predicate names, in the order of psg.json."""
 
-Index bases: categories are 0-based over things, then stuff (0..132), predicates are 0-based (0..55), as in psg.json.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-# Of a PSG file, a vocabulary file and `PSGVocabulary` alike.
-NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
-
-
-@dataclass(frozen=True)
-class PSGVocabulary:
-    """Names that the numbers of a PSG file stand for.
-
-    Attributes:
-        thing_classes: names of categories 0..len-1.
-        stuff_classes: names of the categories after the things.
-        predicate_classes: names of predicates 0..P-1.
-    """
-
-    thing_classes: tuple[str, ...]
-    stuff_classes: tuple[str, ...]
-    predicate_classes: tuple[str, ...]
-
-    @property
-    def object_classes(self) -> tuple[str, ...]:
-        """Things, then stuff; the index is the category id."""
-        return self.thing_classes + self.stuff_classes
-
+from ..vocabulary import Vocabulary
 
 PSG_THING_CLASSES: tuple[str, ...] = (
     "person",
@@ -229,4 +200,4 @@ PSG_PREDICATE_CLASSES: tuple[str, ...] = (
     "leaning on",
 )
 
-PSG_VOCABULARY = PSGVocabulary(PSG_THING_CLASSES, PSG_STUFF_CLASSES, PSG_PREDICATE_CLASSES)
+PSG_VOCABULARY = Vocabulary(PSG_THING_CLASSES, PSG_STUFF_CLASSES, PSG_PREDICATE_CLASSES)

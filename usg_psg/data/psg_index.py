@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 from torch.utils.data import Dataset
 
-from .psg_categories import PSGVocabulary
+from ..vocabulary import Vocabulary
 from .validation.records import Fault
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PSGIndex:
     path: str
     image_ids: list[str]
     test_image_ids: frozenset[str]
-    vocabulary: PSGVocabulary
+    vocabulary: Vocabulary
     faults: dict[int, list[Fault]]
     arrays: dict[str, np.ndarray]
 
@@ -186,7 +186,7 @@ def open_index(json_file: str | Path) -> PSGIndex | None:
         str(json_file),
         text["image_ids"],
         frozenset(text["test_image_ids"]),
-        PSGVocabulary(**{key: tuple(names) for key, names in text["vocabulary"].items()}),
+        Vocabulary.from_names(text["vocabulary"]),
         faults,
         arrays,
     )
@@ -197,7 +197,7 @@ def pack_index(
     names: list[tuple[str, str]],
     image_ids: list[str],
     test_image_ids: frozenset[str],
-    vocabulary: PSGVocabulary,
+    vocabulary: Vocabulary,
     faults: dict[int, list[Fault]],
     identity: dict,
 ) -> bytes:
@@ -215,7 +215,7 @@ def pack_index(
     text = {
         "image_ids": image_ids,
         "test_image_ids": sorted(test_image_ids),
-        "vocabulary": asdict(vocabulary),
+        "vocabulary": vocabulary.names,
         "faults": [(position, asdict(fault)) for position, found in faults.items() for fault in found],
     }
     columns: dict[str, np.ndarray | list] = {

@@ -19,7 +19,7 @@ from detectron2.structures import BoxMode
 
 from ..utils.files import remove_temporary_files, write_whole
 from ..utils.unique_keys import RepeatedKeys, marked_object
-from .psg_categories import NAME_KEYS, PSGVocabulary
+from ..vocabulary import NAME_KEYS, Vocabulary
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 from .validation.records import (
     MENDED,
@@ -57,7 +57,7 @@ class PSGFile:
     records: list
     image_ids: list[str]
     test_image_ids: frozenset[str]
-    vocabulary: PSGVocabulary
+    vocabulary: Vocabulary
 
     def record_faults(self, position: int) -> Iterator[Fault]:
         """Faults of one record that can be seen without opening an image."""
@@ -100,7 +100,7 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a complete JSON file ({error})") from error
     _require_list(path, content, "data", None)
-    vocabulary = PSGVocabulary(**{key: tuple(_require_list(path, content, key, str)) for key in NAME_KEYS})
+    vocabulary = Vocabulary.from_names({key: _require_list(path, content, key, str) for key in NAME_KEYS})
     test_ids = _require_list(path, content, "test_image_ids", None)
     image_ids = [_image_id(record, position) for position, record in enumerate(content["data"])]
     if problem := name_problem(vocabulary) or test_id_problem(test_ids, image_ids):
@@ -164,7 +164,7 @@ def load_psg_json(
     image_root: str | Path,
     split: str,
     *,
-    vocabulary: PSGVocabulary | None = None,
+    vocabulary: Vocabulary | None = None,
     policy: str = "error",
 ) -> Sequence[dict]:
     """Dataset dicts of one split; from the file's index where there is one (`psg_index.py`).
@@ -266,7 +266,7 @@ def write_index(json_file: str | Path) -> Path:
     return path
 
 
-def check_vocabulary(content: PSGFile | PSGIndex, expected: PSGVocabulary) -> None:
+def check_vocabulary(content: PSGFile | PSGIndex, expected: Vocabulary) -> None:
     """Compare a file's names with those that its data set is registered with.
 
     Raises:

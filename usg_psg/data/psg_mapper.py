@@ -15,12 +15,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from ..vocabulary import Vocabulary
 from .mirrored_names import SidedNames
 from .panoptic import ImageError, read_image, read_segment_index_map
 from .psg_json import POLICIES
-from .register_psg import get_psg_metadata
+from .register_psg import get_vocabulary
 from .validation.skipped_samples import SkippedSamples
-from .vocabulary_file import Names
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class PSGDatasetMapper:
         image_format: str = "RGB",
         with_annotations: bool | None = None,
         bad_sample: str = "error",
-        sided_names: Names | None = None,
+        sided_names: Vocabulary | None = None,
     ):
         """
         Args:
@@ -177,7 +177,7 @@ class PSGDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "with_annotations": is_train or cfg.TEST.TASK == "predcls",
             "bad_sample": cfg.DATALOADER.BAD_SAMPLES if is_train else "error",
-            "sided_names": get_psg_metadata(cfg.DATASETS.TRAIN[0]) if mirrors else None,
+            "sided_names": get_vocabulary(cfg.DATASETS.TRAIN[0]) if mirrors else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict | None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..utils.suggestions import did_you_mean
-from .psg_categories import PSG_VOCABULARY, PSGVocabulary
+from ..vocabulary import Vocabulary
+from .psg_categories import PSG_VOCABULARY
 from .psg_json import POLICIES, SPLITS, load_psg_json, open_psg
 
 IGNORE_LABEL = 255
@@ -36,7 +37,7 @@ class _Source:
     json_file: Callable[[], Path]
     image_root: Callable[[], Path]
     split: str
-    vocabulary: PSGVocabulary | None
+    vocabulary: Vocabulary | None
     policy: str
 
 
@@ -55,7 +56,7 @@ def register_psg(
     image_root: str | Path,
     split: str,
     *,
-    vocabulary: PSGVocabulary | None = None,
+    vocabulary: Vocabulary | None = None,
     policy: str = "error",
 ) -> None:
     """Register a data set in PSG's format; no file is opened.
@@ -120,10 +121,9 @@ def get_psg_metadata(name: str) -> Metadata:
     return metadata
 
 
-def vocabulary_names(name: str) -> tuple[tuple[str, ...], ...]:
-    """Things, stuff and predicates of a data set, to compare with those of another."""
-    metadata = get_psg_metadata(name)
-    return tuple(metadata.thing_classes), tuple(metadata.stuff_classes), tuple(metadata.predicate_classes)
+def get_vocabulary(name: str) -> Vocabulary:
+    """The names of a data set; errors as in `get_psg_metadata`."""
+    return Vocabulary.from_metadata(get_psg_metadata(name))
 
 
 def check_dataset_files(name: str) -> None:
@@ -165,7 +165,7 @@ def register_builtin_psg() -> None:
         _register_builtin(f"psg_shapes_{name}", f"psg_shapes/psg/{file}.json", "psg_shapes/coco", split, None)
 
 
-def _register_builtin(name: str, json_file: str, image_root: str, split: str, vocabulary: PSGVocabulary | None) -> None:
+def _register_builtin(name: str, json_file: str, image_root: str, split: str, vocabulary: Vocabulary | None) -> None:
     if name not in _SOURCES:
         source = _Source(
             lambda: datasets_root() / json_file,
@@ -213,23 +213,21 @@ def _root_hint() -> str:
     return f"DETECTRON2_DATASETS {hint}"
 
 
-def _own_vocabulary(name: str, json_file: str) -> PSGVocabulary:
+def _own_vocabulary(name: str, json_file: str) -> Vocabulary:
     _require_file(name, Path(json_file))
     return _read_vocabulary(json_file, os.stat(json_file).st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _read_vocabulary(json_file: str, _modified: int) -> PSGVocabulary:
+def _read_vocabulary(json_file: str, _modified: int) -> Vocabulary:
     return open_psg(json_file).vocabulary
 
 
-def _vocabulary_metadata(vocabulary: PSGVocabulary) -> dict:
+def _vocabulary_metadata(vocabulary: Vocabulary) -> dict:
     num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
     return {
-        "thing_classes": list(vocabulary.thing_classes),
-        "stuff_classes": list(vocabulary.stuff_classes),
+        **{key: list(names) for key, names in vocabulary.names.items()},
         "object_classes": list(vocabulary.object_classes),
-        "predicate_classes": list(vocabulary.predicate_classes),
         "thing_dataset_id_to_contiguous_id": {i: i for i in range(num_things)},
         "stuff_dataset_id_to_contiguous_id": {i: i for i in range(num_things, num_classes)},
         "evaluator_type": "psg_sgdet",

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from ..config.checks import check_config
 from ..data.panoptic import check_image
-from ..data.register_psg import get_psg_metadata
+from ..data.register_psg import get_vocabulary
 from ..evaluation.records import ground_truth_from_record
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
@@ -108,9 +108,9 @@ def _check_best_metric(cfg: CfgNode) -> None:
     metric, names = cfg.SOLVER.BEST_METRIC, cfg.DATASETS.TEST
     if not metric or not names:
         return
-    metadata = get_psg_metadata(names[0])
-    is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
-    given = SGDetMetrics(len(metadata.predicate_classes), is_thing if cfg.TEST.TASK == "sgdet" else None).compute()
+    vocabulary = get_vocabulary(names[0])
+    is_thing = vocabulary.is_thing
+    given = SGDetMetrics(len(vocabulary.predicate_classes), is_thing if cfg.TEST.TASK == "sgdet" else None).compute()
     known = [f"{part}/{key}" for part, values in results_to_dict(given, cfg.TEST.TASK).items() for key in values]
     # As `BestCheckpointHook` looks for it; with several data sets, their names come first.
     ends = [metric.removeprefix(f"{name}/") for name in (*names, "")]

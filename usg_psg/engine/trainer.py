@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
-from ..data.register_psg import get_psg_metadata, vocabulary_names
+from ..data.register_psg import get_psg_metadata, get_vocabulary
 from ..evaluation import SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
-from ..modeling.vocabulary import vocabulary_embeddings
+from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..utils.files import write_whole
 from .checkpoint import USGCheckpointer
@@ -259,10 +259,10 @@ class Trainer(DefaultTrainer):
             return {}
         core: Any = getattr(model, "module", model)
         own = core.vocabulary
-        if len({vocabulary_names(name) for name in cfg.DATASETS.TEST}) > 1:
+        if len({get_vocabulary(name) for name in cfg.DATASETS.TEST}) > 1:
             raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
-        if vocabulary_names(cfg.DATASETS.TEST[0]) != vocabulary_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
-            core.set_vocabulary(vocabulary_embeddings(cfg, cfg.DATASETS.TEST[0]))
+        if get_vocabulary(cfg.DATASETS.TEST[0]) != get_vocabulary((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
+            core.set_vocabulary(embed_vocabulary(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0])))
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         frequency = getattr(core, "predicate_frequency", None)
@@ -291,7 +291,7 @@ def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | No
     """
     missing = f"DATASETS.TRAIN {tuple(train)} has no relations in the vocabulary of {test}"
     try:
-        if train and all(vocabulary_names(name) == vocabulary_names(test) for name in train):
+        if train and all(get_vocabulary(name) == get_vocabulary(test) for name in train):
             records = itertools.chain.from_iterable(DatasetCatalog.get(name) for name in train)
             metadata = get_psg_metadata(test)
             found = training_triplets(records, len(metadata.object_classes), len(metadata.predicate_classes))

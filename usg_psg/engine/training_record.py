@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..modeling.openclip import weights_identity
-from ..modeling.vocabulary import Phrases, vocabulary_phrases
+from ..modeling.text_embeddings import Phrases, configured_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TrainingRecord:
     def from_config(cls, cfg: CfgNode) -> TrainingRecord:
         """Of a run on DATASETS.TRAIN."""
         data = {name: GENERATED if is_generated(name) else OTHER for name in cfg.DATASETS.TRAIN}
-        return cls(data, text_identity(cfg), vocabulary_phrases(cfg, cfg.DATASETS.TRAIN[0]))
+        return cls(data, text_identity(cfg), Phrases.of(cfg, configured_vocabulary(cfg, cfg.DATASETS.TRAIN[0])))
 
     def after(self, earlier: TrainingRecord | None, filename: str) -> TrainingRecord:
         """This record, of a run that started from the weights of a file with that record."""
@@ -124,7 +124,8 @@ def warn_about_test_data(record: TrainingRecord, cfg: CfgNode) -> None:
     """Log `use_warnings` for an evaluation on DATASETS.TEST."""
     if cfg.DATASETS.TEST:
         generated = all(is_generated(name) for name in cfg.DATASETS.TEST)
-        for text in use_warnings(record, cfg, vocabulary_phrases(cfg, cfg.DATASETS.TEST[0]), generated):
+        phrases = Phrases.of(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0]))
+        for text in use_warnings(record, cfg, phrases, generated):
             logger.warning(text)
 
 

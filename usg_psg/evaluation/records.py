@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.panoptic import read_segment_index_map
-from ..data.psg_categories import PSGVocabulary
 from ..data.psg_index import PSGIndex
 from ..data.psg_json import PSGFile, check_vocabulary, select_split
 from ..data.psg_mapper import reindex_relations
+from ..vocabulary import Vocabulary
 from .formats import tells_images_by_position
 from .frequency_baseline import TrainingTriplets
 from .inputs import GroundTruth, Prediction
@@ -125,7 +125,7 @@ def training_triplets(records: Iterable[dict], num_classes: int, num_predicates:
 
 
 def training_triplets_of_file(
-    content: PSGFile | PSGIndex, vocabulary: PSGVocabulary, scored: str
+    content: PSGFile | PSGIndex, vocabulary: Vocabulary, scored: str
 ) -> TrainingTriplets | None:
     """Relations of a PSG file's training images.
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data.psg_categories import PSGVocabulary
-from ..data.vocabulary_file import VocabularyFile
+from ..vocabulary import Vocabulary
 from .inputs import Prediction
 
 
 def rename_predictions(
-    predictions: Iterable[tuple[str, Prediction]], file: VocabularyFile, annotated: PSGVocabulary, where: str
+    predictions: Iterable[tuple[str, Prediction]], file: Vocabulary, annotated: Vocabulary, where: str
 ) -> Iterator[tuple[str, Prediction]]:
     """Replace class and predicate numbers by those of the annotations.
 
@@ -32,22 +31,21 @@ def rename_predictions(
             annotations do not know.
     """
     file.check_covers(where, annotated)
-    own = file.vocabulary
-    objects = _table(own.object_classes, annotated.object_classes)
-    predicates = _table(own.predicate_classes, annotated.predicate_classes)
+    objects = _table(file.object_classes, annotated.object_classes)
+    predicates = _table(file.predicate_classes, annotated.predicate_classes)
     for image_id, prediction in predictions:
         at = f"image {image_id!r}"
         changed: dict[str, Any] = {
-            "labels": _renamed(prediction.labels, objects, own.object_classes, f"{at}, labels", file.path)
+            "labels": _renamed(prediction.labels, objects, file.object_classes, f"{at}, labels", file.source)
         }
         if prediction.segment_labels is not None:
             labels = prediction.segment_labels
-            changed["segment_labels"] = _renamed(labels, objects, own.object_classes, f"{at}, segment", file.path)
+            changed["segment_labels"] = _renamed(labels, objects, file.object_classes, f"{at}, segment", file.source)
         for key in ("triplets", "triplets_ng"):
             rows = getattr(prediction, key)
             if rows is not None:
                 rows = np.array(rows)
-                rows[:, 2] = _renamed(rows[:, 2], predicates, own.predicate_classes, f"{at}, {key}", file.path)
+                rows[:, 2] = _renamed(rows[:, 2], predicates, file.predicate_classes, f"{at}, {key}", file.source)
                 changed[key] = rows
         yield image_id, replace(prediction, **changed)
 

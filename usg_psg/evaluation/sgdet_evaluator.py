@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.register_psg import get_psg_metadata
+from ..data.register_psg import get_psg_metadata, get_vocabulary
 from ..utils.program import TERMINAL
 from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
@@ -96,19 +96,17 @@ class SGDetEvaluator(DatasetEvaluator):
 
     def _start(self) -> SGDetMetrics:
         # Not in the constructor: no file is opened before an evaluation begins.
-        metadata = get_psg_metadata(self.dataset_name)
         if self.export and self._writer is None:
             self._writer = open_writer(self.export, self._path(f"predictions_{self.dataset_name}"), comm.get_rank())
         if self.pictures:
-            self._worst = WorstImages(self.pictures, metadata)
+            self._worst = WorstImages(self.pictures, get_vocabulary(self.dataset_name))
         return self._new_metrics()
 
     def _new_metrics(self) -> SGDetMetrics:
-        metadata = get_psg_metadata(self.dataset_name)
-        is_thing = [True] * len(metadata.thing_classes) + [False] * len(metadata.stuff_classes)
+        vocabulary = get_vocabulary(self.dataset_name)
         return SGDetMetrics(
-            len(metadata.predicate_classes),
-            is_thing=is_thing if self.task == "sgdet" else None,
+            len(vocabulary.predicate_classes),
+            is_thing=vocabulary.is_thing if self.task == "sgdet" else None,
             ks=self.ks,
             predicate_frequency=self.predicate_frequency,
             training=self.training,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..data.panoptic import read_image
 from ..scene_graph import SceneGraph, SceneObject, SceneRelation
+from ..vocabulary import Vocabulary
 from .image_match import ImageMatch
 from .inputs import GroundTruth
 from .matching import encode_masks
@@ -22,13 +23,13 @@ class WorstImages:
 
     Args:
         count: images kept.
-        metadata: names of the data set, see `get_psg_metadata`.
+        vocabulary: names of the data set.
         k: predicted relations that count, under the rules of the protocol `single`.
     """
 
-    def __init__(self, count: int, metadata, k: int = 20):
+    def __init__(self, count: int, vocabulary: Vocabulary, k: int = 20):
         self.count, self.k = count, k
-        self.names = (metadata.thing_classes, metadata.stuff_classes, metadata.predicate_classes)
+        self.vocabulary = vocabulary
         # The best of the worst first; its key is (-recall, missed relations, image_id). The number is that of relations
         # to draw: those among the first k whose ends became one segment took a rank, but no graph has them.
         self._heap: list[tuple[tuple[float, int, str], SceneGraph, int]] = []
@@ -47,7 +48,7 @@ class WorstImages:
         key = (-found / len(ranks), len(ranks) - found, match.gt.image_id)
         if len(self._heap) < self.count or key > self._heap[0][0]:
             rows = match.segment_triplets[0][: self.k]
-            self._push(key, SceneGraph.from_output(output, *self.names), int((rows[:, 0] != rows[:, 1]).sum()))
+            self._push(key, SceneGraph.from_output(output, self.vocabulary), int((rows[:, 0] != rows[:, 1]).sum()))
 
     def merge(self, other: WorstImages) -> None:
         """Take in what another process kept."""
@@ -93,7 +94,7 @@ class WorstImages:
             except (FileNotFoundError, ValueError) as error:
                 logger.warning("no picture of image %s: %s", image_id, error)
                 continue
-            annotation = scene_graph_of_annotation(ground_truth_from_record(record), *self.names)
+            annotation = scene_graph_of_annotation(ground_truth_from_record(record), self.vocabulary)
             title = f"{image_id}: recall {100 * recall:.1f} at {self.k}"
             path = folder / f"{n:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', image_id)}.png"
             draw_comparison(image, annotation, prediction, shown, title).savefig(path)
@@ -101,19 +102,14 @@ class WorstImages:
         return paths
 
 
-def scene_graph_of_annotation(
-    gt: GroundTruth,
-    thing_classes: Sequence[str],
-    stuff_classes: Sequence[str],
-    predicate_classes: Sequence[str],
-) -> SceneGraph:
+def scene_graph_of_annotation(gt: GroundTruth, vocabulary: Vocabulary) -> SceneGraph:
     """An annotation in the form of a prediction, without exact duplicates among its relations, every score 1."""
-    names = [*thing_classes, *stuff_classes]
+    names, is_thing, predicates = vocabulary.object_classes, vocabulary.is_thing, vocabulary.predicate_classes
     height, width = gt.label_map.shape
     # One mask at a time: together they would take as much memory as there are segments.
     objects = [
-        SceneObject(names[c], c, 1.0, c < len(thing_classes), encode_masks((gt.label_map == n + 1)[None])[0])
+        SceneObject(names[c], c, 1.0, is_thing[c], encode_masks((gt.label_map == n + 1)[None])[0])
         for n, c in enumerate(gt.labels.tolist())
     ]
-    relations = [SceneRelation(s, o, predicate_classes[p], p, 1.0) for s, o, p in gt.unique_triplets.tolist()]
+    relations = [SceneRelation(s, o, predicates[p], p, 1.0) for s, o, p in gt.unique_triplets.tolist()]
     return SceneGraph(height, width, objects, relations)

@@ -15,10 +15,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import Tensor, nn
 
-from ..data.register_psg import get_psg_metadata
-from ..data.vocabulary_file import read_vocabulary
+from ..data.register_psg import get_vocabulary
 from ..structures import ObjectPredictions
 from ..utils.text import spoken_name
+from ..vocabulary import Vocabulary
 from .layers import CosineLogits, downsample
 
 
@@ -157,9 +157,9 @@ def build_clip_ensemble(cfg: CfgNode) -> CLIPEnsemble | None:
 def _object_names(source: str) -> list[str]:
     """Of a registered data set or a vocabulary file."""
     if source in DatasetCatalog.list():
-        return list(get_psg_metadata(source).object_classes)
-    file = read_vocabulary(source)
-    return file.with_synonyms(file.vocabulary.object_classes)
+        return list(get_vocabulary(source).object_classes)
+    file = Vocabulary.read(source)
+    return list(file.with_synonyms(file.object_classes))
 
 
 def _words(name: str) -> list[str]:

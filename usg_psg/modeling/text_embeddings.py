@@ -10,21 +10,94 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.vocabulary_file import check_template
+from ..data.register_psg import get_vocabulary
+from ..structures import TextEmbeddings
 from ..utils.files import remove_temporary_files, write_whole
 from ..utils.text import spoken_name
+from ..vocabulary import Vocabulary, check_template
 from .openclip import load_openclip, weights_identity
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """A vocabulary in the words that the text tower is given.
+
+    Attributes:
+        objects, predicates: names; commas separate synonyms.
+        object_templates, predicate_templates: prompts with a "{}".
+    """
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+    object_templates: tuple[str, ...]
+    predicate_templates: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cfg: CfgNode, vocabulary: Vocabulary) -> Phrases:
+        """The vocabulary's own prompts, or else those of MODEL.CLIP."""
+        return cls(
+            vocabulary.with_synonyms(vocabulary.object_classes),
+            vocabulary.with_synonyms(vocabulary.predicate_classes),
+            vocabulary.object_templates or tuple(cfg.MODEL.CLIP.OBJECT_TEMPLATES),
+            vocabulary.predicate_templates or tuple(cfg.MODEL.CLIP.PREDICATE_TEMPLATES),
+        )
+
+
+def configured_vocabulary(cfg: CfgNode, dataset_name: str | None) -> Vocabulary:
+    """The names that a config looks for.
+
+    Args:
+        cfg: MODEL.USG.VOCABULARY, if set, gives prompts and synonyms.
+        dataset_name: a registered data set, whose names are taken in its order; None takes those of the file.
+
+    Raises:
+        ValueError: if the file lacks names of the data set, or there is neither.
+    """
+    path = cfg.MODEL.USG.VOCABULARY
+    file = Vocabulary.read(path) if path else None
+    if dataset_name is None:
+        if file is None:
+            raise ValueError("a vocabulary is needed: DATASETS.TRAIN or DATASETS.TEST, or MODEL.USG.VOCABULARY")
+        return file
+    own = get_vocabulary(dataset_name)
+    if file is None:
+        return own
+    file.check_covers(dataset_name, own)
+    if unused := file.number_beyond(own):
+        logger.info("%d names of %s are not in %s and take no part", unused, path, dataset_name)
+    return replace(
+        file,
+        thing_classes=own.thing_classes,
+        stuff_classes=own.stuff_classes,
+        predicate_classes=own.predicate_classes,
+    )
+
+
+def embed_vocabulary(cfg: CfgNode, vocabulary: Vocabulary) -> TextEmbeddings:
+    """Text embeddings of a vocabulary by the text tower of MODEL.CLIP."""
+    clip, phrases = cfg.MODEL.CLIP, Phrases.of(cfg, vocabulary)
+    tower = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
+    tower["device"] = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+    return TextEmbeddings(
+        text_embeddings(phrases.objects, phrases.object_templates, **tower),
+        text_embeddings(phrases.predicates, phrases.predicate_templates, **tower),
+        vocabulary.is_thing,
+        vocabulary.predicate_classes,  # the data set's names, whatever synonyms a file has for them
+        phrases.objects,
+    )
 
 
 def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:

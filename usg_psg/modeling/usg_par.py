@@ -29,7 +29,7 @@ from .build import build_class_head, build_mask_decoder, build_pixel_decoder, bu
 from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
 from .open_vocab_head import OpenVocabularyHead
 from .relation_head import RelationHead
-from .vocabulary import vocabulary_embeddings
+from .text_embeddings import configured_vocabulary, embed_vocabulary
 
 TASKS = ("sgdet", "predcls")
 
@@ -109,7 +109,8 @@ class USGPar(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
-        vocabulary = vocabulary_embeddings(cfg, next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None))
+        dataset = next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None)
+        vocabulary = embed_vocabulary(cfg, configured_vocabulary(cfg, dataset))
         text_dim = vocabulary.object_text.shape[1]
         return {
             "backbone": backbone,

@@ -29,6 +29,7 @@ from ..data.panoptic import open_image
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
+from ..vocabulary import Vocabulary
 from .app_guard import Guard, Hosts
 from .figures import to_array
 from .graph import WEAK_SCORE, draw_graph
@@ -183,18 +184,19 @@ class Session:
 
     def own_names(self, model: str) -> tuple[str, str]:
         """The model's object and predicate names, one per line."""
-        things, stuff, predicates = self.predictors[model].own_vocabulary
-        return "\n".join((*things, *stuff)), "\n".join(predicates)
+        own = self.predictors[model].own_vocabulary
+        return "\n".join(own.object_classes), "\n".join(own.predicate_classes)
 
     def _predict(self, image: np.ndarray, model: str, objects: str, predicates: str) -> SceneGraph:
         predictor = self.predictors[model]
-        things, stuff, relations = predictor.own_vocabulary
-        names = read_names(objects, "object", self.limits) or [*things, *stuff]
-        predictor.set_vocabulary(
-            [name for name in names if name not in stuff],
-            [name for name in names if name in stuff],
-            read_names(predicates, "predicate", self.limits) or relations,
+        own = predictor.own_vocabulary
+        names = read_names(objects, "object", self.limits) or own.object_classes
+        vocabulary = Vocabulary(
+            tuple(name for name in names if name not in own.stuff_classes),
+            tuple(name for name in names if name in own.stuff_classes),
+            tuple(read_names(predicates, "predicate", self.limits) or own.predicate_classes),
         )
+        predictor.set_vocabulary(vocabulary)
         return predictor(image)
 
     def _write(self, graph: SceneGraph) -> str:

@@ -22,14 +22,9 @@ import cv2
 import numpy as np
 
 from ...utils.files import write_json
+from ...vocabulary import Vocabulary
 from ..panoptic import encode_panoptic
-from ..psg_categories import (
-    PSG_PREDICATE_CLASSES,
-    PSG_STUFF_CLASSES,
-    PSG_THING_CLASSES,
-    PSG_VOCABULARY,
-    PSGVocabulary,
-)
+from ..psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSG_VOCABULARY
 from ..validation.records import MAX_SEGMENT_ID
 from .layout import PRESETS, degrade, make_scene
 from .psg_scene import PSGScene, make_psg_scene
@@ -76,8 +71,8 @@ def _ordered(all_names: tuple[str, ...], chosen: Iterable[str]) -> tuple[str, ..
     return tuple(name for name in all_names if name in chosen)
 
 
-def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterable[str]) -> PSGVocabulary:
-    return PSGVocabulary(
+def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterable[str]) -> Vocabulary:
+    return Vocabulary(
         _ordered(PSG_THING_CLASSES, things),
         _ordered(PSG_STUFF_CLASSES, stuff),
         _ordered(PSG_PREDICATE_CLASSES, predicates),
@@ -194,19 +189,21 @@ def generate_psg_shapes(
     return json_file
 
 
-def _write_psg(path: Path, records: list[dict], vocabulary: PSGVocabulary, num_train: int) -> None:
+def _write_psg(path: Path, records: list[dict], vocabulary: Vocabulary, num_train: int) -> None:
     content = {
         "data": records,
-        **{key: list(names) for key, names in asdict(vocabulary).items()},
+        **{key: list(names) for key, names in vocabulary.names.items()},
         "test_image_ids": [record["image_id"] for record in records[num_train:]],
     }
     path.parent.mkdir(exist_ok=True)
     write_json(path, content, indent=None)
 
 
-def _write_seen(path: Path, records: list[dict], vocabulary: PSGVocabulary, hold_out: Sequence[str]) -> None:
+def _write_seen(path: Path, records: list[dict], vocabulary: Vocabulary, hold_out: Sequence[str]) -> None:
     """The training records renumbered for the vocabulary without the names held out, which they do not have."""
-    seen = PSGVocabulary(*(tuple(n for n in names if n not in hold_out) for names in asdict(vocabulary).values()))
+    seen = Vocabulary.from_names(
+        {key: [n for n in names if n not in hold_out] for key, names in vocabulary.names.items()}
+    )
     category = {i: seen.object_classes.index(n) for i, n in enumerate(vocabulary.object_classes) if n not in hold_out}
     predicate = {
         i: seen.predicate_classes.index(n) for i, n in enumerate(vocabulary.predicate_classes) if n not in hold_out
@@ -310,13 +307,13 @@ def _write_scene(root: str, settings: ShapesSettings, job: tuple[str, int]) -> t
     return record, _numbered(every, vocabulary, unknown)
 
 
-def _numbered(relations: list, vocabulary: PSGVocabulary, unknown: Sequence[str]) -> list[list[int]]:
+def _numbered(relations: list, vocabulary: Vocabulary, unknown: Sequence[str]) -> list[list[int]]:
     """Rows of psg.json of relations whose predicate may be known."""
     predicates = vocabulary.predicate_classes
     return [[int(s), int(o), predicates.index(p)] for s, o, p in relations if p not in unknown]
 
 
-def _record(scene: Scene, number: int, split: str, vocabulary: PSGVocabulary) -> dict:
+def _record(scene: Scene, number: int, split: str, vocabulary: Vocabulary) -> dict:
     """The scene's entry of psg.json."""
     height, width = scene.segments.shape
     rng = np.random.default_rng(number)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ...utils.worker_pool import Failure, run_isolated
-from ..psg_categories import PSGVocabulary
+from ...vocabulary import Vocabulary
 from ..psg_json import PARTITION, PSGFile, check_vocabulary, read_psg_json, select_split
 from .images import image_faults
 from .records import Fault, duplicate_image_faults, unknown_test_image_faults, weight_of
@@ -87,7 +87,7 @@ def check_dataset(
     *,
     workers: int = 1,
     limit_examples: int = 5,
-    vocabulary: PSGVocabulary | None = None,
+    vocabulary: Vocabulary | None = None,
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...vocabulary import Vocabulary
 from ..panoptic import (
     MAX_SEGMENTS,
     ImageError,
@@ -21,11 +22,10 @@ from ..panoptic import (
     too_many_message,
     unlisted_message,
 )
-from ..psg_categories import PSGVocabulary
 from .records import PICTURE_KEYS, Fault, box_notes, file_name_faults, is_integer, record_faults, size_faults
 
 
-def image_faults(record: object, image_id: str, vocabulary: PSGVocabulary, root: str) -> list[Fault]:
+def image_faults(record: object, image_id: str, vocabulary: Vocabulary, root: str) -> list[Fault]:
     """Every fault of one image: of its record, its picture and its panoptic PNG; what is mended and notes among them.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
 from ...utils.unique_keys import RepeatedKeys
-from ..psg_categories import NAME_KEYS, PSGVocabulary
+from ...vocabulary import NAME_KEYS, Vocabulary
 
 # Kinds that the loader mends without guessing and counts, in the words behind the count; the policy "strict" refuses
 # them. Kinds in neither table are faults, which the loader refuses.
@@ -173,7 +173,7 @@ def file_name_faults(record: dict, image_id: str) -> Iterator[Fault]:
             yield Fault("file_name", image_id, key, f"expected a path inside the data root, got {name!r}")
 
 
-def segment_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+def segment_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
     """Segment ids are unique and fit a PNG pixel; category, isthing, iscrowd and area are possible values."""
     num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
     seen: dict[int, int] = {}
@@ -240,7 +240,7 @@ def box_notes(record: dict, image_id: str) -> Iterator[Fault]:
             yield Fault("box_outside", image_id, f"annotations[{i}].bbox", message)
 
 
-def relation_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+def relation_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
     """Relations are [subject, object, predicate], 0-based, in range, of two segments, each once."""
     num_segments, num_predicates = len(record["segments_info"]), len(vocabulary.predicate_classes)
     first: dict[tuple, int] = {}
@@ -266,7 +266,7 @@ def relation_faults(record: dict, image_id: str, vocabulary: PSGVocabulary) -> I
             yield Fault("duplicate_relation", image_id, where, f"the same as relations[{first[tuple(relation)]}]")
 
 
-def record_faults(record: object, image_id: str, vocabulary: PSGVocabulary) -> Iterator[Fault]:
+def record_faults(record: object, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
     """Every fault of one image."""
     broken = list(structure_faults(record, image_id))
     if broken or not isinstance(record, dict):
@@ -331,7 +331,7 @@ def _plain_form(image_id: str) -> str:
     return number[1] if number else text
 
 
-def name_problem(vocabulary: PSGVocabulary) -> str:
+def name_problem(vocabulary: Vocabulary) -> str:
     """Why names cannot tell categories or predicates apart; "" if they can.
 
     Names are not empty, and differ in more than case and spaces: words with the same text embedding are one word.

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ...utils.worker_pool import Failure, run_isolated
+from ...vocabulary import Vocabulary
 from ..panoptic import ImageError, MissingImageError, count_png_ids
-from ..psg_categories import PSGVocabulary
 from ..psg_json import PSGFile, read_psg_json
 from ..psg_mapper import reindex_relations
 from .check_dataset import TIMEOUT, file_faults
@@ -128,7 +128,7 @@ class _ImageRepair:
 
 
 def repair_image(
-    record: object, image_id: str, field: str, vocabulary: PSGVocabulary, root: str
+    record: object, image_id: str, field: str, vocabulary: Vocabulary, root: str
 ) -> tuple[dict | None, list[Change]]:
     """One record without its faults, and what was left out; None for one that goes as a whole.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..psg_categories import PSGVocabulary
+from ...vocabulary import Vocabulary
 from ..psg_json import PARTITION, invalid_positions, open_psg, select_split
 
 
@@ -42,7 +42,7 @@ def dataset_statistics(json_file: str | Path) -> dict:
     return {"file": str(json_file), "splits": splits}
 
 
-def _split_statistics(dicts: Iterable[dict], vocabulary: PSGVocabulary) -> dict[str, Any]:
+def _split_statistics(dicts: Iterable[dict], vocabulary: Vocabulary) -> dict[str, Any]:
     names, predicates = vocabulary.object_classes, vocabulary.predicate_classes
     counts: Counter[str] = Counter()
     categories: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
 from usg_psg.data import PSG_VOCABULARY
-from usg_psg.modeling.vocabulary import vocabulary_embeddings
+from usg_psg.modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 
 THINGS, STUFF, PREDICATES = ["dog", "cup", "person"], ["wall", "grass"], ["on", "holding", "beside", "over"]
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.OBJECT_TEMPLATES", "['a {}.']", "DATASETS.TRAIN", "()"]
@@ -62,6 +62,10 @@ def test_permuted_names_give_permuted_columns(tmp_path):
     assert torch.equal(second["instances"].pred_classes, classes)
 
 
+def embed(cfg, dataset_name):
+    return embed_vocabulary(cfg, configured_vocabulary(cfg, dataset_name))
+
+
 def test_a_data_set_keeps_its_numbering(tmp_path):
     names = PSG_VOCABULARY
     path = write(
@@ -70,21 +74,21 @@ def test_a_data_set_keeps_its_numbering(tmp_path):
         stuff_classes=[*reversed(names.stuff_classes)],
         predicate_classes=[*reversed(names.predicate_classes), "greeting"],
     )
-    plain = vocabulary_embeddings(config("", "psg_val"), "psg_val")
-    from_file = vocabulary_embeddings(config(path), "psg_val")
+    plain = embed(config("", "psg_val"), "psg_val")
+    from_file = embed(config(path), "psg_val")
     assert torch.equal(from_file.object_text, plain.object_text)
     assert torch.equal(from_file.predicate_text, plain.predicate_text)
     assert from_file.is_thing == plain.is_thing
 
 
 def test_prompts_and_synonyms_of_the_file_are_used(tmp_path):
-    plain = vocabulary_embeddings(config(write(tmp_path / "plain.json")), None)
+    plain = embed(config(write(tmp_path / "plain.json")), None)
     path = write(tmp_path / "other.json", predicate_templates=["x {} y"], synonyms={"cup": ["mug", "glass"]})
-    other = vocabulary_embeddings(config(path), None)
+    other = embed(config(path), None)
     same = (plain.object_text - other.object_text).abs().amax(dim=1) < 1e-5
     assert same.tolist() == [True, False, True, True, True]
     assert not torch.equal(plain.predicate_text, other.predicate_text)
-    words = vocabulary_embeddings(config(write(tmp_path / "w.json", thing_classes=["cup", "mug", "glass"])), None)
+    words = embed(config(write(tmp_path / "w.json", thing_classes=["cup", "mug", "glass"])), None)
     mean = torch.nn.functional.normalize(words.object_text[:3].mean(dim=0), dim=0)
     torch.testing.assert_close(other.object_text[1], mean, atol=1e-5, rtol=0)
 

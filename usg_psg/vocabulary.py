@@ -1,74 +1,106 @@
-"""Vocabularies from files: names to look for, without a data set and without training."""
+"""The names that category and predicate numbers stand for, from a data set or from a file of one's own.
+
+Categories are 0-based over things, then stuff; predicates are 0-based, as in psg.json.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import yaml
 
-from ..utils.unique_keys import UniqueKeyLoader, json_object
-from .psg_categories import NAME_KEYS, PSGVocabulary
+from .utils.unique_keys import UniqueKeyLoader, json_object
 
+NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
 TEMPLATE_KEYS = ("object_templates", "predicate_templates")
 KEYS = (*NAME_KEYS, *TEMPLATE_KEYS, "synonyms")
 
 
-class Names(Protocol):
-    """What a `PSGVocabulary` and the metadata of a data set have in common."""
-
-    @property
-    def thing_classes(self) -> Sequence[str]: ...
-
-    @property
-    def stuff_classes(self) -> Sequence[str]: ...
-
-    @property
-    def predicate_classes(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
-class VocabularyFile:
-    """Content of a vocabulary file.
+class Vocabulary:
+    """Names of objects and predicates, and how the text tower is to be asked for them.
 
     Attributes:
-        path: the file.
-        vocabulary: things, stuff and predicates.
+        thing_classes: names of categories 0..len-1; commas separate synonyms.
+        stuff_classes: names of the categories after the things; all pixels of one are one object.
+        predicate_classes: names of predicates 0..P-1.
         object_templates, predicate_templates: prompts with a "{}"; empty for those of the configuration.
         synonyms: further words for a name; their embeddings are averaged with the name's own.
+        source: file that it was read from, for messages.
     """
 
-    path: str
-    vocabulary: PSGVocabulary
+    thing_classes: tuple[str, ...]
+    stuff_classes: tuple[str, ...]
+    predicate_classes: tuple[str, ...]
     object_templates: tuple[str, ...] = ()
     predicate_templates: tuple[str, ...] = ()
-    synonyms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    source: str = field(default="", compare=False)
 
-    def with_synonyms(self, names: Iterable[str]) -> list[str]:
+    @classmethod
+    def from_metadata(cls, metadata: Any) -> Vocabulary:
+        """The names of a data set; metadata has the attributes of `NAME_KEYS`, as Detectron2's of a PSG data set."""
+        return cls.from_names({key: getattr(metadata, key) for key in NAME_KEYS})
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Iterable[str]]) -> Vocabulary:
+        """Lists of names by `NAME_KEYS`."""
+        things, stuff, predicates = (tuple(names[key]) for key in NAME_KEYS)
+        return cls(things, stuff, predicates)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Vocabulary:
+        """Read YAML or (suffix .json) JSON; docs/open_vocabulary.md describes the keys.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: names the file and the field.
+        """
+        path = Path(path)
+        content = _read(path)
+        try:
+            return _build(str(path), content)
+        except ValueError as error:
+            raise ValueError(f"{path}, {error}") from None
+
+    @property
+    def object_classes(self) -> tuple[str, ...]:
+        """Things, then stuff; the index is the category id."""
+        return self.thing_classes + self.stuff_classes
+
+    @property
+    def is_thing(self) -> list[bool]:
+        """Of each category."""
+        return [True] * len(self.thing_classes) + [False] * len(self.stuff_classes)
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The names alone, by `NAME_KEYS`: what makes the numbers of two vocabularies mean the same."""
+        return {key: getattr(self, key) for key in NAME_KEYS}
+
+    def with_synonyms(self, names: Iterable[str]) -> tuple[str, ...]:
         """Names as `text_embeddings` takes them: synonyms follow after commas."""
-        return [",".join((name, *self.synonyms.get(name, ()))) for name in names]
+        return tuple(",".join((name, *self.synonyms.get(name, ()))) for name in names)
 
-    def check_covers(self, dataset_name: str, names: Names) -> None:
-        """Categories of a data set are found by name: each must be in the file, as what it is in the data set.
+    def check_covers(self, dataset_name: str, other: Vocabulary) -> None:
+        """Categories of a data set are found by name: each must be here, as the thing, stuff or predicate it is there.
 
         Raises:
             ValueError: lists the missing names.
         """
-        own, problems = self.vocabulary, []
-        for key in NAME_KEYS:
-            missing = [name for name in getattr(names, key) if name not in getattr(own, key)]
-            if missing:
-                problems.append(f"{key} {', '.join(missing)}")
+        missing = {key: [name for name in names if name not in self.names[key]] for key, names in other.names.items()}
+        problems = [f"{key} {', '.join(names)}" for key, names in missing.items() if names]
         if problems:
-            raise ValueError(f"{self.path} lacks names of the data set {dataset_name!r}: {'; '.join(problems)}")
+            raise ValueError(f"{self.source} lacks names of the data set {dataset_name!r}: {'; '.join(problems)}")
 
-    def number_left_out(self, names: Names) -> int:
-        """How many names of the file a data set has no annotation for."""
-        return sum(len(set(getattr(self.vocabulary, key)) - set(getattr(names, key))) for key in NAME_KEYS)
+    def number_beyond(self, other: Vocabulary) -> int:
+        """How many names another vocabulary lacks."""
+        return sum(len(set(names) - set(other.names[key])) for key, names in self.names.items())
 
 
 class _Loader(UniqueKeyLoader):
@@ -82,14 +114,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read_vocabulary(path: str | Path) -> VocabularyFile:
-    """Read a vocabulary from YAML or (suffix .json) JSON; docs/open_vocabulary.md describes the keys.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: names the file and the field.
-    """
-    path = Path(path)
+def _read(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
@@ -98,19 +123,14 @@ def read_vocabulary(path: str | Path) -> VocabularyFile:
         raise ValueError(f"{path}: not a text file ({error})") from error
     try:
         if path.suffix == ".json":
-            content = json.loads(text, object_pairs_hook=json_object)
-        else:
-            content = yaml.load(text, Loader=_Loader)  # noqa: S506  a safe loader
+            return json.loads(text, object_pairs_hook=json_object)
+        return yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         # YAML's messages run over several lines.
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    try:
-        return _build(str(path), content)
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from None
 
 
-def _build(path: str, content: object) -> VocabularyFile:
+def _build(path: str, content: object) -> Vocabulary:
     if not isinstance(content, dict):
         raise ValueError(f"top level: expected keys {', '.join(KEYS)}, got {type(content).__name__}")
     unknown = [str(key) for key in content if key not in KEYS]
@@ -126,7 +146,7 @@ def _build(path: str, content: object) -> VocabularyFile:
     _refuse_duplicates("predicate_classes", names["predicate_classes"])
     templates = {key: _templates(key, content[key]) for key in TEMPLATE_KEYS if key in content}
     synonyms = _synonyms(content.get("synonyms", {}), objects, names["predicate_classes"])
-    return VocabularyFile(path, PSGVocabulary(**names), **templates, synonyms=synonyms)
+    return Vocabulary(**names, **templates, synonyms=synonyms, source=path)
 
 
 def check_template(template: str) -> None:
