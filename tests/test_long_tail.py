@@ -124,13 +124,13 @@ def test_training_counts_its_own_data(plain, tmp_path):
 def test_another_vocabulary_and_back(plain, tmp_path):
     model = loaded(config(tmp_path, TEST, "1.0"), plain[0] / "model_final.pth")
     text, tail = (model.object_text, model.predicate_text, model.is_thing), model.postprocessor
-    own = tail.predicate_log_share.clone()
+    own = tail.log_share.clone()
     names = ["juggling", *model.predicate_names[:0:-1]]
     model.set_vocabulary(TextEmbeddings(*text, names))
-    assert tail.predicate_log_share[0] == 0, "a name that training did not know"
-    assert torch.equal(tail.predicate_log_share[1:], own[1:].flip(0))
+    assert tail.log_share[0] == 0, "a name that training did not know"
+    assert torch.equal(tail.log_share[1:], own[1:].flip(0))
     with pytest.raises(ValueError, match="predicate_names"):
         TextEmbeddings(*text, names[1:])
     model.set_vocabulary(TextEmbeddings(*text))
-    assert not tail.predicate_log_share.any(), "names that are not known"
+    assert not tail.log_share.any(), "names that are not known"
     assert own.any()

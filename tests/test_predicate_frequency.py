@@ -8,6 +8,7 @@ import pytest
 
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.data.register_psg import get_vocabulary
 from usg_psg.data.train_loader import build_psg_train_loader
 from usg_psg.predicate_frequency import PredicateFrequency, predicate_repeat_factors
 
@@ -61,10 +62,10 @@ def test_detectron2_s_settings_choose_it(tmp_path, monkeypatch):
     opts += ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
     repeating = build_psg_train_loader(build_cfg("quickstart/usg_par_quickstart.yaml", opts))
     assert plain.stream.repeat_factors is None
-    assert plain.predicate_frequency == repeating.predicate_frequency
-    assert plain.predicate_frequency.num_images == 30, "the held-out scenes are not counted"
-    relations = [record["relations"] for record in repeating.samples.dataset]
-    rare = {p for p, count in enumerate(repeating.predicate_frequency.images) if 0 < count < 0.4 * 30}
+    frequency = PredicateFrequency.of_dataset(repeating.dataset, get_vocabulary("psg_shapes_train").predicate_classes)
+    assert frequency.num_images == 30, "the held-out scenes are not counted"
+    relations = [record["relations"] for record in repeating.dataset]
+    rare = {p for p, count in enumerate(frequency.images) if 0 < count < 0.4 * 30}
     has_rare = np.array([any(row[2] in rare for row in rows) for rows in relations])
     assert 0 < has_rare.sum() < 30, "the scenes of this seed show both kinds"
     assert (repeating.stream.repeat_factors[has_rare] > 1).all()

@@ -187,17 +187,24 @@ class SceneGraphTargets:
 
     @classmethod
     def from_instances(
-        cls, instances: Sequence[Instances], relations: Sequence[Tensor], size: tuple[int, int], device: torch.device
+        cls,
+        instances: Sequence[Instances],
+        relations: Sequence[Tensor] | None,
+        size: Sequence[int],
+        device: torch.device,
     ) -> SceneGraphTargets:
         """Collect the mapper's output of every image.
 
         Args:
             instances: per image, Detectron2 `Instances` with `gt_classes` (N,) and bool `gt_masks` (N, h, w).
-            relations: per image, (R, 3) int64 (subject, object, predicate), indices into that image's objects.
+            relations: per image, (R, 3) int64 (subject, object, predicate), indices into that image's objects; None for
+                none.
             size: (H, W) of the padded batch; masks are padded at the bottom and the right, as images are.
             device: where the targets go.
         """
         counts = [len(x) for x in instances]
+        if relations is None:
+            relations = [torch.zeros((0, 3), dtype=torch.int64)] * len(counts)
         height, width = size
         masks = torch.zeros((sum(counts), height, width), dtype=torch.bool, device=device)
         rows, offset = [], 0

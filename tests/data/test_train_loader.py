@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, Metadata
+from detectron2.data import DatasetCatalog
 
 from usg_psg.config import build_cfg
 from usg_psg.data.train_loader import PSGTrainLoader, SampleStream, build_psg_train_loader, derived_seed, seeded
@@ -105,7 +105,6 @@ def test_settings_that_do_not_fit(opts, message):
 def test_images_without_segments_are_left_out_if_asked_for(filtered, monkeypatch):
     records = [{"segments_info": [{}] * n, "relations": []} for n in (2, 0, 1)]
     DatasetCatalog.register("some_empty", lambda: records)
-    monkeypatch.setattr("usg_psg.data.train_loader.get_psg_metadata", lambda _: Metadata(predicate_classes=["on"]))
     cfg = build_cfg("", ["DATASETS.TRAIN", "('some_empty',)", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(filtered)])
     try:
         kept = build_psg_train_loader(cfg, mapper=draw).samples.dataset

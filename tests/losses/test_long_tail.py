@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share, long_tail_of_names
+from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share
+from usg_psg.losses.long_tail import balance_weights_of_names, log_share_of_names
 from usg_psg.predicate_frequency import PredicateFrequency
 from usg_psg.structures import PairProposals, RelationPredictions
 
 from ..tiny import loss_counts
 
 COUNTS = (6, 3, 0, 1)
+FREQUENCY = PredicateFrequency(("on", "in", "over", "riding"), COUNTS, COUNTS, 10)
 
 
 def test_log_relative_share_of_three_seen_predicates():
@@ -49,7 +51,7 @@ def case():
 def test_the_adjusted_loss_is_the_loss_of_adjusted_logits():
     proposals, logits, labels, count = case()
     criterion = RelationCriterion(logit_adjustment=2.0)
-    criterion.set_long_tail(log_relative_share(COUNTS), torch.ones(4))
+    criterion.set_predicate_frequency(FREQUENCY, FREQUENCY.names, 4, torch.device("cpu"))
     adjusted = criterion(RelationPredictions(proposals, logits), labels, count)
     offset = 2 * torch.tensor([math.log(1.8), math.log(0.9), 0.0, math.log(0.3)])
     plain = RelationCriterion()(RelationPredictions(proposals, logits + offset), labels, count)
@@ -78,7 +80,7 @@ def test_both_adjustments_have_the_same_optimum():
 def test_a_related_pair_has_the_mean_weight_of_its_predicates():
     proposals, logits, labels, count = case()
     criterion = RelationCriterion(balance_beta=0.5)
-    criterion.set_long_tail(torch.zeros(4), torch.tensor([0.5, 7.0, 7.0, 2.0]))
+    criterion.predicate_weight = torch.tensor([0.5, 7.0, 7.0, 2.0])
     targets = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0] * 4])
     each = F.binary_cross_entropy_with_logits(logits[0], targets, reduction="none").sum(dim=1)
     expected = 1.25 * each[0] + each[1]
@@ -103,10 +105,11 @@ def test_values_out_of_range():
 def test_other_vocabularies_take_what_they_share(caplog):
     frequency = PredicateFrequency(("on", "over", "riding", "beside"), COUNTS, COUNTS, 10)
     with caplog.at_level(logging.WARNING):
-        share, weight = long_tail_of_names(frequency, ("beside", "juggling", "on"), 0.5, in_use=True)
+        share = log_share_of_names(frequency, ("beside", "juggling", "on"), 3)
+        weight = balance_weights_of_names(frequency, 0.5, ("beside", "juggling", "on"), 3)
     torch.testing.assert_close(share, torch.tensor([math.log(0.3), 0.0, math.log(1.8)]))
     assert weight[1] == 1 and weight[0] > weight[2]
     assert "1 of 3 predicates" in caplog.text and "juggling" in caplog.text
     caplog.clear()
-    long_tail_of_names(frequency, ("juggling",), 0.0, in_use=False)
-    assert not caplog.text
+    RelationCriterion().set_predicate_frequency(frequency, ("juggling",), 1, torch.device("cpu"))
+    assert not caplog.text, "nothing uses the counts"

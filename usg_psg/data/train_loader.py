@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
 from ..utils.worker_pool import exit_text
 from .psg_mapper import PSGDatasetMapper
-from .register_psg import bad_record_policy, get_psg_metadata
+from .register_psg import bad_record_policy, get_vocabulary
 from .validation.skipped_samples import SkippedSamples
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,6 @@ class PSGTrainLoader:
         repeat_factors, steps_per_update: see `SampleStream`.
         num_workers: loader processes.
         pin_memory: whether batches are page-locked.
-        predicate_frequency: of the data set; not used here, but kept for whoever trains on the batches.
     """
 
     def __init__(
@@ -270,9 +269,7 @@ class PSGTrainLoader:
         steps_per_update: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        predicate_frequency: PredicateFrequency | None = None,
     ):
-        self.predicate_frequency = predicate_frequency
         self.samples = MappedSamples(dataset, mapper, seed)
         self.stream = SampleStream(
             len(dataset),
@@ -285,6 +282,11 @@ class PSGTrainLoader:
         )
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+
+    @property
+    def dataset(self) -> Sequence[dict]:
+        """Dataset dicts of all images."""
+        return self.samples.dataset
 
     @property
     def skipped_samples(self) -> SkippedSamples | None:
@@ -348,9 +350,9 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         dataset = [record for record in dataset if record["segments_info"]]
         if not dataset:
             raise ValueError(f"DATALOADER.FILTER_EMPTY_ANNOTATIONS: no image of {cfg.DATASETS.TRAIN} has a segment")
-    frequency = PredicateFrequency.of_dataset(dataset, get_psg_metadata(cfg.DATASETS.TRAIN[0]).predicate_classes)
     factors = None
     if sampler == "RepeatFactorTrainingSampler":
+        frequency = PredicateFrequency.of_dataset(dataset, get_vocabulary(cfg.DATASETS.TRAIN[0]).predicate_classes)
         factors = predicate_repeat_factors(
             dataset, frequency, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
         )
@@ -364,7 +366,6 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         total // parts,
         seed,
         repeat_factors=factors,
-        predicate_frequency=frequency,
         steps_per_update=cfg.SOLVER.ACCUMULATION_STEPS,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),

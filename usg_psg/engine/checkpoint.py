@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..modeling import USGPar
 from ..modeling.openclip import is_random
 from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
@@ -99,8 +100,8 @@ class USGCheckpointer(DetectionCheckpointer):
         if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith(BACKBONE)}
             data[FROZEN_KEY] = self._frozen
-        if (frequency := getattr(self.model, "predicate_frequency", None)) is not None:
-            data[FREQUENCY_KEY] = frequency.record()
+        if isinstance(self.model, USGPar) and self.model.predicate_frequency is not None:
+            data[FREQUENCY_KEY] = self.model.predicate_frequency.record()
         if self.trained_on is not None:
             data[TRAINED_ON_KEY] = self.trained_on.record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
@@ -152,7 +153,7 @@ class USGCheckpointer(DetectionCheckpointer):
         if TRAINER_KEY in self._restored:
             require_trainer_state(self._loaded_file, checkpoint)
         frequency = checkpoint.pop(FREQUENCY_KEY, None)
-        if frequency is not None and getattr(self.model, "predicate_frequency", None) is None:
+        if frequency is not None and isinstance(self.model, USGPar) and self.model.predicate_frequency is None:
             # A model in training keeps the counts of its own data.
             self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
         self._take_record(checkpoint.pop(TRAINED_ON_KEY, None))

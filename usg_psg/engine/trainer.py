@@ -25,13 +25,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
-from ..data.register_psg import get_psg_metadata, get_vocabulary
+from ..data.register_psg import get_vocabulary
 from ..evaluation import SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..utils.files import write_whole
+from ..vocabulary import Vocabulary
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
 from .ema import ModelEMA
@@ -116,8 +117,8 @@ class Trainer(DefaultTrainer):
         model: Any = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        if (frequency := getattr(loader, "predicate_frequency", None)) is not None:
-            model.set_predicate_frequency(frequency)
+        names = get_vocabulary(cfg.DATASETS.TRAIN[0]).predicate_classes
+        model.set_predicate_frequency(PredicateFrequency.of_dataset(loader.dataset, names))
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         wrapped = distributed(model)
         self._trainer = StepRunner(
@@ -175,7 +176,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         # The account of images that were left out first, so that it is given even if another hook fails at the end.
-        skipped = SkippedSamplesReport(getattr(self._trainer.data_loader, "skipped_samples", None))
+        skipped = SkippedSamplesReport(self._trainer.data_loader.skipped_samples)
         built: list[HookBase] = [skipped, hooks.IterationTimer(), hooks.LRScheduler(), ShortHistoryHook()]
         checkpoints = None
         if comm.is_main_process():
@@ -265,19 +266,19 @@ class Trainer(DefaultTrainer):
             core.set_vocabulary(embed_vocabulary(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0])))
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        frequency = getattr(core, "predicate_frequency", None)
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
-            if frequency is not None and getattr(evaluator, "predicate_frequency", frequency) is None:
-                evaluator.predicate_frequency = relation_counts(frequency, get_psg_metadata(name).predicate_classes)
+            if isinstance(evaluator, SGDetEvaluator) and evaluator.predicate_frequency is None:
+                evaluator.predicate_frequency = relation_counts(core.predicate_frequency, get_vocabulary(name))
         try:
             return super().test(cfg, model, evaluators)
         finally:
             core.set_vocabulary(own)
 
 
-def relation_counts(frequency: PredicateFrequency, names: Sequence[str]) -> np.ndarray | None:
-    """(P,) int64 relations of the training data of each predicate; None if the data lacked one of the names."""
-    if not set(names) <= set(frequency.names):
+def relation_counts(frequency: PredicateFrequency | None, vocabulary: Vocabulary) -> np.ndarray | None:
+    """(P,) int64 relations of the training data of each predicate; None if the data lacked one, or is not known."""
+    names = vocabulary.predicate_classes
+    if frequency is None or not set(names) <= set(frequency.names):
         return None
     return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
 
@@ -293,8 +294,8 @@ def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | No
     try:
         if train and all(get_vocabulary(name) == get_vocabulary(test) for name in train):
             records = itertools.chain.from_iterable(DatasetCatalog.get(name) for name in train)
-            metadata = get_psg_metadata(test)
-            found = training_triplets(records, len(metadata.object_classes), len(metadata.predicate_classes))
+            names = get_vocabulary(test)
+            found = training_triplets(records, len(names.object_classes), len(names.predicate_classes))
             if found is not None:
                 return found
     except (FileNotFoundError, ValueError) as error:

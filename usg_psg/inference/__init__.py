@@ -1,13 +1,14 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
 from .panoptic import assign_pixels, panoptic_inference
-from .postprocess import Postprocessor, given_objects, make_instances, resize_masks
+from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances, resize_masks
 from .triplets import rank_relations, triplet_scores
 
 __all__ = [
     "Postprocessor",
     "assign_pixels",
     "given_objects",
+    "instance_pairs",
     "make_instances",
     "panoptic_inference",
     "rank_relations",

@@ -13,6 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ..losses.long_tail import log_share_of_names
+from ..predicate_frequency import PredicateFrequency
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions
 from .panoptic import assign_pixels, panoptic_inference
 from .triplets import rank_relations, triplet_scores
@@ -26,10 +28,8 @@ class Postprocessor:
     Args:
         object_threshold, overlap_threshold: of the panoptic map, see `panoptic_inference`.
         relations_per_image: see `rank_relations`.
-        predicate_logit_adjustment: tau: `predicate_log_share` times tau is subtracted from predicate logits.
-
-    Attributes:
-        predicate_log_share: (P,) of `log_relative_share`, which the adjustment needs; None if it is not known.
+        predicate_logit_adjustment: tau: `log_relative_share` times tau is subtracted from predicate logits; needs
+            `set_predicate_frequency`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Postprocessor:
         self.overlap_threshold = overlap_threshold
         self.relations_per_image = relations_per_image
         self.predicate_logit_adjustment = predicate_logit_adjustment
-        self.predicate_log_share: Tensor | None = None
+        self.log_share: Tensor | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Postprocessor:
@@ -53,11 +53,18 @@ class Postprocessor:
             test.OBJECT_THRESHOLD, test.OVERLAP_THRESHOLD, test.RELATIONS_PER_IMAGE, test.PREDICATE_LOGIT_ADJUSTMENT
         )
 
+    def set_predicate_frequency(
+        self, frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int, device: torch.device
+    ) -> None:
+        """Give the training data's counts; names and P as in `log_share_of_names`."""
+        if self.predicate_logit_adjustment:
+            self.log_share = log_share_of_names(frequency, names, num_predicates).to(device)
+
     def detected_objects(
         self,
         objects: ObjectPredictions,
         is_thing: Tensor,
-        padded_size: tuple[int, int],
+        padded_size: Sequence[int],
         image_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[ImageObjects]:
@@ -90,21 +97,53 @@ class Postprocessor:
             found.append(ImageObjects(instances, (panoptic, segments_info), scores[i], instance_of_query))
         return found
 
+    def given_objects(
+        self,
+        masks: Sequence[Tensor],
+        instances: Sequence[Instances],
+        query: Sequence[Tensor],
+        is_thing: Tensor,
+        num_queries: int,
+    ) -> list[ImageObjects]:
+        """Objects that the caller gives (PredCls), each stood for by a query.
+
+        Args:
+            masks: per image, (N, H, W) bool without overlaps.
+            instances: per image, of the same objects, gt_classes (N,) int64.
+            query: per image, (N,) int64 query of each object, -1 for none.
+            is_thing: (C,) bool.
+            num_queries: Q.
+        """
+        return [
+            given_objects(m, objects.gt_classes.to(m.device), is_thing, q, num_queries)
+            for m, objects, q in zip(masks, instances, query, strict=True)
+        ]
+
     def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
-        """One dict per image, as `USGPar.forward` documents it.
+        """Rank the relations between objects.
+
+        Returns:
+            A dict per image:
+                "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and
+                    segment_ids (N,), the segment of the panoptic map that the object became, 0 for none;
+                "panoptic_seg": map (H, W) int32 and its segments_info;
+                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders
+                    them; subject and object index the instances;
+                "pairs": subject, object, score of the K proposals, best first.
 
         Raises:
             ValueError: if predicate logits are to be adjusted and the training data's counts are not known.
         """
         predicate_logits = relations.predicate_logits
         if self.predicate_logit_adjustment:
-            if self.predicate_log_share is None:
+            if self.log_share is None:
                 raise ValueError(
                     "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
                     "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
                 )
-            share = self.predicate_log_share.to(predicate_logits.device)
-            predicate_logits = predicate_logits - self.predicate_logit_adjustment * share
+            predicate_logits = predicate_logits - self.predicate_logit_adjustment * self.log_share.to(
+                predicate_logits.device
+            )
         proposals = relations.proposals
         pairs = zip(
             proposals.subject_index,
@@ -138,8 +177,14 @@ class Postprocessor:
         }
 
 
+def instance_pairs(objects: Sequence[ImageObjects]) -> Tensor:
+    """(B, Q, Q) bool: both queries are instances, the priority that their pairs have among the proposals."""
+    is_instance = torch.stack([found.instance_of_query for found in objects]) >= 0
+    return is_instance[:, :, None] & is_instance[:, None, :]
+
+
 def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tensor, num_queries: int) -> ImageObjects:
-    """Objects that the caller gives (PredCls), each stood for by a query.
+    """One image of `Postprocessor.given_objects`.
 
     Args:
         masks: (N, H, W) bool without overlaps.
@@ -172,7 +217,7 @@ def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: 
 
 
 def resize_masks(
-    logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
+    logits: Tensor, padded_size: Sequence[int], image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> Tensor:
     """Mask logits of the padded batch to one original image.
 

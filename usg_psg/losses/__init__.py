@@ -1,7 +1,7 @@
 """Matching, targets and losses."""
 
 from .criterion import MatchedTargets, USGCriterion
-from .long_tail import effective_number_weights, log_relative_share, long_tail_of_names
+from .long_tail import effective_number_weights, log_relative_share
 from .loss_weights import LossWeights
 from .matcher import FixedMatcher, HungarianMatcher, build_matcher
 from .normalizer import LossCounts, loss_normalizers
@@ -21,7 +21,6 @@ __all__ = [
     "build_matcher",
     "effective_number_weights",
     "log_relative_share",
-    "long_tail_of_names",
     "loss_normalizers",
     "predicate_targets",
 ]

@@ -59,29 +59,32 @@ def effective_number_weights(counts: Sequence[int], beta: float) -> Tensor:
     return torch.where(seen, inverse * scale, 1.0).float()
 
 
-def long_tail_of_names(
-    frequency: PredicateFrequency, names: Sequence[str], beta: float, in_use: bool
-) -> tuple[Tensor, Tensor]:
-    """`log_relative_share` and `effective_number_weights` of the training data, for the names of any vocabulary.
+def log_share_of_names(frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int) -> Tensor:
+    """(P,) float32 `log_relative_share` of the training data for the names of any vocabulary.
 
     Args:
         frequency: of the training data.
-        names: P predicate names; those that the training data did not know get neither offset nor weight.
-        beta: of the weights.
-        in_use: whether to log which those are.
-
-    Returns:
-        log_share, weight: (P,) float32 each.
+        names: P predicate names, None if they are not known. A name that training did not know is left alone (0).
+        num_predicates: P.
     """
+    return _of_names(frequency, log_relative_share(frequency.relations), names, num_predicates, 0.0)
+
+
+def balance_weights_of_names(
+    frequency: PredicateFrequency, beta: float, names: Sequence[str] | None, num_predicates: int
+) -> Tensor:
+    """(P,) float32 `effective_number_weights`; other arguments as in `log_share_of_names`, for unknown names 1."""
+    return _of_names(frequency, effective_number_weights(frequency.relations, beta), names, num_predicates, 1.0)
+
+
+def _of_names(
+    frequency: PredicateFrequency, values: Tensor, names: Sequence[str] | None, num_predicates: int, default: float
+) -> Tensor:
+    names = names or ["(name not given)"] * num_predicates
     unknown = [name for name in names if name not in frequency.names]
-    if unknown and in_use:
+    if unknown:
         logger.warning(
             "%d of %d predicates are not among those of the training data, their scores are not adjusted: %s",
             len(unknown), len(names), ", ".join(unknown),
         )  # fmt: skip
-    log_share = log_relative_share(frequency.relations).tolist()
-    weight = effective_number_weights(frequency.relations, beta).tolist()
-    return (
-        torch.tensor(frequency.aligned(log_share, names, 0.0)),
-        torch.tensor(frequency.aligned(weight, names, 1.0)),
-    )
+    return torch.tensor(frequency.aligned(values.tolist(), names, default))

@@ -5,19 +5,23 @@ Letters: B images, Q queries, K selected pairs, P predicates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..predicate_frequency import PredicateFrequency
 from ..structures import RelationPredictions
 from .functional import sigmoid_class_loss, weighted_pair_loss
+from .long_tail import balance_weights_of_names, log_share_of_names
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
 
 
 class RelationCriterion(nn.Module):
     """Unweighted `loss_pair` and `loss_predicate`.
 
-    The options for rare predicates need `set_long_tail` before the first loss.
+    The options for rare predicates need `set_predicate_frequency` before the first loss.
 
     Args:
         pair_pos_weight: weight of related pairs in `loss_pair`, see `weighted_pair_loss`.
@@ -57,10 +61,15 @@ class RelationCriterion(nn.Module):
         loss = cfg.MODEL.USG.LOSS
         return cls(loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA, loss.REDUCTION)
 
-    def set_long_tail(self, log_share: Tensor, predicate_weight: Tensor) -> None:
-        """Use these results, (P,) each, of `log_relative_share` and `effective_number_weights`."""
-        self.log_share = log_share
-        self.predicate_weight = predicate_weight
+    def set_predicate_frequency(
+        self, frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int, device: torch.device
+    ) -> None:
+        """Give the training data's counts; names and P as in `log_share_of_names`."""
+        if self.logit_adjustment:
+            self.log_share = log_share_of_names(frequency, names, num_predicates).to(device)
+        if self.balance_beta:
+            weight = balance_weights_of_names(frequency, self.balance_beta, names, num_predicates)
+            self.predicate_weight = weight.to(device)
 
     def forward(self, relations: RelationPredictions, labels: Tensor, counts: LossCounts) -> dict[str, Tensor]:
         """Losses.
@@ -90,7 +99,7 @@ class RelationCriterion(nn.Module):
         return {"loss_pair": pair / divisor, "loss_predicate": predicate / divisor}
 
     def _predicate_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if (self.logit_adjustment or self.balance_beta) and self.log_share is None:
+        if (self.logit_adjustment and self.log_share is None) or (self.balance_beta and self.predicate_weight is None):
             raise ValueError(
                 "LOSS.PREDICATE_LOGIT_ADJUSTMENT and PREDICATE_BALANCE_BETA need the training data's predicate counts: "
                 "call set_predicate_frequency of the model first"

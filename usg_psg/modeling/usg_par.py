@@ -1,6 +1,6 @@
 """USGPar: the image-only model, from images to losses or to scene graphs (SPEC section 2).
 
-Letters: B images, Q queries, C object classes, P predicates, T text width, K selected pairs, H W pixels.
+Letters: B images, N objects of an image, R relations of an image, H W pixels.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..inference import Postprocessor, given_objects
-from ..losses import LossCounts, USGCriterion, long_tail_of_names, loss_normalizers
+from ..inference import Postprocessor, instance_pairs
+from ..losses import LossCounts, USGCriterion, loss_normalizers
 from ..predicate_frequency import PredicateFrequency
 from ..structures import (
-    ImageObjects,
     MaskDecoderOutput,
     ObjectPredictions,
     PixelDecoderOutput,
@@ -136,9 +135,8 @@ class USGPar(nn.Module):
     @property
     def vocabulary(self) -> TextEmbeddings:
         """The names in use."""
-        return TextEmbeddings(
-            self.object_text, self.predicate_text, self.is_thing, self.predicate_names, self.object_names
-        )
+        names = self.predicate_names, self.object_names
+        return TextEmbeddings(self.object_text, self.predicate_text, self.is_thing, *names)
 
     def set_vocabulary(self, vocabulary: TextEmbeddings) -> None:
         """Classify into other names from now on, without retraining.
@@ -153,32 +151,22 @@ class USGPar(nn.Module):
         self.is_thing = torch.as_tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.predicate_names = None if vocabulary.predicate_names is None else tuple(vocabulary.predicate_names)
         self.object_names = None if vocabulary.object_names is None else tuple(vocabulary.object_names)
-        self._set_long_tail()
+        if self.predicate_frequency is not None:
+            self.set_predicate_frequency(self.predicate_frequency)
 
     def set_predicate_frequency(self, frequency: PredicateFrequency) -> None:
         """Give the counts of the training data, which the options for rare predicates need; checkpoints keep them."""
         self.predicate_frequency = frequency
-        self._set_long_tail()
-
-    def _set_long_tail(self) -> None:
-        if self.predicate_frequency is None:
-            return
-        losses, tau = self.criterion.relation_criterion, self.postprocessor.predicate_logit_adjustment
-        in_use = bool(tau or losses.logit_adjustment or losses.balance_beta)
-        names = self.predicate_names or ["(name not given)"] * len(self.predicate_text)
-        both = long_tail_of_names(self.predicate_frequency, names, losses.balance_beta, in_use)
-        log_share, weight = (x.to(self.device) for x in both)
-        losses.set_long_tail(log_share, weight)
-        self.postprocessor.predicate_log_share = log_share
+        counts = frequency, self.predicate_names, len(self.predicate_text), self.device
+        self.criterion.relation_criterion.set_predicate_frequency(*counts)
+        self.postprocessor.set_predicate_frequency(*counts)
 
     def parts(self) -> list[tuple[nn.Module, str]]:
         """Modules and the names of their methods that do the work of a forward pass, for `compile_parts` and timers."""
         whole = (self.backbone, self.pixel_decoder, self.mask_decoder, self.class_head)
         return [*((part, "forward") for part in whole), (self.relation_head, "propose"), (self.relation_head, "decode")]
 
-    def forward(
-        self, batched_inputs: list[dict], normalizers: LossCounts | None = None
-    ) -> dict[str, Tensor] | list[dict]:
+    def forward(self, batched_inputs: list[dict], normalizers: LossCounts | None = None) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.
 
         Args:
@@ -190,29 +178,21 @@ class USGPar(nn.Module):
                 step that accumulates several batches passes the counts of all of them.
 
         Returns:
-            In training, weighted losses by name. Otherwise a dict per image:
-                "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and
-                    segment_ids (N,), the segment of the panoptic map that the object became, 0 for none;
-                "panoptic_seg": map (H, W) int32 and its segments_info;
-                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders
-                    them; subject and object index the instances;
-                "pairs": subject, object, score of the K proposals, best first.
+            In training, weighted losses by name; otherwise what `Postprocessor.scene_graphs` returns.
         """
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
         pixel_features = self.pixel_decoder(features)
         decoded = self.mask_decoder(pixel_features)
-        if not self.training:
-            return self._scene_graphs(batched_inputs, images, features, pixel_features, decoded)
-        targets = SceneGraphTargets.from_instances(
-            [x["instances"] for x in batched_inputs],
-            [x["relations"] for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.device,
-        )
-        if normalizers is None:
-            normalizers = loss_normalizers([batched_inputs], self.device)
-        return self._losses(pixel_features, decoded, targets, normalizers)
+        if self.training:
+            instances, relations = zip(*((x["instances"], x["relations"]) for x in batched_inputs), strict=True)
+            targets = SceneGraphTargets.from_instances(instances, relations, images.tensor.shape[-2:], self.device)
+            counts = normalizers or loss_normalizers([batched_inputs], self.device)
+            return self._losses(self.classify(decoded, pixel_features), pixel_features, targets, counts)
+        objects = self.classify(decoded.last_layer(), pixel_features)
+        if self.clip_ensemble is not None:
+            objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
+        return self._scene_graphs(batched_inputs, images, objects, pixel_features)
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images on the device, padded to one size."""
@@ -235,12 +215,11 @@ class USGPar(nn.Module):
 
     def _losses(
         self,
+        objects: ObjectPredictions,
         pixel_features: PixelDecoderOutput,
-        decoded: MaskDecoderOutput,
         targets: SceneGraphTargets,
         counts: LossCounts,
     ) -> dict[str, Tensor]:
-        objects = self.classify(decoded, pixel_features)
         matching = self.criterion.start_matching(objects, targets)
         # Proposals that do not depend on the matching are work for the device while the host is busy with it.
         early = None if self.add_missed_pairs else self.relate(objects, pixel_features)
@@ -254,42 +233,18 @@ class USGPar(nn.Module):
         self,
         batched_inputs: list[dict],
         images: ImageList,
-        features: dict[str, Tensor],
+        objects: ObjectPredictions,
         pixel_features: PixelDecoderOutput,
-        decoded: MaskDecoderOutput,
     ) -> list[dict]:
-        objects = self.classify(decoded.last_layer(), pixel_features)
-        if self.clip_ensemble is not None:
-            objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
-        padded_size = tuple(images.tensor.shape[-2:])
+        padded_size = images.tensor.shape[-2:]
         if self.task == "predcls":
-            found = self._given_objects(batched_inputs, objects, padded_size)
+            instances = [x["instances"] for x in batched_inputs]
+            targets = SceneGraphTargets.from_instances(instances, None, padded_size, self.device)
+            matched = self.criterion.matcher(objects, targets)[-1].split(targets.counts)
+            masks = [x["original_masks"].to(self.device) for x in batched_inputs]
+            found = self.postprocessor.given_objects(masks, instances, matched, self.is_thing, objects.num_queries)
         else:
             sizes = images.image_sizes
-            output_sizes = [
-                (x.get("height", size[0]), x.get("width", size[1]))
-                for x, size in zip(batched_inputs, sizes, strict=True)
-            ]
-            found = self.postprocessor.detected_objects(objects, self.is_thing, padded_size, sizes, output_sizes)
-        is_instance = torch.stack([x.instance_of_query for x in found]) >= 0
-        priority = is_instance[:, :, None] & is_instance[:, None, :]
-        return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, priority))
-
-    def _given_objects(
-        self, batched_inputs: list[dict], objects: ObjectPredictions, padded_size: tuple[int, int]
-    ) -> list[ImageObjects]:
-        """Annotated objects, each stood for by the query that the matcher gives it."""
-        instances = [x["instances"] for x in batched_inputs]
-        no_relations = [torch.zeros((0, 3), dtype=torch.int64)] * len(instances)
-        targets = SceneGraphTargets.from_instances(instances, no_relations, padded_size, self.device)
-        matched = self.criterion.matcher(objects, targets)[-1].split(targets.counts)
-        return [
-            given_objects(
-                x["original_masks"].to(self.device),
-                x["instances"].gt_classes.to(self.device),
-                self.is_thing,
-                query,
-                objects.num_queries,
-            )
-            for x, query in zip(batched_inputs, matched, strict=True)
-        ]
+            wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
+            found = self.postprocessor.detected_objects(objects, self.is_thing, padded_size, sizes, wanted)
+        return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, instance_pairs(found)))
