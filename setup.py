@@ -8,6 +8,6 @@ compiler.
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=("usg_psg", "usg_psg.*")), "mask2former_ops", "usg_psg.configs"],
+    packages=[*find_packages(include=("usg_psg", "usg_psg.*")), "mask2former_ops", "usg_psg_cli", "usg_psg.configs"],
     package_dir={"usg_psg.configs": "configs"},
 )

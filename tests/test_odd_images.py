@@ -12,7 +12,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.engine import Trainer
 
-from .bad_runs import RECIPE
+from .cli.bad_runs import RECIPE
 from .data.psg_files import content, record, write_images, write_json
 from .data.validation.bad_cases import NOTES
 from .programs import ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("usg_psg", "mask2former_ops", "configs")
+PACKAGES = ("usg_psg", "usg_psg_cli", "mask2former_ops", "configs")
 REST = ("docs", "tests", "tools")
 # Made by running, building or testing; `git` ignores them too.
 MADE = {"__pycache__", "build"}
@@ -76,7 +76,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel):
         content = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"usg_psg/{name}" if name.startswith("configs/") else name for name in files_of(*PACKAGES)}
     assert content == expected
-    for name in ("usg_psg/visualization/assets/page.html", "mask2former_ops/csrc/cuda/forward.cu"):
+    for name in ("usg_psg/visualization/assets/page.html", "mask2former_ops/csrc/cuda/forward.cu", "usg_psg/py.typed"):
         assert name in content
 
 
@@ -98,6 +98,16 @@ def test_metadata(wheel):
     from usg_psg import __version__
 
     assert f"\nVersion: {__version__}\n" in text
+
+
+def test_the_console_command_works_outside_the_repository(installed, tmp_path):
+    program = """
+from importlib.metadata import entry_points
+(command,) = entry_points(group="console_scripts", name="usg-psg")
+raise SystemExit(command.load()(["shapes", "--output", "scenes", "--num-train", "2", "--num-val", "1", "--size", "64", "64"]))
+"""
+    assert "3 scenes: " in run_outside(installed, tmp_path, program)
+    assert (tmp_path / "scenes" / "psg" / "psg.json").is_file()
 
 
 def test_recipes_assets_and_sources_are_found_outside_the_repository(installed, tmp_path):

@@ -13,9 +13,6 @@ table, --output/table.md, and tried again next time. Jobs share the machine's co
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import argparse
 import json
 import os
@@ -38,8 +35,10 @@ import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 # isort: split
 from detectron2.config import CfgNode
 
+from usg_psg.cli import config_of
 from usg_psg.config import build_cfg
-from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer, say, whole_number
+from usg_psg.utils.program import one_line_errors, say
+from usg_psg_cli.arguments import add_config, positive_integer, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
@@ -320,7 +319,6 @@ def table(jobs: list[Job]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """0 if every run is finished, 1 if not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder of the runs and the table")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[1])
@@ -328,10 +326,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep-weights", action="store_true")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    add_trust_argument(parser)
-    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides of every row")
+    add_config(parser)
     args = parser.parse_args(argv)
-    jobs = make_jobs(args, build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports))
+    jobs = make_jobs(args, config_of(args))
     commands = "".join(shlex.join(job.command) + "\n" for job in jobs)
     print(commands, end="", flush=True)
     if args.list:

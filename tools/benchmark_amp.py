@@ -13,9 +13,6 @@ be compared with what it is for "noise". Without a GPU every run is in float32, 
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -35,11 +32,12 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import EventStorage
 from part_timer import use_psg_sized_vocabulary
 
-from usg_psg.config import build_cfg
+from usg_psg.cli import config_of
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import add_config, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST = 20
@@ -125,16 +123,14 @@ def report(results: dict[str, dict], iterations: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """0 if no run had a loss that is not finite, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
     parser.add_argument("--iterations", type=positive_integer, default=200)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the first is compared with")
     parser.add_argument("--data", help="folder of the scenes, as for benchmark_train.py")
     parser.add_argument("--num-scenes", type=positive_integer, default=512)
     parser.add_argument("--json", metavar="FILE", help="also write the losses of every step")
-    add_trust_argument(parser)
-    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
+    add_config(parser)
     args = parser.parse_args(argv)
-    cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
+    cfg = config_of(args)
     adapt_to_machine(cfg)
     cfg.SEED = max(cfg.SEED, 0)  # the runs have to share one
     os.environ["DETECTRON2_DATASETS"] = str(scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes))

@@ -9,9 +9,6 @@ Seconds of the processor are given besides the clock's, as other programs on the
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import argparse
 import json
 import multiprocessing
@@ -29,7 +26,8 @@ from usg_psg.data.psg_index import index_path
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.validation.check_dataset import check_dataset
-from usg_psg.utils.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import positive_integer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -17,9 +17,6 @@ each tenth of the images: neither may grow.
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import argparse
 import json
 import os
@@ -35,7 +32,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the number of threads is set
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics  # noqa: E402
-from usg_psg.utils.program import one_line_errors, positive_integer  # noqa: E402
+from usg_psg.utils.program import one_line_errors  # noqa: E402
+from usg_psg_cli.arguments import positive_integer  # noqa: E402
 
 NUM_CLASSES, NUM_PREDICATES, K = 133, 56, 100
 

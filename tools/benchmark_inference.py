@@ -12,9 +12,6 @@ type and mode.
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -31,14 +28,15 @@ import torch
 import torch.nn.functional as F
 from part_timer import PartTimer
 
-from usg_psg.config import build_cfg
+from usg_psg.cli import config_of
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.structures import ImageObjects, ObjectPredictions
-from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import add_config, positive_integer
 
 
 def stand_in_objects(model: USGPar, count: int) -> None:
@@ -84,15 +82,13 @@ def wall_clock(predictor: SceneGraphPredictor, image: np.ndarray, count: int) ->
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
     parser.add_argument("--size", type=positive_integer, default=640, help="height and width of the image")
     parser.add_argument("--objects", type=positive_integer, default=15)
     parser.add_argument("--iterations", type=positive_integer, default=50)
     parser.add_argument("--warmup", type=positive_integer, default=10)
-    add_trust_argument(parser)
-    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
+    add_config(parser)
     arguments = parser.parse_args(argv)
-    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
+    cfg = config_of(arguments)
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read

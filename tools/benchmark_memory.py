@@ -10,9 +10,6 @@ the second quarter of the samples with the last one, as the first quarter fills 
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -34,7 +31,8 @@ from tabulate import tabulate
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.utils.program import one_line_errors, positive_number, whole_number
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import positive_number, whole_number
 
 SMALL = {
     "MODEL.DEVICE": "cpu",

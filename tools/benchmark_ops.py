@@ -12,9 +12,6 @@ caches. Backends take turns within one run, and medians are shown.
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import argparse
 import json
 import math
@@ -35,7 +32,8 @@ from mask2former_ops import (
     sampling_locations_from_offsets,
     set_backend,
 )
-from usg_psg.utils.program import one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import positive_integer
 
 HEADS, WIDTH, POINTS = 8, 32, 4
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

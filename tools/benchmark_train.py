@@ -16,9 +16,6 @@ for data is the longest of all.
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401  first, as the imports take seconds
-
-# isort: split
 import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
@@ -44,7 +41,7 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from usg_psg.config import build_cfg
+from usg_psg.cli import config_of
 from usg_psg.config.checks import check_config
 from usg_psg.data import build_psg_train_loader
 from usg_psg.data.psg_shapes import generate_psg_shapes
@@ -52,7 +49,8 @@ from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.utils.program import add_trust_argument, one_line_errors, positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import add_config, positive_integer
 
 PROFILE_ROWS = 60
 
@@ -164,7 +162,6 @@ def scenes(folder: str | None, size: int, count: int) -> Path:
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
     parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[16], help="images per GPU")
     parser.add_argument(
         "--num-gpus", type=positive_integer, nargs="+", default=[1], help="processes; CPU cores where no GPU is"
@@ -174,10 +171,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
     parser.add_argument("--num-scenes", type=positive_integer, default=256)
     parser.add_argument("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
-    add_trust_argument(parser)
-    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
+    add_config(parser)
     arguments = parser.parse_args(argv)
-    cfg = build_cfg(arguments.config_file, arguments.opts, trust_imports=arguments.trust_imports)
+    cfg = config_of(arguments)
     check_config(cfg)
     adapt_to_machine(cfg)
     root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..bad_runs import CONFIGURATION, SURROUNDINGS
+from ..cli.bad_runs import CONFIGURATION, SURROUNDINGS
 from .validation.bad_cases import FILES, MENDED, NOTES, PICTURES, RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]

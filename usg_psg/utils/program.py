@@ -1,13 +1,8 @@
-"""What every program does with errors: one line for those that a user's input causes, a traceback for the others.
-
-And how it reads the numbers of its command line.
-"""
+"""What every program does with errors: one line for those that a user's input causes, a traceback for the others."""
 
 from __future__ import annotations
 
-import argparse
 import functools
-import math
 import os
 import re
 import signal
@@ -32,8 +27,6 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         try:
-            if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "ctrl_c":  # of the imports
-                signal.signal(signal.SIGINT, signal.default_int_handler)
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt:
             say("interrupted")
@@ -46,70 +39,6 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             return report(error)
 
     return run
-
-
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Type of an argument that is a whole number of at least and, if that is given, at most this."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-        if value < least or (most is not None and value > most):
-            wanted = f"{least} or more" if most is None else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {value}")
-        return value
-
-    return convert
-
-
-positive_integer = whole_number(1)  # of an argument that counts something
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --trust-imports, for `build_cfg`, to a program that reads a recipe."""
-    parser.add_argument(
-        "--trust-imports", action="store_true", help="run the modules that IMPORTS names in a file outside this folder"
-    )
-
-
-def parse_with_overrides(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments of a program whose `opts` take the rest of the line, but for options that stand behind them.
-
-    Args:
-        parser: without required options.
-        argv: the words of the command line; None for the program's own.
-    """
-    arguments, overrides = parser.parse_args(argv), []
-    while options := [place for place, word in enumerate(arguments.opts) if re.match("--[a-z]", word)]:
-        overrides += arguments.opts[: options[0]]
-        rest, arguments.opts = arguments.opts[options[0] :], []
-        arguments = parser.parse_args(rest, arguments)
-    arguments.opts = overrides + arguments.opts
-    return arguments
-
-
-def positive_number(text: str) -> float:
-    """Type of an argument that measures something."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-    return value
-
-
-def score(text: str) -> float:
-    """Type of an argument from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {text}")
-    return value
 
 
 class Interruption:

@@ -13,7 +13,7 @@ import torch
 from usg_psg.engine import Trainer
 from usg_psg.engine.hooks import ShortHistoryHook
 
-from .programs import load_tool
+from ..programs import load_tool
 
 STEPS, LIMIT = 160, 12.0  # MiB; what is put in below leaks four times as much and more
 LEAK = 2**20  # bytes per step or image

@@ -14,6 +14,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from usg_psg.cli import train
 from usg_psg.config import build_cfg
 from usg_psg.config.checks import CHOICES, value_problems
 from usg_psg.config.files import override_pairs
@@ -21,11 +22,12 @@ from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer, check_run, launch
 from usg_psg.pretrained.convert import target_model
+from usg_psg_cli import parse, program
 
+from ..config.test_config import RECIPES
+from ..data.psg_files import content, record, write_json
+from ..programs import ROOT, exit_status
 from .bad_runs import CONFIGURATION, RECIPE, SURROUNDINGS, BadRun
-from .config.test_config import RECIPES
-from .data.psg_files import content, record, write_json
-from .programs import ROOT, exit_status, load_tool
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,11 @@ def refused(folder, monkeypatch, capsys):
     """Run tools/train_net.py in this process; gives its line of error, without program name and "error: "."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    tool = load_tool("train_net")
 
     def no_model(*_):
         raise AssertionError("a model is built, or a data set read, before the mistake is found")
 
-    monkeypatch.setattr(tool, "run", no_model)
+    monkeypatch.setattr(train, "run_process", no_model)
 
     def run(case: BadRun) -> str:
         case.prepare(folder)
@@ -62,7 +63,7 @@ def refused(folder, monkeypatch, capsys):
         words = [*case.options, *(["OUTPUT_DIR", "{folder}"] if len(case.overrides) != 1 else []), *case.overrides]
         command = ["--config-file", config, *(word.replace("{folder}", str(folder)) for word in words)]
         monkeypatch.setattr(sys, "argv", ["tools/train_net.py", *command])
-        assert exit_status(tool.main, command) == 2
+        assert exit_status(program("train"), command) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("train_net.py: error: ")
         return line.removeprefix("train_net.py: error: ")
@@ -189,13 +190,13 @@ def test_more_loader_processes_than_a_machine_can_run(monkeypatch):
 
 @pytest.mark.parametrize("words, example", [([], "configs/psg/usg_par_best.yaml"), (["my.yaml", "A", "1"], "my.yaml")])
 def test_a_run_without_a_recipe(capsys, words, example):
-    assert load_tool("train_net").main(words) == 2
+    assert exit_status(program("train"), words) == 2
     assert f"type: python tools/train_net.py --config-file {example}" in capsys.readouterr().err
 
 
 def test_options_may_stand_behind_overrides():
     words = ["--config-file", "a.yaml", "SOLVER.MAX_ITER=4", "--eval-only", "OUTPUT_DIR", "lr=0.1", "--num-gpus", "2"]
-    args = load_tool("train_net").parse_args([*words, "SEED", "-1"])
+    args = parse("train", [*words, "SEED", "-1"])
     assert (args.config_file, args.eval_only, args.num_gpus, args.resume) == ("a.yaml", True, 2, False)
     assert override_pairs(args.opts) == [("SOLVER.MAX_ITER", "4"), ("OUTPUT_DIR", "lr=0.1"), ("SEED", "-1")]
 
@@ -222,7 +223,7 @@ def test_port_in_use(monkeypatch):
 )
 def test_no_images(tmp_path, capsys, given, message):
     command = ["--config-file", str(ROOT / RECIPE), "--input", f"{tmp_path}/{given}", "--output", str(tmp_path / "out")]
-    assert load_tool("demo").main(command) == 2
+    assert program("demo")(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.partition(": error: ")[2].startswith(message.format(folder=tmp_path))
     assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 PARTS = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
 

@@ -10,10 +10,11 @@ from PIL import Image
 from usg_psg.data import unregister_psg
 from usg_psg.evaluation import open_writer
 from usg_psg.evaluation.sgdet_evaluator import SGDetMetrics
+from usg_psg_cli import program
 
-from .evaluation.dataset import write_dataset
-from .evaluation.scenes import NUM_PREDICATES
-from .programs import exit_status, load_tool
+from ..evaluation.dataset import write_dataset
+from ..evaluation.scenes import NUM_PREDICATES
+from ..programs import exit_status
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_a_recipe_registers_the_data_set(data, tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return load_tool("visualize_data").main([str(a) for a in arguments])
+    return program("visualize")([str(a) for a in arguments])
 
 
 def read_page(path):

@@ -14,7 +14,7 @@ import pytest
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 
-from .programs import ROOT, load_tool, python_path
+from ..programs import ROOT, load_tool, python_path
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 OPTS = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]

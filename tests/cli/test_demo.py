@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from usg_psg.cli import demo
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.video import count_frames, read_frames
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
+from usg_psg_cli import parse, program
 
-from .programs import ROOT, exit_status, load_tool, start_tool
-from .visualization.scenes import stripes
+from ..programs import ROOT, exit_status, start_tool
+from ..visualization.scenes import stripes
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 
@@ -43,8 +45,7 @@ def run(model, monkeypatch):
     environment, options = model
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    demo = load_tool("demo")
-    return lambda *arguments: demo.main(["--config-file", str(ROOT / CONFIG), *arguments, "--opts", *options])
+    return lambda *arguments: program("demo")(["--config-file", str(ROOT / CONFIG), *arguments, "--opts", *options])
 
 
 def write_video(path, frames=7, size=(48, 64)):
@@ -116,9 +117,8 @@ def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, ca
 def test_the_overlay_has_all_masks_whatever_relations_are_shown(tmp_path, capsys):
     """The relations in the pictures are a choice among the graph's; its objects are not."""
     graph, image = stripes(), np.full((60, 80, 3), 90, np.uint8)
-    demo = load_tool("demo")
     command = ["--config-file", CONFIG, "--input", "a", "--output", str(tmp_path), "--top-k", "1"]
-    demo.write_results("a", "a", graph, image, demo.parse_args(command))
+    demo.write_results("a", "a", graph, image, parse("demo", command))
     written = np.asarray(Image.open(tmp_path / "a_overlay.png"))
     assert written.shape == (675, 900, 3) and (written != 90).any(axis=2).all()
     assert SceneGraph.from_json((tmp_path / "a.json").read_text()) == graph
@@ -181,7 +181,7 @@ def test_the_planned_total_is_said_after_ctrl_c(run, tmp_path, capsys, monkeypat
 
 
 def test_a_total_that_no_file_tells_is_not_made_up():
-    run = load_tool("demo").Run(None, None)
+    run = demo.Run(None, None)
     run.parsed, run.failed = 1, 0
     assert [run.summary(complete) for complete in (False, True)] == ["1 image parsed", "1 of 1 image parsed"]
     run.parsed, run.failed = 3, 1
@@ -192,7 +192,7 @@ def test_a_total_that_no_file_tells_is_not_made_up():
 
 def test_help_states_the_defaults(capsys):
     with pytest.raises(SystemExit):
-        load_tool("demo").main(["--help"])
+        parse("demo", ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     defaults = {"top-k": 10, "score-threshold": 0.02, "frame-step": 1, "max-frames": "all"}
     for option, default in {**defaults, "page-relations": 200, "page-images": 300}.items():
@@ -202,7 +202,7 @@ def test_help_states_the_defaults(capsys):
 @pytest.mark.parametrize("value", ["nan", "-0.1", "2", "inf"])
 def test_a_threshold_that_is_no_score_is_refused_before_work_starts(capsys, value):
     command = ["--config-file", CONFIG, "--input", "a", "--output", "b", "--score-threshold", value]
-    assert exit_status(load_tool("demo").parse_args, command) == 2
+    assert exit_status(parse, "demo", command) == 2
     assert "--score-threshold: expected 0 to 1" in capsys.readouterr().err
 
 

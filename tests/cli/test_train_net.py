@@ -14,7 +14,7 @@ from usg_psg.data import register_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.register_psg import unregister_psg
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["MODEL.USG.LOSS.NUM_POINTS", "256", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"]
 
 

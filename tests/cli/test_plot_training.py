@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .programs import exit_status, load_tool
+from usg_psg.cli import plot as tool
+from usg_psg_cli import program
 
-tool = load_tool("plot_training")
+from ..programs import exit_status
+
+main = program("plot")
 TERMS = {"loss_class": 4.0, "loss_mask": 3.0, "loss_dice": 3.0, "loss_pair": 20.0, "loss_predicate": 5.0}
 
 
@@ -46,7 +49,7 @@ def test_a_folder_may_have_an_equals_sign(tmp_path):
 
 @pytest.mark.parametrize("name", ["curves", "curves.xyz", "lr=0.1"])
 def test_a_picture_needs_an_ending(tmp_path, capsys, name):
-    assert exit_status(tool.main, [str(make_run(tmp_path / "run")), "--output", str(tmp_path / name)]) == 2
+    assert exit_status(main, [str(make_run(tmp_path / "run")), "--output", str(tmp_path / name)]) == 2
     assert "--output: expected a file name with an ending of" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -74,7 +77,7 @@ def test_the_program_writes_a_picture(tmp_path, capsys):
     with open(run / "losses.jsonl", "a") as file:
         file.write('{"iteration": 30, "loss_cl')  # a run that is going on
     picture = tmp_path / "new" / "curves.png"
-    assert tool.main([str(run), "--output", str(picture)]) == 0
+    assert main([str(run), "--output", str(picture)]) == 0
     assert Image.open(picture).size[0] > 1000 and str(picture) in capsys.readouterr().out
 
 
@@ -101,11 +104,11 @@ def test_the_program_writes_a_picture(tmp_path, capsys):
 def test_what_cannot_be_read_is_said(tmp_path, capsys, break_it, message):
     run = make_run(tmp_path / "run")
     break_it(run)
-    assert tool.main([str(run), "--output", str(tmp_path / "x.png")]) == 2
+    assert main([str(run), "--output", str(tmp_path / "x.png")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "x.png").exists()
 
 
 def test_a_metric_that_nobody_logged_is_refused_with_those_there_are(tmp_path, capsys):
     arguments = [str(make_run(tmp_path / "run")), "--output", str(tmp_path / "x.png"), "--metrics", "sgdet/R@50"]
-    assert tool.main(arguments) == 2
+    assert main(arguments) == 2
     assert "sgdet/single/R@50" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""The command line: every command is found, wrong arguments end in one line, nothing heavy is imported for either."""
+
+import signal
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from usg_psg.cli import plot
+from usg_psg.data import psg_json
+from usg_psg.data.psg_shapes import VOCABULARIES
+from usg_psg.data.validation import check_dataset
+from usg_psg.evaluation import EXPORT_FORMATS, errors, sgdet_evaluator, sgdet_metrics
+from usg_psg.pretrained import foreign_checkpoint, rules
+from usg_psg.visualization import WEAK_SCORE
+from usg_psg_cli import commands, main
+
+from ..programs import ROOT, exit_status, load_tool, start_tool
+
+CONFIG = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+ABSENT = ["--config-file", "absent.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("ablate", [*ABSENT, "--output", "out"], "absent.yaml"),
+        ("ablate", [*CONFIG, "--output", "a_file"], "a_file: File exists"),
+        ("ablate", [*CONFIG, "--output", "out", "--jobs", "0"], "argument --jobs: expected 1 or more, got 0"),
+        ("ablate", [*CONFIG, "--output", "out", "--seeds", "1", "-1"], "argument --seeds: expected 0 or more, got -1"),
+        ("analyze_model", [*CONFIG, "--size", "0", "0"], "argument --size: expected 1 to 4096, got 0"),
+        ("analyze_model", [*CONFIG, "--size", "640", "65500"], "argument --size: expected 1 to 4096, got 65500"),
+        ("app", [*CONFIG, "--checkpoint", "x", "--port", "70000"], "argument --port: expected 0 to 65535, got 70000"),
+        ("benchmark_amp", ABSENT, "absent.yaml"),
+        ("benchmark_amp", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        ("benchmark_amp", [*CONFIG, "--num-scenes", "x"], "argument --num-scenes: expected a whole number, got 'x'"),
+        ("benchmark_data", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--distinct", "0"], "argument --distinct: expected 1 or more, got 0"),
+        ("benchmark_eval", ["--size", "-1", "5"], "argument --size: expected 1 or more, got -1"),
+        ("benchmark_eval", ["--segments", "1"], "--segments: expected 2 to 100, as many as --masks, got 1"),
+        ("benchmark_eval", ["--masks", "10"], "--segments: expected 2 to 10, as many as --masks, got 20"),
+        ("benchmark_inference", [*CONFIG, "--size", "0"], "argument --size: expected 1 or more, got 0"),
+        ("benchmark_inference", [*CONFIG, "--warmup", "0"], "argument --warmup: expected 1 or more, got 0"),
+        ("benchmark_memory", ["--workers", "-1"], "argument --workers: expected 0 or more, got -1"),
+        ("benchmark_memory", ["--iterations", "9"], "argument --iterations: expected 80 or more, got 9"),
+        ("benchmark_ops", ["--repeats", "0"], "argument --repeats: expected 1 or more, got 0"),
+        ("benchmark_ops", ["--levels", "20x20,x"], "argument --levels: expected HxW,HxW,..., got '20x20,x'"),
+        ("benchmark_train", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        (
+            "make_synthetic_psg",
+            ["--output", "out", "--workers", "-1"],
+            "argument --workers: expected 1 or more, got -1",
+        ),
+        ("make_synthetic_psg", ["--output", "out", "--num-train", "-1"], "num_train: expected 0.."),
+        ("make_synthetic_psg", ["--output", "out", "--size", "0"], "size: expected (height, width)"),
+        ("demo", [*CONFIG, "--input", "a", "--output", "b", "--score-threshold", "nan"], "expected 0 to 1, got nan"),
+        ("benchmark_memory", ["--limit", "inf"], "argument --limit: expected more than 0, got inf"),
+        ("prepare_psg", ["check", "--timeout", "nan"], "argument --timeout: expected more than 0, got nan"),
+        ("prepare_psg", ["check", "--workers", "x"], "argument --workers: expected a whole number, got 'x'"),
+        ("prepare_psg", ["check", "--timeout", "x"], "argument --timeout: expected a number, got 'x'"),
+        ("prepare_psg", ["check", "--timeout", "0"], "argument --timeout: expected more than 0, got 0"),
+        ("quickstart", ["--num-train", "-3"], "argument --num-train: expected 1 or more, got -3"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")  # where the benchmarks find each other
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "a_file").touch()
+    assert exit_status(load_tool(program).main, arguments) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_command_has_a_function(name):
+    command = commands.COMMANDS[name]
+    assert callable(getattr(import_module(f"usg_psg.cli.{command.module}"), command.function))
+
+
+def test_repeated_values_are_those_of_the_package():
+    assert commands.SPLITS == psg_json.SPLITS and commands.TASKS == sgdet_evaluator.TASKS
+    assert commands.KS == sgdet_metrics.KS and commands.EXPORT_FORMATS == tuple(EXPORT_FORMATS)
+    assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
+    assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS
+    assert set(commands.PRESETS) == set(VOCABULARIES)
+    assert (commands.WEAK_SCORE, commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    code = "import sys; from usg_psg_cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    *_, loaded = done.stdout.splitlines()
+    assert done.returncode == 0 and not {"usg_psg", "numpy", "torch"} & set(loaded.split())
+
+
+def test_the_console_command_lists_its_commands(capsys):
+    assert exit_status(main, ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in commands.COMMANDS)
+    assert exit_status(main, ["no_such_command"]) == 2
+
+
+def test_a_command_says_its_own_name(capsys):
+    assert exit_status(main, ["plot", "run", "--smoothing", "0", "--output", "a.png"]) == 2
+    assert " plot: error: argument --smoothing: expected 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_imports_ends_in_one_line():
+    process = start_tool("train_net", "--config-file", "a.yaml", env={"PYTHONVERBOSE": "1"})
+    for line in process.stderr:
+        if line.startswith("import 'torch"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = [line for line in process.stderr if not line.startswith(("#", "import "))]
+    assert process.wait(60) == 130 and rest == ["train_net.py: interrupted\n"]

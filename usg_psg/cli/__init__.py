@@ -1,0 +1,17 @@
+"""The work of the commands: a module each, whose `run` takes the arguments that `usg_psg_cli` has read."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from detectron2.config import CfgNode
+
+from ..config import build_cfg
+
+
+def config_of(args: Namespace) -> CfgNode:
+    """The config that --config-file, the overrides and, where a program has it, --vocabulary make."""
+    cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
+    if getattr(args, "vocabulary", None):
+        cfg.MODEL.USG.VOCABULARY = args.vocabulary
+    return cfg

@@ -1,0 +1,429 @@
+"""The commands: what each is for, its arguments, and where its work is done.
+
+A function adds a command's arguments to a parser; its docstring is the command's help. It may return a check of the
+arguments together, which raises ValueError. Values that the package knows are repeated here, as importing them would
+take seconds; tests/cli/test_commands.py compares them.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import REMAINDER, ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .arguments import (
+    add_config,
+    add_trust,
+    existing_file,
+    existing_folder,
+    in_existing_folder,
+    numbers,
+    positive_integer,
+    positive_number,
+    score,
+    whole_number,
+)
+
+Check = Callable[[Namespace], None]
+
+SPLITS = ("train", "val", "trainval", "test")
+TASKS = ("sgdet", "predcls")
+KS = (10, 20, 50, 100)
+EXPORT_FORMATS = ("json", "sgbench", "openpsg", "coco_panoptic")
+ERROR_PROTOCOLS = ("single", "openpsg")
+SOURCES = ("fcclip", "mask2former")
+SUFFIXES_WRITTEN = (".pth", ".safetensors")
+PRESETS = ("easy", "hard", "psg")
+WEAK_SCORE = 0.02
+TIMEOUT = 60.0
+PLOTTED = ("sgdet/single/R@50", "sgdet/single/mR@50", "panoptic/PQ")
+MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill the memory
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its arguments, and the function of a module of `usg_psg.cli` that takes them."""
+
+    arguments: Callable[[ArgumentParser], Check | None]
+    module: str
+    function: str = "run"
+
+
+def train(parser: ArgumentParser) -> Check:
+    """Train USG-Par, or evaluate it with --eval-only.
+
+    %(prog)s --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
+    %(prog)s --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+    %(prog)s --config-file ... --eval-only --vocabulary prompts.yaml MODEL.WEIGHTS ...
+    %(prog)s --config-file ... SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 5e-4 OUTPUT_DIR output/ablation
+
+    Overrides are KEY VALUE or KEY=VALUE. To continue an interrupted run: the same command with --resume. A new run in
+    the folder of an earlier one: --overwrite, which removes that one's checkpoints and logs.
+    """
+    parser.add_argument("--config-file", default="", metavar="FILE", help="recipe")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="start the program on each of them")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    # A port of the user's own in the dynamic range: a job that was left running shows as a port in use.
+    port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
+    meet = "where the processes meet, the same on every machine; 'auto' for a free port of a single one"
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help=meet)
+    parser.add_argument("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the checkpoints and logs of an earlier training in OUTPUT_DIR"
+    )
+    add_trust(parser)
+    parser.add_argument("opts", nargs=REMAINDER, help="KEY VALUE overrides, such as SOLVER.BASE_LR 0.001")
+
+    def check(args: Namespace) -> None:
+        if not args.config_file:
+            given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), "")
+            program = parser.prog if parser.prog.startswith("usg-psg") else "python tools/train_net.py"
+            example = f"{program} --config-file {given or 'configs/psg/usg_par_best.yaml'}"
+            raise ValueError(f"no recipe is given; type: {example}")
+        if args.resume and args.overwrite:
+            raise ValueError("--resume goes on with what --overwrite removes: give one of them")
+
+    return check
+
+
+def demo(parser: ArgumentParser) -> None:
+    """Parse images and videos: for each an overlay of masks and labels, a drawing of the scene graph, and JSON.
+
+    %(prog)s --config-file configs/quickstart/usg_par_quickstart.yaml --input photo.jpg folder/ clip.mp4 \\
+        --output output/demo --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+
+    index.html in the output folder shows all of them and needs nothing else; docs/visualization.md says how to use it.
+    Ctrl-C ends the run: what is finished stays, and the page of it is written.
+    """
+
+    def number(name: str, least: int, default: int | None, text: str) -> None:
+        shown = "all" if default is None else default
+        text = f"{text} (default {shown})"
+        parser.add_argument(name, type=whole_number(least), default=default, metavar="N", help=text)
+
+    add_config(parser)
+    parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    number("--top-k", 0, 10, "relations in the pictures, the JSON has all")
+    pictures = "least score in the pictures, and at which the page starts (default %(default)s)"
+    parser.add_argument("--score-threshold", type=score, default=WEAK_SCORE, metavar="S", help=pictures)
+    parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
+    number("--frame-step", 1, 1, "parse every N-th frame of a video")
+    number("--max-frames", 1, None, "frames of each video")
+    number("--page-relations", 0, 200, "relations per image on the page")
+    number("--page-images", 0, 300, "images on the page, the first ones")
+    parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
+
+
+def app(parser: ArgumentParser) -> None:
+    """Serve a web page: a picture or the webcam in; masks, scene graph, table of relations and JSON out.
+
+    pip install -e .[app]
+    %(prog)s --config-file configs/quickstart/usg_par_quickstart.yaml --checkpoint output/quickstart/model_final.pth
+
+    Several checkpoints can be chosen from on the page; give one configuration for all, or one for each.
+    """
+    add_config(parser, nargs="+")
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="weights to choose from")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=whole_number(0, 65535), default=7860)
+    parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
+    parser.add_argument(
+        "--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under"
+    )
+    for name, default, text in (
+        ("--max-megabytes", 20, "largest upload"),
+        ("--max-megapixels", 30, "largest picture"),
+        ("--max-seconds", 120, "for one picture"),
+    ):
+        parser.add_argument(name, type=positive_number, default=default, help=f"{text} (default {default})")
+
+
+def evaluate(parser: ArgumentParser) -> Check:
+    """Score a file of predictions, of any model, against PSG annotations.
+
+    %(prog)s --gt datasets/psg/psg.json --pred predictions.json
+
+    The file may be this project's predictions.json, SGBench's archive, the folder of an OpenPSG submission, the
+    results.pkl of OpenPSG, HiLo or Pair-Net, or COCO's panoptic results; its content tells. docs/evaluation.md
+    describes each.
+    """
+    add = parser.add_argument
+    add("--gt", required=True, type=Path, help="psg.json, or a file of the same form")
+    add("--pred", required=True, type=Path, help="predictions: a file, or the folder of a submission")
+    add("--image-root", type=Path, help="folder of the panoptic PNGs; default: ../coco beside the folder of --gt")
+    numbered = "what the numbers in --pred stand for, matched with --gt by name (default: the names of --gt)"
+    add("--vocabulary", type=Path, metavar="FILE", help=numbered)
+    add("--split", default="test", choices=SPLITS, help="images to score (default: test)")
+    add("--task", default="sgdet", choices=TASKS, help="what the model was given (default: sgdet)")
+    training = "training data of zero-shot recall, the frequency baseline and head, body and tail: the images outside "
+    add("--train", type=Path, metavar="FILE", help=training + "this file's test split (default: --gt)")
+    baseline = "also score the most frequent training predicates of each pair of predicted objects"
+    add("--frequency-baseline", action="store_true", help=baseline)
+    add("--ks", type=positive_integer, nargs="+", default=list(KS), metavar="K", help="ranks of the recalls")
+    add("--output", type=Path, help="also write everything to this JSON file")
+    export = f"also write the predictions in another format ({', '.join(EXPORT_FORMATS)}) into this folder"
+    add("--export", nargs=2, metavar=("FORMAT", "FOLDER"), help=export)
+    add("--plots", type=Path, metavar="FOLDER", help="also draw figures into this folder")
+    add("--predicates", type=int, metavar="K", help="also print recall@K of every predicate")
+
+    def check(args: Namespace) -> None:
+        if args.export and args.export[0] not in EXPORT_FORMATS:
+            raise ValueError(f"--export: expected one of {', '.join(EXPORT_FORMATS)}, got {args.export[0]!r}")
+        if args.predicates is not None and args.predicates not in args.ks:
+            raise ValueError(
+                f"--predicates: expected one of --ks, {', '.join(map(str, args.ks))}, got {args.predicates}"
+            )
+
+    return check
+
+
+def check(parser: ArgumentParser) -> Check:
+    """List every fault of a data set: of its file and its pictures.
+
+    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --workers 8
+
+    The status is 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
+    """
+    _add_pictures(parser)
+    parser.add_argument(
+        "--limit-examples", type=positive_integer, default=5, metavar="N", help="of each kind, default 5"
+    )
+    parser.add_argument(
+        "--report", type=in_existing_folder, metavar="FILE.json", help="also write the report to this file"
+    )
+    parser.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
+    return lambda args: _not_the_input(args, "report")
+
+
+def index(parser: ArgumentParser) -> None:
+    """Write JSON_FILE.index, from which a data set is loaded in no time."""
+    _add_json(parser)
+
+
+def stats(parser: ArgumentParser) -> None:
+    """Count the objects, relations, predicates and pairs of a data set.
+
+    %(prog)s --json datasets/psg/psg.json --output statistics
+    """
+    _add_json(parser)
+    complete = "the same images with all relations: which share is annotated"
+    parser.add_argument("--complete", type=Path, metavar="FILE.json", help=complete)
+    output = "also write statistics.json and predicates.png"
+    parser.add_argument("--output", type=in_existing_folder, metavar="FOLDER", help=output)
+
+
+def fix(parser: ArgumentParser) -> Check:
+    """Write a copy of a data set without what the loader rejects.
+
+    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --output clean.json
+    """
+    _add_pictures(parser)
+    output = "the copy; must not exist"
+    parser.add_argument("--output", required=True, type=in_existing_folder, metavar="OUT.json", help=output)
+    log = "list of all changes, default OUT.json.changes.json"
+    parser.add_argument("--log", type=in_existing_folder, metavar="FILE.json", help=log)
+
+    def check(args: Namespace) -> None:
+        if args.output.exists():
+            same = ", it is the input" if args.output.samefile(args.json) else ""
+            raise ValueError(f"--output: {args.output} exists{same}; it is not overwritten")
+        _not_the_input(args, "log")
+        if args.log is not None and args.log.resolve() == args.output.resolve():
+            raise ValueError(f"--log: {args.log} is --output, too")
+
+    return check
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", required=True, type=existing_file, help="psg.json, or a file of the same form")
+
+
+def _add_pictures(parser: ArgumentParser) -> None:
+    _add_json(parser)
+    parser.add_argument(
+        "--image-root", required=True, type=existing_folder, help="folder that its file names are relative to"
+    )
+    parser.add_argument(
+        "--workers", type=positive_integer, default=os.cpu_count() or 1, metavar="N", help="default: the cores"
+    )
+    parser.add_argument(
+        "--timeout", type=positive_number, default=TIMEOUT, metavar="SECONDS", help=f"of an image, default {TIMEOUT:g}"
+    )
+
+
+def _not_the_input(args: Namespace, name: str) -> None:
+    path = getattr(args, name)
+    if path is not None and path.exists() and path.samefile(args.json):
+        raise ValueError(f"--{name}: {path} is the input")
+
+
+def visualize(parser: ArgumentParser) -> Check:
+    """Write an HTML page of a data set's annotation, or of the errors of predictions on it.
+
+    %(prog)s --dataset psg_shapes_val --output output/data
+    %(prog)s --config-file cups.yaml --dataset cups_train --output output/cups
+    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --split test --limit 20 --output output/data
+    %(prog)s --dataset psg_val --predictions predictions.json --output output/errors
+
+    With --predictions, images come worst first: lowest recall, then most missed triplets. The file may be any that
+    tools/evaluate_predictions.py reads, and the rules are those of its protocols (docs/evaluation.md).
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", help="a registered data set: psg_train, psg_val, psg_test, psg_shapes_val, ...")
+    source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
+    add_trust(parser)
+    parser.add_argument("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
+    split = "images of --json, default test with --predictions, otherwise trainval"
+    parser.add_argument("--split", choices=SPLITS, help=split)
+    parser.add_argument("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
+    parser.add_argument("--limit", type=positive_integer, default=50, help="images on the page, default 50")
+    parser.add_argument("--image-ids", nargs="+", metavar="ID", help="these images only")
+    parser.add_argument("--predictions", type=Path, help="show the errors of this predictions file")
+    parser.add_argument("--protocol", default="single", choices=ERROR_PROTOCOLS, help="rules for hits, default single")
+    for name, default, metavar, text in (
+        ("--top-k", 20, "K", "predicted triplets that count"),
+        ("--page-relations", 1000, "N", "relations per image"),
+    ):
+        text = f"{text}, default {default}"
+        parser.add_argument(name, type=positive_integer, default=default, metavar=metavar, help=text)
+
+    def check(args: Namespace) -> None:
+        if (args.image_root or args.split) and not args.json:
+            raise ValueError("--image-root and --split belong to --json")
+
+    return check
+
+
+def plot(parser: ArgumentParser) -> None:
+    """Draw how one or several training runs went: losses, proposals, evaluations.
+
+    %(prog)s output/quickstart --output curves.png
+    %(prog)s plain=output/a fixed=output/b --metrics sgdet/single/R@50 --output compare.png
+
+    A run is the OUTPUT_DIR of a training, with a name before it where its folder's does not do. Losses are those of
+    every step (losses.jsonl), the last layer's, as parts of their means over the first steps, so that objects and
+    relations share one scale; a thick line is a running mean. Proposals and evaluations are those of metrics.json.
+    """
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]FOLDER")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="PNG, SVG or PDF")
+    parser.add_argument("--metrics", nargs="+", default=list(PLOTTED), help=f"default: {' '.join(PLOTTED)}")
+    parser.add_argument(
+        "--smoothing", type=positive_integer, default=20, metavar="STEPS", help="of the running mean, default 20"
+    )
+
+
+def analyze(parser: ArgumentParser) -> None:
+    """Count the parameters and FLOPs of each part of a model, as a Markdown table.
+
+    %(prog)s --config-file configs/psg/usg_par_convnext_large.yaml --size 640 640 MODEL.CLIP.PRETRAINED ""
+
+    FLOPs are fvcore's: one multiply-add counts once; normalisations and activations do not count.
+    """
+    add_config(parser, opts="opts")
+    size = whole_number(1, MAX_SIDE)
+    parser.add_argument(
+        "--size",
+        type=size,
+        nargs=2,
+        default=(640, 640),
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels; padded as in inference",
+    )
+
+
+def convert(parser: ArgumentParser) -> Check:
+    """Turn a published FC-CLIP or Mask2Former checkpoint into MODEL.WEIGHTS of this project.
+
+    %(prog)s --source fcclip --input fcclip_cocopan.pth \\
+        --config-file configs/psg/usg_par_convnext_large.yaml --output fcclip_init.safetensors
+
+    Every name of the input is used or left out with a reason; docs/warm_start.md explains the choices. To keep the
+    published computation exactly, convert for and train with the overrides MODEL.USG.MASK_DECODER.NUM_LAYERS 9
+    MODEL.USG.MASK_DECODER.LAYER_ORDER cross_first, and NUM_QUERIES of the source.
+    """
+    add_config(parser)
+    add = parser.add_argument
+    add("--source", required=True, choices=SOURCES, help="what the input is")
+    add("--input", required=True, type=Path, help="published checkpoint: .pkl, .pth or .safetensors")
+    add("--output", required=True, type=Path, help="file to write: .pth or .safetensors")
+    layers = "decoder layers to keep: first (default), or numbers such as 0-2,6-8"
+    add("--layers", type=lambda text: None if text == "first" else numbers(text), help=layers)
+    queries = "queries to keep: first (default), spread, or numbers such as 0-49,100-149"
+    words = ("first", "spread")
+    add("--queries", default="first", type=lambda text: text if text in words else numbers(text), help=queries)
+    add("--with-backbone", action="store_true", help="take FC-CLIP's copy of the OpenCLIP trunk too")
+    add("--verbose", action="store_true", help="list every parameter, not only counts")
+
+    def check(args: Namespace) -> None:
+        if args.output.suffix not in SUFFIXES_WRITTEN:
+            raise ValueError(f"--output {args.output}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")
+
+    return check
+
+
+def shapes(parser: ArgumentParser) -> Check:
+    """Draw a data set of scenes in PSG's layout; train on psg_shapes_train, evaluate on psg_shapes_val.
+
+    %(prog)s --output datasets/psg_shapes --num-train 2000 --num-val 200
+    %(prog)s --output datasets/psg_shapes --preset hard --num-train 20000 --size 512 --workers 8
+    %(prog)s --output datasets/psg_shapes --preset psg --num-train 8000 --num-val 1000 --size 320
+
+    The preset psg has PSG's names and statistics, COCO's shapes and sparse annotation; psg_shapes_val_complete has the
+    same test images with all relations, psg_shapes_train_seen the training images with the names that --hold-out
+    leaves.
+    """
+    add = parser.add_argument
+    add("--output", required=True, help="folder of the data set")
+    add("--num-train", type=int, default=1000, help="default 1000")
+    add("--num-val", type=int, default=100, help="held-out scenes, default 100")
+    size = "HEIGHT WIDTH or SIDE; psg: longer side"
+    add("--size", type=int, nargs="+", default=[480, 640], metavar="PIXELS", help=size)
+    add("--preset", choices=PRESETS, default="easy")
+    add("--seed", type=int, default=0)
+    held = "preset psg: classes and predicates that do not occur in training, such as zebra riding"
+    add("--hold-out", nargs="+", default=[], metavar="NAME", help=held)
+    add("--workers", type=positive_integer, default=os.cpu_count() or 1, help="processes, default cores")
+    add("--overwrite", action="store_true", help="replace other generated scenes in the folder")
+
+    def check(args: Namespace) -> None:
+        if len(args.size) > 2:
+            raise ValueError("--size takes one number or two")
+
+    return check
+
+
+def quickstart(parser: ArgumentParser) -> None:
+    """From nothing to scene graphs: generate scenes, train a small model, evaluate it, draw four held-out scenes.
+
+    Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
+    `make quickstart` calls this.
+    """
+    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
+    parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
+    parser.add_argument("--num-train", type=positive_integer, default=1200, help="generated training scenes")
+    parser.add_argument("--num-val", type=positive_integer, default=100, help="generated held-out scenes")
+
+
+COMMANDS = {
+    "train": Command(train, "train"),
+    "demo": Command(demo, "demo"),
+    "app": Command(app, "app"),
+    "evaluate": Command(evaluate, "evaluate"),
+    "check": Command(check, "dataset", "run_check"),
+    "fix": Command(fix, "dataset", "run_fix"),
+    "stats": Command(stats, "dataset", "run_stats"),
+    "index": Command(index, "dataset", "run_index"),
+    "visualize": Command(visualize, "visualize"),
+    "plot": Command(plot, "plot"),
+    "analyze": Command(analyze, "analyze"),
+    "convert": Command(convert, "convert"),
+    "shapes": Command(shapes, "shapes"),
+    "quickstart": Command(quickstart, "quickstart"),
+}

@@ -1,0 +1,89 @@
+"""From words of the command line to the module of `usg_psg.cli` that does the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import getdoc
+from pathlib import Path
+
+from .arguments import parse_with_overrides
+from .commands import COMMANDS
+
+
+def program(*names: str) -> Callable[..., int]:
+    """The `main` of a program that is one command, or several of which the first word chooses one."""
+
+    def main(argv: list[str] | None = None) -> int:
+        words = sys.argv[1:] if argv is None else argv
+        if len(names) == 1:
+            return _run(names[0], words)
+        parser = argparse.ArgumentParser(
+            formatter_class=argparse.RawDescriptionHelpFormatter, epilog="%(prog)s COMMAND --help says more."
+        )
+        if words and words[0] in names:
+            return _run(words[0], words[1:], f"{parser.prog} {words[0]}")
+        rows = [f"  {name:<12}{(getdoc(COMMANDS[name].arguments) or '').partition(chr(10))[0]}" for name in names]
+        parser.description = "\n".join(["Commands:", *rows])
+        parser.add_argument("command", choices=names, metavar="COMMAND")
+        parser.parse_args(words)  # ends with the help or an error
+        return 2
+
+    return main
+
+
+main = program(*COMMANDS)
+
+
+def parse(name: str, words: list[str], prog: str | None = None) -> argparse.Namespace:
+    """The arguments of a command; SystemExit where they are wrong, or ask for help.
+
+    Args:
+        name: of the command.
+        words: that stand behind it.
+        prog: the program's name in messages; None for that of the file that runs.
+    """
+    arguments = COMMANDS[name].arguments
+    parser = argparse.ArgumentParser(
+        prog, description=getdoc(arguments), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check = arguments(parser)
+    args = parse_with_overrides(parser, words)
+    try:
+        if check is not None:
+            check(args)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return args
+
+
+def _run(name: str, words: list[str], prog: str | None = None) -> int:
+    command = COMMANDS[name]
+    args = parse(name, words, prog)
+    with _ctrl_c_ends_at_once():
+        run = getattr(import_module(f"usg_psg.cli.{command.module}"), command.function)
+        one_line_errors = import_module("usg_psg.utils.program").one_line_errors
+    return one_line_errors(run)(args)
+
+
+@contextmanager
+def _ctrl_c_ends_at_once() -> Iterator[None]:
+    """Ctrl-C during imports ends the program in one line; not where it is ignored, as in a script's background."""
+
+    def end(_number: int, _frame: object) -> None:
+        os.write(2, f"{Path(sys.argv[0]).name}: interrupted\n".encode())
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
