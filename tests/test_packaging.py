@@ -104,7 +104,8 @@ def test_the_console_command_works_outside_the_repository(installed, tmp_path):
     program = """
 from importlib.metadata import entry_points
 (command,) = entry_points(group="console_scripts", name="usg-psg")
-raise SystemExit(command.load()(["shapes", "--output", "scenes", "--num-train", "2", "--num-val", "1", "--size", "64", "64"]))
+words = ["shapes", "--output", "scenes", "--num-train", "2", "--num-val", "1", "--size", "64"]
+raise SystemExit(command.load()(words))
 """
     assert "3 scenes: " in run_outside(installed, tmp_path, program)
     assert (tmp_path / "scenes" / "psg" / "psg.json").is_file()

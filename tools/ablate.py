@@ -13,8 +13,12 @@ table, --output/table.md, and tried again next time. Jobs share the machine's co
 
 from __future__ import annotations
 
+from measure import program  # selects the engine, so it comes before detectron2
+
+# isort: split
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -24,20 +28,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
-
-# isort: split
 from detectron2.config import CfgNode
 
 from usg_psg.cli import config_of
 from usg_psg.config import build_cfg
-from usg_psg.utils.program import one_line_errors, say
+from usg_psg.utils.program import say
 from usg_psg_cli.arguments import add_config, positive_integer, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,27 +61,26 @@ COLUMNS = {
 }
 
 
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """What a recipe has under a key with dots."""
+    return reduce(lambda node, name: node[name], key.split("."), cfg)
+
+
 def other(cfg: CfgNode, key: str, *values: str) -> list[str]:
     """Override of a key with the first of the values that the recipe does not have."""
-    node = cfg
-    for part in key.split("."):
-        node = node[part]
-    return [key, next(value for value in values if value != str(node))]
+    return [key, next(value for value in values if value != str(value_of(cfg, key)))]
+
+
+def scaled(cfg: CfgNode, key: str, factor: float, most: float = math.inf) -> list[str]:
+    """Override of a key with a multiple of the recipe's value, of the same type and at most this."""
+    value = value_of(cfg, key)
+    return [key, str(min(round(value * factor, None if isinstance(value, int) else 9), most))]
 
 
 def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
     """Another K, as far as the queries have pairs."""
     queries = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES
-    count = round(cfg.MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS * factor)
-    return [USG + "RELATION_HEAD.RPC.NUM_PAIRS", str(min(count, queries * (queries - 1)))]
-
-
-def scaled(cfg: CfgNode, key: str, factor: float) -> list[str]:
-    """Override of a key with a multiple of the recipe's value, of the same type."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return [key, str(round(node * factor) if isinstance(node, int) else round(node * factor, 9))]
+    return scaled(cfg, USG + "RELATION_HEAD.RPC.NUM_PAIRS", factor, queries * (queries - 1))
 
 
 # Each change is stated relative to the recipe, so that it is one in every recipe.
@@ -123,15 +124,7 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One training run.
-
-    Attributes:
-        row: name of the change.
-        seed: of the run.
-        overrides: the change itself.
-        folder: OUTPUT_DIR.
-        command: words of the command, to be run in the repository's root.
-    """
+    """One training run: a changed setting, a seed, OUTPUT_DIR, and the command, to be run in the repository's root."""
 
     row: str
     seed: int
@@ -144,22 +137,18 @@ class Job:
         """File that says what came out."""
         return self.folder / "row.json"
 
-    def _read(self) -> dict:
-        """The record of this very command; empty if there is none."""
+    def outcome(self) -> dict[str, Any]:
+        """The record of this very command, with "metrics" or an "error"; empty if there is none."""
         try:
             record = json.loads(self.record.read_text())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) and record.get("command") == list(self.command) else {}
 
-    def finished(self) -> dict | None:
+    def finished(self) -> dict[str, Any] | None:
         """The record, if the command was run to its end."""
-        record = self._read()
+        record = self.outcome()
         return record if "metrics" in record else None
-
-    def error(self) -> str | None:
-        """Why the command failed, if it did."""
-        return self._read().get("error")
 
 
 def make_jobs(args: argparse.Namespace, cfg: CfgNode) -> list[Job]:
@@ -179,12 +168,7 @@ def make_jobs(args: argparse.Namespace, cfg: CfgNode) -> list[Job]:
 
 
 class Runner:
-    """Runs jobs in subprocesses, some at a time.
-
-    Args:
-        jobs: number at a time.
-        keep_weights: leave the trained weights in the folders.
-    """
+    """Runs jobs in subprocesses, some at a time; `keep_weights` leaves the trained weights in the folders."""
 
     def __init__(self, jobs: int, keep_weights: bool):
         self.jobs, self.keep_weights = jobs, keep_weights
@@ -203,27 +187,35 @@ class Runner:
                     print(f"{job.row} seed {job.seed}: {outcome}", flush=True)
                     after_each()
             except KeyboardInterrupt:
-                self._stop()
+                with self._lock:
+                    self._stopped = True
+                    for process in self._running:
+                        process.terminate()
                 say("the same command goes on from here")
                 raise
 
-    def _run(self, job: Job) -> dict:
+    def _run(self, job: Job) -> dict[str, Any]:
         if (record := job.finished()) is not None:
             return record
-        if self._stopped:
-            return {"error": "not run"}
-        if job.folder.exists():
-            shutil.rmtree(job.folder)  # of a run that was stopped, or of another command
+        shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was stopped, or of another command
         job.folder.mkdir(parents=True)
-        start = time.monotonic()
-        with open(job.folder / "output.txt", "wb") as log:
-            status = self._wait(job, log)
+        start, output = time.monotonic(), job.folder / "output.txt"
+        command = [sys.executable, *job.command[1:]]
+        with open(output, "wb") as log:
+            with self._lock:
+                if self._stopped:
+                    return {"error": "not run"}
+                process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+                self._running.add(process)
+            status = process.wait()
+            with self._lock:
+                self._running.discard(process)
         if self._stopped:
             return {"error": "stopped"}
         record = {"command": list(job.command), "seconds": time.monotonic() - start}
         try:
             if status:
-                raise RuntimeError(f"exit code {status}: {last_line(job.folder / 'output.txt')}")
+                raise RuntimeError(f"exit code {status}: {last_line(output)}")
             record["metrics"] = read_metrics(job.folder)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             record["error"] = str(error)
@@ -232,25 +224,6 @@ class Runner:
             for path in job.folder.glob("*.pth"):
                 path.unlink()
         return record
-
-    def _wait(self, job: Job, log) -> int:
-        with self._lock:
-            if self._stopped:
-                return -1
-            process = subprocess.Popen(
-                [sys.executable, *job.command[1:]], cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT
-            )
-            self._running.add(process)
-        status = process.wait()
-        with self._lock:
-            self._running.discard(process)
-        return status
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
 
 
 def last_line(path: Path) -> str:
@@ -278,56 +251,49 @@ def read_metrics(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def columns(jobs: list[Job]) -> dict[str, str]:
-    """Keys of metrics by title; R@50 and mR@50 of further data sets come last."""
-    keys = {key for job in jobs for key in (job.finished() or {"metrics": {}})["metrics"]}
-    others = sorted({key.partition(": ")[0] for key in keys if ": " in key})
-    more = {f"{what}, {name}": f"{name}: single/{what}" for name in others for what in ("R@50", "mR@50")}
-    return {**COLUMNS, **more}
-
-
-def cells(records: list[dict], keys: Iterable[str]) -> Iterator[str]:
-    """Mean of each metric, with the standard deviation of several seeds."""
-    for key in keys:
-        values = [record["metrics"][key] for record in records if key in record["metrics"]]
-        if not values:
-            yield "–"
-        elif len(values) == 1:
-            yield f"{values[0]:.1f}"
-        else:
-            yield f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+def mean_and_deviation(values: list[float]) -> str:
+    """The mean, with the standard deviation where there are several values."""
+    if not values:
+        return "–"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
 
 
 def table(jobs: list[Job]) -> str:
-    """Markdown of what there is so far."""
-    titles = columns(jobs)
+    """Markdown of what there is so far; R@50 and mR@50 of further data sets come last."""
+    finished = {job: record["metrics"] for job in jobs if (record := job.finished()) is not None}
+    others = sorted({key.partition(": ")[0] for metrics in finished.values() for key in metrics if ": " in key})
+    more = {f"{what}, {name}": f"{name}: single/{what}" for name in others for what in ("R@50", "mR@50")}
+    titles = {**COLUMNS, **more}
     lines = ["| row | change | " + " | ".join(titles) + " | runs |", "| --- | --- |" + " ---: |" * (len(titles) + 1)]
     for row in dict.fromkeys(job.row for job in jobs):
         own = [job for job in jobs if job.row == row]
         pairs = zip(own[0].overrides[::2], own[0].overrides[1::2], strict=True)
         change = "<br>".join(f"`{key} {value}`" for key, value in pairs) or "the recipe"
-        finished = [record for job in own if (record := job.finished()) is not None]
-        count = str(len(finished))
-        failed = [error for job in own if (error := job.error()) is not None]
-        if failed:
+        metrics = [finished[job] for job in own if job in finished]
+        cells = [mean_and_deviation([each[key] for each in metrics if key in each]) for key in titles.values()]
+        count = str(len(metrics))
+        if failed := [record["error"] for job in own if "error" in (record := job.outcome())]:
             count += f", {len(failed)} failed: {failed[0]}".replace("|", "\\|")
-        lines.append(f"| {row} | {change} | " + " | ".join(cells(finished, titles.values())) + f" | {count} |")
+        lines.append(f"| {row} | {change} | " + " | ".join(cells) + f" | {count} |")
     return "\n".join(lines) + "\n"
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> int:
-    """0 if every run is finished, 1 if not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True, help="folder of the runs and the table")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[1])
-    parser.add_argument("--jobs", type=positive_integer, default=1, help="runs at a time")
-    parser.add_argument("--keep-weights", action="store_true")
-    parser.add_argument("--table", action="store_true", help="write the table of what is finished and run nothing")
-    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
     add_config(parser)
-    args = parser.parse_args(argv)
+    add = parser.add_argument
+    add("--output", required=True, help="folder of the runs and the table")
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    add("--seeds", type=whole_number(0), nargs="+", default=[1])
+    add("--jobs", type=positive_integer, default=1, help="runs at a time")
+    add("--keep-weights", action="store_true")
+    add("--table", action="store_true", help="write the table of what is finished and run nothing")
+    add("--list", action="store_true", help="print the commands and run nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if every run is finished, 1 if not."""
     jobs = make_jobs(args, config_of(args))
     commands = "".join(shlex.join(job.command) + "\n" for job in jobs)
     print(commands, end="", flush=True)
@@ -348,5 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(any(job.finished() is None for job in jobs))
 
 
+main = program(define, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -13,30 +13,32 @@ be compared with what it is for "noise". Without a GPU every run is in float32, 
 
 from __future__ import annotations
 
-import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+from measure import (  # selects the engine, so it comes before detectron2
+    device_name,
+    program,
+    use_psg_sized_vocabulary,
+    use_scenes,
+)
 
 # isort: split
 import argparse
 import json
-import os
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import torch
-from benchmark_train import scenes
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import EventStorage
-from part_timer import use_psg_sized_vocabulary
+from tabulate import tabulate
 
 from usg_psg.cli import config_of
 from usg_psg.data import build_psg_train_loader
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, step_runner
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.utils.program import one_line_errors
 from usg_psg_cli.arguments import add_config, positive_integer
 
 RUNS = {"fp32": None, "noise": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,7 +72,7 @@ def train(cfg: CfgNode, run: str, iterations: int) -> dict:
                 storage.iter = runner.iter
                 runner.run_step()
                 schedule.step()
-                terms = defaultdict(float)
+                terms: dict[str, float] = defaultdict(float)
                 for name, (value, when) in storage.latest().items():
                     if "loss" in name and when == runner.iter:
                         terms[re.sub(r"_\d+$", "", name)] += value
@@ -101,56 +103,54 @@ def report(results: dict[str, dict], iterations: int) -> str:
     """The table of all runs, the first of which the others are compared with."""
     reference, *others = results
     names = list(results[reference]["losses"])
-    lines = ["| run | steps | skipped | not finite | " + " | ".join(names) + " |"]
-    lines.append("| --- | ---: | ---: | --- |" + " ---: |" * len(names))
-    last = slice(-max(iterations // 5, 1), None)
+    last, rows = slice(-max(iterations // 5, 1), None), []
     for run, result in results.items():
         losses = result["losses"]
         steps = len(next(iter(losses.values()), []))
         cells = []
         for name in names:
-            mean = sum(losses[name][last]) / max(len(losses[name][last]), 1)
-            cells.append(f"{mean:.3f}")
+            cells.append(f"{sum(losses[name][last]) / max(len(losses[name][last]), 1):.3f}")
             if run in others and steps == iterations:
                 both = losses[name], results[reference]["losses"][name]
                 cells[-1] += f" ({first_steps(*both):.2f} %, {largest_gap(*both):.1f} %)"
-        bad = result["error"] or "none"
-        lines.append(f"| {run} | {steps} | {result['skipped']:.0f} | {bad} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append((run, steps, int(result["skipped"]), result["error"] or "none", *cells))
+    return tabulate(rows, ("run", "steps", "skipped", "not finite", *names), tablefmt="pipe", disable_numparse=True)
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> int:
-    """0 if no run had a loss that is not finite, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
+    add_config(parser)
     parser.add_argument("--iterations", type=positive_integer, default=200)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the first is compared with")
     parser.add_argument("--data", help="folder of the scenes, as for benchmark_train.py")
     parser.add_argument("--num-scenes", type=positive_integer, default=512)
-    parser.add_argument("--json", metavar="FILE", help="also write the losses of every step")
-    add_config(parser)
-    args = parser.parse_args(argv)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the losses of every step")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if no run had a loss that is not finite, else 1."""
     cfg = config_of(args)
     adapt_to_machine(cfg)
     cfg.SEED = max(cfg.SEED, 0)  # the runs have to share one
-    os.environ["DETECTRON2_DATASETS"] = str(scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes))
+    use_scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes)
     cfg.DATASETS.TRAIN = ("psg_shapes_train",)
     results = {}
-    for run in args.runs:
-        results[run] = train(cfg, run, args.iterations)
-        print(report({run: results[run]}, args.iterations).splitlines()[-1], file=sys.stderr)  # should a later one fail
+    for name in args.runs:
+        results[name] = train(cfg, name, args.iterations)
+        print(report({name: results[name]}, args.iterations).splitlines()[-1], file=sys.stderr)  # a later one may fail
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU, all runs in float32"
-    print(
-        f"{device}, torch {torch.__version__}, batch {cfg.SOLVER.IMS_PER_BATCH}; mean loss over the last fifth of steps"
-    )
+    note = "" if cfg.MODEL.DEVICE.startswith("cuda") else ", all runs in float32"
+    batch = f"batch {cfg.SOLVER.IMS_PER_BATCH}"
+    print(f"{device_name(cfg.MODEL.DEVICE)}{note}, {batch}; mean loss over the last fifth of steps")
     print(f"(difference to {args.runs[0]}: single steps among the first {FIRST}, largest of the means of a tenth)")
     print(report(results, args.iterations))
     if args.json:
-        Path(args.json).write_text(json.dumps(results))
+        args.json.write_text(json.dumps(results))
     return int(any(result["error"] for result in results.values()))
 
 
+main = program(define, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -22,23 +22,23 @@ import json
 import os
 import resource
 import statistics
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402  after the number of threads is set
+# isort: split
+import numpy as np
+from measure import Timer, own_memory, program
 
-from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics  # noqa: E402
-from usg_psg.utils.program import one_line_errors  # noqa: E402
-from usg_psg_cli.arguments import positive_integer  # noqa: E402
+from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
+from usg_psg_cli.arguments import add_number, positive_integer
 
 NUM_CLASSES, NUM_PREDICATES, K = 133, 56, 100
 
 
-def make_scene(rng: np.random.Generator, args: argparse.Namespace) -> tuple[GroundTruth, dict]:
+def make_scene(rng: np.random.Generator, args: argparse.Namespace) -> tuple[GroundTruth, dict[str, Any]]:
     """Annotated segments as nearest-site cells, predicted masks as shifted, label-noisy copies of them."""
     height, width = args.size
     sites = rng.random((args.segments, 2)) * (height, width)
@@ -86,9 +86,9 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
     return np.logical_and(a, b).sum() / union if union else 0.0
 
 
-def loop_recall(gt: GroundTruth, prediction: Prediction, labels_first: bool) -> float:
+def loop_recall(gt: GroundTruth, arrays: dict[str, Any], labels_first: bool) -> float:
     """Recall@K of one image under `openpsg`, one pair of triplets after the other."""
-    found = 0
+    found, prediction, masks = 0, Prediction(**arrays), arrays["masks"]
     gt_masks = [gt.label_map == n + 1 for n in range(len(gt.labels))]
     for subject, object_, predicate in gt.unique_triplets.tolist():
         hit = False
@@ -101,92 +101,94 @@ def loop_recall(gt: GroundTruth, prediction: Prediction, labels_first: bool) -> 
             if labels_first and not agree:
                 continue
             overlap = (
-                mask_iou(prediction.masks[s], gt_masks[subject]) >= 0.5,
-                mask_iou(prediction.masks[o], gt_masks[object_]) >= 0.5,
+                mask_iou(masks[s], gt_masks[subject]) >= 0.5,
+                mask_iou(masks[o], gt_masks[object_]) >= 0.5,
             )
             hit |= agree and all(overlap)
         found += hit
     return found / len(gt.unique_triplets)
 
 
-def resident_mib() -> float:
-    """Memory of this process now, in MiB."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def run_ours(scenes: list, images: int) -> tuple[SGDetMetrics, list[float], list[float]]:
-    """Seconds of each image, and resident memory after each tenth."""
-    metrics = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES)
-    seconds, memory = [], []
-    for n in range(images):
-        gt, arrays = scenes[n % len(scenes)]
-        start = time.perf_counter()
+    """Milliseconds of each image, and the process's own memory after each tenth."""
+    metrics, timer, memory = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES), Timer(), []
+
+    def update(gt: GroundTruth, arrays: dict) -> None:
         # Built anew, so that nothing is remembered of the last time.
-        fresh = GroundTruth(gt.labels, gt.triplets, gt.label_map)
-        metrics.update(fresh, Prediction(**arrays))
-        seconds.append(time.perf_counter() - start)
+        metrics.update(GroundTruth(gt.labels, gt.triplets, gt.label_map), Prediction(**arrays))
+
+    for n in range(images):
+        timer.call("ours", update, *scenes[n % len(scenes)])
         if (n + 1) % max(images // 10, 1) == 0:
-            memory.append(resident_mib())
-    return metrics, seconds, memory
+            memory.append(own_memory() or 0.0)
+    return metrics, timer.each("ours"), memory
 
 
 def run_loop(scenes: list, images: int, labels_first: bool) -> tuple[float, float]:
-    """Mean recall in percent, and median seconds of an image."""
-    recalls, seconds = [], []
+    """Mean recall in percent, and median milliseconds of an image."""
+    timer, recalls = Timer(), []
     for n in range(images):
-        gt, arrays = scenes[n % len(scenes)]
-        start = time.perf_counter()
-        recalls.append(loop_recall(gt, Prediction(**arrays), labels_first))
-        seconds.append(time.perf_counter() - start)
-    return 100 * statistics.fmean(recalls), statistics.median(seconds)
+        recalls.append(timer.call("loop", loop_recall, *scenes[n % len(scenes)], labels_first))
+    return 100 * statistics.fmean(recalls), timer.medians()["loop"]
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=positive_integer, default=1000)
+def define(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Arguments of this program."""
+    add_number(parser, "--images", positive_integer, 1000, "images")
     parser.add_argument("--size", type=positive_integer, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--segments", type=positive_integer, default=20, help="annotated segments per image")
-    parser.add_argument(
-        "--annotated", type=positive_integer, default=6, help="annotated triplets per image (PSG has 5.7)"
-    )
-    parser.add_argument("--masks", type=positive_integer, default=100, help="predicted masks per image")
-    parser.add_argument("--triplets", type=positive_integer, default=100, help="predicted triplets per image")
-    parser.add_argument("--distinct", type=positive_integer, default=10, help="different images, taken in turns")
-    parser.add_argument("--loop-images", type=positive_integer, default=20, help="images that the loops are timed on")
+    for name, default, text in (
+        ("--segments", 20, "annotated segments per image"),
+        ("--annotated", 6, "annotated triplets per image; PSG has 5.7"),
+        ("--masks", 100, "predicted masks per image"),
+        ("--triplets", 100, "predicted triplets per image"),
+        ("--distinct", 10, "different images, taken in turns"),
+        ("--loop-images", 20, "images that the loops are timed on"),
+    ):
+        add_number(parser, name, positive_integer, default, text)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args(argv)
-    if not 2 <= args.segments <= args.masks:
-        parser.error(f"--segments: expected 2 to {args.masks}, as many as --masks, got {args.segments}")
 
+    def check(args: argparse.Namespace) -> None:
+        if not 2 <= args.segments <= args.masks:
+            raise ValueError(f"--segments: expected 2 to {args.masks}, as many as --masks, got {args.segments}")
+
+    return check
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, compare and print.
+
+    Raises:
+        ValueError: if a loop finds another recall.
+    """
     rng = np.random.default_rng(0)
     scenes = [make_scene(rng, args) for _ in range(args.distinct)]
-    before = resident_mib()
-    metrics, seconds, memory = run_ours(scenes, args.images)
+    before = own_memory() or 0.0
+    metrics, times, memory = run_ours(scenes, args.images)
     expected = run_ours(scenes, args.loop_images)[0].compute().metrics[f"openpsg/R@{K}"]
-    ours = statistics.median(seconds)
+    ours, per_second = statistics.median(times), 1000 / statistics.fmean(times)
     print(
         f"{args.images} images of {args.size[1]} x {args.size[0]}, {args.segments} annotated segments, "
         f"{args.masks} masks, {args.triplets} triplets; one thread"
     )
-    print(f"ours: {1e3 * ours:.1f} ms per image (median), {1 / statistics.fmean(seconds):.1f} images/s")
-    figures = {"images": args.images, "ours_ms": 1e3 * ours, "images_per_s": 1 / statistics.fmean(seconds)}
+    print(f"ours: {ours:.1f} ms per image (median), {per_second:.1f} images/s")
+    figures: dict[str, Any] = {"images": args.images, "ours_ms": ours, "images_per_s": per_second}
     for name, labels_first in (("every pair of triplets", False), ("where labels agree", True)):
         recall, loop = run_loop(scenes, args.loop_images, labels_first)
         if abs(recall - expected) > 1e-9:
-            sys.exit(f"the loop '{name}' finds R@{K} {recall}, ours {expected}")
-        print(f"loop, {name}: {1e3 * loop:.1f} ms per image, {loop / ours:.1f} times ours (same R@{K} {recall:.2f})")
-        figures[f"loop_ms, {name}"] = 1e3 * loop
-    tenths = [1e3 * statistics.median(part) for part in np.array_split(seconds, 10) if len(part)]
+            raise ValueError(f"the loop '{name}' finds R@{K} {recall}, ours {expected}")
+        print(f"loop, {name}: {loop:.1f} ms per image, {loop / ours:.1f} times ours (same R@{K} {recall:.2f})")
+        figures[f"loop_ms, {name}"] = loop
+    tenths = [statistics.median(part) for part in np.array_split(times, 10) if len(part)]
     print("ms per image by tenth of the images: " + " ".join(f"{t:.1f}" for t in tenths))
-    print("resident MiB after each tenth:       " + " ".join(f"{m:.0f}" for m in memory))
+    print("own MiB after each tenth:            " + " ".join(f"{m:.0f}" for m in memory))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"resident before {before:.0f} MiB (holds the {args.distinct} test images), peak {peak:.0f} MiB")
-    figures.update(tenths_ms=tenths, resident_mib=memory, peak_mib=peak)
+    print(f"own MiB before {before:.0f} (holds the {args.distinct} test images), peak resident {peak:.0f} MiB")
+    figures.update(tenths_ms=tenths, own_mib=memory, peak_mib=peak)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))
 
 
+main = program(define, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

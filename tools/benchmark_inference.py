@@ -12,34 +12,26 @@ type and mode.
 
 from __future__ import annotations
 
-import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
-
-# isort: split
 import argparse
 import dataclasses
 import functools
-import statistics
-import sys
-import time
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from part_timer import PartTimer
+from measure import Timer, device_name, program
+from tabulate import tabulate
 
 from usg_psg.cli import config_of
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
-from usg_psg.modeling import USGPar
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.structures import ImageObjects, ObjectPredictions
-from usg_psg.utils.program import one_line_errors
-from usg_psg_cli.arguments import add_config, positive_integer
+from usg_psg_cli.arguments import add_config, add_number, positive_integer
 
 
-def stand_in_objects(model: USGPar, count: int) -> None:
+def stand_in_objects(model: Any, count: int) -> None:
     """Let `count` of the model's queries stand for objects from now on: compact regions that tile the image.
 
     The other queries have empty masks, so that every pair of objects is proposed, in every type and mode. The network's
@@ -69,58 +61,59 @@ def stand_in_objects(model: USGPar, count: int) -> None:
     model.postprocessor.detected_objects = detected
 
 
-def wall_clock(predictor: SceneGraphPredictor, image: np.ndarray, count: int) -> tuple[list[float], SceneGraph]:
-    """Milliseconds of each call, and the last graph."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        graph = predictor(image)  # ends with results on the host
-        times.append(1000 * (time.perf_counter() - start))
-    return times, graph
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=positive_integer, default=640, help="height and width of the image")
-    parser.add_argument("--objects", type=positive_integer, default=15)
-    parser.add_argument("--iterations", type=positive_integer, default=50)
-    parser.add_argument("--warmup", type=positive_integer, default=10)
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
     add_config(parser)
-    arguments = parser.parse_args(argv)
-    cfg = config_of(arguments)
+    add_number(parser, "--size", positive_integer, 640, "height and width of the image")
+    add_number(parser, "--objects", positive_integer, 15, "that stand in, with random weights")
+    add_number(parser, "--iterations", positive_integer, 50, "timed images")
+    add_number(parser, "--warmup", positive_integer, 10, "images before them")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the whole, then its parts.
+
+    Raises:
+        ValueError: if there are more objects than the model has queries.
+    """
+    cfg = config_of(args)
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read
-    image = make_psg_shapes_scene("hard", (arguments.size, arguments.size), 0, "val", 0).image
+    image = make_psg_shapes_scene("hard", (args.size, args.size), 0, "val", 0).image
     predictor = SceneGraphPredictor(cfg, allow_random=True)
     model = predictor.model
     if not cfg.MODEL.WEIGHTS:
         most = min(cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES, cfg.MODEL.USG.HIDDEN_DIM - 1)
-        if arguments.objects > most:
-            parser.error(f"--objects: expected 1 to {most}, the model's queries, got {arguments.objects}")
-        stand_in_objects(model, arguments.objects)
-    wall_clock(predictor, image, arguments.warmup)
-    times, graph = wall_clock(predictor, image, arguments.iterations)
+        if args.objects > most:
+            raise ValueError(f"--objects: expected 1 to {most}, the model's queries, got {args.objects}")
+        stand_in_objects(model, args.objects)
+    clock = Timer()  # a call ends with results on the host
+    for number in range(args.warmup + args.iterations):
+        graph = clock.call("warm-up" if number < args.warmup else "whole", predictor, image)
 
-    timer = PartTimer(model.device)
-    timer.wrap_network(model)
+    timer = Timer(model.device)
+    timer.wrap_parts(model)
     timer.wrap(model, "preprocess", "to the device, normalise")
     timer.wrap(model.postprocessor, "detected_objects", "masks and panoptic map")
     timer.wrap(model.postprocessor, "scene_graphs", "ranking of relations")
     timer.wrap(SceneGraph, "from_output", "scene graph, masks encoded")
-    wall_clock(predictor, image, max(arguments.iterations // 2, 1))
+    for _ in range(max(args.iterations // 2, 1)):
+        predictor(image)
 
-    device = torch.cuda.get_device_name() if model.device.type == "cuda" else "CPU"
-    print(f"{device}, torch {torch.__version__}, {arguments.size} pixels square, one image at a time")
+    print(f"{device_name(model.device)}, {args.size} pixels square, one image at a time")
     print(f"DTYPE {cfg.TEST.USG.DTYPE}, COMPILE {cfg.TEST.USG.COMPILE}, {cfg.MODEL.WEIGHTS or 'random weights'}")
-    print("| | number, ms |\n| --- | ---: |")
-    print(f"| segments | {len(graph.objects)} |\n| relations | {len(graph.relations)} |")
-    print(f"| whole, median | {statistics.median(times):.2f} |")
-    print(f"| whole, slowest of {len(times)} | {max(times):.2f} |")
-    for name, milliseconds in timer.milliseconds().items():
-        print(f"| {name} | {milliseconds:.2f} |")
+    rows = {
+        "segments": len(graph.objects),
+        "relations": len(graph.relations),
+        "whole, median": clock.medians()["whole"],
+        f"whole, slowest of {args.iterations}": max(clock.each("whole")),
+        **timer.medians(),
+    }
+    print(tabulate(rows.items(), ("", "number, ms"), tablefmt="pipe", floatfmt=".2f"))
 
+
+main = program(define, run, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,13 +10,12 @@ the second quarter of the samples with the last one, as the first quarter fills 
 
 from __future__ import annotations
 
-import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+from measure import own_memory, program  # selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ from tabulate import tabulate
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.utils.program import one_line_errors
 from usg_psg_cli.arguments import positive_number, whole_number
 
 SMALL = {
@@ -94,7 +92,7 @@ class MemoryHook(HookBase):
                 self._add(f"worker {pid}", pid)
 
     def _add(self, name: str, pid: int) -> None:
-        if (memory := anonymous_memory(pid)) is not None:
+        if (memory := own_memory(pid)) is not None:
             samples = self.processes.setdefault(name, Samples())
             samples.iterations.append(self.trainer.iter)
             samples.memory.append(memory)
@@ -104,16 +102,6 @@ def children(pid: int) -> list[int]:
     """Processes that a process's threads have started."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return sorted(int(child) for task in tasks for child in task.read_text().split())
-
-
-def anonymous_memory(pid: int) -> float | None:
-    """MiB of memory that a process holds besides mapped files; None if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")]
-    return found[0] if found else None
 
 
 def run_config(folder: Path, iterations: int, workers: int, opts: Sequence[str] = ()) -> CfgNode:
@@ -144,26 +132,30 @@ def measure(cfg: CfgNode, period: int) -> dict[str, Samples]:
     return {name: samples for name, samples in hook.processes.items() if len(samples.memory) >= whole - 1}
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> int:
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
+    add = parser.add_argument
+    add("--iterations", type=whole_number(80), default=5000, help="80 or more, default 5000")
+    add("--workers", type=whole_number(0), default=2, help="loader processes, default 2")
+    add("--limit", type=positive_number, default=4.0, metavar="MIB", help="largest growth, default 4")
+    add("--opts", nargs="*", default=[], help="KEY VALUE overrides")
+
+
+def run(args: argparse.Namespace) -> int:
     """0 if no process grew by more than the limit, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=whole_number(80), default=5000, help="80 or more, default 5000")
-    parser.add_argument("--workers", type=whole_number(0), default=2, help="loader processes, default 2")
-    parser.add_argument("--limit", type=positive_number, default=4.0, metavar="MIB", help="largest growth, default 4")
-    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE overrides")
-    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        cfg = run_config(Path(folder), arguments.iterations, arguments.workers, arguments.opts)
-        processes = measure(cfg, max(arguments.iterations // 100, 1))
+        cfg = run_config(Path(folder), args.iterations, args.workers, args.opts)
+        processes = measure(cfg, max(args.iterations // 100, 1))
     rows = [(name.split()[0], *samples.quarters(), samples.growth) for name, samples in processes.items()]
     headers = ("process", "second quarter, MiB", "last quarter, MiB", "growth")
     print(tabulate(rows, headers=headers, floatfmt=".2f"))
-    print(f"{arguments.iterations} iterations in {time.monotonic() - start:.0f} s")
-    return 1 if any(samples.growth > arguments.limit for samples in processes.values()) else 0
+    print(f"{args.iterations} iterations in {time.monotonic() - start:.0f} s")
+    return int(any(samples.growth > args.limit for samples in processes.values()))
 
+
+main = program(define, run, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -16,19 +16,25 @@ for data is the longest of all.
 
 from __future__ import annotations
 
-import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
+from measure import (  # selects the engine, so it comes before detectron2
+    Timer,
+    device_name,
+    program,
+    use_psg_sized_vocabulary,
+    use_scenes,
+)
 
 # isort: split
 import argparse
 import itertools
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -36,28 +42,25 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from part_timer import PartTimer, use_psg_sized_vocabulary
-from torch import nn
+from tabulate import tabulate
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from usg_psg.cli import config_of
 from usg_psg.config.checks import check_config
 from usg_psg.data import build_psg_train_loader
-from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
 from usg_psg.engine.trainer import autocast_dtype, distributed
 from usg_psg.losses.matcher import Matching
 from usg_psg.modeling.compile import run_as_configured
-from usg_psg.utils.program import one_line_errors
 from usg_psg_cli.arguments import add_config, positive_integer
 
 PROFILE_ROWS = 60
 
 
-def time_parts(model: nn.Module, runner: StepRunner, timer: PartTimer) -> None:
+def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
     """Wrap the parts of a step."""
-    timer.wrap_network(model)
+    timer.wrap_parts(model)
     timer.wrap(model.criterion, "start_matching", "matcher, costs")
     timer.wrap(Matching, "result", "matcher, wait")
     timer.wrap(model.criterion.object_criterion, "forward", "object_criterion")
@@ -115,7 +118,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / count, waits
 
-    timer, starts = PartTimer(model.device), []
+    timer, starts = Timer(model.device), list[Any]()
     with EventStorage() as storage:
         steps(warmup)
         starts.clear()
@@ -137,66 +140,57 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
     result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
     if peak is not None:
         result["peak memory reserved, GiB"] = peak
-    result.update(timer.milliseconds())
+    result.update(timer.medians())
     return result
 
 
-def run(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None, path: str) -> None:
+def run_process(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None, path: str) -> None:
     """Body of a process: benchmark, the main process writes the result."""
     result = benchmark(cfg, iterations, warmup, profile_file)
     if comm.is_main_process():
         Path(path).write_text(json.dumps(result))
 
 
-def scenes(folder: str | None, size: int, count: int) -> Path:
-    """A DETECTRON2_DATASETS root with generated scenes; drawn once."""
-    root = Path(folder or tempfile.mkdtemp(prefix="benchmark_train_"))
-    if not (root / "psg_shapes" / "psg" / "psg.json").exists():
-        workers = min(os.cpu_count() or 1, 16)
-        generate_psg_shapes(
-            root / "psg_shapes", count, 1, (size, size), preset="hard", num_workers=workers, overwrite=True
-        )
-    return root
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[16], help="images per GPU")
-    parser.add_argument(
-        "--num-gpus", type=positive_integer, nargs="+", default=[1], help="processes; CPU cores where no GPU is"
-    )
-    parser.add_argument("--iterations", type=positive_integer, default=40)
-    parser.add_argument("--warmup", type=positive_integer, default=10)
-    parser.add_argument("--data", help="folder of the scenes; default a new temporary one")
-    parser.add_argument("--num-scenes", type=positive_integer, default=256)
-    parser.add_argument("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
     add_config(parser)
-    arguments = parser.parse_args(argv)
-    cfg = config_of(arguments)
+    add = parser.add_argument
+    add("--batch-size", type=positive_integer, nargs="+", default=[16], help="images per GPU")
+    processes = "processes; CPU cores where no GPU is"
+    add("--num-gpus", type=positive_integer, nargs="+", default=[1], help=processes)
+    add("--iterations", type=positive_integer, default=40)
+    add("--warmup", type=positive_integer, default=10)
+    add("--data", help="folder of the scenes; default a new temporary one")
+    add("--num-scenes", type=positive_integer, default=256)
+    add("--profile", metavar="FILE", help="write what single kernels take, of the last configuration")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every configuration, then print the table."""
+    cfg = config_of(args)
     check_config(cfg)
     adapt_to_machine(cfg)
-    root = scenes(arguments.data, cfg.INPUT.USG.IMAGE_SIZE, arguments.num_scenes)
-    os.environ["DETECTRON2_DATASETS"] = str(root)
+    use_scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes)
     cfg.DATASETS.TRAIN = ("psg_shapes_train",)
     columns = {}
-    for num_gpus, batch_size in itertools.product(arguments.num_gpus, arguments.batch_size):
+    for num_gpus, batch_size in itertools.product(args.num_gpus, args.batch_size):
         cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            launch(run, num_gpus, args=(cfg, arguments.iterations, arguments.warmup, arguments.profile, file.name))
+            launch(run_process, num_gpus, args=(cfg, args.iterations, args.warmup, args.profile, file.name))
             column = columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
         # At once, since later configurations may take too long or too much memory.
         print(f"{num_gpus} x {batch_size}: {column['images per second']:.2f} images per second", file=sys.stderr)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else "CPU"
     workers = f"{cfg.DATALOADER.NUM_WORKERS} loader workers"
-    print(f"{device}, torch {torch.__version__}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, generated scenes, {workers}")
-    print("| processes x batch; ms by part | " + " | ".join(columns) + " |")
-    print("| --- |" + " ---: |" * len(columns))
-    for name in next(iter(columns.values())):
-        print(f"| {name} | " + " | ".join(f"{column[name]:.2f}" for column in columns.values()) + " |")
+    place = f"{device_name(cfg.MODEL.DEVICE)}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, generated scenes, {workers}"
+    names = next(iter(columns.values()))
+    rows = [(name, *(column[name] for column in columns.values())) for name in names]
+    headers = ("processes x batch; ms by part", *columns)
+    print(place, tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f"), sep="\n")
 
+
+main = program(define, run, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+Check = Callable[[argparse.Namespace], None]  # of several arguments together; raises ValueError
+Define = Callable[[argparse.ArgumentParser], Check | None]
+
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Type of an argument that is a whole number of at least and, if that is given, at most this."""
@@ -82,6 +85,14 @@ def in_existing_folder(text: str) -> Path:
     return Path(text)
 
 
+def add_number(
+    parser: argparse.ArgumentParser, name: str, kind: Callable, default: float | None, text: str, metavar: str = "N"
+) -> None:
+    """Add an option whose help says the default, which is all if it is None."""
+    shown = "all" if default is None else f"{default:g}"
+    parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{text} (default {shown})")
+
+
 def add_config(parser: argparse.ArgumentParser, opts: str = "--opts", nargs: str | None = None) -> None:
     """Add the recipe, --trust-imports and the overrides, for `usg_psg.cli.config_of`."""
     parser.add_argument("--config-file", required=True, nargs=nargs, metavar="FILE", help="recipe of the model")
@@ -91,23 +102,37 @@ def add_config(parser: argparse.ArgumentParser, opts: str = "--opts", nargs: str
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add --trust-imports to a program that reads a recipe."""
-    parser.add_argument(
-        "--trust-imports", action="store_true", help="run the modules that IMPORTS names in a file outside this folder"
-    )
+    trust = "run the modules that IMPORTS names in a file outside this folder"
+    parser.add_argument("--trust-imports", action="store_true", help=trust)
 
 
-def parse_with_overrides(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments of a program, where options may stand behind `opts` that take the rest of the line.
+def parse_arguments(
+    define: Define, argv: list[str] | None, description: str | None, prog: str | None = None
+) -> argparse.Namespace:
+    """The arguments of a program; SystemExit where they are wrong, or ask for help.
+
+    Options may stand behind `opts` that take the rest of the line; there must be no required ones then.
 
     Args:
-        parser: without required options, if it has such `opts`.
+        define: adds the arguments to a parser. It may return a check of them together.
         argv: the words of the command line; None for the program's own.
+        description: the help's first part.
+        prog: the program's name in messages; None for that of the file that runs.
     """
-    arguments, overrides = parser.parse_args(argv), []
-    while options := [i for i, word in enumerate(getattr(arguments, "opts", ())) if re.match("--[a-z]", word)]:
-        overrides += arguments.opts[: options[0]]
-        rest, arguments.opts = arguments.opts[options[0] :], []
-        arguments = parser.parse_args(rest, arguments)
+    parser = argparse.ArgumentParser(
+        prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check = define(parser)
+    args, overrides = parser.parse_args(argv), []
+    while options := [i for i, word in enumerate(getattr(args, "opts", ())) if re.match("--[a-z]", word)]:
+        overrides += args.opts[: options[0]]
+        rest, args.opts = args.opts[options[0] :], []
+        args = parser.parse_args(rest, args)
     if overrides:
-        arguments.opts = overrides + arguments.opts
-    return arguments
+        args.opts = overrides + args.opts
+    try:
+        if check is not None:
+            check(args)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return args

@@ -1,20 +1,21 @@
 """The commands: what each is for, its arguments, and where its work is done.
 
-A function adds a command's arguments to a parser; its docstring is the command's help. It may return a check of the
-arguments together, which raises ValueError. Values that the package knows are repeated here, as importing them would
-take seconds; tests/cli/test_commands.py compares them.
+A function adds a command's arguments to a parser; its docstring is the command's help. Values that the package
+knows are repeated here, as importing them would take seconds; tests/cli/test_commands.py compares them.
 """
 
 from __future__ import annotations
 
 import os
 from argparse import REMAINDER, ArgumentParser, Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .arguments import (
+    Check,
+    Define,
     add_config,
+    add_number,
     add_trust,
     existing_file,
     existing_folder,
@@ -25,8 +26,6 @@ from .arguments import (
     score,
     whole_number,
 )
-
-Check = Callable[[Namespace], None]
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -46,7 +45,7 @@ MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill t
 class Command:
     """A command: its arguments, and the function of a module of `usg_psg.cli` that takes them."""
 
-    arguments: Callable[[ArgumentParser], Check | None]
+    arguments: Define
     module: str
     function: str = "run"
 
@@ -62,22 +61,22 @@ def train(parser: ArgumentParser) -> Check:
     Overrides are KEY VALUE or KEY=VALUE. To continue an interrupted run: the same command with --resume. A new run in
     the folder of an earlier one: --overwrite, which removes that one's checkpoints and logs.
     """
-    parser.add_argument("--config-file", default="", metavar="FILE", help="recipe")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="start the program on each of them")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="recipe")
+    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
+    overwrite = "remove the checkpoints and logs of an earlier training in OUTPUT_DIR"
+    add("--overwrite", action="store_true", help=overwrite)
+    add("--eval-only", action="store_true", help="evaluate, do not train")
+    add("--num-gpus", type=int, default=1, help="processes on this machine")
+    add("--num-machines", type=int, default=1, help="start the program on each of them")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     # A port of the user's own in the dynamic range: a job that was left running shows as a port in use.
     port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
     meet = "where the processes meet, the same on every machine; 'auto' for a free port of a single one"
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help=meet)
-    parser.add_argument("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="remove the checkpoints and logs of an earlier training in OUTPUT_DIR"
-    )
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help=meet)
+    add("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
     add_trust(parser)
-    parser.add_argument("opts", nargs=REMAINDER, help="KEY VALUE overrides, such as SOLVER.BASE_LR 0.001")
+    add("opts", nargs=REMAINDER, help="KEY VALUE overrides, such as SOLVER.BASE_LR 0.001")
 
     def check(args: Namespace) -> None:
         if not args.config_file:
@@ -100,23 +99,17 @@ def demo(parser: ArgumentParser) -> None:
     index.html in the output folder shows all of them and needs nothing else; docs/visualization.md says how to use it.
     Ctrl-C ends the run: what is finished stays, and the page of it is written.
     """
-
-    def number(name: str, least: int, default: int | None, text: str) -> None:
-        shown = "all" if default is None else default
-        text = f"{text} (default {shown})"
-        parser.add_argument(name, type=whole_number(least), default=default, metavar="N", help=text)
-
     add_config(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
-    number("--top-k", 0, 10, "relations in the pictures, the JSON has all")
-    pictures = "least score in the pictures, and at which the page starts (default %(default)s)"
-    parser.add_argument("--score-threshold", type=score, default=WEAK_SCORE, metavar="S", help=pictures)
+    add_number(parser, "--top-k", whole_number(0), 10, "relations in the pictures, the JSON has all")
+    pictures = "least score in the pictures, and at which the page starts"
+    add_number(parser, "--score-threshold", score, WEAK_SCORE, pictures, "S")
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
-    number("--frame-step", 1, 1, "parse every N-th frame of a video")
-    number("--max-frames", 1, None, "frames of each video")
-    number("--page-relations", 0, 200, "relations per image on the page")
-    number("--page-images", 0, 300, "images on the page, the first ones")
+    add_number(parser, "--frame-step", positive_integer, 1, "parse every N-th frame of a video")
+    add_number(parser, "--max-frames", positive_integer, None, "frames of each video")
+    add_number(parser, "--page-relations", whole_number(0), 200, "relations per image on the page")
+    add_number(parser, "--page-images", whole_number(0), 300, "images on the page, the first ones")
     parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
 
 
@@ -129,19 +122,15 @@ def app(parser: ArgumentParser) -> None:
     Several checkpoints can be chosen from on the page; give one configuration for all, or one for each.
     """
     add_config(parser, nargs="+")
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="weights to choose from")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=whole_number(0, 65535), default=7860)
-    parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
-    parser.add_argument(
-        "--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under"
-    )
-    for name, default, text in (
-        ("--max-megabytes", 20, "largest upload"),
-        ("--max-megapixels", 30, "largest picture"),
-        ("--max-seconds", 120, "for one picture"),
-    ):
-        parser.add_argument(name, type=positive_number, default=default, help=f"{text} (default {default})")
+    add = parser.add_argument
+    add("--checkpoint", nargs="+", required=True, help="weights to choose from")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    add_number(parser, "--port", whole_number(0, 65535), 7860, "to listen on")
+    add("--share", action="store_true", help="also publish the page through gradio's servers")
+    add("--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under")
+    add_number(parser, "--max-megabytes", positive_number, 20, "largest upload")
+    add_number(parser, "--max-megapixels", positive_number, 30, "largest picture")
+    add_number(parser, "--max-seconds", positive_number, 120, "for one picture")
 
 
 def evaluate(parser: ArgumentParser) -> Check:
@@ -176,9 +165,8 @@ def evaluate(parser: ArgumentParser) -> Check:
         if args.export and args.export[0] not in EXPORT_FORMATS:
             raise ValueError(f"--export: expected one of {', '.join(EXPORT_FORMATS)}, got {args.export[0]!r}")
         if args.predicates is not None and args.predicates not in args.ks:
-            raise ValueError(
-                f"--predicates: expected one of --ks, {', '.join(map(str, args.ks))}, got {args.predicates}"
-            )
+            ranks = ", ".join(map(str, args.ks))
+            raise ValueError(f"--predicates: expected one of --ks, {ranks}, got {args.predicates}")
 
     return check
 
@@ -191,12 +179,9 @@ def check(parser: ArgumentParser) -> Check:
     The status is 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
     """
     _add_pictures(parser)
-    parser.add_argument(
-        "--limit-examples", type=positive_integer, default=5, metavar="N", help="of each kind, default 5"
-    )
-    parser.add_argument(
-        "--report", type=in_existing_folder, metavar="FILE.json", help="also write the report to this file"
-    )
+    add_number(parser, "--limit-examples", positive_integer, 5, "of each kind")
+    report = "also write the report to this file"
+    parser.add_argument("--report", type=in_existing_folder, metavar="FILE.json", help=report)
     parser.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
     return lambda args: _not_the_input(args, "report")
 
@@ -246,15 +231,10 @@ def _add_json(parser: ArgumentParser) -> None:
 
 def _add_pictures(parser: ArgumentParser) -> None:
     _add_json(parser)
-    parser.add_argument(
-        "--image-root", required=True, type=existing_folder, help="folder that its file names are relative to"
-    )
-    parser.add_argument(
-        "--workers", type=positive_integer, default=os.cpu_count() or 1, metavar="N", help="default: the cores"
-    )
-    parser.add_argument(
-        "--timeout", type=positive_number, default=TIMEOUT, metavar="SECONDS", help=f"of an image, default {TIMEOUT:g}"
-    )
+    root = "folder that its file names are relative to"
+    parser.add_argument("--image-root", required=True, type=existing_folder, help=root)
+    add_number(parser, "--workers", positive_integer, os.cpu_count() or 1, "processes")
+    add_number(parser, "--timeout", positive_number, TIMEOUT, "for one image", "SECONDS")
 
 
 def _not_the_input(args: Namespace, name: str) -> None:
@@ -274,25 +254,21 @@ def visualize(parser: ArgumentParser) -> Check:
     With --predictions, images come worst first: lowest recall, then most missed triplets. The file may be any that
     tools/evaluate_predictions.py reads, and the rules are those of its protocols (docs/evaluation.md).
     """
-    source = parser.add_mutually_exclusive_group(required=True)
+    add, source = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="a registered data set: psg_train, psg_val, psg_test, psg_shapes_val, ...")
     source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
+    add("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
     add_trust(parser)
-    parser.add_argument("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
+    add("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
     split = "images of --json, default test with --predictions, otherwise trainval"
-    parser.add_argument("--split", choices=SPLITS, help=split)
-    parser.add_argument("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
-    parser.add_argument("--limit", type=positive_integer, default=50, help="images on the page, default 50")
-    parser.add_argument("--image-ids", nargs="+", metavar="ID", help="these images only")
-    parser.add_argument("--predictions", type=Path, help="show the errors of this predictions file")
-    parser.add_argument("--protocol", default="single", choices=ERROR_PROTOCOLS, help="rules for hits, default single")
-    for name, default, metavar, text in (
-        ("--top-k", 20, "K", "predicted triplets that count"),
-        ("--page-relations", 1000, "N", "relations per image"),
-    ):
-        text = f"{text}, default {default}"
-        parser.add_argument(name, type=positive_integer, default=default, metavar=metavar, help=text)
+    add("--split", choices=SPLITS, help=split)
+    add("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
+    add_number(parser, "--limit", positive_integer, 50, "images on the page")
+    add("--image-ids", nargs="+", metavar="ID", help="these images only")
+    add("--predictions", type=Path, help="show the errors of this predictions file")
+    add("--protocol", default="single", choices=ERROR_PROTOCOLS, help="rules for hits, default single")
+    add_number(parser, "--top-k", positive_integer, 20, "predicted triplets that count", "K")
+    add_number(parser, "--page-relations", positive_integer, 1000, "relations per image")
 
     def check(args: Namespace) -> None:
         if (args.image_root or args.split) and not args.json:
@@ -314,9 +290,7 @@ def plot(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="[NAME=]FOLDER")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="PNG, SVG or PDF")
     parser.add_argument("--metrics", nargs="+", default=list(PLOTTED), help=f"default: {' '.join(PLOTTED)}")
-    parser.add_argument(
-        "--smoothing", type=positive_integer, default=20, metavar="STEPS", help="of the running mean, default 20"
-    )
+    add_number(parser, "--smoothing", positive_integer, 20, "width of the running mean", "STEPS")
 
 
 def analyze(parser: ArgumentParser) -> None:
@@ -381,15 +355,15 @@ def shapes(parser: ArgumentParser) -> Check:
     """
     add = parser.add_argument
     add("--output", required=True, help="folder of the data set")
-    add("--num-train", type=int, default=1000, help="default 1000")
-    add("--num-val", type=int, default=100, help="held-out scenes, default 100")
+    add_number(parser, "--num-train", int, 1000, "scenes to train on")
+    add_number(parser, "--num-val", int, 100, "held-out scenes")
     size = "HEIGHT WIDTH or SIDE; psg: longer side"
     add("--size", type=int, nargs="+", default=[480, 640], metavar="PIXELS", help=size)
     add("--preset", choices=PRESETS, default="easy")
     add("--seed", type=int, default=0)
     held = "preset psg: classes and predicates that do not occur in training, such as zebra riding"
     add("--hold-out", nargs="+", default=[], metavar="NAME", help=held)
-    add("--workers", type=positive_integer, default=os.cpu_count() or 1, help="processes, default cores")
+    add_number(parser, "--workers", positive_integer, os.cpu_count() or 1, "processes")
     add("--overwrite", action="store_true", help="replace other generated scenes in the folder")
 
     def check(args: Namespace) -> None:
@@ -407,8 +381,8 @@ def quickstart(parser: ArgumentParser) -> None:
     """
     parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
     parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
-    parser.add_argument("--num-train", type=positive_integer, default=1200, help="generated training scenes")
-    parser.add_argument("--num-val", type=positive_integer, default=100, help="generated held-out scenes")
+    add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
+    add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
 
 
 COMMANDS = {

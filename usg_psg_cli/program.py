@@ -12,7 +12,7 @@ from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
 
-from .arguments import parse_with_overrides
+from .arguments import parse_arguments
 from .commands import COMMANDS
 
 
@@ -48,18 +48,7 @@ def parse(name: str, words: list[str], prog: str | None = None) -> argparse.Name
         words: that stand behind it.
         prog: the program's name in messages; None for that of the file that runs.
     """
-    arguments = COMMANDS[name].arguments
-    parser = argparse.ArgumentParser(
-        prog, description=getdoc(arguments), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    check = arguments(parser)
-    args = parse_with_overrides(parser, words)
-    try:
-        if check is not None:
-            check(args)
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return args
+    return parse_arguments(COMMANDS[name].arguments, words, getdoc(COMMANDS[name].arguments), prog)
 
 
 def _run(name: str, words: list[str], prog: str | None = None) -> int:

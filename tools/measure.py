@@ -1,0 +1,126 @@
+"""Shared by the programs of this folder: one timer, memory of processes, names and scenes to measure with."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from usg_psg.data import PSG_VOCABULARY
+from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.structures import TextEmbeddings
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import Define, parse_arguments
+
+
+def program(define: Define, run: Callable[[Namespace], int | None], description: str) -> Callable[..., int]:
+    """The `main` of a program with these arguments."""
+    return one_line_errors(lambda argv=None: run(parse_arguments(define, argv, description)))
+
+
+class Timer:
+    """Time spent in calls, by name: on a GPU between CUDA events, else on the wall clock."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.cuda = torch.device(device).type == "cuda"
+        self.spans: dict[str, list] = defaultdict(list)
+
+    def now(self) -> Any:
+        """A point in time, for `between`."""
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: Any, end: Any) -> float:
+        """Milliseconds from one `now` to another."""
+        if not self.cuda:
+            return 1000 * (end - start)
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def call(self, name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call and time a function; returns its result."""
+        start = self.now()
+        result = function(*args, **kwargs)
+        self.spans[name].append((start, self.now()))
+        return result
+
+    def wrap(self, owner: object, attribute: str, name: str) -> None:
+        """Time every call of owner.attribute from now on."""
+        function = getattr(owner, attribute)
+        setattr(owner, attribute, lambda *args, **kwargs: self.call(name, function, *args, **kwargs))
+
+    def wrap_parts(self, model: Any) -> None:
+        """Time the parts of a USGPar's network."""
+        names = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
+        for (owner, method), name in zip(model.parts(), names, strict=True):
+            self.wrap(owner, method, name)
+
+    def each(self, name: str) -> list[float]:
+        """Milliseconds of every call."""
+        return list(starmap(self.between, self.spans[name]))
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of a call, by name."""
+        return {name: statistics.median(self.each(name)) for name in self.spans}
+
+
+def median_times(functions: Mapping[str, Callable[[], object]], device: str, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each function; they take turns, so that a busy moment hits all alike."""
+    timer, warmup = Timer(device), 3
+    for turn in range(warmup + repeats):
+        if turn == warmup:
+            timer.spans.clear()
+        for name, function in functions.items():
+            if timer.cuda:
+                torch.cuda._sleep(1_000_000)  # fills the queue, which keeps the host's own time out
+            timer.call(name, function)
+    return timer.medians()
+
+
+def device_name(device: torch.device | str) -> str:
+    """What runs, and under which PyTorch."""
+    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else "CPU"
+    return f"{name}, torch {torch.__version__}"
+
+
+def own_memory(pid: int | str = "self") -> float | None:
+    """MiB of memory that a process holds besides mapped files; None if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")]
+    return found[0] if found else None
+
+
+def use_psg_sized_vocabulary(model: Any) -> None:
+    """133 object and 56 predicate names with random embeddings; the scenes' own ids are among them."""
+    names, width = PSG_VOCABULARY, model.object_text.shape[1]
+    objects, predicates = (
+        F.normalize(torch.randn(len(each), width), dim=1) for each in (names.object_classes, names.predicate_classes)
+    )
+    model.set_vocabulary(TextEmbeddings(objects, predicates, names.is_thing))
+
+
+def use_scenes(folder: str | None, size: int, count: int) -> None:
+    """Let DETECTRON2_DATASETS be a folder with generated scenes, which are drawn if they are not there yet."""
+    root = Path(folder or tempfile.mkdtemp(prefix="usg_psg_scenes_"))
+    if not (root / "psg_shapes" / "psg" / "psg.json").exists():
+        workers = min(os.cpu_count() or 1, 16)
+        generate_psg_shapes(
+            root / "psg_shapes", count, 1, (size, size), preset="hard", num_workers=workers, overwrite=True
+        )
+    os.environ["DETECTRON2_DATASETS"] = str(root)
