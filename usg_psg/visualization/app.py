@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -26,7 +26,6 @@ from PIL import Image
 
 from ..data import read_image
 from ..data.panoptic import open_image
-from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..vocabulary import Vocabulary
@@ -34,6 +33,9 @@ from .app_guard import Guard, Hosts
 from .figures import to_array
 from .graph import WEAK_SCORE, draw_graph
 from .overlay import draw_overlay
+
+if TYPE_CHECKING:
+    from ..predictor import SceneGraphPredictor
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
 LONGEST_SHOWN = 1600  # pixels of the pictures on the page
