@@ -126,4 +126,5 @@ class MSDeformAttn(nn.Module):
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)} (spatial_shapes {shapes})")
 
     def extra_repr(self) -> str:
+        """Sizes, for `print(module)`."""
         return f"levels={self.num_levels}, heads={self.num_heads}, points={self.num_points}"

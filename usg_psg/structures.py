@@ -83,6 +83,7 @@ class ObjectPredictions:
 
     @property
     def num_queries(self) -> int:
+        """Q."""
         return self.queries.shape[2]
 
     def mask_logits(self, image: int) -> Tensor:

@@ -67,6 +67,7 @@ class USGCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Matcher, losses and weights of MODEL.USG."""
         return {
             "matcher": build_matcher(cfg),
             "object_criterion": ObjectCriterion.from_config(cfg),

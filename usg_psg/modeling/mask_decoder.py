@@ -81,6 +81,7 @@ class MaskDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Arguments from MODEL.USG.MASK_DECODER."""
         node = cfg.MODEL.USG.MASK_DECODER
         return {
             "hidden_dim": cfg.MODEL.USG.HIDDEN_DIM,
@@ -94,6 +95,7 @@ class MaskDecoder(nn.Module):
 
     @property
     def num_queries(self) -> int:
+        """Q."""
         return self.query_feat.num_embeddings
 
     def forward(self, pixel_features: PixelDecoderOutput) -> MaskDecoderOutput:

@@ -74,6 +74,7 @@ class OpenCLIPConvNeXt(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Arguments from MODEL.CLIP; reads the weights."""
         clip = load_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
         trunk = getattr(clip.visual, "trunk", None)
         if trunk is None:
@@ -89,9 +90,11 @@ class OpenCLIPConvNeXt(Backbone):
 
     @property
     def visual_head(self) -> CLIPVisualHead | None:
+        """CLIP's own head, None unless the class ensemble needs it."""
         return next(iter(self._visual_head), None)
 
     def train(self, mode: bool = True) -> OpenCLIPConvNeXt:
+        """Stay in evaluation mode if frozen."""
         super().train(mode)
         if self.freeze:
             self.trunk.eval()
@@ -99,9 +102,11 @@ class OpenCLIPConvNeXt(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Stride of the coarsest level."""
         return 32
 
     def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides of "res2" to "res5"."""
         return dict(self._shapes)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -107,6 +107,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Arguments from MODEL.USG.PIXEL_DECODER."""
         node = cfg.MODEL.USG.PIXEL_DECODER
         return {
             "input_shape": input_shape,

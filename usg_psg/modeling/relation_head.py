@@ -122,6 +122,7 @@ class RelationHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, text_dim: int) -> dict:
+        """Arguments from MODEL.USG.RELATION_HEAD."""
         hidden_dim = cfg.MODEL.USG.HIDDEN_DIM
         node = cfg.MODEL.USG.RELATION_HEAD
         num_queries = cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES

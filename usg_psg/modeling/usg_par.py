@@ -39,12 +39,10 @@ class USGPar(nn.Module):
 
     Args:
         backbone: gives "res2" to "res5".
-        pixel_decoder: features to `PixelDecoderOutput`.
-        mask_decoder: to `MaskDecoderOutput`.
+        pixel_decoder, mask_decoder: features to `PixelDecoderOutput`, and that to `MaskDecoderOutput`.
         class_head: query features to class logits.
         relation_head: proposals and predicate logits; any module with the methods of `RelationHead`.
-        criterion: matching and losses.
-        postprocessor: predictions to scene graphs.
+        criterion, postprocessor: predictions to losses, and to scene graphs.
         vocabulary: names to look for, until `set_vocabulary`.
         clip_ensemble: mixes CLIP's own class scores in, outside of training; None for the class head's alone.
         pixel_mean, pixel_std: of the three channels, in the range of the input.
@@ -107,6 +105,7 @@ class USGPar(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Build the parts that the config names."""
         backbone = build_backbone(cfg)
         dataset = next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None)
         vocabulary = embed_vocabulary(cfg, configured_vocabulary(cfg, dataset))
@@ -130,6 +129,7 @@ class USGPar(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Of the weights."""
         return self.pixel_mean.device
 
     @property

@@ -15,6 +15,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML; ValueError for a repeated key, and for aliases that lead back to themselves or repeat too much."""
 
     def construct_document(self, node: yaml.Node) -> Any:
+        """Refuse aliases that repeat too much."""
         sizes: dict[int, int] = {}
         size = _unfolded_size(node, sizes)
         if size - len(sizes) > MAX_REPEATED:
@@ -22,6 +23,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse repeated keys."""
         keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         refuse_repeated(self.construct_object(key, deep=True) for key in keys)
         return super().construct_mapping(node, deep)

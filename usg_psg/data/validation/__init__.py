@@ -1,0 +1,1 @@
+"""Rules for PSG records and images: check, repair, statistics, skipped samples."""
