@@ -39,6 +39,7 @@ from detectron2.config import CfgNode
 
 from usg_psg.cli import config_of
 from usg_psg.config import build_cfg
+from usg_psg.config.files import leaves
 from usg_psg.utils.program import say
 from usg_psg_cli.arguments import add_config, positive_integer, whole_number
 
@@ -83,6 +84,30 @@ def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
     return scaled(cfg, USG + "RELATION_HEAD.RPC.NUM_PAIRS", factor, queries * (queries - 1))
 
 
+# Sizes of the model and how it runs, which a comparison of recipes leaves alone.
+SIZES = {
+    "HIDDEN_DIM",
+    "FFN_DIM",
+    "NUM_LAYERS",
+    "NUM_HEADS",
+    "NUM_QUERIES",
+    "NUM_POINTS",
+    "SIZE_DIVISIBILITY",
+    "COMPILE",
+}
+
+
+def choices_of(recipe: str) -> Callable[[CfgNode], list[str]]:
+    """Another recipe's losses, matching, heads and order of layers; sizes, data and schedule stay the same."""
+
+    def overrides(cfg: CfgNode) -> list[str]:
+        own, other_recipe = dict(leaves(cfg.MODEL.USG)), dict(leaves(build_cfg(recipe).MODEL.USG))
+        changed = (key for key in own if own[key] != other_recipe[key] and key.split(".")[-1] not in SIZES)
+        return [word for key in changed for word in (USG + key, str(other_recipe[key]))]
+
+    return overrides
+
+
 # Each change is stated relative to the recipe, so that it is one in every recipe.
 ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "baseline": lambda cfg: [],
@@ -118,6 +143,8 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "rate_half": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.5),
     "rate_double": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 2),
     "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
+    "released": choices_of("psg/usg_par_released.yaml"),
+    "specification": choices_of("psg/usg_par_convnext_large.yaml"),
     "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
 }
 

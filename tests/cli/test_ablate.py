@@ -107,6 +107,7 @@ def test_every_row_but_the_first_changes_the_recipe(recipe):
     plain = build_cfg(recipe)
     changed = {name: build_cfg(recipe, change(plain)).dump() for name, change in load_tool("ablate").ROWS.items()}
     assert changed.pop("baseline") == plain.dump()
+    assert (changed.pop("specification") == plain.dump()) == (recipe != CONFIG)
     assert plain.dump() not in changed.values()
     assert len(set(changed.values())) == len(changed)
 
