@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     scenes = [make_scene(rng, args) for _ in range(args.distinct)]
     before = own_memory() or 0.0
-    metrics, times, memory = run_ours(scenes, args.images)
+    _, times, memory = run_ours(scenes, args.images)
     expected = run_ours(scenes, args.loop_images)[0].compute().metrics[f"openpsg/R@{K}"]
     ours, per_second = statistics.median(times), 1000 / statistics.fmean(times)
     print(

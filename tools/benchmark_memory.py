@@ -86,6 +86,7 @@ class MemoryHook(HookBase):
         self.processes: dict[str, Samples] = {}
 
     def after_step(self) -> None:
+        """Take a sample of each process."""
         if self.trainer.iter % self.period == 0:
             self._add("trainer", os.getpid())
             for pid in children(os.getpid()):

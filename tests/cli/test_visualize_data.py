@@ -126,7 +126,7 @@ def refused(capsys, *arguments):
 
 
 def test_bad_input_is_named(data, tmp_path, capsys):
-    json_file, predictions, scenes, _ = data
+    json_file, predictions, _, _ = data
     output = ["--output", tmp_path]
     assert "--image-ids 5" in refused(capsys, "--json", json_file, "--split", "test", "--image-ids", 5, *output)
     assert "none.json" in refused(capsys, "--json", tmp_path / "none.json", *output)

@@ -25,6 +25,7 @@ class Part(nn.Module):
         self.call = call
 
     def forward(self, unused: torch.Tensor) -> list[torch.Tensor]:
+        """Every tensor that the call gives."""
         # All of them: what an output left out needs alone would be pruned from the trace, and not be counted.
         return list(tensors_of(self.call()))
 
