@@ -1,8 +1,5 @@
 """Scene graphs from model output, to JSON and back; the demo program on good and bad files."""
 
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -20,7 +17,8 @@ from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
 from usg_psg.vocabulary import Vocabulary
 
-ROOT = Path(__file__).resolve().parents[1]
+from .programs import ROOT, run
+
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 
 
@@ -285,10 +283,9 @@ def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_pa
     folder.mkdir()
     Image.fromarray(np.random.randint(0, 256, (48, 64), dtype=np.uint8)).save(folder / "gray.png")
     (folder / "broken.jpg").write_bytes(b"no image")
-    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(folder), "--output"]
+    command = ["tools/demo.py", "--config-file", CONFIG, "--input", str(folder), "--output"]
     command += [str(tmp_path / "out"), "--opts", "MODEL.WEIGHTS", str(weights / "model.pth")]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(shapes)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = run(*command, env={"DETECTRON2_DATASETS": str(shapes)})
     assert done.returncode == 1 and "broken.jpg" in done.stderr and "1 of 2 images" in done.stdout, done.stderr
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert names == {"gray_overlay.png", "gray_graph.png", "gray.json", "index.html"}
@@ -299,17 +296,15 @@ def test_demo_writes_results_and_goes_on_after_a_broken_file(shapes, cfg, tmp_pa
 def test_demo_names_what_is_wrong_with_a_vocabulary(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     (tmp_path / "words.yaml").write_text("thing_classes: [cup, cup]\npredicate_classes: [on]\n")
-    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "image.png")]
+    command = ["tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "image.png")]
     command += ["--output", str(tmp_path), "--vocabulary", str(tmp_path / "words.yaml")]
-    done = subprocess.run(
-        [*command, "--opts", "MODEL.WEIGHTS", "x.pth"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = run(*command, "--opts", "MODEL.WEIGHTS", "x.pth")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "words.yaml, thing_classes, stuff_classes: 'cup' occurs twice" in done.stderr
 
 
 def test_demo_names_what_is_missing(tmp_path):
-    command = [sys.executable, "tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "none.jpg")]
+    command = ["tools/demo.py", "--config-file", CONFIG, "--input", str(tmp_path / "none.jpg")]
     command += ["--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run(*command)
     assert done.returncode == 2 and "none.jpg" in done.stderr

@@ -1,11 +1,9 @@
 """tools/ablate.py as a user runs it: rows, several seeds, going on, a row that fails, wrong arguments."""
 
 import json
-import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 
-from ..programs import ROOT, load_tool, python_path
+from ..programs import load_tool, run, start
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
 OPTS = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
@@ -29,11 +27,11 @@ def datasets(tmp_path_factory) -> Path:
 
 
 def ablate(datasets: Path, output: Path, *arguments: str, opts: list[str] = OPTS) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/ablate.py", "--config-file", CONFIG, "--output", str(output), *arguments]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
-    return subprocess.run([*command, "--opts", *opts], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    command = ["tools/ablate.py", "--config-file", CONFIG, "--output", output, *arguments, "--opts", *opts]
+    return run(*command, env={"DETECTRON2_DATASETS": str(datasets)}, timeout=500)
 
 
+@pytest.mark.slow
 def test_two_rows_are_trained_kept_and_tabled(datasets, tmp_path):
     rows = ["--rows", "baseline", "no_matching", "--jobs", "2"]
     done = ablate(datasets, tmp_path, *rows)
@@ -57,6 +55,7 @@ def test_two_rows_are_trained_kept_and_tabled(datasets, tmp_path):
     assert done.returncode == 0 and record.stat().st_mtime_ns == written, "a finished row is not run again"
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_reported(datasets, tmp_path):
     done = ablate(
         datasets, tmp_path, "--rows", "rpc_deeper", opts=[*OPTS, "MODEL.USG.RELATION_HEAD.RPC.NUM_HEADS", "5"]
@@ -67,12 +66,12 @@ def test_a_row_that_fails_is_reported(datasets, tmp_path):
     assert "NUM_HEADS" in (tmp_path / "rpc_deeper" / "seed1" / "output.txt").read_text()
 
 
+@pytest.mark.slow
 def test_stopping_it_stops_its_runs(datasets, tmp_path):
-    command = [sys.executable, "tools/ablate.py", "--config-file", CONFIG, "--output", str(tmp_path)]
+    command = ["tools/ablate.py", "--config-file", CONFIG, "--output", tmp_path]
     command += ["--rows", "baseline", "--opts", *OPTS, "SOLVER.MAX_ITER", "100000"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     log = tmp_path / "baseline" / "seed1" / "losses.jsonl"
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
+    with start(*command, env={"DETECTRON2_DATASETS": str(datasets)}, stdout=subprocess.DEVNULL) as process:
         until = time.monotonic() + 300
         while not log.is_file() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)

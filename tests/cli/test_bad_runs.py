@@ -26,7 +26,7 @@ from usg_psg_cli import parse, program
 
 from ..config.test_config import RECIPES
 from ..data.psg_files import content, record, write_json
-from ..programs import ROOT, exit_status
+from ..programs import ROOT, exit_status, start
 from .bad_runs import CONFIGURATION, RECIPE, SURROUNDINGS, BadRun
 
 
@@ -230,13 +230,13 @@ def test_no_images(tmp_path, capsys, given, message):
 
 
 def start_training(folder: Path, output: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "tools/train_net.py", "--config-file", RECIPE, *overrides, "OUTPUT_DIR", str(output)]
+    command = ["tools/train_net.py", "--config-file", RECIPE, *overrides, "OUTPUT_DIR", str(output)]
     command += ["SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64", "DATALOADER.NUM_WORKERS", "2"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
+    env = {"DETECTRON2_DATASETS": str(folder / "datasets")}
     output.mkdir()
     # Files: a pipe that nobody reads yet would fill up with the log and stop the run.
     with open(output / "stdout.txt", "w") as stdout, open(output / "stderr.txt", "w") as stderr:
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
+        return start(*command, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
 
 
 def printed(output: Path) -> tuple[str, str]:

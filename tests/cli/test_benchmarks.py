@@ -1,26 +1,22 @@
 """The benchmark programs run, and print what they say; their figures mean nothing on scenes this small."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..programs import run
+
 QUICKSTART = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 PARTS = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
 
 
 def table(*command: str) -> dict[str, list[float]]:
     """Rows of the table that a program prints."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    done = run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
     return {name: [float(value) for value in values] for name, *values in cells[2:]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_gpus", [["1"], ["1", "2"]])
 def test_training(num_gpus, tmp_path):
     rows = table(
@@ -49,8 +45,5 @@ def test_inference():
 
 
 def test_inference_of_more_objects_than_queries():
-    done = subprocess.run(
-        [sys.executable, "tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "1000"],
-        cwd=ROOT, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+    done = run("tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "1000")
     assert done.returncode == 2 and "--objects: expected 1 to 16" in done.stderr

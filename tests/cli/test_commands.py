@@ -16,7 +16,7 @@ from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
 from usg_psg_cli import commands, main
 
-from ..programs import ROOT, exit_status, load_tool, start_tool
+from ..programs import ROOT, exit_status, load_tool, start
 
 CONFIG = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 ABSENT = ["--config-file", "absent.yaml"]
@@ -109,7 +109,7 @@ def test_a_command_says_its_own_name(capsys):
 
 
 def test_ctrl_c_during_imports_ends_in_one_line():
-    process = start_tool("train_net", "--config-file", "a.yaml", env={"PYTHONVERBOSE": "1"})
+    process = start("tools/train_net.py", "--config-file", "a.yaml", env={"PYTHONVERBOSE": "1"}, fresh=True)
     for line in process.stderr:
         if line.startswith("import 'torch"):
             break

@@ -20,7 +20,7 @@ from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg_cli import parse, program
 
-from ..programs import ROOT, exit_status, start_tool
+from ..programs import ROOT, exit_status, start
 from ..visualization.scenes import stripes
 
 CONFIG = "configs/quickstart/usg_par_quickstart.yaml"
@@ -230,7 +230,7 @@ def test_an_output_that_cannot_be_written(run, tmp_path, capsys):
 def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
     video, output = write_video(tmp_path / "clip.avi", frames=500), tmp_path / "out"
     arguments = ["--config-file", CONFIG, "--input", str(video), "--output", str(output), "--opts", *model[1]]
-    process = start_tool("demo", *arguments, env=model[0])
+    process = start("tools/demo.py", *arguments, env=model[0])
     try:
         end = time.monotonic() + 300
         while len(list(output.glob("*.json"))) < 2 and process.poll() is None and time.monotonic() < end:

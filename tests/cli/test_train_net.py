@@ -1,10 +1,8 @@
 """tools/train_net.py as a user runs it: train, resume, evaluate, wrong arguments."""
 
 import json
-import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ from usg_psg.data import register_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.register_psg import unregister_psg
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..programs import ROOT, run
+
 SMALL = ["MODEL.USG.LOSS.NUM_POINTS", "256", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"]
 
 
@@ -26,13 +25,10 @@ def datasets(tmp_path_factory) -> Path:
 
 
 def train_net(datasets: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "2"}
+    command = ["tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
     options, overrides = [a for a in arguments if a.startswith("--")], [a for a in arguments if not a.startswith("--")]
-    return subprocess.run(
-        [*command, *options, "OUTPUT_DIR", str(output), *SMALL, *overrides],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+    words = [*command, *options, "OUTPUT_DIR", output, *SMALL, *overrides]
+    return run(*words, env={"DETECTRON2_DATASETS": str(datasets)})
 
 
 def read_metrics(output: Path) -> list[dict]:
@@ -148,10 +144,10 @@ def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, train
     assert list((tmp_path / "inference" / "plots_psg_shapes_val").glob("*.png"))
     assert len(list((tmp_path / "inference" / "pictures_psg_shapes_val").glob("001_*.png"))) == 1
     exported = tmp_path / "inference" / "predictions_psg_shapes_val" / "predictions.json"
-    command = [sys.executable, "tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
+    command = ["tools/evaluate_predictions.py", "--gt", str(datasets / "psg_shapes/psg/psg.json")]
     command += ["--pred", str(exported), "--output", str(tmp_path / "again.json"), "--frequency-baseline"]
     command += ["--image-root", str(datasets / "psg_shapes" / "coco")]
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    again = run(*command)
     assert again.returncode == 0, again.stderr
     before = json.loads((tmp_path / "inference" / "sgdet_psg_shapes_val.json").read_text())
     after = json.loads((tmp_path / "again.json").read_text())
@@ -164,10 +160,10 @@ def test_exported_predictions_score_the_same_and_plots_are_drawn(datasets, train
     words |= {"stuff_classes": [*words["stuff_classes"], "fog"]}
     (tmp_path / "words.json").write_text(json.dumps(words))
     program = runpy.run_path(str(ROOT / "tools" / "evaluate_predictions.py"))
-    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 0
+    assert program["main"]([*command[1:], "--vocabulary", str(tmp_path / "words.json")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == after
     (tmp_path / "words.json").write_text(json.dumps(words | {"predicate_classes": ["greeting"]}))
-    assert program["main"]([*command[2:], "--vocabulary", str(tmp_path / "words.json")]) == 2
+    assert program["main"]([*command[1:], "--vocabulary", str(tmp_path / "words.json")]) == 2
 
 
 def test_predicates_of_given_objects(datasets, trained, tmp_path):

@@ -6,16 +6,14 @@ import json
 
 import pytest
 
-from usg_psg.compat import engine_name
-
-from .engines import run_python
+from ..programs import run_job
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict]:
     """What each of two processes saw."""
     folder = tmp_path_factory.mktemp("two")
-    run_python("-m", "tests.compat.jobs", str(folder), engine=engine_name())
+    run_job(2, "-m", "tests.compat.jobs", folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

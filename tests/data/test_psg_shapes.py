@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from usg_psg.data.psg_shapes.layout import PRESETS
 from usg_psg.data.psg_shapes.scene import GROUND
 from usg_psg.data.validation.check_dataset import check_dataset
 
-from ..programs import python_path
+from ..programs import run
 
 SIZE = (144, 192)
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_synthetic_psg.py"
@@ -241,15 +238,11 @@ def test_other_sizes(size, preset):
 
 
 def test_program(tmp_path):
-    command = [sys.executable, str(TOOL), "--output", str(tmp_path / "x"), "--num-train", "2", "--num-val", "1"]
-    done = subprocess.run([*command, "--size", "96"], capture_output=True, text=True, cwd=TOOL.parents[1], env=env())
+    command = ["tools/make_synthetic_psg.py", "--output", str(tmp_path / "x"), "--num-train", "2", "--num-val", "1"]
+    done = run(*command, "--size", "96")
     assert done.returncode == 0, done.stderr
     (entry,) = load_psg_json(tmp_path / "x/psg/psg.json", tmp_path / "x/coco", "test")
     assert read_image(entry["file_name"]).shape == (96, 96, 3)
     assert set(np.unique(decode_panoptic_png(entry["pan_seg_file_name"]))) == {s["id"] for s in entry["segments_info"]}
-    again = subprocess.run([*command, "--size", "128"], capture_output=True, text=True, cwd=TOOL.parents[1], env=env())
+    again = run(*command, "--size", "128")
     assert again.returncode == 2 and "error: output_dir" in again.stderr
-
-
-def env():
-    return {**os.environ, "PYTHONPATH": python_path()}

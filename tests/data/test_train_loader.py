@@ -1,8 +1,6 @@
 """The order of training samples: complete, reproducible, independent of processes and workers, resumable."""
 
 import itertools
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,6 +12,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.train_loader import PSGTrainLoader, SampleStream, build_psg_train_loader, derived_seed, seeded
 
 from ..processes import alive, children_of
+from ..programs import start
 
 
 def take(stream, count):
@@ -126,7 +125,7 @@ time.sleep(100)
 
 def test_a_killed_run_leaves_no_loader_behind():
     """Batches that fill the pipes: a loader that waits to hand one over does not see the end by itself."""
-    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True) as process:
+    with start("-c", LOADING, stderr=None) as process:
         assert process.stdout.readline() == "loading\n"
         loaders = children_of(process.pid)
         process.kill()

@@ -7,19 +7,18 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.utils.files import write_whole
 from usg_psg.utils.program import error_line, one_line_errors
 
+from ..programs import run
 from ..tiny import tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def in_child(function) -> str:
@@ -121,25 +120,17 @@ def test_the_first_error_that_names_a_file_is_told(capsys):
 
 def test_training_on_a_disk_that_fills_up(tmp_path):
     """A limit on file sizes lets logs through, but no checkpoint; the run ends in one line, the old one is whole."""
-    from usg_psg.data.psg_shapes import generate_psg_shapes
-
     generate_psg_shapes(tmp_path / "psg_shapes", 4, 1, size=(64, 64), preset="easy", seed=0)
     output = tmp_path / "run"
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+    command = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
     command += ["--resume", "OUTPUT_DIR", str(output), "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64"]
     command += ["DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "2"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    limited = "import resource as r, runpy, sys; r.setrlimit(r.RLIMIT_FSIZE, [int(sys.argv.pop(1))] * 2); "
+    limited += "sys.path[0] = 'tools'; runpy.run_path('tools/train_net.py', run_name='__main__')"
 
     def train(steps: int, limit: int) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*command, "SOLVER.MAX_ITER", str(steps)],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )
+        words = [limit, *command, "SOLVER.MAX_ITER", steps]
+        return run("-c", limited, *words, env={"DETECTRON2_DATASETS": str(tmp_path)})
 
     whole = train(2, 10**9)
     assert whole.returncode == 0, whole.stderr

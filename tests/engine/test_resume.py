@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine.hooks import truncate_log
 
-ROOT = Path(__file__).resolve().parents[2]
+from .. import programs
+
 STEPS = 30
 
 
@@ -26,17 +26,14 @@ def datasets(tmp_path_factory) -> Path:
 
 
 def start(datasets: Path, output: Path, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+    command = ["tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
     command += ["--resume", *options]
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "SOLVER.CHECKPOINT_PERIOD", "4"]
     command += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "5", "MODEL.USG.LOSS.NUM_POINTS", "128"]
     command += ["DATALOADER.NUM_WORKERS", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"]
     command += ["SOLVER.EMA.ENABLED", "True", "SEED", "7"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, *overrides], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    env = {"DETECTRON2_DATASETS": str(datasets)}
+    return programs.start(*command, *overrides, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def finish(process: subprocess.Popen) -> None:

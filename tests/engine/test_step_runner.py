@@ -1,10 +1,6 @@
 """One optimizer step: gradients do not depend on how a batch is split; what is not finite never reaches a weight."""
 
 import gc
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,20 +8,13 @@ from detectron2.utils.events import EventStorage
 
 from usg_psg.engine import GradientClipper, ModelEMA, StepRunner, trainer
 
+from ..programs import run, run_job
 from ..tiny import tiny_input, tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def gradients(tmp_path, name: str, processes: int, accumulation_steps: int, compile_mode: str = "none") -> dict:
     output = tmp_path / f"{name}.pth"
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "tests.engine.job", str(output), str(accumulation_steps), compile_mode]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_job(processes, "-m", "tests.engine.job", output, accumulation_steps, compile_mode)
     return torch.load(output, weights_only=True)
 
 
@@ -39,12 +28,19 @@ def test_gradients_of_two_processes_and_of_accumulated_batches_are_those_of_the_
         ("recorded", 1, 1, "graphs"),
         ("two, recorded", 2, 1, "graphs"),
     ]
-    for name, *run in runs:
-        other = gradients(tmp_path, name, *run)
+    for name, *settings in runs:
+        other = gradients(tmp_path, name, *settings)
         assert set(other["gradients"]) == set(alone["gradients"])
         for key, expected in alone["gradients"].items():
             torch.testing.assert_close(other["gradients"][key], expected, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
         assert other["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_such_a_run(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    done = run(*torchrun, "-m", "tests.engine.job", tmp_path / "two.pth", 1, "none", fresh=True)
+    assert done.returncode == 0 and (tmp_path / "two.pth").is_file(), done.stderr[-3000:]
 
 
 class Loader:

@@ -1,4 +1,4 @@
-"""Two processes evaluate one data set: `python -m tests.evaluation.job FOLDER`; writes merged.json there."""
+"""Two processes evaluate one data set, under torchrun: -m tests.evaluation.job FOLDER; writes merged.json there."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import usg_psg  # noqa: F401  isort: skip
+from detectron2.utils import comm
+
+from usg_psg.engine import launch
 from usg_psg.evaluation import SGDetEvaluator
 
 from .dataset import model_output, register, write_dataset
 from .scenes import random_training
 
 
-def work(rank: int, folder: str) -> None:
+def work(folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    rank = comm.get_rank()
     _, scenes = write_dataset(Path(folder) / f"rank{rank}", 7)
     register("job", Path(folder) / f"rank{rank}" / "psg" / "psg.json")
     evaluator = SGDetEvaluator("job", folder, export="json", training=random_training(np.random.default_rng(0)))
@@ -31,9 +32,7 @@ def work(rank: int, folder: str) -> None:
     assert (results is None) == (rank == 1)
     if rank == 0:
         (Path(folder) / "merged.json").write_text(json.dumps(results))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    mp.spawn(work, args=(sys.argv[1],), nprocs=2)
+    launch(work, 2, args=(sys.argv[1],))

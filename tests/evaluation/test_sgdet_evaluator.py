@@ -11,13 +11,12 @@ import pytest
 import torch
 from detectron2.evaluation import print_csv_format
 
-from usg_psg.compat import engine_name
 from usg_psg.data import unregister_psg
 from usg_psg.evaluation import SGDetEvaluator, SGDetMetrics, read_predictions
 from usg_psg.evaluation.matching import mask_overlap
 from usg_psg.evaluation.sgdet_evaluator import prediction_from_output, tensor_overlap
 
-from ..compat.engines import run_python
+from ..programs import run_job
 from ..tiny import tiny_model
 from .dataset import NUM_THINGS, model_output, register, write_dataset
 from .scenes import NUM_CLASSES, NUM_PREDICATES, random_training
@@ -130,7 +129,7 @@ def test_misuse_is_refused(dataset):
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    run_python("-m", "tests.evaluation.job", str(tmp_path), engine=engine_name())
+    run_job(2, "-m", "tests.evaluation.job", tmp_path)
     merged = json.loads((tmp_path / "merged.json").read_text())
     json_file, scenes = write_dataset(tmp_path / "alone", 7)
     expected = core_results(scenes, training=random_training(np.random.default_rng(0)), baseline=True)

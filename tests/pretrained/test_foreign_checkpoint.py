@@ -1,11 +1,9 @@
 """Published checkpoint files are read without running code; tools/convert_checkpoint.py as a user runs it."""
 
 import collections
-import os
 import pickle
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from usg_psg.engine import USGCheckpointer
 from usg_psg.pretrained.convert import convert, target_model
 from usg_psg.pretrained.foreign_checkpoint import read_published, write_converted
 
+from .. import programs
 from ..programs import exit_status
 from .published import fcclip_shapes, mask2former_shapes, random_weights
 
@@ -60,8 +59,7 @@ def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/convert_checkpoint.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=300)
+    return programs.run("tools/convert_checkpoint.py", *arguments)
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])

@@ -28,7 +28,7 @@ from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.vocabulary import Vocabulary
 
-from ..programs import exit_status, python_path, start_tool
+from ..programs import exit_status, run, start
 
 pytest.importorskip("gradio", reason="the app is an extra")
 from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
@@ -213,8 +213,7 @@ def test_the_program_says_what_is_wrong(arguments, message, monkeypatch, capsys)
 def test_without_gradio_the_program_says_how_to_get_it():
     code = f"import runpy, sys; sys.modules['gradio'] = None; sys.path.insert(0, 'tools'); sys.argv = {BASE!r}; "
     code += "runpy.run_path('tools/app.py', run_name='__main__')"
-    environment = os.environ | {"PYTHONPATH": python_path()}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run("-c", code)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("pip install -e '.[app]' in this repository")
     assert "Traceback" not in done.stderr and "usage" not in done.stderr
 
@@ -225,7 +224,7 @@ def test_the_program_serves_on_this_machine_alone_until_ctrl_c(predictor, tmp_pa
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     arguments = [*BASE[1:-1], str(tmp_path / "model.pth"), "--port", port, "--opts", "MODEL.DEVICE", "cpu"]
-    process = start_tool("app", *arguments, stderr=subprocess.STDOUT)
+    process = start("tools/app.py", *arguments, stderr=subprocess.STDOUT)
     try:
         written = []
         for line in process.stdout:  # ends with the program, so a program that fails is not waited for

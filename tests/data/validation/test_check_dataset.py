@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +27,7 @@ from usg_psg.data.validation.check_dataset import check_dataset, format_report, 
 from usg_psg.utils.worker_pool import Failure, run_isolated
 
 from ...processes import alive, children_of
+from ...programs import start
 from ..psg_files import content, record, write_images, write_json
 from .bad_cases import MENDED, NOTES, RECORDS, build
 
@@ -191,11 +190,7 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, tool, args, message):
 
 def test_interrupt_gives_the_partial_table(tmp_path):
     path = many(tmp_path, 6_000)
-    process = subprocess.Popen(
-        [sys.executable, str(TOOL), "check", "--json", str(path), "--image-root", str(tmp_path), "--workers", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = start(TOOL, "check", "--json", path, "--image-root", tmp_path, "--workers", 2, text=False)
     seen = b""
     while not re.search(rb" [1-9]\d*/6000 ", seen):  # until the bar moves
         piece = os.read(process.stderr.fileno(), 4096)
