@@ -19,6 +19,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end of a terminal
 
 
+# A browser, compiled operators, built packages, the folder in which the commands of the documents run, engines anew.
+SLOW_FIXTURES = {"new_page", "compiled_library", "sdist", "workplace", "behaviours"}
+
+
+def pytest_collection_modifyitems(items):
+    """What uses these fixtures is slow."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(item.fixturenames):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def text_cache(tmp_path_factory):
     """Text embeddings are computed once a run, never taken from the user's own cache."""

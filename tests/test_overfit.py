@@ -3,6 +3,8 @@
 Only if data, losses, inference, resizing, matching and ranking agree with each other does recall get there.
 """
 
+import pytest
+
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
@@ -23,6 +25,7 @@ def learn(output, *opts: str) -> tuple[dict, dict]:
     return before["sgdet"], Trainer.test(cfg, trainer.model)["sgdet"]
 
 
+@pytest.mark.slow
 def test_generated_scenes(tmp_path, monkeypatch):
     generate_psg_shapes(tmp_path / "psg_shapes", num_train=3, num_val=1, size=(128, 160), preset="easy", seed=3)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -37,6 +40,7 @@ def test_generated_scenes(tmp_path, monkeypatch):
     assert after["oracle/pairs@50"] >= 90
 
 
+@pytest.mark.slow
 def test_real_photographs(psg_mini, tmp_path, monkeypatch):
     """The short form; `overfit_psg.yaml` as it is takes R@20 above 95."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(psg_mini))

@@ -259,6 +259,7 @@ def test_ctrl_c_ends_training_in_one_line(folder, tmp_path):
     assert (tmp_path / "run" / "last_checkpoint").is_file()
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_fails(folder, tmp_path):
     """Found in the children only, after the checks: the picture is there, but cut off."""
     root = tmp_path / "datasets" / "psg_shapes"

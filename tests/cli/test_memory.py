@@ -50,6 +50,7 @@ def measure(folder: str, with_leak: bool) -> dict[str, float]:
     return {name.split()[0]: samples.growth for name, samples in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_leak", [False, True])
 def test_memory_is_flat_and_a_leak_is_seen(with_leak, tmp_path):
     # In a process of its own: one that has freed much memory before does not grow, whatever leaks.

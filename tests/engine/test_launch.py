@@ -25,6 +25,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 @pytest.mark.parametrize("asked", [None, "2"])
 def test_processes_share_the_cores_unless_told_otherwise_and_start_loaders_as_one_process_does(tmp_path, asked):

@@ -65,6 +65,7 @@ def undisturbed(datasets, tmp_path_factory) -> list[dict]:
     return rows
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_losses_are_those_of_an_undisturbed_run(datasets, undisturbed, tmp_path):
     moments = random.Random()
     plan = sorted(moments.sample(range(1, STEPS - 1), 4))
@@ -82,6 +83,7 @@ def test_killed_at_random_moments_the_losses_are_those_of_an_undisturbed_run(dat
     assert len(iterations) == len(set(iterations)), "one sequence, as of one run"  # Detectron2 writes 29 before 20
 
 
+@pytest.mark.slow
 def test_a_terminated_run_saves_its_state_and_goes_on(datasets, undisturbed, tmp_path):
     process = start(datasets, tmp_path)
     wait_for_step(tmp_path, 6, process)
@@ -94,6 +96,7 @@ def test_a_terminated_run_saves_its_state_and_goes_on(datasets, undisturbed, tmp
     assert losses(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_processes_end_together_when_the_one_that_started_them_is_asked_to(datasets, tmp_path):
     process = start(datasets, tmp_path, options=("--num-gpus", "2", "--dist-url", "auto"))
     wait_for_step(tmp_path, 6, process)

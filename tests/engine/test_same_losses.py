@@ -37,11 +37,13 @@ def bundled(tmp_path_factory) -> tuple[Path, list[dict]]:
     return root, losses
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_sequence_of_losses(bundled):
     root, losses = bundled
     assert train("bundled", root, root / "again") == losses
 
 
+@pytest.mark.slow
 @needs_real
 def test_both_engines_give_the_same_losses(bundled):
     root, losses = bundled

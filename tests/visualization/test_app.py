@@ -242,12 +242,12 @@ def test_the_program_serves_on_this_machine_alone_until_ctrl_c(predictor, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def page(predictor, request):
+def page(predictor, new_page):
     """A page of the app in headless Chromium; nothing may be asked of another machine."""
     app = build_app({"first.pth": predictor, "second.pth": predictor}, LIMITS)
     _, url, _ = launch_app(app, LIMITS, port=None, prevent_thread_lock=True, quiet=True)
     try:
-        page = request.getfixturevalue("new_page")(viewport={"width": 1400, "height": 1500})
+        page = new_page(viewport={"width": 1400, "height": 1500})
         requests = []
         page.on("request", lambda sent: requests.append(sent.url))
         page.goto(url)
