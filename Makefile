@@ -9,7 +9,11 @@ QUICKSTART_ARGS ?=
 # Processes of the test suite; each takes a core and up to 5 GB
 TEST_WORKERS ?= 2
 
-.PHONY: install test quickstart lint clean
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+# The model, its losses and inference, the metrics, configs and data
+CORE_TESTS := $(addprefix tests/,modeling losses inference evaluation config data)
+
+.PHONY: install test test-fast test-slow quickstart lint clean
 
 $(BIN)/.installed: setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, found " + sys.version.split()[0])'
@@ -26,7 +30,13 @@ quickstart: $(BIN)/.installed
 	$(BIN)/python tools/quickstart.py --output $(QUICKSTART_DIR) $(QUICKSTART_ARGS)
 
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests
+	$(PYTEST) -m "not slow" tests
+
+test-fast: $(BIN)/.installed
+	$(PYTEST) -m "not slow" $(CORE_TESTS)
+
+test-slow: $(BIN)/.installed
+	$(PYTEST) -m slow tests
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -170,7 +170,7 @@ def test_commands_are_understood(block, command, monkeypatch):
             assert (ROOT / script).is_file()
             check_program("tools/train_net.py", rest[rest.index(script) + 1 :], monkeypatch)
         case ["make", *rest]:
-            targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
             assert all(word in targets for word in rest if "=" not in word), command
         case ["pip", "install", *rest]:
             check_pip(rest)
