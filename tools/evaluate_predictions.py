@@ -34,6 +34,7 @@ from usg_psg.evaluation.report import format_predicates, format_summary, save_re
 from usg_psg.evaluation.sgdet_evaluator import TASKS
 from usg_psg.evaluation.sgdet_metrics import KS
 from usg_psg.utils.program import one_line_errors, positive_integer
+from usg_psg.visualization import save_plots
 from usg_psg.vocabulary import Vocabulary
 
 
@@ -125,8 +126,6 @@ def evaluate(args: argparse.Namespace) -> str:
         save_results(args.output, results, args.task, f"{args.gt.name}:{args.split}", vocabulary.predicate_classes)
         lines.append(f"results are in {args.output}")
     if args.plots:
-        from usg_psg.evaluation.plots import save_plots
-
         paths = save_plots(args.plots, results, vocabulary.predicate_classes)
         lines.append("figures are in " + ", ".join(str(p) for p in paths))
     return "\n".join(lines)

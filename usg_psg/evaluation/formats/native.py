@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...data.panoptic import decode_panoptic_png
-from ...masks import compressed_masks
+from ...masks import check_rles, encode_masks
 from ..inputs import Prediction
-from ..matching import encode_masks
 from .reading import (
     column,
     field,
@@ -87,7 +86,7 @@ def _prediction(folder: Path, record: dict) -> Prediction:
     return Prediction(
         labels=column(instances, "category_id", "instances"),
         triplets=rows(record, "relations", 3),
-        masks=compressed_masks([x["segmentation"] for x in instances], "segmentation of instances"),
+        masks=check_rles([x["segmentation"] for x in instances], "segmentation of instances"),
         triplets_ng=rows(record, "relations_ng", 3) if "relations_ng" in record else None,
         mask_scores=_scores(instances),
         pairs=rows(record, "pairs", 2) if "pairs" in record else None,
