@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from usg_psg.evaluation.matching import decode_masks, encode_masks
-from usg_psg.masks import compressed_masks
+from usg_psg.masks import (
+    check_rles,
+    decode_masks,
+    encode_masks,
+)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
@@ -25,9 +28,9 @@ def test_run_lengths_are_read_as_coco_reads_them():
     counts = np.random.default_rng(1).choice([0, 1, 15, 16, 31, 32, 1000, 40_000], 60).tolist()
     rle = {"size": [1, sum(counts)], "counts": counts}
     text = coco_mask.frPyObjects(rle, *rle["size"])["counts"].decode()
-    compressed_masks([{"size": rle["size"], "counts": text}])
+    check_rles([{"size": rle["size"], "counts": text}])
     with pytest.raises(ValueError, match=f"add up to 2 x {sum(counts)} pixels, got {sum(counts)}"):
-        compressed_masks([{"size": [2, sum(counts)], "counts": text}])
+        check_rles([{"size": [2, sum(counts)], "counts": text}])
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.inference import make_instances
+from usg_psg.masks import encode_mask, encode_segments
 from usg_psg.predictor import SceneGraphPredictor
-from usg_psg.scene_graph import SceneGraph, encode_mask, encode_segments
+from usg_psg.scene_graph import SceneGraph
+from usg_psg.visualization import draw_overlay
 from usg_psg.vocabulary import Vocabulary
 
 from .programs import ROOT, run
@@ -58,7 +60,7 @@ def test_segments_of_a_map_are_encoded_as_masks_are(shape, order):
     panoptic = np.array(generator.integers(0, 4, shape), dtype=np.int32, order=order)
     panoptic[:, -1] = 3  # a run up to the last pixel
     ids = [3, 1, 7, 2]  # one of them is nowhere, and 0 is nobody's
-    assert encode_segments(panoptic, [{"id": i} for i in ids]) == [encode_mask(panoptic == i) for i in ids]
+    assert encode_segments(panoptic, ids) == [encode_mask(panoptic == i) for i in ids]
     assert encode_segments(panoptic, []) == []
 
 
@@ -139,7 +141,7 @@ def test_predictor_gives_masks_of_the_image_size(cfg):
         assert (single.height, single.width) == image.shape[:2]
         for thing in single.objects:
             assert thing.mask_array().shape == image.shape[:2]
-        assert single.draw(image).shape[2] == 3
+        assert draw_overlay(image, single).shape[2] == 3
 
 
 def test_predictor_takes_paths_pil_images_and_arrays(cfg, tmp_path):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from usg_psg.scene_graph import SceneGraph, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph
 
 from .visualization.scenes import blobs, random_graph, stripes
 

@@ -1,29 +1,123 @@
-"""COCO's run lengths, checked before they are decoded: pycocotools takes what lies in memory for missing runs."""
+"""Masks as arrays, as COCO run lengths ("rle": size [H, W] and counts, down the columns) and as label maps.
+
+Letters: N masks, H W pixels. A label map (H, W) has n + 1 inside mask n and 0 elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 MAX_PIXELS = 2**32 - 1  # what pycocotools counts with
 
+Masks = np.ndarray | Sequence[dict]
 
-def compressed_masks(masks: Sequence[dict], name: str = "masks") -> list[dict]:
-    """COCO run lengths with compressed counts, each of which fills its mask: pycocotools does not look.
+
+def encode_masks(masks: np.ndarray) -> list[dict]:
+    """Run lengths of bool masks (N, H, W), ready for JSON."""
+    rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).astype(np.uint8)))
+    return [_for_json(rle) for rle in rles]
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """Run lengths of a bool mask (H, W)."""
+    return encode_masks(mask[None])[0]
+
+
+def encode_segments(panoptic: np.ndarray, ids: Iterable[int]) -> list[dict]:
+    """Run lengths of the segments with these ids in a map (H, W), in one pass: its runs are the segments' runs."""
+    columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
+    starts = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+    borders = np.concatenate(([0], starts, [columns.size]))
+    values = columns[borders[:-1]]
+    encoded = []
+    for segment_id in ids:
+        own = np.flatnonzero(values == segment_id)
+        edges = np.column_stack((borders[own], borders[own + 1])).ravel()
+        counts = np.diff(np.concatenate(([0], edges, [columns.size])))
+        counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
+        encoded.append(_compress(panoptic.shape, counts.tolist()))
+    return encoded
+
+
+def decode_masks(masks: Masks, name: str = "masks") -> np.ndarray:
+    """Bool masks (N, H, W) of either form.
 
     Args:
-        masks: dicts of "size" [H, W] and "counts", compressed or a list of numbers.
+        masks: (N, H, W) bool or 0/1 array, or N run lengths of one size.
+        name: what an error calls them.
+
+    Raises:
+        ValueError: for another shape, values other than 0 and 1, run lengths of different sizes, or as `check_rles`.
+    """
+    if isinstance(masks, np.ndarray):
+        if masks.ndim != 3:
+            raise ValueError(f"{name}: expected shape (N, H, W), got {masks.shape}")
+        if masks.dtype != bool and masks.size and not ((masks == 0) | (masks == 1)).all():
+            raise ValueError(f"{name}: expected bool or 0/1 values, got {masks.dtype} with other values")
+        return masks.astype(bool, copy=False)
+    compressed = check_rles(masks, name)
+    sizes = {tuple(int(x) for x in rle["size"]) for rle in compressed}
+    if len(sizes) > 1:
+        raise ValueError(f"{name}: expected run lengths of one size, got {sorted(sizes)}")
+    if not sizes:
+        return np.zeros((0, 0, 0), dtype=bool)
+    return np.ascontiguousarray(np.moveaxis(coco_mask.decode(compressed), -1, 0)).view(bool)
+
+
+def label_map_from_masks(masks: Masks, name: str = "masks") -> np.ndarray:
+    """Label map (H, W) int32 of masks without overlaps.
+
+    Raises:
+        ValueError: if two masks share a pixel, or as `decode_masks`.
+    """
+    masks = decode_masks(masks, name)
+    if (masks.sum(axis=0) > 1).any():
+        raise ValueError(f"{name}: expected masks without overlaps, got a pixel inside more than one")
+    label_map = np.zeros(masks.shape[1:], dtype=np.int32)
+    for position, mask in enumerate(masks):
+        label_map[mask] = position + 1
+    return label_map
+
+
+def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale (H, W) to a size: each pixel takes the one that its middle falls into; in integers, so exactly."""
+    if pixels.shape == size:
+        return pixels
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, pixels.shape, strict=True))
+    return np.ascontiguousarray(pixels[rows[:, None], columns])
+
+
+def resize_rle(rle: dict, size: tuple[int, int]) -> dict:
+    """Run lengths with compressed counts of a mask scaled to (H, W)."""
+    if tuple(rle["size"]) == size:
+        return check_rles([rle])[0]
+    return encode_mask(resize_nearest(decode_masks([rle])[0], size))
+
+
+def area(rle: dict) -> int:
+    """Pixels inside a mask with compressed counts."""
+    return int(coco_mask.area(rle))
+
+
+def check_rles(rles: Sequence[dict], name: str = "masks") -> list[dict]:
+    """Refuse run lengths that do not fill their mask, and compress those that are lists of numbers.
+
+    pycocotools does not look: it takes what lies in memory for missing runs.
+
+    Args:
+        rles: dicts of "size" [H, W] and "counts", compressed or a list of numbers.
         name: what an error calls them.
 
     Raises:
         ValueError: for a size or counts of another form, a negative run, or runs that do not add up to H * W.
     """
-    return [_compressed(rle, f"{name}[{n}]") for n, rle in enumerate(masks)]
+    return [_check_rle(rle, f"{name}[{n}]") for n, rle in enumerate(rles)]
 
 
-def _compressed(rle: dict, name: str) -> dict:
+def _check_rle(rle: dict, name: str) -> dict:
     if not (isinstance(rle, dict) and {"size", "counts"} <= rle.keys()):
         raise ValueError(f"{name}: expected run lengths with size and counts, got {str(rle)[:80]}")
     size, counts = rle["size"], rle["counts"]
@@ -42,12 +136,20 @@ def _compressed(rle: dict, name: str) -> dict:
     if runs.sum() != size[0] * size[1]:
         raise ValueError(f"{name}: expected run lengths that add up to {size[0]} x {size[1]} pixels, got {runs.sum()}")
     if isinstance(counts, list):
-        return {"size": size, "counts": coco_mask.frPyObjects(rle, *size)["counts"].decode("ascii")}
-    return rle
+        return _compress(size, counts)
+    return {**rle, "counts": counts.decode("ascii")} if isinstance(counts, bytes) else rle
 
 
 def _whole_numbers(values: Sequence) -> bool:
     return all(isinstance(x, int | np.integer) for x in values)
+
+
+def _compress(size: Sequence[int], counts: list[int]) -> dict:
+    return _for_json(coco_mask.frPyObjects({"size": size, "counts": counts}, *size))
+
+
+def _for_json(rle: dict) -> dict:
+    return {"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def _run_lengths(counts: bytes, name: str) -> np.ndarray:

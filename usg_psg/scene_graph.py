@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 
-from .masks import compressed_masks
+from .masks import check_rles, decode_masks, encode_segments
 from .utils.text import display_names
 from .vocabulary import Vocabulary
 
@@ -25,30 +24,6 @@ FORMAT = "usg_psg scene graph"
 VERSION = 1
 
 Record = TypeVar("Record")
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """COCO run lengths of a bool mask (H, W), ready for JSON."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def encode_segments(panoptic: np.ndarray, segments_info: Sequence[dict]) -> list[dict]:
-    """`encode_mask` of each segment of a map (H, W): one pass over the map, whose runs are the segments' runs."""
-    size = [int(x) for x in panoptic.shape]
-    columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
-    starts = np.flatnonzero(columns[1:] != columns[:-1]) + 1
-    borders = np.concatenate(([0], starts, [columns.size]))
-    values = columns[borders[:-1]]
-    encoded = []
-    for info in segments_info:
-        own = np.flatnonzero(values == info["id"])
-        edges = np.column_stack((borders[own], borders[own + 1])).ravel()
-        counts = np.diff(np.concatenate(([0], edges, [columns.size])))
-        counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
-        rle = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
-        encoded.append({"size": size.copy(), "counts": rle["counts"].decode("ascii")})
-    return encoded
 
 
 @dataclass
@@ -68,7 +43,7 @@ class SceneObject:
 
     def mask_array(self) -> np.ndarray:
         """(H, W) bool."""
-        return coco_mask.decode(self.mask).astype(bool)
+        return decode_masks([self.mask])[0]
 
 
 @dataclass
@@ -114,9 +89,9 @@ class SceneGraph:
     relations: list[SceneRelation]
 
     def __post_init__(self) -> None:
-        if not all(thing.label for thing in self.objects):
-            labels = display_names([thing.name for thing in self.objects])
-            self.objects = [replace(thing, label=label) for thing, label in zip(self.objects, labels, strict=True)]
+        if not all(obj.label for obj in self.objects):
+            labels = display_names([obj.name for obj in self.objects])
+            self.objects = [replace(obj, label=label) for obj, label in zip(self.objects, labels, strict=True)]
 
     @classmethod
     def from_output(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
@@ -129,44 +104,76 @@ class SceneGraph:
             output: see `USGPar.forward`.
             vocabulary: names of its categories and predicates.
         """
-        names, predicates = vocabulary.object_classes, vocabulary.predicate_classes
         panoptic, segments_info = output["panoptic_seg"]
         # Turned on the device, for `encode_segments`, and as small as it can be.
         dtype = torch.uint8 if len(segments_info) < 256 else torch.int32
         panoptic = panoptic.to(dtype).t().contiguous().cpu().numpy().T
-        objects = [
-            SceneObject(
-                name=names[info["category_id"]],
-                category_id=info["category_id"],
-                score=float(info["score"]),
-                isthing=bool(info["isthing"]),
-                mask=mask,
-            )
-            for info, mask in zip(segments_info, encode_segments(panoptic, segments_info), strict=True)
-        ]
         position = {info["id"]: index for index, info in enumerate(segments_info)}
         segment = [position.get(i, -1) for i in output["instances"].segment_ids.tolist()]
         found = output["relations"]
         rows = torch.stack([found["subject"], found["object"], found["predicate"]], dim=1).tolist()
-        relations: dict[tuple[int, int, int], SceneRelation] = {}
+        best: dict[tuple[int, int, int], float] = {}
         for (subject, object_, predicate), score in zip(rows, found["score"].tolist(), strict=True):
             subject, object_ = segment[subject], segment[object_]
             if subject >= 0 and object_ >= 0 and subject != object_:
-                key = (subject, object_, predicate)
-                relation = SceneRelation(subject, object_, predicates[predicate], predicate, score)
-                relations.setdefault(key, relation)  # best first, so the first is the best
-        height, width = panoptic.shape
-        return cls(height, width, objects, list(relations.values()))
+                best.setdefault((subject, object_, predicate), score)  # best first, so the first is the best
+        return cls.from_rows(
+            panoptic.shape,
+            [info["category_id"] for info in segments_info],
+            encode_segments(panoptic, position),
+            list(best),
+            vocabulary,
+            [float(info["score"]) for info in segments_info],
+            list(best.values()),
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        size: tuple[int, ...],
+        labels: Sequence[int],
+        masks: Sequence[dict],
+        triplets: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        object_scores: Sequence[float] | None = None,
+        relation_scores: Sequence[float] | None = None,
+    ) -> SceneGraph:
+        """The graph of N objects and R relations in numbers.
+
+        Args:
+            size: (H, W) of the image.
+            labels: N category ids.
+            masks: N COCO run lengths.
+            triplets: R rows (subject, object, predicate id), best first.
+            vocabulary: names of the ids.
+            object_scores, relation_scores: N and R scores; None for 1, as annotations have.
+
+        Raises:
+            ValueError: for an id without a name.
+        """
+        names, is_thing, predicates = vocabulary.object_classes, vocabulary.is_thing, vocabulary.predicate_classes
+        for kind, ids, known in (("class", labels, names), ("predicate", [row[2] for row in triplets], predicates)):
+            if max(ids, default=0) >= len(known):
+                raise ValueError(f"{kind}: expected 0 to {len(known) - 1}, got {max(ids)}")
+        scores = [1.0] * len(labels) if object_scores is None else object_scores
+        objects = [
+            SceneObject(names[label], label, score, is_thing[label], mask)
+            for label, score, mask in zip(labels, scores, masks, strict=True)
+        ]
+        scores = [1.0] * len(triplets) if relation_scores is None else relation_scores
+        relations = [
+            SceneRelation(subject, object_, predicates[predicate], predicate, score)
+            for (subject, object_, predicate), score in zip(triplets, scores, strict=True)
+        ]
+        height, width = size
+        return cls(height, width, objects, relations)
 
     def constrained(self) -> SceneGraph:
         """Only the best predicate of each ordered pair (the graph constraint of the recall metrics)."""
-        seen: set[tuple[int, int]] = set()
-        kept = []
+        best: dict[tuple[int, int], SceneRelation] = {}
         for relation in self.relations:
-            if (relation.subject, relation.object) not in seen:
-                seen.add((relation.subject, relation.object))
-                kept.append(relation)
-        return replace(self, relations=kept)
+            best.setdefault((relation.subject, relation.object), relation)
+        return replace(self, relations=list(best.values()))
 
     def top(self, count: int | None = None, score_threshold: float = 0.0) -> SceneGraph:
         """The first `count` relations (None for all) of at least `score_threshold`, between the same objects."""
@@ -198,11 +205,11 @@ class SceneGraph:
         height, width = data["height"], data["width"]
         objects = _read(SceneObject, data["objects"], "object")
         relations = _read(SceneRelation, data["relations"], "relation")
-        for index, thing in enumerate(objects):
-            if thing.mask.get("size") != [height, width]:
+        for index, obj in enumerate(objects):
+            if obj.mask.get("size") != [height, width]:
                 raise ValueError(f"object {index}: its mask is not of the graph's size, {height}x{width}")
-        for thing, mask in zip(objects, compressed_masks([x.mask for x in objects], "mask of object"), strict=True):
-            thing.mask = mask
+        for obj, mask in zip(objects, check_rles([x.mask for x in objects], "mask of object"), strict=True):
+            obj.mask = mask
         graph = cls(height, width, objects, relations)
         known = range(len(graph.objects))
         for index, relation in enumerate(graph.relations):
@@ -215,20 +222,9 @@ class SceneGraph:
         import networkx
 
         graph = networkx.MultiDiGraph()
-        for index, thing in enumerate(self.objects):
-            graph.add_node(index, **asdict(thing))
+        for index, obj in enumerate(self.objects):
+            graph.add_node(index, **asdict(obj))
         for relation in self.relations:
-            graph.add_edge(
-                relation.subject,
-                relation.object,
-                predicate=relation.predicate,
-                predicate_id=relation.predicate_id,
-                score=relation.score,
-            )
+            attributes = asdict(relation)
+            graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes)
         return graph
-
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        """The image (H, W, 3) uint8 RGB with masks and labels over it, as `visualization.draw_overlay`."""
-        from .visualization import draw_overlay
-
-        return draw_overlay(image, self)

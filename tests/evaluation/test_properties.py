@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from usg_psg.evaluation import PROTOCOLS, Prediction, SGDetMetrics
 from usg_psg.evaluation.inputs import flatten_masks
 from usg_psg.evaluation.matching import (
-    decode_masks,
-    encode_masks,
-    label_map_from_masks,
     mask_overlap,
     match_any,
     match_one_to_one,
 )
+from usg_psg.masks import decode_masks, encode_masks, label_map_from_masks
 
 from .scenes import (
     NUM_CLASSES,

@@ -109,7 +109,9 @@ def test_misuse_is_refused(dataset):
     with pytest.raises(ValueError, match="task: expected one of sgdet, predcls, got 'sgcls'"):
         SGDetEvaluator(NAME, task="sgcls")
     with pytest.raises(ValueError, match="output_dir: expected a folder"):
-        SGDetEvaluator(NAME, plots=True)
+        SGDetEvaluator(NAME, export="json")
+    with pytest.raises(ValueError, match="keep_worst: expected 0 or more, got -1"):
+        SGDetEvaluator(NAME, keep_worst=-1)
     evaluator = SGDetEvaluator(NAME)
     image_id = list(dataset)[0]
     output = model_output(dataset[image_id][1])
@@ -143,8 +145,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
 
 def test_takes_what_the_model_gives(dataset, tmp_path):
     """An untrained model: many masks that overlap, few segments."""
+    drawn = []
     model = tiny_model(object_threshold=0.0, overlap_threshold=0.0).eval()
-    evaluator = SGDetEvaluator(NAME, str(tmp_path / "out"), export="json", plots=True)
+    evaluator = SGDetEvaluator(NAME, str(tmp_path / "out"), export="json", draw=drawn.append)
     rows = 0
     for image_id, (gt, _) in dataset.items():
         height, width = gt.label_map.shape
@@ -165,7 +168,7 @@ def test_takes_what_the_model_gives(dataset, tmp_path):
     results = evaluator.evaluate()
     assert np.isfinite(list(results["sgdet"].values())).mean() > 0.9
     assert evaluator.results.counts["images_with_proposals"] == 7
-    assert len(list((tmp_path / "out" / f"plots_{NAME}").glob("*.png"))) == 3
+    assert drawn == [evaluator]
     assert (tmp_path / "out" / f"predictions_{NAME}" / "predictions.json").is_file()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation
 
 NAMES = ("person", "tree-merged", "sky-other-merged", "dining table", "cat", "playingfield", "baseball bat")
 PREDICATES = ("on", "standing on", "in front of", "beside", "about to hit", "attached to")

@@ -9,8 +9,9 @@ from matplotlib.colors import to_hex
 
 from usg_psg.evaluation import SGDetMetrics
 from usg_psg.evaluation.matching import NEVER
-from usg_psg.evaluation.worst_images import scene_graph_of_annotation
-from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.evaluation.worst_images import graph_of_annotation
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation
 from usg_psg.visualization import compare_graphs, draw_comparison
 from usg_psg.visualization.comparison import AMBER, GRAY, GREEN, RED
 from usg_psg.vocabulary import Vocabulary
@@ -43,22 +44,21 @@ PREDICTED = [(1, 2, 1), (0, 1, 2), (2, 0, 0), (0, 2, 1), (1, 2, 0)]
 
 def test_worked_case():
     result = compare_graphs(graph(ANNOTATED), graph(PREDICTED, shift=2), k=3)
-    assert [(r.subject, r.object, r.predicate_id) for r in result.annotated] == ANNOTATED[:3]
-    assert [(r.subject, r.object, r.predicate_id) for r in result.predicted] == PREDICTED[:3]
-    assert result.hit.tolist() == [False, True, False] and result.near.tolist() == [True, False, False]
-    assert result.rank.tolist() == [1, NEVER, NEVER] and result.found == 1
+    assert [tuple(row) for row in result.triplets.tolist()] == PREDICTED[:3]
+    assert result.hits.tolist() == [False, True, False] and result.near.tolist() == [True, False, False]
+    assert result.ranks.tolist() == [1, NEVER, NEVER]
     result = compare_graphs(graph(ANNOTATED), graph(PREDICTED), k=9)
-    assert len(result.predicted) == 4, "the pair (1, 2) has one predicate"
-    assert result.rank.tolist() == [1, NEVER, 3]
+    assert len(result.triplets) == 4, "the pair (1, 2) has one predicate"
+    assert result.ranks.tolist() == [1, NEVER, 3]
 
 
 def test_masks_and_categories_decide():
     # Ten columns moved by four overlap by 6 / 14.
-    assert compare_graphs(graph(ANNOTATED), graph(PREDICTED, shift=4), k=9).found == 0
-    assert compare_graphs(graph(ANNOTATED), graph(PREDICTED, classes=(1, 0, 2)), k=9).found == 0
+    assert compare_graphs(graph(ANNOTATED), graph(PREDICTED, shift=4), k=9).recall == 0
+    assert compare_graphs(graph(ANNOTATED), graph(PREDICTED, classes=(1, 0, 2)), k=9).recall == 0
     empty = graph([])
-    assert compare_graphs(graph(ANNOTATED), replace(empty, objects=[]), k=9).rank.tolist() == [NEVER] * 3
-    assert compare_graphs(replace(empty, objects=[]), graph(PREDICTED), k=9).hit.sum() == 0
+    assert compare_graphs(graph(ANNOTATED), replace(empty, objects=[]), k=9).ranks.tolist() == [NEVER] * 3
+    assert compare_graphs(replace(empty, objects=[]), graph(PREDICTED), k=9).hits.sum() == 0
 
 
 def test_recall_is_that_of_the_metrics():
@@ -77,10 +77,10 @@ def test_recall_is_that_of_the_metrics():
         metrics = SGDetMetrics(NUM_PREDICATES, [n < NUM_THINGS for n in range(NUM_CLASSES)], ks=(k,))
         metrics.update(gt, prediction)
         predicted = SceneGraph.from_output(model_output(prediction), NAMES)
-        result = compare_graphs(scene_graph_of_annotation(gt, NAMES), predicted, k)
+        result = compare_graphs(graph_of_annotation(gt, NAMES), predicted, k)
         recall = metrics.compute().metrics[f"single/R@{k}"]
-        assert 100 * result.found / len(result.annotated) == pytest.approx(recall)
-        found += result.found
+        assert 100 * result.recall == pytest.approx(recall)
+        found += result.found.sum()
     assert found > 20
 
 
@@ -123,8 +123,8 @@ def test_nothing_is_clipped_or_written_over_something_else():
     rng = np.random.default_rng(0)
     long = [(int(a), int(b), 0) for a, b in rng.permutation([(a, b) for a in range(3) for b in range(3) if a != b])]
     truth, predicted = graph(long), graph(long[:2])
-    for thing in truth.objects:
-        thing.label = thing.label * 30
+    for obj in truth.objects:
+        obj.label = obj.label * 30
     image = np.full((12, 40, 3), 200, np.uint8)
     for pair in ((truth, predicted), (predicted, truth), (graph([]), graph([]))):
         figure = draw_comparison(image, *pair, title="x" * 400)

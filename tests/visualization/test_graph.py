@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyBboxPatch, Polygon
 
-from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation
 from usg_psg.visualization import WEAK_SCORE, class_color, draw_graph
 from usg_psg.visualization.geometry import shared_area
 

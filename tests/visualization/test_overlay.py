@@ -9,7 +9,8 @@ import pytest
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw
 
-from usg_psg.scene_graph import SceneGraph, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph
 from usg_psg.visualization import class_color, draw_overlay, save_overlay
 from usg_psg.visualization.figures import drawing
 from usg_psg.visualization.geometry import shared_area

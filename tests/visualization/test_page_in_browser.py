@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation
 from usg_psg.visualization import PageItem, class_color, write_page
 from usg_psg.visualization.page_labels import page_labels
 

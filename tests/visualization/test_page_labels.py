@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from usg_psg.scene_graph import SceneGraph, SceneRelation, encode_mask
+from usg_psg.masks import encode_mask
+from usg_psg.scene_graph import SceneGraph, SceneRelation
 from usg_psg.visualization.geometry import shared_area
 from usg_psg.visualization.overlay import owner_map
 from usg_psg.visualization.page_labels import MOST, SIDES, page_labels

@@ -10,7 +10,6 @@ from ..data import load_psg_json
 from ..data.psg_json import open_psg
 from ..evaluation import Prediction, SGDetMetrics, open_writer, read_predictions
 from ..evaluation.formats import PredictionWriter
-from ..evaluation.plots import save_plots
 from ..evaluation.records import (
     images_with_relations,
     records_of_file,
@@ -19,6 +18,7 @@ from ..evaluation.records import (
 )
 from ..evaluation.rename import rename_predictions
 from ..evaluation.report import format_predicates, format_summary, save_results
+from ..visualization import save_plots
 from ..vocabulary import Vocabulary
 
 

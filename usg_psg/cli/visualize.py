@@ -17,9 +17,10 @@ from ..data import load_psg_json, read_image, read_psg_json
 from ..data.register_psg import get_vocabulary
 from ..evaluation import GroundTruth, Prediction, read_predictions
 from ..evaluation.errors import TripletErrors, triplet_errors
+from ..evaluation.image_match import ImageMatch
 from ..evaluation.records import ground_truth_from_record, images_with_relations
-from ..evaluation.worst_images import scene_graph_of_annotation
-from ..scene_graph import SceneGraph, SceneObject, SceneRelation, encode_mask
+from ..evaluation.worst_images import graph_of_annotation
+from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..visualization import PageItem, PageWriter
 from ..vocabulary import Vocabulary
@@ -68,41 +69,13 @@ def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
     return [by_id[image_id] for image_id in dict.fromkeys(image_ids)]
 
 
-def predicted_graph(source: Source, errors: TripletErrors) -> SceneGraph:
-    """Predicted segments and triplets as a scene graph; scores are 0, since prediction files have none for triplets.
-
-    Raises:
-        ValueError: for a class or predicate that the data set has no name for.
-    """
-    own = source.vocabulary
-    names = own.object_classes
-    for kind, values, known in (
-        ("class", errors.labels, names),
-        ("predicate", errors.triplets[:, 2], own.predicate_classes),
-    ):
-        if len(values) and values.max() >= len(known):
-            raise ValueError(f"{kind}: expected 0 to {len(known) - 1}, got {values.max()}")
-    objects = [
-        SceneObject(names[label], label, 0.0, own.is_thing[label], encode_mask(mask))
-        for label, mask in zip(errors.labels.tolist(), errors.masks, strict=True)
-    ]
-    relations = [SceneRelation(s, o, own.predicate_classes[p], p, 0.0) for s, o, p in errors.triplets.tolist()]
-    height, width = errors.masks.shape[1:]
-    return SceneGraph(height, width, objects, relations)
-
-
-def annotated_graph(source: Source, gt: GroundTruth) -> SceneGraph:
-    """The annotation under the names of the data set."""
-    return scene_graph_of_annotation(gt, source.vocabulary)
-
-
 def annotation_item(source: Source, record: dict) -> PageItem:
     """An annotated image; reads its pictures."""
     gt = ground_truth_from_record(record)
     return PageItem(
         name=str(record["image_id"]),
-        image=_picture(record),
-        graph=annotated_graph(source, gt),
+        image=_image(record),
+        graph=graph_of_annotation(gt, source.vocabulary),
         scores=False,
         title="Annotated",
         note=f"{counted(len(gt.labels), 'object')}, {counted(len(gt.unique_triplets), 'relation')}",
@@ -113,18 +86,19 @@ def error_item(source: Source, record: dict, gt: GroundTruth, errors: TripletErr
     """An image with hits and errors; reads its photograph.
 
     Raises:
-        ValueError: see `predicted_graph`; the message names the image.
+        ValueError: for a class or predicate that the data set has no name for; the message names the image.
     """
+    labels, triplets = errors.labels.tolist(), errors.triplets.tolist()
     try:
-        graph = predicted_graph(source, errors)
+        graph = SceneGraph.from_rows(gt.label_map.shape, labels, errors.masks, triplets, source.vocabulary)
     except ValueError as error:
         raise ValueError(f"image {record['image_id']!r}: {error}") from None
     found, total = int(errors.found.sum()), len(errors.found)
     return PageItem(
         name=str(record["image_id"]),
-        image=_picture(record),
+        image=_image(record),
         graph=graph,
-        truth=annotated_graph(source, gt),
+        truth=graph_of_annotation(gt, source.vocabulary),
         marks=["hit" if hit else "wrong" for hit in errors.hits],
         truth_marks=["hit" if hit else "missed" for hit in errors.found],
         scores=False,
@@ -133,7 +107,7 @@ def error_item(source: Source, record: dict, gt: GroundTruth, errors: TripletErr
     )
 
 
-def _picture(record: dict) -> np.ndarray:
+def _image(record: dict) -> np.ndarray:
     size = (record["height"], record["width"])
     return read_image(record["file_name"], size=size, image_id=str(record["image_id"]))
 
@@ -166,7 +140,7 @@ class ErrorPage:
     def _compare_one(self, image_id: str, prediction: Prediction | None) -> tuple[str, GroundTruth, TripletErrors]:
         gt = ground_truth_from_record(self.chosen[image_id])
         try:
-            return image_id, gt, triplet_errors(gt, prediction, self.args.protocol, self.args.top_k)
+            return image_id, gt, triplet_errors(ImageMatch(gt, prediction), self.args.protocol, self.args.top_k)
         except ValueError as error:
             where = f"{self.args.predictions}, image {image_id!r}"
             raise ValueError(f"{where}: {str(error).removeprefix(f'image {image_id!r}: ')}") from None

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ..modeling.compile import run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..utils.files import write_whole
+from ..visualization import draw_evaluation
 from ..vocabulary import Vocabulary
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
@@ -240,8 +242,8 @@ class Trainer(DefaultTrainer):
             task=cfg.TEST.TASK,
             training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
             export=cfg.TEST.USG.EXPORT,
-            plots=cfg.TEST.USG.PLOTS,
-            pictures=cfg.TEST.USG.PICTURES,
+            keep_worst=cfg.TEST.USG.PICTURES,
+            draw=partial(draw_evaluation, plots=cfg.TEST.USG.PLOTS),
         )
 
     @classmethod

@@ -1,7 +1,6 @@
-"""Hits, misses and wrong triplets of one image, for looking at.
+"""Hits and misses among the first triplets of one image, for looking at; matched as in `SGDetMetrics`.
 
-The same matching as in `SGDetMetrics`, so that the recall here is the one in its tables.
-Letters: S predicted segments, R predicted triplets, T annotated triplets, H W pixels.
+Letters: S predicted segments, R predicted triplets, T annotated triplets.
 """
 
 from __future__ import annotations
@@ -10,35 +9,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..masks import encode_masks, encode_segments
 from .image_match import ImageMatch
-from .inputs import GroundTruth, Prediction
-from .matching import first_ranks, triplet_hits
+from .matching import NEVER, first_ranks, pair_hits, triplet_hits
 
 ERROR_PROTOCOLS = ("single", "openpsg")
 
 
 @dataclass(frozen=True)
 class TripletErrors:
-    """What one image's prediction got right, with graph constraint.
+    """The first k triplets of a prediction, with graph constraint, and the annotated triplets that they hit.
 
     Attributes:
         labels: (S,) class of each predicted segment.
-        masks: (S, H, W) bool.
+        masks: S COCO run lengths.
         triplets: (R, 3) the first k rows of the ranking, indices into `labels`; best first.
         hits: (R,) bool: the row hits an annotated triplet.
-        found: (T,) bool: the annotated triplet (of `GroundTruth.unique_triplets`) is hit by one of the rows.
+        near: (R,) bool: it hits none, but its pair is annotated with another predicate.
+        ranks: (T,) int64: first row that hits each of `GroundTruth.unique_triplets`, `NEVER` for none.
     """
 
     labels: np.ndarray
-    masks: np.ndarray
+    masks: list[dict]
     triplets: np.ndarray
     hits: np.ndarray
-    found: np.ndarray
+    near: np.ndarray
+    ranks: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        """(T,) bool: the annotated triplet is hit by one of the rows."""
+        return self.ranks != NEVER
 
     @property
     def recall(self) -> float:
         """In [0, 1]; NaN without annotated triplets."""
-        return float(self.found.mean()) if len(self.found) else float("nan")
+        return float(self.found.mean()) if len(self.ranks) else float("nan")
 
     @property
     def missed(self) -> int:
@@ -46,12 +52,11 @@ class TripletErrors:
         return int((~self.found).sum())
 
 
-def triplet_errors(gt: GroundTruth, prediction: Prediction | None, protocol: str, k: int) -> TripletErrors:
+def triplet_errors(match: ImageMatch, protocol: str, k: int) -> TripletErrors:
     """Compare the first k triplets of an image with its annotation.
 
     Args:
-        gt: annotation.
-        prediction: None for an image that nothing was predicted for. Its panoptic map is made if it has none.
+        match: of the image.
         protocol: "single" (segments of the map, matched one to one) or "openpsg" (every mask, matched to any).
         k: rows of the ranking that count.
 
@@ -60,15 +65,15 @@ def triplet_errors(gt: GroundTruth, prediction: Prediction | None, protocol: str
     """
     if protocol not in ERROR_PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(ERROR_PROTOCOLS)}, got {protocol!r}")
-    match = ImageMatch(gt, Prediction.nothing(gt) if prediction is None else prediction)
     if protocol == "single":
-        segment_map, labels = match.prediction.ensure_map(gt.label_map.shape)
+        segment_map, labels = match.prediction.ensure_map(match.gt.label_map.shape)
         rows, matched = match.segment_triplets[0], match.segments
-        masks = segment_map[None] == np.arange(1, len(labels) + 1)[:, None, None]
+        masks = encode_segments(segment_map, range(1, len(labels) + 1))
     else:
         labels, rows, matched = match.prediction.labels, match.prediction.constrained, match.masks
-        masks = match.prediction.decoded_masks()
-        masks = masks if len(masks) else np.zeros((0, *gt.label_map.shape), dtype=bool)
-    rows = rows[:k]
-    hits = triplet_hits(rows, matched, gt.unique_triplets)
-    return TripletErrors(labels, masks, rows, np.any(hits, axis=1), first_ranks(hits) < len(rows))
+        masks = encode_masks(match.prediction.decoded_masks())
+    rows, annotated = rows[:k], match.gt.unique_triplets
+    hits = triplet_hits(rows, matched, annotated)
+    hit = np.any(hits, axis=1)
+    near = np.any(pair_hits(rows, matched, annotated), axis=1) & ~hit
+    return TripletErrors(labels, masks, rows, hit, near, first_ranks(hits))

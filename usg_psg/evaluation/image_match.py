@@ -50,11 +50,11 @@ class ImageMatch:
 
     Args:
         gt: annotation.
-        prediction: its panoptic map is made if it has none.
+        prediction: None for an image that nothing was predicted for. Its panoptic map is made if it has none.
     """
 
-    def __init__(self, gt: GroundTruth, prediction: Prediction):
-        self.gt, self.prediction = gt, prediction
+    def __init__(self, gt: GroundTruth, prediction: Prediction | None):
+        self.gt, self.prediction = gt, Prediction.nothing(gt) if prediction is None else prediction
         self._ranks: dict[str, Ranks] = {}
 
     def check(self) -> None:

@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .matching import Masks, Overlap, decode_masks, first_of_each, mask_overlap
+from ..masks import Masks, decode_masks
+from .matching import Overlap, first_of_each, mask_overlap
 
 
 @dataclass

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 
-from ..masks import compressed_masks
+from ..masks import Masks, decode_masks
 
 NEVER = np.iinfo(np.int64).max  # rank of an annotated triplet that no prediction hits
-
-Masks = np.ndarray | Sequence[dict]
 
 
 @dataclass(frozen=True)
@@ -41,60 +38,6 @@ class Overlap:
         """
         union = self.pred_area[:, None] + self.gt_area[None, :] - self.intersection
         return np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
-
-
-def decode_masks(masks: Masks, name: str = "masks") -> np.ndarray:
-    """Bool masks (N, H, W) of either form.
-
-    Args:
-        masks: (N, H, W) bool or 0/1 array, or N COCO run-length dicts ("size" [H, W], "counts").
-        name: what an error calls them.
-
-    Raises:
-        ValueError: for another shape, values other than 0 and 1, run lengths of different sizes, or as
-            `compressed_masks`.
-    """
-    if isinstance(masks, np.ndarray):
-        if masks.ndim != 3:
-            raise ValueError(f"{name}: expected shape (N, H, W), got {masks.shape}")
-        if masks.dtype != bool and masks.size and not ((masks == 0) | (masks == 1)).all():
-            raise ValueError(f"{name}: expected bool or 0/1 values, got {masks.dtype} with other values")
-        return masks.astype(bool, copy=False)
-    compressed = compressed_masks(masks, name)
-    sizes = {tuple(int(x) for x in rle["size"]) for rle in compressed}
-    if len(sizes) > 1:
-        raise ValueError(f"{name}: expected run lengths of one size, got {sorted(sizes)}")
-    if not sizes:
-        return np.zeros((0, 0, 0), dtype=bool)
-    return np.ascontiguousarray(np.moveaxis(coco_mask.decode(compressed), -1, 0)).view(bool)
-
-
-def encode_masks(masks: np.ndarray) -> list[dict]:
-    """COCO run lengths of bool masks (N, H, W), with `counts` as str so that json can write them."""
-    rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).astype(np.uint8)))
-    return [{"size": [int(x) for x in r["size"]], "counts": r["counts"].decode("ascii")} for r in rles]
-
-
-def label_map_from_masks(masks: Masks, name: str = "masks") -> np.ndarray:
-    """Masks without overlaps as one map.
-
-    Args:
-        masks: as `decode_masks`.
-        name: what an error calls them.
-
-    Returns:
-        (H, W) int32: n + 1 inside mask n, 0 elsewhere.
-
-    Raises:
-        ValueError: if two masks share a pixel.
-    """
-    masks = decode_masks(masks, name)
-    if (masks.sum(axis=0) > 1).any():
-        raise ValueError(f"{name}: expected masks without overlaps, got a pixel inside more than one")
-    label_map = np.zeros(masks.shape[1:], dtype=np.int32)
-    for position, mask in enumerate(masks):
-        label_map[mask] = position + 1
-    return label_map
 
 
 def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -47,8 +47,9 @@ class SGDetEvaluator(DatasetEvaluator):
         export: one of `EXPORT_FORMATS`: also write the predictions; needs output_dir.
         training: relations of the training data, for zero-shot recall and the frequency baseline, which are left out
             without them.
-        plots: also draw the figures of `plots.save_plots`; needs output_dir.
-        pictures: also draw so many of the worst images, annotation beside prediction; needs output_dir.
+        keep_worst: keep so many of the worst images in `worst`, with their annotation and prediction as scene graphs.
+        draw: called with this evaluator, on the main process, when `results` and `worst` are there; see
+            `visualization.draw_evaluation`.
     """
 
     def __init__(
@@ -60,18 +61,18 @@ class SGDetEvaluator(DatasetEvaluator):
         predicate_frequency: np.ndarray | None = None,
         training: TrainingTriplets | None = None,
         export: str = "",
-        plots: bool = False,
-        pictures: int = 0,
+        keep_worst: int = 0,
+        draw: Callable[[SGDetEvaluator], object] | None = None,
     ):
         if task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
-        if (export or plots or pictures) and not output_dir:
-            raise ValueError("output_dir: expected a folder, as predictions or plots are to be written, got none")
-        if pictures < 0:
-            raise ValueError(f"pictures: expected 0 or more, got {pictures}")
+        if export and not output_dir:
+            raise ValueError("output_dir: expected a folder, as predictions are to be written, got none")
+        if keep_worst < 0:
+            raise ValueError(f"keep_worst: expected 0 or more, got {keep_worst}")
         self.dataset_name, self.output_dir, self.task = dataset_name, output_dir, task
         self.ks, self.predicate_frequency, self.training = tuple(ks), predicate_frequency, training
-        self.export, self.plots, self.pictures = export, plots, pictures
+        self.export, self.keep_worst, self.draw = export, keep_worst, draw
         self.results: SGDetResults | None = None
         self._writer: PredictionWriter | None = None
         self.reset()
@@ -79,14 +80,14 @@ class SGDetEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget every image."""
         self._metrics: SGDetMetrics | None = None
-        self._worst: WorstImages | None = None
+        self.worst: WorstImages | None = None
         self._processed: set[str] = set()
         if self._writer is not None:
             self._writer.close()
         self._writer = None
 
     @cached_property
-    def _images(self) -> dict[str, dict]:
+    def images(self) -> dict[str, dict]:
         """The records of the data set by image_id."""
         return {str(x["image_id"]): x for x in DatasetCatalog.get(self.dataset_name)}
 
@@ -98,8 +99,8 @@ class SGDetEvaluator(DatasetEvaluator):
         # Not in the constructor: no file is opened before an evaluation begins.
         if self.export and self._writer is None:
             self._writer = open_writer(self.export, self._path(f"predictions_{self.dataset_name}"), comm.get_rank())
-        if self.pictures:
-            self._worst = WorstImages(self.pictures, get_vocabulary(self.dataset_name))
+        if self.keep_worst:
+            self.worst = WorstImages(self.keep_worst, get_vocabulary(self.dataset_name))
         return self._new_metrics()
 
     def _new_metrics(self) -> SGDetMetrics:
@@ -128,17 +129,17 @@ class SGDetEvaluator(DatasetEvaluator):
             self._metrics = self._start()
         for entry, output in zip(inputs, outputs, strict=True):
             image_id = str(entry["image_id"])
-            if image_id not in self._images:
+            if image_id not in self.images:
                 raise ValueError(f"image_id: {image_id!r} is not in the data set {self.dataset_name!r}")
             if image_id in self._processed:
                 raise ValueError(f"image_id: {image_id!r} was evaluated before; samplers must not repeat images")
             self._processed.add(image_id)
-            record = self._images[image_id]
+            record = self.images[image_id]
             gt = ground_truth_from_record(record)
             prediction = prediction_from_output(output, gt, with_masks=self._writer is not None)
             match = self._metrics.update(gt, prediction)
-            if self._worst is not None:
-                self._worst.add(match, output)
+            if self.worst is not None:
+                self.worst.add(match, output)
             if self._writer is not None:
                 self._writer.add(image_id, prediction)
 
@@ -157,15 +158,15 @@ class SGDetEvaluator(DatasetEvaluator):
         if self._writer is not None:
             self._writer.close()
         gathered = comm.gather((metrics, self._processed), dst=0)
-        kept = comm.gather(self._worst, dst=0) if self.pictures else []
+        kept = comm.gather(self.worst, dst=0)
         if not comm.is_main_process():
             return None
         if self._writer is not None:
-            images = images_with_relations(self._images.values())
+            images = images_with_relations(self.images.values())
             logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), images))
             self._writer = None
         total, processed = self._start_merged(gathered)
-        count_missing(total, (x for image_id, x in self._images.items() if image_id not in processed))
+        count_missing(total, (x for image_id, x in self.images.items() if image_id not in processed))
         self.results = total.compute()
         metadata = get_psg_metadata(self.dataset_name)
         logger.info("%s", format_main(self.results, self.task, self.dataset_name), extra=TERMINAL)
@@ -174,20 +175,12 @@ class SGDetEvaluator(DatasetEvaluator):
             path = self._path(f"{self.task}_{self.dataset_name}.json")
             save_results(path, self.results, self.task, self.dataset_name, metadata.predicate_classes)
             logger.info("every number is in %s", path, extra=TERMINAL)
-        if self.plots:
-            from .plots import save_plots
-
-            save_plots(self._path(f"plots_{self.dataset_name}"), self.results, metadata.predicate_classes)
-        if self.pictures:
-            self._save_pictures(kept)
+        if self.worst is not None:
+            for other in kept[1:]:
+                self.worst.merge(other)
+        if self.draw is not None:
+            self.draw(self)
         return results_to_dict(self.results, self.task)
-
-    def _save_pictures(self, kept: list[WorstImages]) -> None:
-        for other in kept[1:]:
-            kept[0].merge(other)
-        folder = self._path(f"pictures_{self.dataset_name}")
-        paths = kept[0].save(folder, self._images)
-        logger.info("pictures of the %d worst images are in %s", len(paths), folder)
 
     def _start_merged(self, gathered: list[tuple[SGDetMetrics, set[str]]]) -> tuple[SGDetMetrics, set[str]]:
         total = self._new_metrics()

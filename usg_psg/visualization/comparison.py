@@ -1,26 +1,20 @@
-"""Annotation beside prediction: which relations were found, which are wrong, which are missing.
-
-Letters: T annotated relations, R predicted ones.
-"""
+"""Annotation beside prediction: which relations were found, which are wrong, which are missing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.matching import (
-    NEVER,
-    first_ranks,
-    label_map_from_masks,
-    mask_overlap,
-    match_one_to_one,
-    pair_hits,
-    triplet_hits,
-)
+from ..evaluation.errors import TripletErrors, triplet_errors
+from ..evaluation.image_match import ImageMatch
+from ..evaluation.inputs import GroundTruth, Prediction
+from ..evaluation.matching import NEVER
+from ..masks import label_map_from_masks
 from ..scene_graph import SceneGraph, SceneRelation
 from ..utils.text import counted
 from .figures import FONT, POINT, drawing, text_size
@@ -31,36 +25,10 @@ MARGIN, TITLE, ROW, TEXT = 24, 40, 26, 15  # pixels
 GREEN, RED, AMBER, GRAY = "#1a7f37", "#c0262d", "#9a6700", "#6e7781"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A prediction held against its annotation, by the rules of the protocol `single` in docs/evaluation.md.
+def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> TripletErrors:
+    """Match the first k relations of a prediction with an annotation, by the rules of `single` in docs/evaluation.md.
 
     One rule has no place here: pairs whose ends became one segment take ranks there, but a scene graph has none.
-
-    Attributes:
-        annotated: T relations without exact duplicates.
-        predicted: the first R, one predicate for each ordered pair.
-        rank: (T,) int64, position of the first predicted relation that hits, `NEVER` for none.
-        hit: (R,) bool, the relation hits an annotated one.
-        near: (R,) bool, it hits none, but its pair is annotated with another predicate.
-    """
-
-    annotated: list[SceneRelation]
-    predicted: list[SceneRelation]
-    rank: np.ndarray
-    hit: np.ndarray
-    near: np.ndarray
-
-    @property
-    def found(self) -> int:
-        """Annotated relations that were found."""
-        return int((self.rank != NEVER).sum())
-
-
-def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> Comparison:
-    """Match the first k relations of a prediction with an annotation.
-
-    An object counts as found if its category agrees and the mask IoU is above 0.5, one to one.
 
     Args:
         ground_truth, prediction: of one image and one vocabulary; the masks of each do not overlap.
@@ -73,20 +41,19 @@ def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> 
     if sizes[0] != sizes[1]:
         raise ValueError(f"prediction: expected {sizes[0][0]}x{sizes[0][1]}, got {sizes[1][0]}x{sizes[1][1]}")
     _check_vocabulary(ground_truth, prediction)
-    annotated = list({(r.subject, r.object, r.predicate_id): r for r in ground_truth.relations}.values())
-    predicted = prediction.constrained().relations[:k]
-    gt_map = label_map_from_masks([o.mask for o in ground_truth.objects], "ground_truth masks")
-    if not ground_truth.objects:
-        gt_map = np.zeros(sizes[0], np.int32)
-    overlap = mask_overlap([o.mask for o in prediction.objects], gt_map, len(ground_truth.objects))
-    labels, gt_labels = (
-        np.array([o.category_id for o in g.objects], dtype=np.int64) for g in (prediction, ground_truth)
+    labels, rows, segment_map = _arrays(prediction, "prediction masks")
+    predicted = Prediction(
+        labels, rows, segment_map=segment_map, segment_labels=labels, mask_segment=np.arange(len(labels))
     )
-    matched = match_one_to_one(overlap.iou(), labels, gt_labels)
-    hits = triplet_hits(_rows(predicted), matched, _rows(annotated))
-    hit = np.any(hits, axis=1)
-    near = np.any(pair_hits(_rows(predicted), matched, _rows(annotated)), axis=1) & ~hit
-    return Comparison(annotated, predicted, first_ranks(hits), hit, near)
+    return triplet_errors(ImageMatch(GroundTruth(*_arrays(ground_truth, "ground_truth masks")), predicted), "single", k)
+
+
+def _arrays(graph: SceneGraph, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Category ids (N,), relations (R, 3) and label map (H, W)."""
+    labels = np.array([o.category_id for o in graph.objects], dtype=np.int64)
+    rows = np.array([(r.subject, r.object, r.predicate_id) for r in graph.relations], dtype=np.int64).reshape(-1, 3)
+    label_map = np.zeros((graph.height, graph.width), dtype=np.int32)
+    return labels, rows, label_map_from_masks([o.mask for o in graph.objects], name) if len(labels) else label_map
 
 
 def draw_comparison(
@@ -108,13 +75,16 @@ def draw_comparison(
     Raises:
         ValueError: as `compare_graphs`, or if the image has another size.
     """
-    result = compare_graphs(ground_truth, prediction, k)
+    errors = compare_graphs(ground_truth, prediction, k)
+    annotated = list({(r.subject, r.object, r.predicate_id): r for r in ground_truth.relations}.values())
+    predicted = prediction.constrained().relations[:k]
     scale = min(PANEL_WIDTH / image.shape[1], PANEL_HEIGHT / image.shape[0])
     overlays = [
         compose_overlay(image, replace(graph, relations=relations), scale)
-        for graph, relations in ((ground_truth, result.annotated), (prediction, result.predicted))
+        for graph, relations in ((ground_truth, annotated), (prediction, predicted))
     ]
-    left, right = _annotated_lines(ground_truth, result), _predicted_lines(prediction, result)
+    left = _annotated_lines(ground_truth, annotated, errors)
+    right = _predicted_lines(prediction, predicted, errors)
     shown = overlays[0].pixels.shape[0]
     above = TITLE if title else 0
     listed = ROW * max(len(left), len(right), 1)
@@ -124,8 +94,8 @@ def draw_comparison(
     if title:
         _text(axes, MARGIN, top - above / 2, _fit(title, width - 2 * MARGIN, TEXT + 3), size=TEXT + 3)
     headings = (
-        f"Annotation: {result.found} of {counted(len(result.annotated), 'relation')} found",
-        f"Prediction: {int(result.hit.sum())} annotated among the first {len(result.predicted)}",
+        f"Annotation: {int(errors.found.sum())} of {counted(len(annotated), 'relation')} found",
+        f"Prediction: {int(errors.hits.sum())} annotated among the first {len(predicted)}",
     )
     for n, (heading, overlay, lines) in enumerate(zip(headings, overlays, (left, right), strict=True)):
         x, y = MARGIN + n * (PANEL_WIDTH + MARGIN), top - above
@@ -141,19 +111,18 @@ def draw_comparison(
 Line = tuple[str, str, str, str]  # mark, its colour, relation, remark
 
 
-def _annotated_lines(graph: SceneGraph, result: Comparison) -> list[Line]:
+def _annotated_lines(graph: SceneGraph, relations: Sequence[SceneRelation], errors: TripletErrors) -> list[Line]:
     lines = []
-    for relation, rank in zip(result.annotated, result.rank.tolist(), strict=True):
-        found = rank != NEVER
-        remark = f"rank {rank + 1}" if found else "missed"
-        lines.append(("\u2713" if found else "\u2717", GREEN if found else RED, _spoken(graph, relation), remark))
+    for relation, rank in zip(relations, errors.ranks.tolist(), strict=True):
+        mark, color, remark = ("\u2713", GREEN, f"rank {rank + 1}") if rank != NEVER else ("\u2717", RED, "missed")
+        lines.append((mark, color, _spoken(graph, relation), remark))
     return lines
 
 
-def _predicted_lines(graph: SceneGraph, result: Comparison) -> list[Line]:
+def _predicted_lines(graph: SceneGraph, relations: Sequence[SceneRelation], errors: TripletErrors) -> list[Line]:
     lines = []
-    for n, relation in enumerate(result.predicted):
-        mark, color = ("\u2713", GREEN) if result.hit[n] else ("\u2260", AMBER) if result.near[n] else ("\u2717", GRAY)
+    for n, relation in enumerate(relations):
+        mark, color = ("\u2713", GREEN) if errors.hits[n] else ("\u2260", AMBER) if errors.near[n] else ("\u2717", GRAY)
         lines.append((mark, color, f"{n + 1}. {_spoken(graph, relation)}", f"{relation.score:.2f}"))
     return lines
 
@@ -193,17 +162,12 @@ def _fit(text: str, width: float, size: int = TEXT) -> str:
     return text[:low] + "\u2026"
 
 
-def _rows(relations: list[SceneRelation]) -> np.ndarray:
-    rows = [(r.subject, r.object, r.predicate_id) for r in relations]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-
 def _check_vocabulary(*graphs: SceneGraph) -> None:
     names: dict[tuple[str, int], str] = {}
     for graph in graphs:
         entries = [("category_id", o.category_id, o.name) for o in graph.objects]
         entries += [("predicate_id", r.predicate_id, r.predicate) for r in graph.relations]
-        for kind, number, name in entries:
-            if names.setdefault((kind, number), name) != name:
-                known = names[kind, number]
-                raise ValueError(f"prediction: {kind} {number} is {name!r}, but {known!r} in ground_truth")
+        for kind, index, name in entries:
+            if names.setdefault((kind, index), name) != name:
+                known = names[kind, index]
+                raise ValueError(f"prediction: {kind} {index} is {name!r}, but {known!r} in ground_truth")

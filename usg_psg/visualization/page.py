@@ -20,8 +20,8 @@ from string import Template
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from ..masks import area, resize_rle
 from ..scene_graph import SceneGraph
 from ..utils.text import printable
 from .colors import class_color, text_color
@@ -237,17 +237,17 @@ def _layer(
 ) -> dict:
     """Objects as records, their `page_labels`, relations as columns (subject, object, ...), masks at `size`."""
     objects = []
-    for thing in graph.objects:
-        mask = _resized(thing.mask, size)
-        color = class_color(thing.name)
+    for obj in graph.objects:
+        mask = resize_rle(obj.mask, size)
+        color = class_color(obj.name)
         objects.append(
             {
-                "name": thing.label,
+                "name": obj.label,
                 "color": _hex(color),
                 "ink": _hex(text_color(color)),
-                "thing": thing.isthing,
-                "score": round(thing.score, 4) if scores else None,
-                "area": int(coco_mask.area(mask)),
+                "thing": obj.isthing,
+                "score": round(obj.score, 4) if scores else None,
+                "area": area(mask),
                 "mask": mask["counts"],
             }
         )
@@ -265,17 +265,6 @@ def _layer(
         "score": [round(r.score, 4) for r in relations] if scores else None,
         "mark": None if marks is None else list(marks[: len(relations)]),
     }
-
-
-def _resized(mask: dict, size: tuple[int, int]) -> dict:
-    """The mask as compressed run lengths of the given height and width."""
-    if tuple(mask["size"]) == size and isinstance(mask["counts"], str):
-        return mask
-    if isinstance(mask["counts"], list):
-        mask = coco_mask.frPyObjects(mask, *mask["size"])
-    pixels = cv2.resize(coco_mask.decode(mask), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    encoded = coco_mask.encode(np.asfortranarray(pixels))
-    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
 
 
 def _hex(color: tuple[int, int, int]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..inputs import Prediction
 from .coco_panoptic import COCOPanopticWriter, read_coco_panoptic
 from .native import FORMAT, JSONWriter, read_native
-from .reading import Reading, parse_json
+from .reading import naming, parse_json
 from .results_pickle import read_results_pickle
 from .sgbench import SGBenchWriter, read_sgbench
 from .stored_results import PICKLE_START
@@ -61,7 +61,7 @@ def read_predictions(path: Path | str, image_ids: Iterable[str]) -> Iterator[tup
             image and field.
     """
     path = _file(path)
-    with Reading(str(path)):
+    with naming(str(path)):
         is_pickle = _starts_with(path, PICKLE_START)
         is_archive = not is_pickle and zipfile.is_zipfile(path)
         content = None

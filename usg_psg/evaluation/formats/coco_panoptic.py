@@ -9,21 +9,18 @@ Source of the format: "Results format" of COCO's panoptic segmentation task.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ...data.panoptic import decode_panoptic_png
+from ...utils.files import write_json
 from ..inputs import Prediction
 from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
-_NO_ROWS = np.zeros((0, 3), dtype=np.int64)
 
 
 class COCOPanopticWriter(PredictionWriter):
@@ -46,9 +43,7 @@ class COCOPanopticWriter(PredictionWriter):
 
     def _join(self, records: Iterator[tuple[str, dict]], images: ImageSizes) -> Path:
         path = self.folder / "panoptic.json"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({"annotations": [record for _, record in records]}), encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, {"annotations": [record for _, record in records]}, indent=None)
         return path
 
 
@@ -57,29 +52,11 @@ def read_coco_panoptic(path: Path, content: dict) -> Iterator[tuple[str, Predict
 
     The PNGs are in the folder of the file's name, as panopticapi looks for them.
     """
-    with reading.Reading(str(path)):
-        annotations = reading.field(content, "annotations", list)
-    for n, record in enumerate(annotations):
-        with reading.Reading(f"{path}, annotations[{n}]"):
-            if not isinstance(record, dict):
-                raise ValueError(f"expected {reading.KINDS[dict]}, got {reading.shown(record)}")
+    for where, record in reading.records(path, content, "annotations", "image_id"):
+        with reading.naming(where):
             image_id = str(record["image_id"])
-        with reading.Reading(f"{path}, image {image_id!r}"):
-            prediction = _prediction(path.with_suffix(""), record, image_id)
+            segment_map, _, labels = reading.read_map(path.with_suffix(""), record, "file_name")
+            triplets = reading.rows(record, "relations", 3) if "relations" in record else np.zeros((0, 3), np.int64)
+            triplets_ng = reading.rows(record, "relations_ng", 3) if "relations_ng" in record else None
+            prediction = reading.prediction_of_map(segment_map, labels, triplets, image_id, triplets_ng)
         yield image_id, prediction
-
-
-def _prediction(folder: Path, record: dict, image_id: str) -> Prediction:
-    segments = reading.objects(record, "segments_info")
-    ids = reading.segment_ids(segments)
-    png = decode_panoptic_png(str(reading.inside(folder, reading.field(record, "file_name", str))))
-    segment_map = reading.positions(png, ids)
-    reading.require_listed(png, segment_map)
-    reading.require_pixels(segment_map, ids)
-    return reading.prediction_of_map(
-        segment_map,
-        reading.column(segments, "category_id", "segments_info"),
-        reading.rows(record, "relations", 3) if "relations" in record else _NO_ROWS,
-        image_id,
-        reading.rows(record, "relations_ng", 3) if "relations_ng" in record else None,
-    )

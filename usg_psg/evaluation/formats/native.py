@@ -6,29 +6,16 @@ It holds everything that the metrics read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...data.panoptic import decode_panoptic_png
-from ...masks import compressed_masks
+from ...masks import check_rles, encode_masks
+from ...utils.files import write_whole
 from ..inputs import Prediction
-from ..matching import encode_masks
-from .reading import (
-    column,
-    field,
-    inside,
-    objects,
-    positions,
-    require_listed,
-    rows,
-    segment_ids,
-    shown,
-    versioned_records,
-)
+from .reading import column, naming, objects, positions, read_map, records, rows, shown
 from .writer import ImageSizes, PredictionWriter, file_stem
 
 FORMAT = "usg_psg_predictions"
@@ -63,21 +50,21 @@ class JSONWriter(PredictionWriter):
         return record
 
     def _join(self, records: Iterator[tuple[str, dict]], images: ImageSizes) -> Path:
-        path = self.folder / "predictions.json"
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"format": FORMAT, "version": VERSION})[:-1] + ', "images": [')
+        def write(file: BinaryIO) -> None:
+            file.write((json.dumps({"format": FORMAT, "version": VERSION})[:-1] + ', "images": [').encode())
             for n, (_, record) in enumerate(records):
-                file.write((",\n" if n else "\n") + json.dumps(record))
-            file.write("\n]}\n")
-        os.replace(temporary, path)
+                file.write(((",\n" if n else "\n") + json.dumps(record)).encode())
+            file.write(b"\n]}\n")
+
+        path = self.folder / "predictions.json"
+        write_whole(path, write)
         return path
 
 
 def read_native(path: Path, content: dict) -> Iterator[tuple[str, Prediction]]:
     """Predictions of a parsed `predictions.json`; errors as in `read_predictions`."""
-    for reading, record in versioned_records(path, content, VERSION, "image_id"):
-        with reading:
+    for where, record in records(path, content, "images", "image_id", VERSION):
+        with naming(where):
             prediction = _prediction(path.parent, record)
         yield prediction.image_id, prediction
 
@@ -87,7 +74,7 @@ def _prediction(folder: Path, record: dict) -> Prediction:
     return Prediction(
         labels=column(instances, "category_id", "instances"),
         triplets=rows(record, "relations", 3),
-        masks=compressed_masks([x["segmentation"] for x in instances], "segmentation of instances"),
+        masks=check_rles([x["segmentation"] for x in instances], "segmentation of instances"),
         triplets_ng=rows(record, "relations_ng", 3) if "relations_ng" in record else None,
         mask_scores=_scores(instances),
         pairs=rows(record, "pairs", 2) if "pairs" in record else None,
@@ -107,21 +94,13 @@ def _scores(instances: list[dict]) -> np.ndarray | None:
 
 
 def _map(folder: Path, record: dict, instances: list[dict]) -> dict[str, Any]:
-    segments = objects(record, "segments_info")
-    ids = segment_ids(segments)
-    png = decode_panoptic_png(str(inside(folder, field(record, "pan_seg_file_name", str))))
+    segment_map, ids, labels = read_map(folder, record, all_shown=False)
     size = (record["height"], record["width"])
-    if png.shape != size:
-        raise ValueError(f"pan_seg_file_name: expected a picture of {size[0]} x {size[1]}, got {png.shape}")
-    segment_map = positions(png, ids)
-    require_listed(png, segment_map)
+    if segment_map.shape != size:
+        raise ValueError(f"pan_seg_file_name: expected a picture of {size[0]} x {size[1]}, got {segment_map.shape}")
     segment_of_mask = column(instances, "segment_id", "instances")
     mask_segment = positions(segment_of_mask, ids)
     unknown = segment_of_mask[(mask_segment == 0) & (segment_of_mask != 0)]
     if len(unknown):
         raise ValueError(f"segment_id: expected 0 or an id of segments_info, got {unknown[0]}")
-    return {
-        "segment_map": segment_map,
-        "segment_labels": column(segments, "category_id", "segments_info"),
-        "mask_segment": mask_segment - 1,
-    }
+    return {"segment_map": segment_map, "segment_labels": labels, "mask_segment": mask_segment - 1}

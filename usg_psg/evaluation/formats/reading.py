@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...data.panoptic import decode_panoptic_png
 from ..inputs import Prediction
 
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 
-class Reading:
-    """Turns whatever goes wrong with a file, or with one record of it, into an error that names it."""
-
-    def __init__(self, where: str):
-        self.where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyError):
-            raise ValueError(f"{self.where}: expected the key {error}, which is missing") from error
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"{self.where}: {error}") from error
-        if isinstance(error, ValueError | TypeError | IndexError | OverflowError | zipfile.BadZipFile):
-            raise ValueError(f"{self.where}: {error}") from error
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file, or with one record of it, into an error that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where}: expected the key {error}, which is missing") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from error
+    except (ValueError, TypeError, IndexError, OverflowError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def parse_json(text: bytes, otherwise: str) -> Any:
@@ -98,28 +95,63 @@ def column(entries: list[dict], key: str, name: str) -> np.ndarray:
     return integers([entry[key] for entry in entries], f"{key} of {name}")
 
 
-def versioned_records(path: Path, content: Any, version: int, key: str) -> Iterator[tuple[Reading, dict]]:
-    """The records of a file of that version, each with what to read it under; their id is the value of `key`."""
-    with Reading(str(path)):
-        if not isinstance(content, dict):
-            raise ValueError(f"expected {KINDS[dict]}, got {shown(content)}")
-        if content.get("version") != version:
-            raise ValueError(f"expected version {version}, got {content.get('version')!r}")
-        records = objects(content, "images")
-    for position, record in enumerate(records):
-        yield Reading(f"{path}, image {record.get(key, f'#{position}')!r}"), record
-
-
-def segment_ids(segments: list[dict], least: int = 1) -> np.ndarray:
-    """(S,) int64, the ids of segments_info.
+def records(path: Path, content: Any, key: str, id_key: str, version: int | None = None) -> Iterator[tuple[str, dict]]:
+    """The objects of a file's list `key`, each after a name for errors: the file and the record's `id_key`.
 
     Raises:
-        ValueError: if two are equal, or one is below `least`.
+        ValueError: if there is no such list, or the file is of another version.
     """
-    ids = column(segments, "id", "segments_info")
+    with naming(str(path)):
+        if not isinstance(content, dict):
+            raise ValueError(f"expected {KINDS[dict]}, got {shown(content)}")
+        if version is not None and content.get("version") != version:
+            raise ValueError(f"expected version {version}, got {content.get('version')!r}")
+        found = objects(content, key)
+    for position, record in enumerate(found):
+        yield f"{path}, image {str(record.get(id_key, f'#{position}'))!r}", record
+
+
+def read_map(
+    folder: Path,
+    record: dict,
+    key: str = "pan_seg_file_name",
+    least: int = 1,
+    all_listed: bool = True,
+    all_shown: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The panoptic map of a record, from its PNG and segments_info.
+
+    Args:
+        folder: of the PNG.
+        record: of the image.
+        key: names the PNG.
+        least: smallest id that a segment may have.
+        all_listed: refuse an id of the PNG, 0 apart, that segments_info lacks; otherwise it is no segment.
+        all_shown: refuse a segment without pixels.
+
+    Returns:
+        segment_map: (H, W), n + 1 inside segment n, 0 elsewhere.
+        ids, labels: (S,) ids and categories of the segments.
+
+    Raises:
+        ValueError: for equal ids, ids below `least`, or what is refused.
+    """
+    segments = objects(record, "segments_info")
+    ids, labels = (column(segments, key, "segments_info") for key in ("id", "category_id"))
     if len(ids) and (ids.min() < least or len(np.unique(ids)) < len(ids)):
         raise ValueError(f"id of segments_info: expected different ids from {least}, got {shown(ids.tolist())}")
-    return ids
+    png = decode_panoptic_png(str(inside(folder, field(record, key, str))))
+    segment_map = positions(png, ids)
+    unknown = png[(segment_map == 0) & (png != 0)]
+    if all_listed and len(unknown):
+        raise ValueError(f"segments_info: lacks the id {unknown.min()} of the picture")
+    empty = np.bincount(segment_map.ravel(), minlength=len(ids) + 1)[1:] == 0
+    if all_shown and empty.any():
+        raise ValueError(
+            f"segments_info: the picture has no pixel of the id {ids[empty][0]} (id = R + 256 G + 65536 B), as of "
+            f"{int(empty.sum())} of {len(ids)} segments"
+        )
+    return segment_map, ids, labels
 
 
 def positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -129,39 +161,6 @@ def positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     order = np.argsort(ids)
     nearest = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
     return np.where(ids[nearest] == values, nearest + 1, 0)
-
-
-def require_pixels(segment_map: np.ndarray, ids: np.ndarray) -> None:
-    """Refuse a listed segment that the picture does not show.
-
-    Args:
-        segment_map: (H, W), position in `ids` + 1.
-        ids: (S,) ids of segments_info.
-
-    Raises:
-        ValueError: names the first id.
-    """
-    empty = np.bincount(segment_map.ravel(), minlength=len(ids) + 1)[1:] == 0
-    if empty.any():
-        raise ValueError(
-            f"segments_info: the picture has no pixel of the id {ids[empty][0]} (id = R + 256 G + 65536 B), as of "
-            f"{int(empty.sum())} of {len(ids)} segments"
-        )
-
-
-def require_listed(ids: np.ndarray, segment_map: np.ndarray) -> None:
-    """Refuse an id of the picture, 0 apart, that segments_info does not list.
-
-    Args:
-        ids: (H, W) of the picture.
-        segment_map: the same as positions, 0 for none.
-
-    Raises:
-        ValueError: names the smallest id.
-    """
-    unknown = ids[(segment_map == 0) & (ids != 0)]
-    if len(unknown):
-        raise ValueError(f"segments_info: lacks the id {unknown.min()} of the picture")
 
 
 def prediction_of_map(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import Prediction
-from .reading import Reading
+from .reading import naming
 from .stored_results import Unreadable, read_stored_results
 
 
@@ -26,7 +26,7 @@ def read_results_pickle(path: Path, image_ids: Sequence[str]) -> Iterator[tuple[
     """Predictions of a results.pkl; errors as in `read_predictions`."""
     results = read_stored_results(path)
     for image_id in image_ids:
-        with Reading(f"{path}, image {image_id!r}"):
+        with naming(f"{path}, image {image_id!r}"):
             fields = next(results, None)
             if fields is None:
                 raise ValueError(f"{_expected(image_ids)}; there is none for this image")
@@ -34,7 +34,7 @@ def read_results_pickle(path: Path, image_ids: Sequence[str]) -> Iterator[tuple[
                 continue
             prediction = _prediction(fields, image_id)
         yield image_id, prediction
-    with Reading(str(path)):
+    with naming(str(path)):
         if next(results, None) is not None:
             raise ValueError(f"{_expected(image_ids)}; there are more")
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageSequence, TiffImagePlugin
 
 from ...data.panoptic import decode_panoptic_png, open_image
+from ...utils.files import write_whole
 from ..inputs import Prediction
-from .reading import Reading, column, field, integers, objects, parse_json, rows, versioned_records
+from .reading import column, field, integers, naming, objects, parse_json, records, rows
 from .writer import ImageSizes, PredictionWriter, file_stem
 
 VERSION = 1
@@ -58,18 +59,19 @@ class SGBenchWriter(PredictionWriter):
         }
 
     def _join(self, records: Iterator[tuple[str, dict]], images: ImageSizes) -> Path:
+        def write(file: BinaryIO) -> None:
+            entries = []
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # TIFF and PNG are compressed
+                for _, record in records:
+                    entries.append(record)
+                    for name in (record["seg_filename"], record["usg_psg"]["segment_map"]):
+                        archive.write(self.folder / name, name)
+                        (self.folder / name).unlink()
+                content = json.dumps({"version": VERSION, "images": entries})
+                archive.writestr("triplets.json", content, compress_type=zipfile.ZIP_DEFLATED)
+
         path = self.folder / "sgbench.zip"
-        temporary = path.with_name(path.name + ".tmp")
-        entries = []
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:  # TIFF and PNG are compressed
-            for _, record in records:
-                entries.append(record)
-                for name in (record["seg_filename"], record["usg_psg"]["segment_map"]):
-                    archive.write(self.folder / name, name)
-                    (self.folder / name).unlink()
-            content = json.dumps({"version": VERSION, "images": entries})
-            archive.writestr("triplets.json", content, compress_type=zipfile.ZIP_DEFLATED)
-        os.replace(temporary, path)
+        write_whole(path, write)
         return path
 
 
@@ -96,16 +98,16 @@ def _boxes(masks: np.ndarray) -> list[list[int]]:
 
 def read_sgbench(path: Path) -> Iterator[tuple[str, Prediction]]:
     """Predictions of an archive; errors as in `read_predictions`."""
-    with Reading(str(path)):
+    with naming(str(path)):
         archive = zipfile.ZipFile(path)
     with archive:
-        with Reading(str(path)):
+        with naming(str(path)):
             if "triplets.json" not in archive.namelist():
                 raise ValueError("not SGBench's archive, triplets.json is missing")
-            with Reading("triplets.json"):
+            with naming("triplets.json"):
                 content = parse_json(_member(archive, "triplets.json").read(), "not a complete JSON file")
-        for reading, record in versioned_records(path, content, VERSION, "id"):
-            with reading:
+        for where, record in records(path, content, "images", "id", VERSION):
+            with naming(where):
                 prediction = _prediction(archive, record)
             yield prediction.image_id, prediction
 
@@ -138,7 +140,7 @@ def _prediction(archive: zipfile.ZipFile, record: dict) -> Prediction:
     count, map_name = field(own, "num_masks", int), field(own, "segment_map", str)
     if not 0 <= count <= len(masks):
         raise ValueError(f"num_masks: expected 0 to {len(masks)}, got {count}")
-    with Reading(map_name):
+    with naming(map_name):
         segment_map = decode_panoptic_png(_member(archive, map_name))
     return Prediction(
         labels=labels[:count],

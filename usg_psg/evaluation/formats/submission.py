@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...data.panoptic import decode_panoptic_png, encode_panoptic
+from ...data.panoptic import encode_panoptic
 from ..inputs import Prediction
 from . import reading
 from .writer import ImageSizes, PredictionWriter, file_stem, graph_on_map
@@ -85,11 +85,11 @@ def read_submission(path: Path, entries: list, image_ids: Sequence[str]) -> Iter
         )
     complete = len(entries) == len(image_ids)
     for n, record in enumerate(entries):
-        with reading.Reading(f"{path}, image {image_ids[n]!r}" if complete else f"{path}, entry {n}"):
+        with reading.naming(f"{path}, image {image_ids[n]!r}" if complete else f"{path}, entry {n}"):
             if not isinstance(record, dict):
                 raise ValueError(f"expected {reading.KINDS[dict]}, got {reading.shown(record)}")
             image_id = image_ids[n if complete else _position(record, len(entries), len(image_ids))]
-        with reading.Reading(f"{path}, image {image_id!r}"):
+        with reading.naming(f"{path}, image {image_id!r}"):
             if record.get(NO_PREDICTION_KEY) is True or not reading.objects(record, "segments_info"):
                 continue
             prediction = _prediction(path.parent, record, image_id)
@@ -98,22 +98,17 @@ def read_submission(path: Path, entries: list, image_ids: Sequence[str]) -> Iter
 
 def _position(record: dict, num_entries: int, num_images: int) -> int:
     name = reading.field(record, "pan_seg_file_name", str)
-    number = name.removesuffix(".png")
-    if not (number.isascii() and number.isdigit()) or int(number) >= num_images:
+    position = name.removesuffix(".png")
+    if not (position.isascii() and position.isdigit()) or int(position) >= num_images:
         raise ValueError(
             f"pan_seg_file_name: there are {num_entries} entries for {num_images} annotated images with relations, so "
             f"expected 0.png to {num_images - 1}.png, the position of the image, got {name!r}"
         )
-    return int(number)
+    return int(position)
 
 
 def _prediction(folder: Path, record: dict, image_id: str) -> Prediction:
-    segments = reading.objects(record, "segments_info")
-    ids = reading.segment_ids(segments, least=0)
-    png = decode_panoptic_png(str(reading.inside(folder / "panseg", reading.field(record, "pan_seg_file_name", str))))
-    segment_map = reading.positions(png, ids)
-    reading.require_pixels(segment_map, ids)
-    labels = reading.column(segments, "category_id", "segments_info")
+    segment_map, _, labels = reading.read_map(folder / "panseg", record, least=0, all_listed=False)
     if labels.min() < 1:
         raise ValueError(f"category_id of segments_info: expected categories from 1, got {labels.min()}")
     triplets = reading.rows(record, "relations", 3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .protocols import PROTOCOLS
-from .report import result_ks
-from .sgdet_metrics import SGDetResults
+from ..evaluation.protocols import PROTOCOLS
+from ..evaluation.report import result_ks
+from ..evaluation.sgdet_metrics import SGDetResults
 
 GROUP_COLOURS = {"head": "#1f77b4", "body": "#ff7f0e", "tail": "#2ca02c"}
 
@@ -48,7 +48,7 @@ def recall_over_k(results: SGDetResults) -> Figure:
     ks = result_ks(results)
     styles = {"": ("-", "graph constraint"), "Ng": ("--", "none")}
     for axis, metric in zip(axes, ("R", "mR"), strict=True):
-        for number, protocol in enumerate(PROTOCOLS):
+        for index, protocol in enumerate(PROTOCOLS):
             for prefix, (style, rule) in styles.items():
                 keys = [f"{protocol.name}/{prefix}{metric}@{k}" for k in ks]
                 if not results.metrics.keys() >= set(keys):
@@ -56,8 +56,8 @@ def recall_over_k(results: SGDetResults) -> Figure:
                 values = [results.metrics[key] for key in keys]
                 label = f"{protocol.name}, {rule}"
                 # Lines that coincide stay visible: later ones are thinner.
-                width = 3.5 - 0.6 * number
-                axis.plot(ks, values, style, color=f"C{number}", marker="o", markersize=3, lw=width, label=label)
+                width = 3.5 - 0.6 * index
+                axis.plot(ks, values, style, color=f"C{index}", marker="o", markersize=3, lw=width, label=label)
         axis.set(xlabel="K", ylabel=f"{metric}@K (%)", xticks=ks, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -94,10 +94,10 @@ def predicate_confusion(results: SGDetResults, predicate_classes: Sequence[str])
     axis = figure.subplots()
     rows = results.confusion[present] if len(present) else np.zeros((1, results.confusion.shape[1]))
     shares = 100.0 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     columns = [*predicate_classes, "pair not found"]
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6, parse_math=False)
     axis.set_yticks(range(len(present)), [predicate_classes[int(i)] for i in present], fontsize=6, parse_math=False)
     axis.set(xlabel="predicted", ylabel="annotated")
-    figure.colorbar(picture, ax=axis, label="% of the annotated relations")
+    figure.colorbar(image, ax=axis, label="% of the annotated relations")
     return figure

@@ -3,7 +3,7 @@
 import numpy as np
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
-from usg_psg.evaluation.plots import save_plots
+from usg_psg.visualization.plots import save_plots
 
 
 def test_a_split_without_relations(tmp_path):
