@@ -6,7 +6,6 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 Check = Callable[[argparse.Namespace], None]  # of several arguments together; raises ValueError
 Define = Callable[[argparse.ArgumentParser], Check | None]
@@ -63,26 +62,6 @@ def numbers(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(f"expected numbers such as 0,1,5-7, got {text!r}")
         found.extend(range(int(first), int(last or first) + 1))
     return found
-
-
-def existing_file(text: str) -> Path:
-    """Type of an argument that names a file to read."""
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
-    return Path(text)
-
-
-def existing_folder(text: str) -> Path:
-    """Type of an argument that names a folder to read."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
-def in_existing_folder(text: str) -> Path:
-    """Type of an argument that names what is to be written into a folder that is there."""
-    existing_folder(str(Path(text).absolute().parent))
-    return Path(text)
 
 
 def add_number(

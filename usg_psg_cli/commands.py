@@ -17,9 +17,6 @@ from .arguments import (
     add_config,
     add_number,
     add_trust,
-    existing_file,
-    existing_folder,
-    in_existing_folder,
     numbers,
     positive_integer,
     positive_number,
@@ -47,7 +44,7 @@ class Command:
 
     arguments: Define
     module: str
-    function: str = "run"
+    function: str
 
 
 def train(parser: ArgumentParser) -> Check:
@@ -181,17 +178,18 @@ def check(parser: ArgumentParser) -> Check:
     _add_pictures(parser)
     add_number(parser, "--limit-examples", positive_integer, 5, "of each kind")
     report = "also write the report to this file"
-    parser.add_argument("--report", type=in_existing_folder, metavar="FILE.json", help=report)
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help=report)
     parser.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
-    return lambda args: _not_the_input(args, "report")
+    return _check_paths
 
 
-def index(parser: ArgumentParser) -> None:
+def index(parser: ArgumentParser) -> Check:
     """Write JSON_FILE.index, from which a data set is loaded in no time."""
     _add_json(parser)
+    return _check_paths
 
 
-def stats(parser: ArgumentParser) -> None:
+def stats(parser: ArgumentParser) -> Check:
     """Count the objects, relations, predicates and pairs of a data set.
 
     %(prog)s --json datasets/psg/psg.json --output statistics
@@ -200,7 +198,8 @@ def stats(parser: ArgumentParser) -> None:
     complete = "the same images with all relations: which share is annotated"
     parser.add_argument("--complete", type=Path, metavar="FILE.json", help=complete)
     output = "also write statistics.json and predicates.png"
-    parser.add_argument("--output", type=in_existing_folder, metavar="FOLDER", help=output)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)
+    return _check_paths
 
 
 def fix(parser: ArgumentParser) -> Check:
@@ -210,15 +209,14 @@ def fix(parser: ArgumentParser) -> Check:
     """
     _add_pictures(parser)
     output = "the copy; must not exist"
-    parser.add_argument("--output", required=True, type=in_existing_folder, metavar="OUT.json", help=output)
+    parser.add_argument("--output", required=True, type=Path, metavar="OUT.json", help=output)
     log = "list of all changes, default OUT.json.changes.json"
-    parser.add_argument("--log", type=in_existing_folder, metavar="FILE.json", help=log)
+    parser.add_argument("--log", type=Path, metavar="FILE.json", help=log)
 
     def check(args: Namespace) -> None:
+        _check_paths(args)
         if args.output.exists():
-            same = ", it is the input" if args.output.samefile(args.json) else ""
-            raise ValueError(f"--output: {args.output} exists{same}; it is not overwritten")
-        _not_the_input(args, "log")
+            raise ValueError(f"--output: {args.output} exists; it is not overwritten")
         if args.log is not None and args.log.resolve() == args.output.resolve():
             raise ValueError(f"--log: {args.log} is --output, too")
 
@@ -226,21 +224,28 @@ def fix(parser: ArgumentParser) -> Check:
 
 
 def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", required=True, type=existing_file, help="psg.json, or a file of the same form")
+    parser.add_argument("--json", required=True, type=Path, help="psg.json, or a file of the same form")
 
 
 def _add_pictures(parser: ArgumentParser) -> None:
     _add_json(parser)
     root = "folder that its file names are relative to"
-    parser.add_argument("--image-root", required=True, type=existing_folder, help=root)
+    parser.add_argument("--image-root", required=True, type=Path, help=root)
     add_number(parser, "--workers", positive_integer, os.cpu_count() or 1, "processes")
     add_number(parser, "--timeout", positive_number, TIMEOUT, "for one image", "SECONDS")
 
 
-def _not_the_input(args: Namespace, name: str) -> None:
-    path = getattr(args, name)
-    if path is not None and path.exists() and path.samefile(args.json):
-        raise ValueError(f"--{name}: {path} is the input")
+def _check_paths(args: Namespace) -> None:
+    if not args.json.is_file():
+        raise ValueError(f"--json: there is no file {args.json}")
+    if "image_root" in args and not args.image_root.is_dir():
+        raise ValueError(f"--image-root: there is no folder {args.image_root}")
+    for name in ("report", "output", "log"):
+        path = getattr(args, name, None)
+        if path is not None and path.exists() and path.samefile(args.json):
+            raise ValueError(f"--{name}: {path} is the input; it is not overwritten")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"--{name}: there is no folder {path.absolute().parent}")
 
 
 def visualize(parser: ArgumentParser) -> Check:
@@ -385,19 +390,9 @@ def quickstart(parser: ArgumentParser) -> None:
     add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
 
 
+_NAMED_AS_THEIR_MODULES = (train, demo, app, evaluate, visualize, plot, analyze, convert, shapes, quickstart)
+_OF_DATASET = (check, fix, stats, index)
 COMMANDS = {
-    "train": Command(train, "train"),
-    "demo": Command(demo, "demo"),
-    "app": Command(app, "app"),
-    "evaluate": Command(evaluate, "evaluate"),
-    "check": Command(check, "dataset", "run_check"),
-    "fix": Command(fix, "dataset", "run_fix"),
-    "stats": Command(stats, "dataset", "run_stats"),
-    "index": Command(index, "dataset", "run_index"),
-    "visualize": Command(visualize, "visualize"),
-    "plot": Command(plot, "plot"),
-    "analyze": Command(analyze, "analyze"),
-    "convert": Command(convert, "convert"),
-    "shapes": Command(shapes, "shapes"),
-    "quickstart": Command(quickstart, "quickstart"),
+    **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
+    **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
 }
