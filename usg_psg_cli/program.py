@@ -28,7 +28,8 @@ def program(*names: str) -> Callable[..., int]:
         )
         if words and words[0] in names:
             return _run(words[0], words[1:], f"{parser.prog} {words[0]}")
-        rows = [f"  {name:<12}{(getdoc(COMMANDS[name].arguments) or '').partition(chr(10))[0]}" for name in names]
+        first_lines = [_help(name).partition("\n")[0] for name in names]
+        rows = [f"  {name:<12}{line}" for name, line in zip(names, first_lines, strict=True)]
         parser.description = "\n".join(["Commands:", *rows])
         parser.add_argument("command", choices=names, metavar="COMMAND")
         parser.parse_args(words)  # ends with the help or an error
@@ -48,7 +49,11 @@ def parse(name: str, words: list[str], prog: str | None = None) -> argparse.Name
         words: that stand behind it.
         prog: the program's name in messages; None for that of the file that runs.
     """
-    return parse_arguments(COMMANDS[name].arguments, words, getdoc(COMMANDS[name].arguments), prog)
+    return parse_arguments(COMMANDS[name].arguments, words, _help(name), prog)
+
+
+def _help(name: str) -> str:
+    return getdoc(COMMANDS[name].arguments) or ""
 
 
 def _run(name: str, words: list[str], prog: str | None = None) -> int:

@@ -170,7 +170,10 @@ def test_command_line(tmp_path, tool, capsys):
             "--report: psg.json is the input",
         ),
         (["check", "--json", "psg.json", "--image-root", ".", "--report", "a/b"], "--report: there is no folder"),
-        (["fix", "--json", "psg.json", "--image-root", ".", "--output", "link.json"], "--output: link.json is the input"),
+        (
+            ["fix", "--json", "psg.json", "--image-root", ".", "--output", "link.json"],
+            "--output: link.json is the input",
+        ),
         (
             ["fix", "--json", "psg.json", "--image-root", ".", "--output", "a.json", "--log", "./a.json"],
             "--log: a.json is --output, too",
