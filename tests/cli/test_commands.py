@@ -1,8 +1,6 @@
 """The command line: every command is found, wrong arguments end in one line, nothing heavy is imported for either."""
 
 import signal
-import subprocess
-import sys
 from importlib import import_module
 
 import pytest
@@ -16,7 +14,7 @@ from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
 from usg_psg_cli import commands, main
 
-from ..programs import ROOT, exit_status, load_tool, start
+from ..programs import ROOT, exit_status, load_tool, run, start
 
 CONFIG = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 ABSENT = ["--config-file", "absent.yaml"]
@@ -91,7 +89,7 @@ def test_repeated_values_are_those_of_the_package():
 @pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"], ["train", "--help"]])
 def test_help_imports_nothing_heavy(words):
     code = "import sys; from usg_psg_cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    done = run("-c", code, *words, fresh=True)
     *_, loaded = done.stdout.splitlines()
     assert done.returncode == 0 and not {"usg_psg", "numpy", "torch"} & set(loaded.split())
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib.machinery
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ..programs import python_path
-
-ROOT = Path(__file__).resolve().parents[2]
+from ..programs import ROOT, run
 
 
 def real_is_installed() -> bool:
@@ -26,24 +22,13 @@ needs_real = pytest.mark.skipif(not real_is_installed(), reason="Detectron2 is n
 
 
 def run_python(*arguments: str, engine: str | None, check: bool = True, cwd: Path = ROOT) -> str:
-    """Run Python with USG_PSG_ENGINE set, one thread, no GPU, and the repository on the path.
+    """Run a new Python with USG_PSG_ENGINE set.
 
     Returns:
         what it printed, on either stream.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": python_path()}
-    environment.pop("USG_PSG_ENGINE", None)
-    if engine is not None:
-        environment["USG_PSG_ENGINE"] = engine
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
+    settings = {"USG_PSG_ENGINE": engine or ""}  # empty as good as unset
+    done = run(*arguments, env=settings, cwd=cwd, stderr=subprocess.STDOUT, fresh=True)
     if check and done.returncode != 0:
         raise AssertionError(f"{engine}: exit code {done.returncode}\n{done.stdout}")
     return done.stdout

@@ -1,9 +1,6 @@
 """The quickstart's recipe gives the same losses on both engines, and twice on one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +8,17 @@ import pytest
 from usg_psg.data.psg_shapes import generate_psg_shapes
 
 from ..compat.engines import needs_real
+from ..programs import run
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
 
 
 def train(engine: str, datasets: Path, output: Path) -> list[dict]:
     """Losses of the first steps, in a process of its own."""
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
+    command = ["tools/train_net.py", "--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(STEPS), "DATALOADER.NUM_WORKERS", "1"]
     command += ["SOLVER.IMS_PER_BATCH", "2", "SEED", "11", "DATASETS.TEST", "()", "SOLVER.WARMUP_ITERS", "5"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "USG_PSG_ENGINE": engine, "CUDA_VISIBLE_DEVICES": ""}
-    env["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    done = run(*command, env={"DETECTRON2_DATASETS": str(datasets), "USG_PSG_ENGINE": engine}, fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in (output / "losses.jsonl").read_text().splitlines()]
 
