@@ -7,11 +7,12 @@ stretched limbs fit; the feet stand at its lower edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from .looks import DARK, SKINS, Look
 from .sprite import Brush, Color, Point, tone
-from .things import DARK, SKINS, WHITE, Look
 
 PERSON_WIDTH = 0.8
 Limb = tuple[Point, ...]
@@ -129,12 +130,12 @@ def draw_person(brush: Brush, color: Color, rng: np.random.Generator, pose: str)
     if where.face == "back":
         brush.ellipse((x, y - 0.005), (0.12, 0.095), hair)
     elif where.face == "front":
-        brush.ellipse((x, y - 0.02), (0.12, 0.08), hair, start=180, stop=360, outline=False)
+        brush.ellipse((x, y - 0.02), (0.12, 0.08), hair, arc=(180, 360), outline=False)
         for side in (-0.045, 0.045):
             brush.ellipse((x + side, y + 0.015), (0.017, 0.014), DARK, outline=False)
     else:
         brush.polygon([(x + 0.09, y - 0.02), (x + 0.17, y + 0.03), (x + 0.09, y + 0.05)], skin)
-        brush.ellipse((x - 0.035, y - 0.02), (0.095, 0.085), hair, start=90, stop=330, outline=False)
+        brush.ellipse((x - 0.035, y - 0.02), (0.095, 0.085), hair, arc=(90, 330), outline=False)
         brush.ellipse((x + 0.05, y), (0.018, 0.016), DARK, outline=False)
         if where.face == "talk":
             brush.ellipse((x + 0.075, y + 0.05), (0.035, 0.022), (120, 30, 40), outline=False)
@@ -175,12 +176,6 @@ _ANIMALS: dict[str, Animal] = {
     "zebra": Animal(0.34, 0.1, 0.17, pattern="stripes", mane=True),
     "giraffe": Animal(0.62, 0.08, 0.13, pattern="spots", horns=True),
 }
-
-
-def mouth(name: str, pose: str) -> Point:
-    """Where an animal's mouth is, in its unit square."""
-    x, y = _head(_ANIMALS[name], pose)
-    return x + 1.2 * _ANIMALS[name].head, y + 0.4 * _ANIMALS[name].head
 
 
 def _shoulder(animal: Animal, pose: str) -> Point:
@@ -256,45 +251,17 @@ def _draw_head(animal: Animal, brush: Brush, color: Color, mark: Color, pose: st
     brush.ellipse((x + 0.3 * r, y - 0.25 * r), (0.16 * r, 0.18 * r), DARK, outline=False)
 
 
-def _animal_look(
-    name: str, height: float, width: float, hues: tuple[float, float], saturation: float, value: float
-) -> Look:
-    def draw(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-        _draw_animal(name, brush, color, rng, pose)
-
-    return Look(draw, height, width, hues, saturation, value)
-
-
-def draw_bird(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-    """Paint a bird, standing or flying."""
-    if pose == "flying":
-        brush.polygon([(0.3, 0.56), (0.2, 0.0), (0.6, 0.5)], tone(color, 0.8))
-        brush.polygon([(0.44, 0.6), (0.5, 1.0), (0.66, 0.6)], tone(color, 0.9))
-    else:
-        for x in (0.44, 0.56):
-            brush.line([(x, 0.7), (x, 0.98)], 0.05, (222, 150, 50), outline=False)
-    head = (0.76, 0.48) if pose == "flying" else (0.74, 0.28)
-    brush.polygon(
-        [(head[0] + 0.1, head[1] - 0.06), (1.0, head[1] + 0.02), (head[0] + 0.1, head[1] + 0.1)], (240, 170, 50)
-    )
-    brush.polygon([(0.2, 0.5), (0.0, 0.44), (0.02, 0.7)], tone(color, 0.7))
-    brush.ellipse((0.48, 0.58), (0.34, 0.22), color)
-    brush.ellipse(head, (0.16, 0.17), color)
-    brush.ellipse((head[0] + 0.05, head[1] - 0.04), (0.03, 0.035), WHITE if pose == "flying" else DARK, outline=False)
-
-
 FIGURE_LOOKS: dict[str, Look] = {
     "person": Look(draw_person, 1.0, PERSON_WIDTH, (0.0, 1.0), 0.6, 0.85),
-    "bird": Look(draw_bird, 0.28, 0.4, (0.5, 0.62), 0.6, 0.8),
-    "cat": _animal_look("cat", 0.36, 0.56, (0.08, 0.12), 0.35, 0.75),
-    "dog": _animal_look("dog", 0.5, 0.72, (0.06, 0.1), 0.62, 0.72),
-    "horse": _animal_look("horse", 1.1, 1.2, (0.03, 0.06), 0.62, 0.5),
-    "sheep": _animal_look("sheep", 0.6, 0.8, (0.1, 0.14), 0.12, 0.92),
-    "cow": _animal_look("cow", 0.85, 1.2, (0.05, 0.08), 0.25, 0.85),
-    "elephant": _animal_look("elephant", 1.3, 1.7, (0.6, 0.66), 0.15, 0.6),
-    "bear": _animal_look("bear", 0.8, 1.1, (0.05, 0.07), 0.6, 0.35),
-    "zebra": _animal_look("zebra", 1.0, 1.15, (0.1, 0.12), 0.06, 0.95),
-    "giraffe": _animal_look("giraffe", 1.8, 1.15, (0.1, 0.12), 0.55, 0.9),
+    "cat": Look(partial(_draw_animal, "cat"), 0.36, 0.56, (0.08, 0.12), 0.35, 0.75),
+    "dog": Look(partial(_draw_animal, "dog"), 0.5, 0.72, (0.06, 0.1), 0.62, 0.72),
+    "horse": Look(partial(_draw_animal, "horse"), 1.1, 1.2, (0.03, 0.06), 0.62, 0.5),
+    "sheep": Look(partial(_draw_animal, "sheep"), 0.6, 0.8, (0.1, 0.14), 0.12, 0.92),
+    "cow": Look(partial(_draw_animal, "cow"), 0.85, 1.2, (0.05, 0.08), 0.25, 0.85),
+    "elephant": Look(partial(_draw_animal, "elephant"), 1.3, 1.7, (0.6, 0.66), 0.15, 0.6),
+    "bear": Look(partial(_draw_animal, "bear"), 0.8, 1.1, (0.05, 0.07), 0.6, 0.35),
+    "zebra": Look(partial(_draw_animal, "zebra"), 1.0, 1.15, (0.1, 0.12), 0.06, 0.95),
+    "giraffe": Look(partial(_draw_animal, "giraffe"), 1.8, 1.15, (0.1, 0.12), 0.55, 0.9),
 }
 
-ANIMALS = frozenset(FIGURE_LOOKS) - {"person"}
+ANIMALS = frozenset((*_ANIMALS, "bird"))

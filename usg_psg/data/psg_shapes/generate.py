@@ -27,10 +27,10 @@ from ..panoptic import encode_panoptic
 from ..psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSG_VOCABULARY
 from ..validation.records import MAX_SEGMENT_ID
 from .layout import PRESETS, degrade, make_scene
+from .looks import LOOKS
 from .psg_scene import PSGScene, make_psg_scene
 from .scene import Scene, mask_box
 from .stuff import SURFACES
-from .things import LOOKS
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .looks import LOOKS, STRETCH, draw_look
 from .scene import Background, Piece
 from .stuff import draw_fence
-from .things import LOOKS, draw_thing
 
 Foot = tuple[float, float]
 
@@ -56,7 +56,8 @@ def _piece(
 ) -> Piece:
     """A thing at the site's foot plus shift (right, up), in heights of a person."""
     foot = (site.foot[0] + shift[0] * site.person, site.foot[1] - shift[1] * site.person)
-    sprite = draw_thing(name, foot, size * site.person, rng, pose=pose, flip=flip, angle=angle)
+    stretch = STRETCH.get(pose, (1.0, 1.0))
+    sprite = draw_look(LOOKS[name], foot, size * site.person, rng, pose=pose, flip=flip, angle=angle, stretch=stretch)
     outline = sprite.mask(*site.background.labels.shape)
     return Piece(name, sprite, site.depth + depth, foot, site.group, place, pose, outline=outline, is_main=is_main)
 

@@ -6,19 +6,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .actions import EVENTS
-from .events import Event, hand
+from .actions import EVENTS, Event, hand
 from .figures import FIGURE_LOOKS
 from .frequencies import EVENT_BOOST, PSG_PREDICATE_COUNTS, PSG_RELATIONS_PER_IMAGE
-from .objects import OBJECT_LOOKS
+from .looks import OBJECT_LOOKS, Look, draw_look
 from .places import LAND, PLACES
 from .scene import Background
 from .singles import LADEN, SINGLES, TABLE_CHANCE, TABLETOPS, Single
 from .sprite import Sprite
 from .stuff import draw_fence
-from .things import Look, draw_look
 
-PSG_LOOKS: dict[str, Look] = {**FIGURE_LOOKS, **OBJECT_LOOKS}
+PSG_LOOKS: dict[str, Look] = {**OBJECT_LOOKS, **FIGURE_LOOKS}
 _SINGLES_LOGNORMAL = (1.0, 0.95)  # of the number of things that stand alone
 _MAX_SINGLES = 28
 _AT_LEAST = {"table": 3}
@@ -229,11 +227,8 @@ def event_rates(place: str) -> np.ndarray:
     for event in EVENTS:
         wanted = PSG_RELATIONS_PER_IMAGE * PSG_PREDICATE_COUNTS[event.predicate] / sum(PSG_PREDICATE_COUNTS.values())
         reach = sum(PLACES[p].weight for p in event.places) / everywhere
-        rates.append(
-            event.share * wanted * EVENT_BOOST.get(event.predicate, EVENT_BOOST[""]) / reach
-            if place in event.places
-            else 0.0
-        )
+        rate = event.share * wanted * EVENT_BOOST[event.predicate] / reach
+        rates.append(rate if place in event.places else 0.0)
     return np.array(rates)
 
 

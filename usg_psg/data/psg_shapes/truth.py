@@ -3,7 +3,7 @@
 Each relation has one canonical predicate, the most specific name that is true of it; `SYNONYMS` lists the other names
 that an annotator may write instead. The rules:
 
-- the group that was built for an action has it (`events.py`);
+- the group that was built for an action has it (`actions.py`);
 - a thing on the ground has a support predicate with the stuff under its foot, by class and pose; a thing in the air is
   "flying over" the first ground straight below it; what lies on furniture is "on" it; an animal with its head down is
   "eating" the grass or "drinking" the water;
