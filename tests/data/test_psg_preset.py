@@ -20,7 +20,7 @@ from usg_psg.data.psg_shapes.psg_layout import PSG_LOOKS, Canvas, Item
 from usg_psg.data.psg_shapes.psg_scene import make_psg_scene
 from usg_psg.data.psg_shapes.scene import Background
 from usg_psg.data.psg_shapes.singles import SINGLES, TABLETOPS
-from usg_psg.data.psg_shapes.surfaces import PSG_SURFACES
+from usg_psg.data.psg_shapes.stuff import PSG_SURFACES
 from usg_psg.data.psg_shapes.truth import SYNONYMS, SceneTruth
 from usg_psg.data.validation.check_dataset import check_dataset
 

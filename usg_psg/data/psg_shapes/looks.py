@@ -50,14 +50,19 @@ PALETTE: dict[str, Color] = {
 }
 
 
+def read_points(text: str) -> list[Point]:
+    """Points written as "x,y x,y"."""
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in text.split())]
+
+
 def _stroke(text: str) -> Stroke:
-    kind, shade, *points = text.split()
+    kind, shade, points = text.split(maxsplit=2)
     if "/" in shade:
         red, green, blue = map(float, shade.split("/"))
         paint: float | str | Color = (red, green, blue)
     else:
         paint = shade if shade.isalpha() else float(shade)
-    return kind, paint, [(float(x), float(y)) for x, y in (point.split(",") for point in points)]
+    return kind, paint, read_points(points)
 
 
 def _draw_strokes(brush: Brush, strokes: list[Stroke], color: Color, palette: Mapping[str, Color] = PALETTE) -> None:

@@ -84,10 +84,9 @@ def _compose(
     segments, kept = _drop_slivers(segments, len(things), len(stuff))
     stuff = [name for name, keep in zip(stuff, kept, strict=True) if keep]
     for patch in patches:
-        links = [*patch.links, ("on", patch.rests)]
-        for predicate, other in links:
+        for _, predicate, other in [*patch.links, (patch, "on", patch.rests)]:
             if isinstance(other, Item):
-                other.links.append(("<" + predicate, patch.name))
+                other.links.append((patch.name, predicate, other))
     names = [item.name for item in things] + stuff
     relations = SceneTruth(background, things, segments, stuff).relations()
     is_thing = np.array([name in _THINGS for name in names])
