@@ -38,7 +38,7 @@ COCO_SHAPES: tuple[tuple[int, int, float], ...] = (
 )
 # fmt: on
 
-# How readily relations are written down, by canonical predicate, and names are used (`annotator.py`): fitted to
+# How readily relations are written down, by canonical predicate, and names are used (`psg_scene.py`): fitted to
 # the counts above on 3,000 scenes. Actions are nearly always written down, what goes without saying rarely.
 WRITTEN_RATES = dict.fromkeys(PSG_PREDICATE_COUNTS, 3.6) | read_numbers("""
     over 0.68, in front of 0.097, beside 0.35, on 0.1, in 1.12, attached to 2.98, walking on 2.9, running on 0.24,

@@ -2,7 +2,7 @@
 
 output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
 Classes and predicates are among PSG's, in PSG's order. `scene.py` states the rules of the relations; `truth.py` and
-`annotator.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
+`psg_scene.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
 relations, and, if names are held out, psg_seen.json, the training images with the vocabulary that lacks them.
 """
 

@@ -6,10 +6,10 @@ import colorsys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from .drawings import PSG_THINGS, THINGS
 from .sprite import Brush, Color, Point, Sprite, tone
 
 Draw = Callable[[Brush, Color, np.random.Generator, str], None]
@@ -38,16 +38,12 @@ class Look:
 DARK: Color = (48, 48, 54)
 WHITE: Color = (244, 244, 240)
 SKINS: tuple[Color, ...] = ((241, 204, 170), (214, 160, 118), (160, 106, 72), (104, 68, 48))
+# fmt: off
 PALETTE: dict[str, Color] = {
-    "dark": DARK,
-    "white": WHITE,
-    "glass": (176, 214, 232),
-    "wood": (158, 104, 58),
-    "metal": (188, 192, 200),
-    "cream": (246, 232, 196),
-    "green": (84, 150, 70),
-    "red": (214, 58, 50),
+    "dark": DARK, "white": WHITE, "glass": (176, 214, 232), "wood": (158, 104, 58), "metal": (188, 192, 200),
+    "cream": (246, 232, 196), "green": (84, 150, 70), "red": (214, 58, 50),
 }
+# fmt: on
 
 
 def read_points(text: str) -> list[Point]:
@@ -121,15 +117,15 @@ def _draw_clock(brush: Brush, color: Color, rng: np.random.Generator, pose: str)
         brush.line([(0.5, 0.5), hand], 0.05, DARK, outline=False)
 
 
-_DRAWN_BY = {"person": _draw_person}
 _DRAWN_BY_CODE: dict[str, Draw] = {"bicycle": _draw_bicycle, "sports ball": _draw_ball, "clock": _draw_clock}
 
 
-def _read_looks(text: str) -> dict[str, Look]:
-    """Looks of the classes in a text of `drawings.py`, which has the grammar; a later entry replaces an earlier one."""
+def _read_looks(blocks: list[str]) -> dict[str, Look]:
+    """Looks of the classes in blocks of drawings.txt, which has the grammar; a later entry replaces an earlier one."""
     looks: dict[str, Look] = {}
     drawings: dict[str, dict[str, list[Stroke]]] = {}
-    for entry in text.strip().replace("\n  ", " ").split("\n"):
+    lines = [line for block in blocks for line in block.replace("\n  ", " ").splitlines()]
+    for entry in (line for line in lines if not line.startswith("#")):
         head, _, body = entry.partition(":")
         strokes = [_stroke(stroke) for stroke in body.split("|") if stroke]
         if " / " in head:
@@ -139,18 +135,17 @@ def _read_looks(text: str) -> dict[str, Look]:
             name, pose = head.split(" + ")
             drawings[name][pose] = drawings[name][""] + strokes
         else:
-            *words, height, width, low, high, saturation, value = head.split()
-            name = " ".join(words)
+            words = head.split()
+            name, (height, width, low, high, saturation, value) = " ".join(words[:-6]), map(float, words[-6:])
             drawings[name] = {"": strokes}
-            draw = _DRAWN_BY_CODE.get(name) or partial(_DRAWN_BY.get(name, _draw), drawings[name])
-            looks[name] = Look(
-                draw, float(height), float(width), (float(low), float(high)), float(saturation), float(value)
-            )
+            draw = _DRAWN_BY_CODE.get(name) or partial(_draw_person if name == "person" else _draw, drawings[name])
+            looks[name] = Look(draw, height, width, (low, high), saturation, value)
     return looks
 
 
-LOOKS = _read_looks(THINGS)
-OBJECT_LOOKS = _read_looks(THINGS + PSG_THINGS.lstrip())
+_BLOCKS = Path(__file__).with_name("drawings.txt").read_text(encoding="utf-8").split("\n\n")
+LOOKS = _read_looks(_BLOCKS[:2])
+OBJECT_LOOKS = _read_looks(_BLOCKS)
 # Height and width of a pose relative to the standing one, in the presets "easy" and "hard".
 STRETCH = {"sitting": (0.8, 1.5), "riding": (0.78, 1.2), "aboard": (0.7, 1.0), "lying": (0.62, 1.1)}
 

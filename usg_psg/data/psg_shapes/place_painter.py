@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -89,7 +87,7 @@ def _strip(height: int, width: int, horizon: float, rng: np.random.Generator) ->
     return _between(height, width, np.full(width, horizon), shore)
 
 
-_STANDING: dict[str, Callable[[int, int, float, np.random.Generator], np.ndarray]] = {
+_STANDING = {
     "mountain-merged": _ridge,
     "tree-merged": _trees,
     "building-other-merged": _boxes,

@@ -29,11 +29,7 @@ TOPS = ("sky-other-merged", "ceiling-merged")
 
 # Predicate between a thing and the ground under its foot: by pose, else by name and ground, else by name.
 SUPPORT_BY_POSE = {"lying": "lying on"}
-SUPPORT_BY_GROUND = {
-    ("car", "road"): "driving on",
-    ("bus", "road"): "driving on",
-    ("boat", "sea"): "in",
-}
+SUPPORT_BY_GROUND = {("car", "road"): "driving on", ("bus", "road"): "driving on", ("boat", "sea"): "in"}
 SUPPORT = {
     **dict.fromkeys(("person", "dog", "cat", "horse", "bird"), "standing on"),
     **dict.fromkeys(("car", "bus"), "parked on"),
@@ -69,8 +65,7 @@ class Piece:
         group: number of the group it was placed with.
         place: "ground", "air", or "part" (it rests on or hangs from something that `links` name).
         pose: as drawn.
-        links: (predicate, other) with a piece, or the name of a stuff class; "<" before the predicate makes the
-            other one the subject.
+        links: (predicate, other) with a piece, or the name of a stuff class.
         outline: (H, W) bool, the sprite's mask.
         is_main: the piece that stands for its group in rules between groups.
     """

@@ -183,10 +183,10 @@ class SceneTruth:
             yield i, j, "in front of"
 
     def _between_stuff(self) -> Iterator[Relation]:
-        start = len(self._items)
         order = {name: i for i, name in enumerate(self._background.names)}
         laid = [name for name in self._stuff if name in order]
-        mean_row = {name: self._mean_row(start + self._stuff.index(name)) for name in laid}
+        rows = {name: (self._segments == self._position[name] + 1).any(axis=1) for name in laid}
+        mean_row = {name: float(np.flatnonzero(row).mean()) for name, row in rows.items()}
         for a in laid:
             for b in laid:
                 if a == b:
@@ -216,7 +216,3 @@ class SceneTruth:
             yield i, j, "beside" if a in WALLS or b in WATER else "on"
         elif a not in GROUND and b not in GROUND and order[a] > order[b]:
             yield i, j, "attached to" if b in WALLS else "in front of"
-
-    def _mean_row(self, position: int) -> float:
-        rows = np.flatnonzero((self._segments == position + 1).any(axis=1))
-        return float(rows.mean())
