@@ -12,15 +12,14 @@ from detectron2.data import DatasetCatalog
 from usg_psg.data import PSG_VOCABULARY, get_psg_metadata
 from usg_psg.data.psg_shapes import generate_psg_shapes, make_psg_shapes_scene
 from usg_psg.data.psg_shapes.actions import EVENTS
-from usg_psg.data.psg_shapes.annotator import salience, written_relations
 from usg_psg.data.psg_shapes.frequencies import COCO_SHAPES, NAME_WEIGHTS, PSG_PREDICATE_COUNTS, WRITTEN_RATES
 from usg_psg.data.psg_shapes.place_painter import paint_place
 from usg_psg.data.psg_shapes.places import GROUND, PLACES
 from usg_psg.data.psg_shapes.psg_layout import PSG_LOOKS, Canvas, Item
-from usg_psg.data.psg_shapes.psg_scene import make_psg_scene
+from usg_psg.data.psg_shapes.psg_scene import make_psg_scene, salience, written_relations
 from usg_psg.data.psg_shapes.scene import Background
 from usg_psg.data.psg_shapes.singles import SINGLES, TABLETOPS
-from usg_psg.data.psg_shapes.surfaces import PSG_SURFACES
+from usg_psg.data.psg_shapes.stuff import PSG_SURFACES
 from usg_psg.data.psg_shapes.truth import SYNONYMS, SceneTruth
 from usg_psg.data.validation.check_dataset import check_dataset
 

@@ -5,8 +5,6 @@ Each function returns the layers from back to front: (class, opacity (H, W)), an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -17,8 +15,8 @@ Layer = tuple[str, np.ndarray, tuple[np.ndarray, np.ndarray] | None]
 Layers = tuple[list[Layer], float]  # and the horizon
 
 
-def _all(height: int, width: int) -> np.ndarray:
-    return np.ones((height, width), dtype=np.float32)
+def _back(name: str, height: int, width: int) -> Layer:
+    return name, np.ones((height, width), dtype=np.float32), None
 
 
 def _road(height: int, width: int, top: float, bottom: float, rng: np.random.Generator) -> Layer:
@@ -45,7 +43,7 @@ def _trees(height: int, width: int, horizon: float, rng: np.random.Generator) ->
 def meadow(height: int, width: int, rng: np.random.Generator) -> Layers:
     """Sky over grass, and often a road across it."""
     horizon = rng.uniform(0.34, 0.46) * height
-    layers: list[Layer] = [("sky-other-merged", _all(height, width), None)]
+    layers = [_back("sky-other-merged", height, width)]
     layers.append(("grass-merged", below(height, width, wavy(width, horizon, 0.02 * height, rng)), None))
     if rng.random() < 0.65:
         top = rng.uniform(0.66, 0.72) * height
@@ -56,7 +54,7 @@ def meadow(height: int, width: int, rng: np.random.Generator) -> Layers:
 def park(height: int, width: int, rng: np.random.Generator) -> Layers:
     """Sky, trees, grass, sometimes a path."""
     horizon = rng.uniform(0.3, 0.46) * height
-    layers: list[Layer] = [("sky-other-merged", _all(height, width), None)]
+    layers = [_back("sky-other-merged", height, width)]
     trees = _trees(height, width, horizon + 0.03 * height, rng)
     if rng.random() < 0.8:
         layers.append(trees)
@@ -70,7 +68,7 @@ def park(height: int, width: int, rng: np.random.Generator) -> Layers:
 def street(height: int, width: int, rng: np.random.Generator) -> Layers:
     """Sky, buildings, a strip of grass, a road."""
     horizon = rng.uniform(0.42, 0.54) * height
-    layers: list[Layer] = [("sky-other-merged", _all(height, width), None)]
+    layers = [_back("sky-other-merged", height, width)]
     houses, x = [], -rng.uniform(0, 0.15) * width
     while x < width:
         step, roof = rng.uniform(0.18, 0.34) * width, horizon - rng.uniform(0.16, 0.38) * height
@@ -86,7 +84,7 @@ def street(height: int, width: int, rng: np.random.Generator) -> Layers:
 def coast(height: int, width: int, rng: np.random.Generator) -> Layers:
     """Sky, sea, sand."""
     horizon = rng.uniform(0.3, 0.42) * height
-    layers: list[Layer] = [("sky-other-merged", _all(height, width), None)]
+    layers = [_back("sky-other-merged", height, width)]
     layers.append(("sea", below(height, width, np.full(width, horizon)), None))
     shore = rng.uniform(0.62, 0.76) * height
     layers.append(("sand", below(height, width, wavy(width, shore, 0.03 * height, rng)), None))
@@ -96,7 +94,7 @@ def coast(height: int, width: int, rng: np.random.Generator) -> Layers:
 def room(height: int, width: int, rng: np.random.Generator) -> Layers:
     """Wall, floor, often a ceiling and a rug."""
     floor = rng.uniform(0.56, 0.66) * height
-    layers: list[Layer] = [("wall-other-merged", _all(height, width), None)]
+    layers = [_back("wall-other-merged", height, width)]
     if rng.random() < 0.6:
         ceiling = rng.uniform(0.06, 0.13) * height
         layers.append(("ceiling-merged", 1 - below(height, width, np.full(width, ceiling)), None))
@@ -110,13 +108,7 @@ def room(height: int, width: int, rng: np.random.Generator) -> Layers:
     return layers, floor
 
 
-BACKGROUNDS: dict[str, Callable[[int, int, np.random.Generator], Layers]] = {
-    "meadow": meadow,
-    "park": park,
-    "street": street,
-    "coast": coast,
-    "room": room,
-}
+BACKGROUNDS = {"meadow": meadow, "park": park, "street": street, "coast": coast, "room": room}
 
 
 def paint_background(kind: str, height: int, width: int, rng: np.random.Generator) -> Background:

@@ -7,20 +7,19 @@ stretched limbs fit; the feet stand at its lower edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from .looks import DARK, SKINS, Look, read_points
 from .sprite import Brush, Color, Point, tone
-from .things import DARK, SKINS, WHITE, Look
 
 PERSON_WIDTH = 0.8
-Limb = tuple[Point, ...]
 
-_LEGS: tuple[Limb, Limb] = (((0.45, 0.54), (0.42, 0.97)), ((0.55, 0.54), (0.58, 0.97)))
-_STEP: tuple[Limb, Limb] = (((0.46, 0.54), (0.4, 0.76), (0.28, 0.96)), ((0.54, 0.54), (0.62, 0.75), (0.7, 0.97)))
-_LUNGE: tuple[Limb, Limb] = (((0.46, 0.54), (0.3, 0.96)), ((0.54, 0.54), (0.72, 0.74), (0.74, 0.97)))
-_BACK_ARM: Limb = ((0.39, 0.23), (0.31, 0.5))
-_FRONT_ARM: Limb = ((0.61, 0.23), (0.69, 0.5))
+
+_LEGS = ".45,.54 .42,.97 | .55,.54 .58,.97"
+_STEP = ".46,.54 .4,.76 .28,.96 | .54,.54 .62,.75 .7,.97"
+_LUNGE = ".46,.54 .3,.96 | .54,.54 .72,.74 .74,.97"
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class Pose:
     """Where a person's limbs are.
 
     Attributes:
-        legs, arms: their joints.
+        legs, arms: their joints, "x,y x,y", the back one | the front one.
         drop: by how much the upper body is lower than of somebody standing.
         face: "front", "side" (seen in profile, looking right), "talk" (in profile, mouth open) or "back".
         hand: where things in the hand are held.
     """
 
-    legs: tuple[Limb, Limb] = _LEGS
-    arms: tuple[Limb, Limb] = (_BACK_ARM, _FRONT_ARM)
+    legs: str = _LEGS
+    arms: str = ".39,.23 .31,.5 | .61,.23 .69,.5"
     drop: float = 0.0
     face: str = "front"
     hand: Point = (0.69, 0.52)
@@ -43,68 +42,46 @@ class Pose:
 
 POSES: dict[str, Pose] = {
     "": Pose(),
-    "walking": Pose(_STEP, (((0.39, 0.23), (0.3, 0.38), (0.33, 0.5)), ((0.61, 0.23), (0.7, 0.38), (0.76, 0.46)))),
+    "walking": Pose(_STEP, ".39,.23 .3,.38 .33,.5 | .61,.23 .7,.38 .76,.46"),
     "running": Pose(
-        (((0.46, 0.54), (0.3, 0.68), (0.08, 0.66)), ((0.54, 0.54), (0.74, 0.68), (0.66, 0.97))),
-        (((0.39, 0.23), (0.22, 0.36), (0.16, 0.24)), ((0.61, 0.23), (0.78, 0.38), (0.88, 0.26))),
+        ".46,.54 .3,.68 .08,.66 | .54,.54 .74,.68 .66,.97",
+        ".39,.23 .22,.36 .16,.24 | .61,.23 .78,.38 .88,.26",
         face="side",
     ),
     "looking": Pose(face="side"),
-    "talking": Pose(arms=(_BACK_ARM, ((0.61, 0.23), (0.7, 0.38), (0.86, 0.32))), face="talk"),
-    "holding": Pose(arms=(_BACK_ARM, ((0.61, 0.23), (0.76, 0.31), (0.8, 0.16))), hand=(0.8, 0.2)),
-    "carrying": Pose(_STEP, (_BACK_ARM, ((0.61, 0.23), (0.7, 0.5))), hand=(0.7, 0.52)),
-    "eating": Pose(arms=(_BACK_ARM, ((0.61, 0.23), (0.76, 0.34), (0.6, 0.16))), hand=(0.6, 0.19)),
-    "drinking": Pose(arms=(_BACK_ARM, ((0.61, 0.23), (0.8, 0.28), (0.66, 0.1))), face="side", hand=(0.68, 0.18)),
-    "touching": Pose(arms=(_BACK_ARM, ((0.61, 0.23), (0.97, 0.3))), hand=(0.98, 0.3)),
-    "pushing": Pose(
-        _LUNGE, (((0.42, 0.24), (0.94, 0.38)), ((0.61, 0.23), (0.96, 0.33))), face="side", hand=(0.97, 0.36)
-    ),
-    "pulling": Pose(
-        _LUNGE, (((0.39, 0.23), (0.04, 0.4)), ((0.58, 0.24), (0.06, 0.44))), face="side", hand=(0.04, 0.42)
-    ),
-    "throwing": Pose(_LUNGE, (((0.39, 0.23), (0.2, 0.4)), ((0.61, 0.22), (0.9, 0.02))), face="side", hand=(0.92, 0.0)),
-    "catching": Pose(arms=(((0.42, 0.22), (0.86, 0.12)), ((0.61, 0.23), (0.88, 0.18))), face="side", hand=(0.92, 0.14)),
+    "talking": Pose(arms=".39,.23 .31,.5 | .61,.23 .7,.38 .86,.32", face="talk"),
+    "holding": Pose(arms=".39,.23 .31,.5 | .61,.23 .76,.31 .8,.16", hand=(0.8, 0.2)),
+    "carrying": Pose(_STEP, ".39,.23 .31,.5 | .61,.23 .7,.5", hand=(0.7, 0.52)),
+    "eating": Pose(arms=".39,.23 .31,.5 | .61,.23 .76,.34 .6,.16", hand=(0.6, 0.19)),
+    "drinking": Pose(arms=".39,.23 .31,.5 | .61,.23 .8,.28 .66,.1", face="side", hand=(0.68, 0.18)),
+    "touching": Pose(arms=".39,.23 .31,.5 | .61,.23 .97,.3", hand=(0.98, 0.3)),
+    "pushing": Pose(_LUNGE, ".42,.24 .94,.38 | .61,.23 .96,.33", face="side", hand=(0.97, 0.36)),
+    "pulling": Pose(_LUNGE, ".39,.23 .04,.4 | .58,.24 .06,.44", face="side", hand=(0.04, 0.42)),
+    "throwing": Pose(_LUNGE, ".39,.23 .2,.4 | .61,.22 .9,.02", face="side", hand=(0.92, 0.0)),
+    "catching": Pose(arms=".42,.22 .86,.12 | .61,.23 .88,.18", face="side", hand=(0.92, 0.14)),
     "kicking": Pose(
-        (((0.46, 0.54), (0.42, 0.97)), ((0.54, 0.54), (0.74, 0.66), (0.93, 0.78))),
-        (((0.39, 0.23), (0.16, 0.32)), ((0.61, 0.23), (0.84, 0.32))),
-        hand=(0.96, 0.82),
+        ".46,.54 .42,.97 | .54,.54 .74,.66 .93,.78", ".39,.23 .16,.32 | .61,.23 .84,.32", hand=(0.96, 0.82)
     ),
-    "swinging": Pose(_LUNGE, (((0.42, 0.24), (0.84, 0.36)), ((0.61, 0.23), (0.86, 0.32))), hand=(0.88, 0.34)),
-    "hitting": Pose(
-        _LUNGE, (((0.42, 0.22), (0.78, 0.06)), ((0.61, 0.22), (0.82, 0.03))), face="side", hand=(0.82, 0.06)
-    ),
-    "playing": Pose(_LUNGE, (((0.39, 0.23), (0.1, 0.12)), ((0.61, 0.23), (0.9, 0.12))), hand=(0.9, 0.12)),
-    "jumping": Pose(
-        (((0.46, 0.54), (0.32, 0.66), (0.4, 0.84)), ((0.54, 0.54), (0.7, 0.64), (0.72, 0.82))),
-        (((0.39, 0.22), (0.2, 0.04)), ((0.61, 0.22), (0.8, 0.04))),
-    ),
-    "climbing": Pose(
-        (((0.46, 0.54), (0.28, 0.66), (0.34, 0.84)), ((0.54, 0.54), (0.64, 0.97))),
-        (((0.39, 0.22), (0.28, 0.0)), ((0.61, 0.22), (0.74, 0.04))),
-        face="back",
-    ),
+    "swinging": Pose(_LUNGE, ".42,.24 .84,.36 | .61,.23 .86,.32", hand=(0.88, 0.34)),
+    "hitting": Pose(_LUNGE, ".42,.22 .78,.06 | .61,.22 .82,.03", face="side", hand=(0.82, 0.06)),
+    "playing": Pose(_LUNGE, ".39,.23 .1,.12 | .61,.23 .9,.12", hand=(0.9, 0.12)),
+    "jumping": Pose(".46,.54 .32,.66 .4,.84 | .54,.54 .7,.64 .72,.82", ".39,.22 .2,.04 | .61,.22 .8,.04"),
+    "climbing": Pose(".46,.54 .28,.66 .34,.84 | .54,.54 .64,.97", ".39,.22 .28,0 | .61,.22 .74,.04", face="back"),
     "entering": Pose(_STEP, face="back"),
-    "guiding": Pose(_STEP, (((0.39, 0.23), (0.04, 0.26)), _FRONT_ARM), face="side"),
-    "crossing": Pose(_STEP, (((0.39, 0.23), (0.2, 0.36)), ((0.61, 0.23), (0.8, 0.36))), face="side"),
+    "guiding": Pose(_STEP, ".39,.23 .04,.26 | .61,.23 .69,.5", face="side"),
+    "crossing": Pose(_STEP, ".39,.23 .2,.36 | .61,.23 .8,.36", face="side"),
     "sitting": Pose(
-        (((0.46, 0.76), (0.72, 0.77), (0.72, 0.98)), ((0.52, 0.76), (0.8, 0.77), (0.8, 0.98))),
-        (((0.4, 0.45), (0.44, 0.68)), ((0.6, 0.45), (0.7, 0.68))),
+        ".46,.76 .72,.77 .72,.98 | .52,.76 .8,.77 .8,.98",
+        ".4,.45 .44,.68 | .6,.45 .7,.68",
         drop=0.22,
         hand=(0.72, 0.68),
     ),
-    "riding": Pose(
-        (((0.48, 0.76), (0.56, 0.98)), ((0.54, 0.76), (0.64, 0.98))),
-        (((0.4, 0.45), (0.7, 0.62)), ((0.6, 0.45), (0.78, 0.6))),
-        drop=0.22,
-        hand=(0.78, 0.6),
-    ),
+    "riding": Pose(".48,.76 .56,.98 | .54,.76 .64,.98", ".4,.45 .7,.62 | .6,.45 .78,.6", drop=0.22, hand=(0.78, 0.6)),
     "balancing": Pose(
-        (((0.46, 0.6), (0.34, 0.78), (0.36, 0.97)), ((0.54, 0.6), (0.68, 0.78), (0.66, 0.97))),
-        (((0.39, 0.29), (0.12, 0.26)), ((0.61, 0.29), (0.88, 0.26))),
-        drop=0.06,
+        ".46,.6 .34,.78 .36,.97 | .54,.6 .68,.78 .66,.97", ".39,.29 .12,.26 | .61,.29 .88,.26", drop=0.06
     ),
-    "falling": Pose(_STEP, (((0.39, 0.22), (0.16, 0.06)), ((0.61, 0.22), (0.84, 0.1)))),
-    "aboard": Pose((((0.45, 0.54), (0.45, 0.7)), ((0.55, 0.54), (0.55, 0.7)))),
+    "falling": Pose(_STEP, ".39,.22 .16,.06 | .61,.22 .84,.1"),
+    "aboard": Pose(".45,.54 .45,.7 | .55,.54 .55,.7"),
 }
 
 # Poses in which the gaze goes to the right.
@@ -120,25 +97,26 @@ def draw_person(brush: Brush, color: Color, rng: np.random.Generator, pose: str)
     )
     hair = tone((120, 80, 44), rng.uniform(0.25, 1.5))
     down = where.drop
-    for limb in where.legs:
-        brush.line(list(limb), 0.1, trousers)
-    brush.line(list(where.arms[0]), 0.065, tone(skin, 0.88))
+    back_arm, front_arm = map(read_points, where.arms.split("|"))
+    for limb in where.legs.split("|"):
+        brush.line(read_points(limb), 0.1, trousers)
+    brush.line(back_arm, 0.065, tone(skin, 0.88))
     brush.polygon([(0.36, 0.19 + down), (0.64, 0.19 + down), (0.61, 0.57 + down), (0.39, 0.57 + down)], color)
     x, y = 0.5, 0.1 + down
     brush.ellipse((x, y), (0.115, 0.095), skin)
     if where.face == "back":
         brush.ellipse((x, y - 0.005), (0.12, 0.095), hair)
     elif where.face == "front":
-        brush.ellipse((x, y - 0.02), (0.12, 0.08), hair, start=180, stop=360, outline=False)
+        brush.ellipse((x, y - 0.02), (0.12, 0.08), hair, arc=(180, 360), outline=False)
         for side in (-0.045, 0.045):
             brush.ellipse((x + side, y + 0.015), (0.017, 0.014), DARK, outline=False)
     else:
         brush.polygon([(x + 0.09, y - 0.02), (x + 0.17, y + 0.03), (x + 0.09, y + 0.05)], skin)
-        brush.ellipse((x - 0.035, y - 0.02), (0.095, 0.085), hair, start=90, stop=330, outline=False)
+        brush.ellipse((x - 0.035, y - 0.02), (0.095, 0.085), hair, arc=(90, 330), outline=False)
         brush.ellipse((x + 0.05, y), (0.018, 0.016), DARK, outline=False)
         if where.face == "talk":
             brush.ellipse((x + 0.075, y + 0.05), (0.035, 0.022), (120, 30, 40), outline=False)
-    brush.line(list(where.arms[1]), 0.065, skin)
+    brush.line(front_arm, 0.065, skin)
 
 
 @dataclass(frozen=True)
@@ -177,12 +155,6 @@ _ANIMALS: dict[str, Animal] = {
 }
 
 
-def mouth(name: str, pose: str) -> Point:
-    """Where an animal's mouth is, in its unit square."""
-    x, y = _head(_ANIMALS[name], pose)
-    return x + 1.2 * _ANIMALS[name].head, y + 0.4 * _ANIMALS[name].head
-
-
 def _shoulder(animal: Animal, pose: str) -> Point:
     return (0.68, (0.8 if pose == "lying" else 0.56) - 0.5 * animal.body)
 
@@ -196,30 +168,19 @@ def _head(animal: Animal, pose: str) -> Point:
     return x + 0.3 * animal.neck + 0.05, max(animal.head, y - animal.neck)
 
 
-def _legs(pose: str) -> tuple[Limb, ...]:
-    if pose == "lying":
-        return ((0.2, 0.94), (0.4, 0.96)), ((0.62, 0.94), (0.86, 0.96))
-    if pose == "running":
-        return (
-            ((0.26, 0.6), (0.02, 0.84)),
-            ((0.3, 0.6), (0.12, 0.95)),
-            ((0.66, 0.6), (0.84, 0.92)),
-            ((0.7, 0.6), (0.98, 0.8)),
-        )
-    return (
-        ((0.3, 0.6), (0.3, 0.97)),
-        ((0.62, 0.6), (0.62, 0.97)),
-        ((0.2, 0.6), (0.19, 0.97)),
-        ((0.72, 0.6), (0.73, 0.97)),
-    )
+_ANIMAL_LEGS = {
+    "": ".3,.6 .3,.97 | .62,.6 .62,.97 | .2,.6 .19,.97 | .72,.6 .73,.97",
+    "lying": ".2,.94 .4,.96 | .62,.94 .86,.96",
+    "running": ".26,.6 .02,.84 | .3,.6 .12,.95 | .66,.6 .84,.92 | .7,.6 .98,.8",
+}
 
 
 def _draw_animal(name: str, brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
     animal = _ANIMALS[name]
     middle = 0.8 if pose == "lying" else 0.56
     mark = tone(color, 0.4) if name != "zebra" else DARK
-    for number, limb in enumerate(_legs(pose)):
-        brush.line(list(limb), 0.09, tone(color, 0.8 if number < 2 else 1.0))
+    for number, limb in enumerate(_ANIMAL_LEGS.get(pose, _ANIMAL_LEGS[""]).split("|")):
+        brush.line(read_points(limb), 0.09, tone(color, 0.8 if number < 2 else 1.0))
     brush.line(
         [(0.14, middle - 0.06), (0.03, middle + (0.14 if animal.mane else -0.16))], 0.05, mark if animal.mane else color
     )
@@ -256,45 +217,17 @@ def _draw_head(animal: Animal, brush: Brush, color: Color, mark: Color, pose: st
     brush.ellipse((x + 0.3 * r, y - 0.25 * r), (0.16 * r, 0.18 * r), DARK, outline=False)
 
 
-def _animal_look(
-    name: str, height: float, width: float, hues: tuple[float, float], saturation: float, value: float
-) -> Look:
-    def draw(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-        _draw_animal(name, brush, color, rng, pose)
-
-    return Look(draw, height, width, hues, saturation, value)
-
-
-def draw_bird(brush: Brush, color: Color, rng: np.random.Generator, pose: str) -> None:
-    """Paint a bird, standing or flying."""
-    if pose == "flying":
-        brush.polygon([(0.3, 0.56), (0.2, 0.0), (0.6, 0.5)], tone(color, 0.8))
-        brush.polygon([(0.44, 0.6), (0.5, 1.0), (0.66, 0.6)], tone(color, 0.9))
-    else:
-        for x in (0.44, 0.56):
-            brush.line([(x, 0.7), (x, 0.98)], 0.05, (222, 150, 50), outline=False)
-    head = (0.76, 0.48) if pose == "flying" else (0.74, 0.28)
-    brush.polygon(
-        [(head[0] + 0.1, head[1] - 0.06), (1.0, head[1] + 0.02), (head[0] + 0.1, head[1] + 0.1)], (240, 170, 50)
-    )
-    brush.polygon([(0.2, 0.5), (0.0, 0.44), (0.02, 0.7)], tone(color, 0.7))
-    brush.ellipse((0.48, 0.58), (0.34, 0.22), color)
-    brush.ellipse(head, (0.16, 0.17), color)
-    brush.ellipse((head[0] + 0.05, head[1] - 0.04), (0.03, 0.035), WHITE if pose == "flying" else DARK, outline=False)
-
-
 FIGURE_LOOKS: dict[str, Look] = {
     "person": Look(draw_person, 1.0, PERSON_WIDTH, (0.0, 1.0), 0.6, 0.85),
-    "bird": Look(draw_bird, 0.28, 0.4, (0.5, 0.62), 0.6, 0.8),
-    "cat": _animal_look("cat", 0.36, 0.56, (0.08, 0.12), 0.35, 0.75),
-    "dog": _animal_look("dog", 0.5, 0.72, (0.06, 0.1), 0.62, 0.72),
-    "horse": _animal_look("horse", 1.1, 1.2, (0.03, 0.06), 0.62, 0.5),
-    "sheep": _animal_look("sheep", 0.6, 0.8, (0.1, 0.14), 0.12, 0.92),
-    "cow": _animal_look("cow", 0.85, 1.2, (0.05, 0.08), 0.25, 0.85),
-    "elephant": _animal_look("elephant", 1.3, 1.7, (0.6, 0.66), 0.15, 0.6),
-    "bear": _animal_look("bear", 0.8, 1.1, (0.05, 0.07), 0.6, 0.35),
-    "zebra": _animal_look("zebra", 1.0, 1.15, (0.1, 0.12), 0.06, 0.95),
-    "giraffe": _animal_look("giraffe", 1.8, 1.15, (0.1, 0.12), 0.55, 0.9),
+    "cat": Look(partial(_draw_animal, "cat"), 0.36, 0.56, (0.08, 0.12), 0.35, 0.75),
+    "dog": Look(partial(_draw_animal, "dog"), 0.5, 0.72, (0.06, 0.1), 0.62, 0.72),
+    "horse": Look(partial(_draw_animal, "horse"), 1.1, 1.2, (0.03, 0.06), 0.62, 0.5),
+    "sheep": Look(partial(_draw_animal, "sheep"), 0.6, 0.8, (0.1, 0.14), 0.12, 0.92),
+    "cow": Look(partial(_draw_animal, "cow"), 0.85, 1.2, (0.05, 0.08), 0.25, 0.85),
+    "elephant": Look(partial(_draw_animal, "elephant"), 1.3, 1.7, (0.6, 0.66), 0.15, 0.6),
+    "bear": Look(partial(_draw_animal, "bear"), 0.8, 1.1, (0.05, 0.07), 0.6, 0.35),
+    "zebra": Look(partial(_draw_animal, "zebra"), 1.0, 1.15, (0.1, 0.12), 0.06, 0.95),
+    "giraffe": Look(partial(_draw_animal, "giraffe"), 1.8, 1.15, (0.1, 0.12), 0.55, 0.9),
 }
 
-ANIMALS = frozenset(FIGURE_LOOKS) - {"person"}
+ANIMALS = frozenset((*_ANIMALS, "bird"))

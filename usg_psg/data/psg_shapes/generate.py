@@ -2,7 +2,7 @@
 
 output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
 Classes and predicates are among PSG's, in PSG's order. `scene.py` states the rules of the relations; `truth.py` and
-`annotator.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
+`psg_scene.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
 relations, and, if names are held out, psg_seen.json, the training images with the vocabulary that lacks them.
 """
 
@@ -24,13 +24,13 @@ import numpy as np
 from ...utils.files import write_json
 from ...vocabulary import Vocabulary
 from ..panoptic import encode_panoptic
-from ..psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSG_VOCABULARY
+from ..psg_categories import PSG_VOCABULARY
 from ..validation.records import MAX_SEGMENT_ID
 from .layout import PRESETS, degrade, make_scene
+from .looks import LOOKS
 from .psg_scene import PSGScene, make_psg_scene
 from .scene import Scene, mask_box
 from .stuff import SURFACES
-from .things import LOOKS
 
 logger = logging.getLogger(__name__)
 
@@ -40,48 +40,27 @@ MIN_PSG_SIDE = 128
 # Far apart, so that neither depends on how many images the other split has.
 _FIRST_ID = {"train": 100_000_000, "val": 500_000_000}
 _MAX_IMAGES = 100_000_000
+_FOLDERS = ("train2017", "panoptic_train2017", "val2017", "panoptic_val2017")
 
-_EASY_THINGS = {"person", "car", "airplane", "bench", "dog", "kite"}
-_EASY_STUFF = {"road", "sky-other-merged", "grass-merged"}
-_EASY_PREDICATES = {
-    "over",
-    "in front of",
-    "beside",
-    "on",
-    "standing on",
-    "flying over",
-    "parked on",
-    "driving on",
-}
-_HARD_PREDICATES = _EASY_PREDICATES | {
-    "in",
-    "attached to",
-    "hanging from",
-    "lying on",
-    "sitting on",
-    "holding",
-    "riding",
-    "enclosing",
-    "leaning on",
-}
-
-
-def _ordered(all_names: tuple[str, ...], chosen: Iterable[str]) -> tuple[str, ...]:
-    chosen = set(chosen)
-    return tuple(name for name in all_names if name in chosen)
+_EASY_THINGS = ("person", "car", "airplane", "bench", "dog", "kite")
+_EASY_STUFF = ("road", "sky-other-merged", "grass-merged")
+_EASY_PREDICATES = "over, in front of, beside, on, standing on, flying over, parked on, driving on".split(", ")
+_HARD_PREDICATES = "in, attached to, hanging from, lying on, sitting on, holding, riding, enclosing, leaning on".split(
+    ", "
+)
 
 
 def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterable[str]) -> Vocabulary:
-    return Vocabulary(
-        _ordered(PSG_THING_CLASSES, things),
-        _ordered(PSG_STUFF_CLASSES, stuff),
-        _ordered(PSG_PREDICATE_CLASSES, predicates),
+    """Some names of PSG in its order."""
+    chosen = {*things, *stuff, *predicates}
+    return Vocabulary.from_names(
+        {key: [name for name in names if name in chosen] for key, names in PSG_VOCABULARY.names.items()}
     )
 
 
 VOCABULARIES = {
     "easy": _vocabulary(_EASY_THINGS, _EASY_STUFF, _EASY_PREDICATES),
-    "hard": _vocabulary(LOOKS, SURFACES, _HARD_PREDICATES),
+    "hard": _vocabulary(LOOKS, SURFACES, _EASY_PREDICATES + _HARD_PREDICATES),
     "psg": PSG_VOCABULARY,
 }
 
@@ -168,9 +147,8 @@ def generate_psg_shapes(
         logger.info("%s already holds these scenes", root)
         return json_file
     _clear(root, overwrite)
-    for split in _FIRST_ID:
-        for folder in (f"{split}2017", f"panoptic_{split}2017"):
-            (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
+    for folder in _FOLDERS:
+        (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / SETTINGS_FILE, asdict(settings), indent=None)
     jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
     records, everything = [], []
@@ -204,17 +182,22 @@ def _write_seen(path: Path, records: list[dict], vocabulary: Vocabulary, hold_ou
     seen = Vocabulary.from_names(
         {key: [n for n in names if n not in hold_out] for key, names in vocabulary.names.items()}
     )
-    category = {i: seen.object_classes.index(n) for i, n in enumerate(vocabulary.object_classes) if n not in hold_out}
-    predicate = {
-        i: seen.predicate_classes.index(n) for i, n in enumerate(vocabulary.predicate_classes) if n not in hold_out
-    }
+    category, predicate = (
+        {i: new.index(name) for i, name in enumerate(old) if name in new}
+        for old, new in (
+            (vocabulary.object_classes, seen.object_classes),
+            (vocabulary.predicate_classes, seen.predicate_classes),
+        )
+    )
+
+    def renumber(entries: list[dict]) -> list[dict]:
+        return [{**entry, "category_id": category[entry["category_id"]]} for entry in entries]
+
     renumbered = [
         {
             **record,
-            **{
-                key: [{**each, "category_id": category[each["category_id"]]} for each in record[key]]
-                for key in ("segments_info", "annotations")
-            },
+            "segments_info": renumber(record["segments_info"]),
+            "annotations": renumber(record["annotations"]),
             "relations": [[s, o, predicate[p]] for s, o, p in record["relations"]],
         }
         for record in records
@@ -270,9 +253,8 @@ def _clear(root: Path, overwrite: bool) -> None:
         raise ValueError(f"output_dir: {root} holds other scenes ({found}); overwriting them has to be asked for")
     for name in ("psg.json", "psg_complete.json", "psg_seen.json"):
         (root / "psg" / name).unlink(missing_ok=True)
-    for split in _FIRST_ID:
-        for folder in (f"{split}2017", f"panoptic_{split}2017"):
-            shutil.rmtree(root / "coco" / folder, ignore_errors=True)
+    for folder in _FOLDERS:
+        shutil.rmtree(root / "coco" / folder, ignore_errors=True)
 
 
 def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int) -> Iterator[tuple[dict, list]]:

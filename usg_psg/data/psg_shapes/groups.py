@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .looks import LOOKS, STRETCH, draw_look
 from .scene import Background, Piece
 from .stuff import draw_fence
-from .things import LOOKS, draw_thing
-
-Foot = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Site:
         background: what lies behind.
     """
 
-    foot: Foot
+    foot: tuple[float, float]
     person: float
     depth: float
     group: int
@@ -49,14 +48,14 @@ def _piece(
     depth: float = 0.0,
     place: str = "part",
     pose: str = "",
-    flip: bool = False,
-    angle: float = 0.0,
-    is_main: bool = False,
     size: float = 1.0,
+    is_main: bool = False,
+    **turn: Any,
 ) -> Piece:
-    """A thing at the site's foot plus shift (right, up), in heights of a person."""
+    """A thing at the site's foot plus shift (right, up), in heights of a person; turn is as of `draw_look`."""
     foot = (site.foot[0] + shift[0] * site.person, site.foot[1] - shift[1] * site.person)
-    sprite = draw_thing(name, foot, size * site.person, rng, pose=pose, flip=flip, angle=angle)
+    stretch = STRETCH.get(pose, (1.0, 1.0))
+    sprite = draw_look(LOOKS[name], foot, size * site.person, rng, pose=pose, stretch=stretch, **turn)
     outline = sprite.mask(*site.background.labels.shape)
     return Piece(name, sprite, site.depth + depth, foot, site.group, place, pose, outline=outline, is_main=is_main)
 
@@ -70,55 +69,66 @@ def single(name: str, *, pose: str = "", place: str = "ground") -> Builder:
     return build
 
 
-def holding(name: str) -> Builder:
-    """A person who holds a thing in the raised hand."""
-    lift = {"umbrella": 0.62, "sports ball": 0.7, "surfboard": 0.0, "teddy bear": 0.58}[name]
-    reach = {"umbrella": 0.18, "sports ball": 0.24, "surfboard": 0.24, "teddy bear": 0.26}[name]
+def _pair(
+    main: str,
+    other: str,
+    shift: tuple[float, float],
+    *links: tuple[int, str, int],
+    main_pose: str = "",
+    main_size: float = 1.0,
+    spread: float = 0.0,
+    depth: float = 1e-3,
+    pose: str = "",
+    size: float = 1.0,
+) -> Builder:
+    """A thing on the ground and another one at it.
+
+    Args:
+        main, other: classes, each with its pose and size.
+        shift: of the other one from the main one's foot, (forwards, up).
+        links: (subject, predicate, object), where 0 is the main one.
+        spread: draws the horizontal shift from -spread to spread.
+        depth: of the other one beyond the main one's.
+    """
 
     def build(site: Site, rng: np.random.Generator) -> list[Piece]:
         side = 1 if rng.random() < 0.5 else -1
-        person = _piece(site, rng, "person", place="ground", pose="holding", flip=side < 0, is_main=True)
-        held = _piece(site, rng, name, shift=(side * reach, lift), depth=1e-3, flip=side < 0)
-        person.links.append(("holding", held))
-        if name == "umbrella":
-            held.links.append(("over", person))
-        return [person, held]
+        first = _piece(site, rng, main, place="ground", pose=main_pose, flip=side < 0, is_main=True, size=main_size)
+        right = rng.uniform(-spread, spread) if spread else side * shift[0]
+        second = _piece(site, rng, other, shift=(right, shift[1]), depth=depth, pose=pose, flip=side < 0, size=size)
+        pieces = [first, second]
+        for subject, predicate, object_ in links:
+            pieces[subject].links.append((predicate, pieces[object_]))
+        return pieces
 
     return build
+
+
+def holding(name: str) -> Builder:
+    """A person who holds a thing in the raised hand."""
+    shift = {"umbrella": (0.18, 0.62), "sports ball": (0.24, 0.7), "surfboard": (0.24, 0.0), "teddy bear": (0.26, 0.58)}
+    over = [(1, "over", 0)] if name == "umbrella" else []
+    return _pair("person", name, shift[name], (0, "holding", 1), *over, main_pose="holding")
 
 
 def riding(mount: str) -> Builder:
     """A person on a horse or bicycle; the pair has two predicates."""
     lift = {"horse": 0.47, "bicycle": 0.3}[mount]
-
-    def build(site: Site, rng: np.random.Generator) -> list[Piece]:
-        side = 1 if rng.random() < 0.5 else -1
-        below = _piece(site, rng, mount, place="ground", flip=side < 0, is_main=True)
-        rider = _piece(site, rng, "person", shift=(-0.06 * side, lift), depth=1e-3, pose="riding", flip=side < 0)
-        rider.links += [("riding", below), ("on", below)]
-        return [below, rider]
-
-    return build
+    return _pair(mount, "person", (-0.06, lift), (1, "riding", 0), (1, "on", 0), pose="riding")
 
 
 def seated(seat: str, who: str, pose: str) -> Builder:
     """Somebody sitting, lying or standing on a seat."""
-    top = {"bench": 0.275, "chair": 0.36}[seat]
+    top, spread = {"bench": (0.275, 0.3), "chair": (0.36, 0.06)}[seat]
     predicate = {"sitting": "sitting on", "lying": "lying on", "": "standing on"}[pose]
     if who == "teddy bear":
         predicate = "sitting on"
     sink = 0.21 if pose == "sitting" else 0.01
+    return _pair(seat, who, (0.0, top - sink), (1, predicate, 0), spread=spread, pose=pose, size=0.9)
 
-    def build(site: Site, rng: np.random.Generator) -> list[Piece]:
-        side = 1 if rng.random() < 0.5 else -1
-        below = _piece(site, rng, seat, place="ground", flip=side < 0, is_main=True)
-        spread = 0.3 if seat == "bench" else 0.06
-        shift = (rng.uniform(-spread, spread), top - sink)
-        sitter = _piece(site, rng, who, shift=shift, depth=1e-3, pose=pose, flip=side < 0, size=0.9)
-        sitter.links.append((predicate, below))
-        return [below, sitter]
 
-    return build
+# A person in a boat, the hull in front of the legs.
+boat_with_sailor = _pair("boat", "person", (-0.56, 0.16), (1, "in", 0), main_size=1.3, depth=-1e-3, pose="aboard")
 
 
 def laid_table(site: Site, rng: np.random.Generator) -> list[Piece]:
@@ -136,16 +146,6 @@ def laid_table(site: Site, rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def boat_with_sailor(site: Site, rng: np.random.Generator) -> list[Piece]:
-    """A person in a boat, the hull in front of the legs."""
-    side = 1 if rng.random() < 0.5 else -1
-    boat = _piece(site, rng, "boat", place="ground", flip=side < 0, is_main=True, size=1.3)
-    shift = (-0.56 * side, 0.16)
-    sailor = _piece(site, rng, "person", shift=shift, depth=-1e-3, pose="aboard", flip=side < 0)
-    sailor.links.append(("in", boat))
-    return [boat, sailor]
-
-
 def fenced(name: str) -> Builder:
     """An animal behind a fence that encloses it; the pair has two predicates."""
 
@@ -155,16 +155,8 @@ def fenced(name: str) -> Builder:
         half, top = 0.72 * look.width * site.person, 0.55 * look.height * site.person
         sprite = draw_fence((x - half, y - top, x + half, y + 0.06 * site.person), rng)
         outline = sprite.mask(*site.background.labels.shape)
-        fence = Piece(
-            "fence-merged",
-            sprite,
-            site.depth + 1e-3,
-            site.foot,
-            site.group,
-            "part",
-            outline=outline,
-            is_main=False,
-        )
+        depth = site.depth + 1e-3
+        fence = Piece("fence-merged", sprite, depth, site.foot, site.group, "part", outline=outline, is_main=False)
         fence.links += [("enclosing", animal), ("in front of", animal)]
         return [animal, fence]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -29,7 +29,7 @@ class GroupKind:
 
     weight: float
     build: g.Builder
-    ground: frozenset[str] | None = LAND
+    ground: Collection[str] | None = LAND
     zone: tuple[float, float] = (1.05, 1.97)
 
 
@@ -64,15 +64,6 @@ class Preset:
     degrade: bool
 
 
-def _kind(
-    weight: float,
-    build: g.Builder,
-    ground: Iterable[str] | None = LAND,
-    zone: tuple[float, float] = (1.05, 1.97),
-) -> GroupKind:
-    return GroupKind(weight, build, None if ground is None else frozenset(ground), zone)
-
-
 _AIR = (0.3, 0.85)
 _FLYING_KITE = g.single("kite", place="air")
 _FLYING_BIRD = g.single("bird", pose="flying", place="air")
@@ -80,115 +71,70 @@ _AIRPLANE = g.single("airplane", place="air")
 
 EASY_RECIPES = {
     "meadow": (
-        _kind(5, g.single("person"), zone=(1.15, 1.97)),
-        _kind(2.0, g.single("car"), ("road",), (1.15, 1.97)),
-        _kind(1.2, g.single("car"), ("grass-merged",), (1.2, 1.97)),
-        _kind(2.5, g.single("dog"), zone=(1.15, 1.97)),
-        _kind(1.5, g.single("bench"), MEADOW, (1.2, 1.97)),
-        _kind(1.8, _AIRPLANE, None, (0.35, 0.8)),
-        _kind(1.2, _FLYING_KITE, None, (0.45, 0.9)),
+        GroupKind(5, g.single("person"), zone=(1.15, 1.97)),
+        GroupKind(2.0, g.single("car"), ("road",), (1.15, 1.97)),
+        GroupKind(1.2, g.single("car"), ("grass-merged",), (1.2, 1.97)),
+        GroupKind(2.5, g.single("dog"), zone=(1.15, 1.97)),
+        GroupKind(1.5, g.single("bench"), MEADOW, (1.2, 1.97)),
+        GroupKind(1.8, _AIRPLANE, None, (0.35, 0.8)),
+        GroupKind(1.2, _FLYING_KITE, None, (0.45, 0.9)),
     )
 }
 
+# fmt: off
 HARD_RECIPES = {
     "park": (
-        _kind(5, g.single("person")),
-        _kind(2.5, g.single("dog")),
-        _kind(1.6, g.holding("umbrella")),
-        _kind(0.9, g.riding("horse"), MEADOW),
-        _kind(0.8, g.single("horse"), MEADOW),
-        _kind(1.2, g.riding("bicycle")),
-        _kind(0.7, g.single("bicycle")),
-        _kind(1.0, g.single("bench"), MEADOW),
-        _kind(1.5, g.seated("bench", "person", "sitting"), MEADOW),
-        _kind(0.6, g.seated("bench", "cat", "lying"), MEADOW),
-        _kind(0.3, g.seated("bench", "bird", ""), MEADOW),
-        _kind(0.3, g.seated("bench", "teddy bear", ""), MEADOW),
-        _kind(0.8, g.single("dog", pose="lying"), MEADOW),
-        _kind(1.2, _FLYING_KITE, None, _AIR),
-        _kind(1.2, _FLYING_BIRD, None, _AIR),
-        _kind(0.7, g.fenced("dog"), MEADOW),
-        _kind(0.6, g.fenced("horse"), MEADOW),
-        _kind(0.8, g.single("sports ball")),
-        _kind(0.9, g.single("car"), ("grass-merged", "road")),
-        _kind(0.5, g.hanging_plant, None, (0.75, 1.1)),
-        _kind(0.5, g.leaning, None, (1.05, 1.3)),
-        _kind(0.5, g.laid_table, MEADOW),
+        GroupKind(5, g.single("person")), GroupKind(2.5, g.single("dog")), GroupKind(1.6, g.holding("umbrella")),
+        GroupKind(0.9, g.riding("horse"), MEADOW), GroupKind(0.8, g.single("horse"), MEADOW),
+        GroupKind(1.2, g.riding("bicycle")), GroupKind(0.7, g.single("bicycle")),
+        GroupKind(1.0, g.single("bench"), MEADOW), GroupKind(1.5, g.seated("bench", "person", "sitting"), MEADOW),
+        GroupKind(0.6, g.seated("bench", "cat", "lying"), MEADOW),
+        GroupKind(0.3, g.seated("bench", "bird", ""), MEADOW),
+        GroupKind(0.3, g.seated("bench", "teddy bear", ""), MEADOW),
+        GroupKind(0.8, g.single("dog", pose="lying"), MEADOW), GroupKind(1.2, _FLYING_KITE, None, _AIR),
+        GroupKind(1.2, _FLYING_BIRD, None, _AIR), GroupKind(0.7, g.fenced("dog"), MEADOW),
+        GroupKind(0.6, g.fenced("horse"), MEADOW), GroupKind(0.8, g.single("sports ball")),
+        GroupKind(0.9, g.single("car"), ("grass-merged", "road")), GroupKind(0.5, g.hanging_plant, None, (0.75, 1.1)),
+        GroupKind(0.5, g.leaning, None, (1.05, 1.3)), GroupKind(0.5, g.laid_table, MEADOW),
     ),
     "street": (
-        _kind(4, g.single("car"), ("grass-merged", "road")),
-        _kind(1.5, g.single("bus"), ("road",)),
-        _kind(4, g.single("person")),
-        _kind(1.3, g.riding("bicycle"), ("road",)),
-        _kind(1.0, g.single("dog")),
-        _kind(1.5, g.holding("umbrella")),
-        _kind(0.9, g.attached("clock"), None, (0.6, 0.98)),
-        _kind(0.8, _AIRPLANE, None, (0.2, 0.6)),
-        _kind(0.5, g.leaning, None, (1.02, 1.3)),
-        _kind(0.6, g.seated("bench", "person", "sitting"), MEADOW),
+        GroupKind(4, g.single("car"), ("grass-merged", "road")), GroupKind(1.5, g.single("bus"), ("road",)),
+        GroupKind(4, g.single("person")), GroupKind(1.3, g.riding("bicycle"), ("road",)),
+        GroupKind(1.0, g.single("dog")), GroupKind(1.5, g.holding("umbrella")),
+        GroupKind(0.9, g.attached("clock"), None, (0.6, 0.98)), GroupKind(0.8, _AIRPLANE, None, (0.2, 0.6)),
+        GroupKind(0.5, g.leaning, None, (1.02, 1.3)), GroupKind(0.6, g.seated("bench", "person", "sitting"), MEADOW),
     ),
     "coast": (
-        _kind(3, g.single("person"), ("sand",)),
-        _kind(2.5, g.single("boat"), ("sea",)),
-        _kind(1.5, g.boat_with_sailor, ("sea",)),
-        _kind(1.3, g.holding("surfboard"), ("sand",)),
-        _kind(0.8, g.holding("sports ball"), ("sand",)),
-        _kind(1.1, _FLYING_KITE, None, _AIR),
-        _kind(1.5, _FLYING_BIRD, None, _AIR),
-        _kind(1.0, g.single("dog"), ("sand",)),
-        _kind(0.7, g.single("sports ball"), ("sand",)),
-        _kind(0.7, _AIRPLANE, None, _AIR),
-        _kind(0.8, g.seated("chair", "person", "sitting"), ("sand",)),
-        _kind(0.6, g.riding("horse"), ("sand",)),
+        GroupKind(3, g.single("person"), ("sand",)), GroupKind(2.5, g.single("boat"), ("sea",)),
+        GroupKind(1.5, g.boat_with_sailor, ("sea",)), GroupKind(1.3, g.holding("surfboard"), ("sand",)),
+        GroupKind(0.8, g.holding("sports ball"), ("sand",)), GroupKind(1.1, _FLYING_KITE, None, _AIR),
+        GroupKind(1.5, _FLYING_BIRD, None, _AIR), GroupKind(1.0, g.single("dog"), ("sand",)),
+        GroupKind(0.7, g.single("sports ball"), ("sand",)), GroupKind(0.7, _AIRPLANE, None, _AIR),
+        GroupKind(0.8, g.seated("chair", "person", "sitting"), ("sand",)),
+        GroupKind(0.6, g.riding("horse"), ("sand",)),
     ),
     "room": (
-        _kind(2, g.single("person")),
-        _kind(1.2, g.single("chair")),
-        _kind(1.2, g.seated("chair", "person", "sitting")),
-        _kind(0.6, g.seated("chair", "cat", "lying")),
-        _kind(0.5, g.seated("chair", "teddy bear", "")),
-        _kind(3, g.laid_table),
-        _kind(1.2, g.attached("tv"), None, (0.4, 0.85)),
-        _kind(1.2, g.attached("clock"), None, (0.3, 0.7)),
-        _kind(1.0, g.hanging_plant, None, (0.3, 0.6)),
-        _kind(1.0, g.single("potted plant")),
-        _kind(1.2, g.single("cat")),
-        _kind(0.9, g.single("dog", pose="lying")),
-        _kind(0.6, g.single("sports ball")),
-        _kind(0.6, g.single("teddy bear")),
-        _kind(0.7, g.holding("teddy bear")),
-        _kind(0.7, g.leaning, None, (1.05, 1.3)),
+        GroupKind(2, g.single("person")), GroupKind(1.2, g.single("chair")),
+        GroupKind(1.2, g.seated("chair", "person", "sitting")), GroupKind(0.6, g.seated("chair", "cat", "lying")),
+        GroupKind(0.5, g.seated("chair", "teddy bear", "")), GroupKind(3, g.laid_table),
+        GroupKind(1.2, g.attached("tv"), None, (0.4, 0.85)), GroupKind(1.2, g.attached("clock"), None, (0.3, 0.7)),
+        GroupKind(1.0, g.hanging_plant, None, (0.3, 0.6)), GroupKind(1.0, g.single("potted plant")),
+        GroupKind(1.2, g.single("cat")), GroupKind(0.9, g.single("dog", pose="lying")),
+        GroupKind(0.6, g.single("sports ball")), GroupKind(0.6, g.single("teddy bear")),
+        GroupKind(0.7, g.holding("teddy bear")), GroupKind(0.7, g.leaning, None, (1.05, 1.3)),
     ),
 }
 
 PRESETS = {
     "easy": Preset(
-        recipes=EASY_RECIPES,
-        background_weights={"meadow": 1.0},
-        num_groups=(3, 5),
-        num_things=(3, 5),
-        person=(0.38, 0.5),
-        far=0.8,
-        visible=0.7,
-        min_area=0.004,
-        inside=0.98,
-        rules=RelationRules(overlap=(0.004, 0.08), gap=(0.12, 0.16), depth=0.14),
-        degrade=False,
-    ),
+        EASY_RECIPES, {"meadow": 1.0}, num_groups=(3, 5), num_things=(3, 5), person=(0.38, 0.5), far=0.8, visible=0.7,
+        min_area=0.004, inside=0.98, rules=RelationRules((0.004, 0.08), (0.12, 0.16), 0.14), degrade=False),
     "hard": Preset(
-        recipes=HARD_RECIPES,
-        background_weights={"park": 0.42, "street": 0.25, "coast": 0.15, "room": 0.18},
-        num_groups=(2, 6),
-        num_things=(3, 9),
-        person=(0.25, 0.42),
-        far=0.5,
-        visible=0.4,
-        min_area=0.0006,
-        inside=0.85,
-        rules=RelationRules(overlap=(0.02, 0.06), gap=(0.08, 0.1), depth=0.1),
-        degrade=True,
-    ),
+        HARD_RECIPES, {"park": 0.42, "street": 0.25, "coast": 0.15, "room": 0.18}, num_groups=(2, 6), num_things=(3, 9),
+        person=(0.25, 0.42), far=0.5, visible=0.4, min_area=0.0006, inside=0.85,
+        rules=RelationRules((0.02, 0.06), (0.08, 0.1), 0.1), degrade=True),
 }
+# fmt: on
 
 ROOM_CLOSENESS = 1.4  # people in a room are nearer to the camera
 _PLACES_PER_GROUP = 24
@@ -272,10 +218,10 @@ def _place(
     return None
 
 
-def _stands(background: Background, x: float, y: float, reach: float, ground: frozenset[str]) -> bool:
+def _stands(background: Background, x: float, y: float, reach: float, ground: Collection[str]) -> bool:
     """Whether one of the allowed grounds, and no other, lies around the foot."""
     around = {background.at(x + dx, y + dy) for dx in (-reach, 0, reach) for dy in (-0.3 * reach, 0, 0.15 * reach)}
-    return len(around) == 1 and around <= ground
+    return len(around) == 1 and around <= set(ground)
 
 
 def _fits(preset: Preset, pieces: list[Piece], others: list[Piece]) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
 from .places import FIXED, PLACES, WALLS, Place
 from .scene import Background
-from .stuff import below, region, wavy
-from .surfaces import paint_surface
+from .stuff import below, paint_surface, region, wavy
+
+
+def _between(height: int, width: int, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    return below(height, width, upper) * (1 - below(height, width, lower))
 
 
 def _ridge(height: int, width: int, horizon: float, rng: np.random.Generator) -> np.ndarray:
@@ -28,13 +29,8 @@ def _trees(height: int, width: int, horizon: float, rng: np.random.Generator) ->
         for _ in range(8):
             x, y = middle + rng.normal(0, 0.9) * across, horizon - rng.uniform(0.3, 2.6) * across
             cv2.circle(cover, (int(x * 16), int(y * 16)), int(across * 16), 255, -1, cv2.LINE_AA, 4)
-        cv2.rectangle(
-            cover,
-            (int(middle - 0.2 * across), int(horizon - across)),
-            (int(middle + 0.2 * across), int(horizon + 0.04 * height)),
-            255,
-            -1,
-        )
+        top_left = (int(middle - 0.2 * across), int(horizon - across))
+        cv2.rectangle(cover, top_left, (int(middle + 0.2 * across), int(horizon + 0.04 * height)), 255, -1)
     return cover.astype(np.float32) / 255
 
 
@@ -50,26 +46,15 @@ def _boxes(height: int, width: int, horizon: float, rng: np.random.Generator) ->
 def _house(height: int, width: int, horizon: float, rng: np.random.Generator) -> np.ndarray:
     x, across, tall = rng.uniform(0.05, 0.7) * width, rng.uniform(0.2, 0.35) * width, rng.uniform(0.16, 0.28) * height
     foot = horizon + 0.05 * height
+    eaves, right = foot - tall, x + across
     return region(
-        height,
-        width,
-        [
-            [
-                (x, foot - tall),
-                (x + across / 2, foot - 1.5 * tall),
-                (x + across, foot - tall),
-                (x + across, foot),
-                (x, foot),
-            ]
-        ],
+        height, width, [[(x, eaves), (x + across / 2, foot - 1.5 * tall), (right, eaves), (right, foot), (x, foot)]]
     )
 
 
 def _wall(height: int, width: int, horizon: float, rng: np.random.Generator) -> np.ndarray:
     top = horizon - rng.uniform(0.06, 0.14) * height
-    return below(height, width, np.full(width, top)) * (
-        1 - below(height, width, np.full(width, horizon + 0.02 * height))
-    )
+    return _between(height, width, np.full(width, top), np.full(width, horizon + 0.02 * height))
 
 
 def _fence(height: int, width: int, horizon: float, rng: np.random.Generator) -> np.ndarray:
@@ -98,12 +83,11 @@ def _bridge(height: int, width: int, horizon: float, rng: np.random.Generator) -
 
 
 def _strip(height: int, width: int, horizon: float, rng: np.random.Generator) -> np.ndarray:
-    return below(height, width, np.full(width, horizon)) * (
-        1 - below(height, width, wavy(width, horizon + rng.uniform(0.15, 0.35) * height, 0.03 * height, rng))
-    )
+    shore = wavy(width, horizon + rng.uniform(0.15, 0.35) * height, 0.03 * height, rng)
+    return _between(height, width, np.full(width, horizon), shore)
 
 
-_STANDING: dict[str, Callable[[int, int, float, np.random.Generator], np.ndarray]] = {
+_STANDING = {
     "mountain-merged": _ridge,
     "tree-merged": _trees,
     "building-other-merged": _boxes,
@@ -129,19 +113,14 @@ _ON_WALL: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
     "paper-merged": ((0.1, 0.18), (0.12, 0.2), (0.2, 0.5)),
     "banner": ((0.25, 0.5), (0.07, 0.12), (0.3, 0.6)),
 }
+# Patches on the ground: width and height in those of the picture.
+# fmt: off
 _ON_GROUND = {
-    "flower": (0.25, 0.1),
-    "rock-merged": (0.22, 0.12),
-    "dirt-merged": (0.5, 0.1),
-    "grass-merged": (0.5, 0.1),
-    "rug-merged": (0.6, 0.16),
-    "food-other-merged": (0.26, 0.12),
-    "fruit": (0.2, 0.12),
-    "paper-merged": (0.3, 0.12),
-    "cardboard": (0.3, 0.2),
-    "towel": (0.24, 0.1),
-    "water-other": (0.5, 0.1),
+    "flower": (0.25, 0.1), "rock-merged": (0.22, 0.12), "dirt-merged": (0.5, 0.1), "grass-merged": (0.5, 0.1),
+    "rug-merged": (0.6, 0.16), "food-other-merged": (0.26, 0.12), "fruit": (0.2, 0.12), "paper-merged": (0.3, 0.12),
+    "cardboard": (0.3, 0.2), "towel": (0.24, 0.1), "water-other": (0.5, 0.1),
 }
+# fmt: on
 
 
 def _rectangle(height: int, width: int, x: float, y: float, w: float, h: float) -> np.ndarray:
@@ -160,48 +139,31 @@ def _patch(
         left = rng.uniform(-0.1, 0.4) * width
         return _rectangle(height, width, left, top, rng.uniform(0.5, 0.9) * width, horizon + 0.04 * height - top)
     if name == "table-merged":
-        top = rng.uniform(0.8, 0.9) * height
-        return below(height, width, np.full(width, top))
+        return below(height, width, np.full(width, rng.uniform(0.8, 0.9) * height))
     if name == "stairs":
         return _rectangle(height, width, rng.uniform(0.1, 0.7) * width, horizon, 0.25 * width, 0.14 * height)
     if name == "tent":
-        x, foot, size = (
-            rng.uniform(0.1, 0.8) * width,
-            horizon + rng.uniform(0.1, 0.3) * height,
-            rng.uniform(0.14, 0.24) * height,
-        )
+        x, foot = rng.uniform(0.1, 0.8) * width, horizon + rng.uniform(0.1, 0.3) * height
+        size = rng.uniform(0.14, 0.24) * height
         return region(height, width, [[(x - size, foot), (x, foot - 1.2 * size), (x + size, foot)]])
     if name == "net":
         foot, x = horizon + 0.12 * height, rng.uniform(0.1, 0.5) * width
         return _rectangle(height, width, x, foot - 0.14 * height, 0.4 * width, 0.14 * height)
     if name == "roof":
-        rows, columns = np.nonzero(
-            np.isin(labels, [i for i, n in enumerate(names) if n in ("house", "building-other-merged")])
-        )
+        built = [i for i, n in enumerate(names) if n in ("house", "building-other-merged")]
+        rows, columns = np.nonzero(np.isin(labels, built))
         if not len(rows):
             return None
         x0, x1, y = columns.min() - 4, columns.max() + 4, rows.min()
-        rise = rng.uniform(0.06, 0.12) * height
-        return region(
-            height,
-            width,
-            [[(x0, y + 3), (x0 + 0.12 * (x1 - x0), y - rise), (x1 - 0.12 * (x1 - x0), y - rise), (x1, y + 3)]],
-        )
+        ridge, slope = y - rng.uniform(0.06, 0.12) * height, 0.12 * (x1 - x0)
+        return region(height, width, [[(x0, y + 3), (x0 + slope, ridge), (x1 - slope, ridge), (x1, y + 3)]])
     if name in _ON_GROUND and (not place.indoors or name == "rug-merged" or "table-merged" in names):
         across, tall = (f * s * rng.uniform(0.7, 1.3) for f, s in zip(_ON_GROUND[name], (width, height), strict=True))
         x, y = rng.uniform(0.1, 0.9) * width, horizon + rng.uniform(0.2, 0.75) * (height - horizon)
         angles = np.linspace(0, 2 * np.pi, 25)[:-1]
         radii = rng.uniform(0.8, 1.1, 24) if name not in ("rug-merged", "paper-merged") else np.ones(24)
-        return region(
-            height,
-            width,
-            [
-                [
-                    (x + across / 2 * r * np.cos(t), y + tall / 2 * r * np.sin(t))
-                    for t, r in zip(angles, radii, strict=True)
-                ]
-            ],
-        )
+        xs, ys = x + across / 2 * radii * np.cos(angles), y + tall / 2 * radii * np.sin(angles)
+        return region(height, width, [list(zip(xs, ys, strict=True))])
     return _on_wall(name, labels, names, horizon, rng)
 
 
@@ -216,11 +178,7 @@ def _on_wall(
         w, h = rng.uniform(low_w, high_w) * height, rng.uniform(low_h, high_h) * height
         if outdoors:
             w, h = 0.5 * w, 0.45 * h
-        rows = (
-            np.flatnonzero(np.isin(labels[:, width // 2], holders))
-            if not outdoors
-            else np.array([0.55 * horizon, horizon])
-        )
+        rows = [0.55 * horizon] if outdoors else np.flatnonzero(np.isin(labels[:, width // 2], holders))
         if not len(rows):
             return None
         top, bottom = float(rows[0]), float(horizon)
@@ -267,7 +225,7 @@ def paint_place(name: str, height: int, width: int, rng: np.random.Generator, ab
             top = rng.uniform(edge + 0.06 * height, max(edge + 0.07 * height, 0.76 * height))
             tilt = np.linspace(-1, 1, width) * rng.uniform(-0.04, 0.04) * height
             bottom = top + rng.uniform(0.14, 0.3) * height
-            lay(stuff, below(height, width, top + tilt) * (1 - below(height, width, bottom + tilt)))
+            lay(stuff, _between(height, width, top + tilt, bottom + tilt))
             break
     for stuff, chance in place.patches:
         if rng.random() < chance:

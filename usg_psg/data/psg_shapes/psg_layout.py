@@ -6,24 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .actions import EVENTS
-from .events import Event, hand
+from .actions import EVENTS, Event, hand
 from .figures import FIGURE_LOOKS
 from .frequencies import EVENT_BOOST, PSG_PREDICATE_COUNTS, PSG_RELATIONS_PER_IMAGE
-from .objects import OBJECT_LOOKS
+from .looks import OBJECT_LOOKS, Look, draw_look
 from .places import LAND, PLACES
-from .scene import Background
+from .scene import Background, mask_box
 from .singles import LADEN, SINGLES, TABLE_CHANCE, TABLETOPS, Single
 from .sprite import Sprite
 from .stuff import draw_fence
-from .things import Look, draw_look
 
-PSG_LOOKS: dict[str, Look] = {**FIGURE_LOOKS, **OBJECT_LOOKS}
+PSG_LOOKS: dict[str, Look] = {**OBJECT_LOOKS, **FIGURE_LOOKS}
 _SINGLES_LOGNORMAL = (1.0, 0.95)  # of the number of things that stand alone
 _MAX_SINGLES = 28
 _AT_LEAST = {"table": 3}
-
-
 _PLACES_TO_TRY = 14
 _PAINT = (250, 240, 170)
 _STRIDE = 2  # the layout is judged on every second pixel
@@ -43,7 +39,7 @@ class Item:
         pose: as drawn.
         faces: 1 to the right, -1 to the left.
         rests: "ground", "air", the item that it lies on, or None if a link says what holds it.
-        links: (predicate, other), the other one an item or a stuff class.
+        links: (subject, predicate, object): this item and another item or a stuff class, or the reverse.
     """
 
     name: str
@@ -55,7 +51,7 @@ class Item:
     pose: str = ""
     faces: int = 1
     rests: Item | str | None = None
-    links: list[tuple[str, Item | str]] = field(default_factory=list)
+    links: list[tuple[Item | str, str, Item | str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.coarse = np.ascontiguousarray(self.outline[::_STRIDE, ::_STRIDE])
@@ -97,7 +93,7 @@ class Canvas:
             x, y, person = self._site(event.zone)
             if event.ground and self.background.at(x, y) not in event.ground:
                 continue
-            behind = self.background.at(x, y - 0.7 * person * PSG_LOOKS.get(str(chosen[0]), _PLAIN).height)
+            behind = self.background.at(x, y - 0.7 * person * PSG_LOOKS[str(chosen[0])].height)
             if event.behind and behind not in event.behind:
                 continue
             if self._keep(self._build(event, [str(name) for name in chosen], (x, y), person, behind)):
@@ -155,12 +151,9 @@ class Canvas:
             if name == "fence-merged":
                 items.append(self._fence(items[0], person))
                 continue
-            height = part.grip * part.size * PSG_LOOKS[name].height * person
-            angle = np.radians(part.angle)
-            at = (
-                foot[0] + side * (right * person - np.sin(angle) * height),
-                foot[1] - up * person + np.cos(angle) * height,
-            )
+            height, angle = part.grip * part.size * PSG_LOOKS[name].height * person, np.radians(part.angle)
+            x = foot[0] + side * (right * person - np.sin(angle) * height)
+            at = (x, foot[1] - up * person + np.cos(angle) * height)
             faces = -side if part.turned else side
             item = self._item(name, at, part.size * person, part.pose, faces, side * part.angle)
             item.depth = foot[1] + (-1e-3 if part.behind else 1e-3) * number
@@ -169,14 +162,14 @@ class Canvas:
         ground = self.background.at(*foot)
         for subject, predicate, other in event.links:
             target = items[other] if isinstance(other, int) else ground if other == "ground" else behind
-            items[subject].links.append((predicate, target))
+            items[subject].links.append((items[subject], predicate, target))
         return items
 
     def _fence(self, animal: Item, person: float) -> Item:
-        rows, columns = np.flatnonzero(animal.outline.any(axis=1)), np.flatnonzero(animal.outline.any(axis=0))
-        if not len(rows):
+        if not animal.outline.any():
             return animal
-        x0, x1, y0, y1 = columns[0], columns[-1], rows[0], rows[-1]
+        x0, y0, x1, y1 = mask_box(animal.outline)
+        x1, y1 = x1 - 1, y1 - 1
         box = (x0 - 0.15 * (x1 - x0), y1 - 0.5 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.06 * person)
         sprite = draw_fence(box, self.rng)
         outline = sprite.mask(*self.background.labels.shape)
@@ -219,21 +212,15 @@ class Canvas:
         return True
 
 
-_PLAIN = Look(lambda brush, color, rng, pose: None, 1.0, 1.0, (0.0, 1.0))
-
-
 def event_rates(place: str) -> np.ndarray:
     """How many of each of `EVENTS` a scene of a place has on average, so that predicates occur as often as in PSG."""
     everywhere = sum(p.weight for p in PLACES.values())
     rates = []
     for event in EVENTS:
         wanted = PSG_RELATIONS_PER_IMAGE * PSG_PREDICATE_COUNTS[event.predicate] / sum(PSG_PREDICATE_COUNTS.values())
-        reach = sum(PLACES[p].weight for p in event.places) / everywhere
-        rates.append(
-            event.share * wanted * EVENT_BOOST.get(event.predicate, EVENT_BOOST[""]) / reach
-            if place in event.places
-            else 0.0
-        )
+        reach = sum(p.weight for name, p in PLACES.items() if name in event.places) / everywhere
+        rate = event.share * wanted * EVENT_BOOST[event.predicate] / reach
+        rates.append(rate if place in event.places else 0.0)
     return np.array(rates)
 
 

@@ -16,7 +16,7 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,11 +29,7 @@ TOPS = ("sky-other-merged", "ceiling-merged")
 
 # Predicate between a thing and the ground under its foot: by pose, else by name and ground, else by name.
 SUPPORT_BY_POSE = {"lying": "lying on"}
-SUPPORT_BY_GROUND = {
-    ("car", "road"): "driving on",
-    ("bus", "road"): "driving on",
-    ("boat", "sea"): "in",
-}
+SUPPORT_BY_GROUND = {("car", "road"): "driving on", ("bus", "road"): "driving on", ("boat", "sea"): "in"}
 SUPPORT = {
     **dict.fromkeys(("person", "dog", "cat", "horse", "bird"), "standing on"),
     **dict.fromkeys(("car", "bus"), "parked on"),
@@ -69,8 +65,7 @@ class Piece:
         group: number of the group it was placed with.
         place: "ground", "air", or "part" (it rests on or hangs from something that `links` name).
         pose: as drawn.
-        links: (predicate, other) with a piece, or the name of a stuff class; "<" before the predicate makes the
-            other one the subject.
+        links: (predicate, other) with a piece, or the name of a stuff class.
         outline: (H, W) bool, the sprite's mask.
         is_main: the piece that stands for its group in rules between groups.
     """
@@ -113,19 +108,16 @@ class Background:
         height, width = self.labels.shape
         return self.names[self.labels[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)]]
 
-    def ground_below(self, x: float, y: float) -> str | None:
+    def ground_below(self, x: float, y: float, ground: Collection[str]) -> str | None:
         """The first ground straight below a point."""
         height, width = self.labels.shape
         column = self.labels[min(max(int(y), 0), height - 1) :, min(max(int(x), 0), width - 1)]
-        return next((self.names[i] for i in column[np.isin(column, self._ground())]), None)
+        return next((self.names[i] for i in column if self.names[i] in ground), None)
 
     def first_ground(self) -> str:
         """The ground that begins highest in the picture."""
-        rows, columns = np.nonzero(np.isin(self.labels, self._ground()))
-        return self.names[self.labels[rows[0], columns[0]]]
-
-    def _ground(self) -> list[int]:
-        return [i for i, name in enumerate(self.names) if name in GROUND]
+        is_ground = np.isin(self.labels, [i for i, name in enumerate(self.names) if name in GROUND])
+        return self.names[self.labels[is_ground][0]]
 
 
 @dataclass
@@ -205,24 +197,24 @@ def compose(background: Background, pieces: list[Piece], rules: RelationRules) -
     for piece in sorted(pieces, key=lambda p: p.depth):
         piece.sprite.paint_on(picture)
         segments[piece.outline] = position[piece] + 1
+    meets = meeting(segments, len(names))
     relations = [
         (position[subject], position[object_], predicate)
         for subject, object_, predicate in _relations(background, pieces, rules)
         # A third thing may hide the place where one covers the other.
-        if predicate != "in front of" or _meet(segments, position[subject] + 1, position[object_] + 1)
+        if predicate != "in front of" or meets[position[subject], position[object_]]
     ]
     return _without_absent(Scene(np.clip(picture, 0, 255).astype(np.uint8), segments, names, relations))
 
 
-def _meet(segments: np.ndarray, a: int, b: int) -> bool:
-    """Whether pixels of two segments lie side by side."""
-    first, second = segments == a, segments == b
-    return bool(
-        (first[:, :-1] & second[:, 1:]).any()
-        or (second[:, :-1] & first[:, 1:]).any()
-        or (first[:-1] & second[1:]).any()
-        or (second[:-1] & first[1:]).any()
-    )
+def meeting(segments: np.ndarray, count: int) -> np.ndarray:
+    """(count, count) bool: whether pixels of two segments lie side by side; segments are position + 1."""
+    meets = np.zeros((count, count), dtype=bool)
+    for first, second in ((segments[:, :-1], segments[:, 1:]), (segments[:-1], segments[1:])):
+        differ = first != second
+        a, b = first[differ] - 1, second[differ] - 1
+        meets[a, b] = meets[b, a] = True
+    return meets
 
 
 def _relations(
@@ -234,14 +226,11 @@ def _relations(
             ground = background.at(*piece.foot)
             yield piece, ground, support_predicate(piece, ground)
         elif piece.place == "air":
-            below = background.ground_below(*piece.foot)
+            below = background.ground_below(*piece.foot, GROUND)
             if below:
                 yield piece, below, "flying over"
         for predicate, other in piece.links:
-            if predicate.startswith("<"):
-                yield other, piece, predicate[1:]
-            else:
-                yield piece, other, predicate
+            yield piece, other, predicate
     for i, a in enumerate(mains):
         for b in mains[i + 1 :]:
             found = pair_relation(a, b, rules)

@@ -75,12 +75,7 @@ class Brush:
     """
 
     def __init__(
-        self,
-        box: tuple[float, float, float, float],
-        *,
-        flip: bool = False,
-        angle: float = 0.0,
-        outline: float = 1.5,
+        self, box: tuple[float, float, float, float], *, flip: bool = False, angle: float = 0.0, outline: float = 1.5
     ):
         x0, y0, x1, y1 = box
         width, height = x1 - x0, y1 - y0
@@ -127,17 +122,10 @@ class Brush:
         self._lay(cover, color)
 
     def ellipse(
-        self,
-        center: Point,
-        radii: Point,
-        color: Color,
-        *,
-        outline: bool = True,
-        start: float = 0.0,
-        stop: float = 360.0,
+        self, center: Point, radii: Point, color: Color, *, outline: bool = True, arc: Point = (0, 360)
     ) -> None:
         """A filled ellipse or, between two angles in degrees (0 is right, 90 is down), a segment of it."""
-        angles = np.radians(np.linspace(start, stop, 33))
+        angles = np.radians(np.linspace(*arc, 33))
         points = [(center[0] + radii[0] * np.cos(t), center[1] + radii[1] * np.sin(t)) for t in angles]
         self.polygon(points, color, outline=outline)
 

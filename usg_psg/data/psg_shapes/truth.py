@@ -3,7 +3,7 @@
 Each relation has one canonical predicate, the most specific name that is true of it; `SYNONYMS` lists the other names
 that an annotator may write instead. The rules:
 
-- the group that was built for an action has it (`events.py`);
+- the group that was built for an action has it (`actions.py`);
 - a thing on the ground has a support predicate with the stuff under its foot, by class and pose; a thing in the air is
   "flying over" the first ground straight below it; what lies on furniture is "on" it; an animal with its head down is
   "eating" the grass or "drinking" the water;
@@ -21,13 +21,14 @@ that an annotator may write instead. The rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
 from .figures import ANIMALS, GAZES
 from .places import FIXED, GROUND, TOPS, WALLS, WATER
 from .psg_layout import Item
-from .scene import Background
+from .scene import Background, mask_box, meeting
 
 Relation = tuple[int, int, str]
 
@@ -95,28 +96,20 @@ class SceneTruth:
         self._position: dict[Item | str, int] = {item: i for i, item in enumerate(items)}
         self._position.update({name: len(items) + i for i, name in enumerate(stuff)})
         self._stuff = stuff
-        self._meeting = _meeting(segments, len(items) + len(stuff))
+        self._meeting = meeting(segments, len(items) + len(stuff))
 
     def relations(self) -> list[Relation]:
         """Every relation once, (subject, object, canonical predicate), positions of segments."""
         found: dict[tuple[int, int, str], None] = {}
         linked = set()
         for item in self._items:
-            for predicate, other in item.links:
-                if other not in self._position:
-                    continue
-                subject, object_ = self._position[item], self._position[other]
-                linked.add(frozenset((subject, object_)))
-                if predicate.startswith("<"):  # the other one is the subject
-                    subject, object_, predicate = object_, subject, predicate[1:]
-                found[subject, object_, predicate] = None
-        for relation in (
-            *self._supports(linked),
-            *self._pairs(linked),
-            *self._before_stuff(linked),
-            *self._between_stuff(),
-        ):
-            found[relation] = None
+            for subject, predicate, object_ in item.links:
+                if subject in self._position and object_ in self._position:
+                    i, j = self._position[subject], self._position[object_]
+                    linked.add(frozenset((i, j)))
+                    found[i, j, predicate] = None
+        rules = (self._supports(linked), self._pairs(linked), self._before_stuff(linked), self._between_stuff())
+        found.update(dict.fromkeys(chain(*rules)))
         return list(found)
 
     def _supports(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
@@ -131,16 +124,13 @@ class SceneTruth:
                     if item.pose == "grazing" and (ground == "grass-merged" or ground in WATER):
                         yield i, j, "drinking" if ground in WATER else "eating"
             elif item.rests == "air":
-                column = self._background.labels[
-                    max(0, int(item.foot[1])) :, _inside(item.foot[0], self._segments.shape[1])
-                ]
-                below = next((self._background.names[k] for k in column if self._background.names[k] in GROUND), None)
+                below = self._background.ground_below(*item.foot, GROUND)
                 if below in self._position:
                     yield i, self._position[below], "flying over"
 
     def _pairs(self, linked: set[frozenset[int]]) -> Iterator[Relation]:
         height, width = self._segments.shape
-        boxes = [_columns(item.outline) for item in self._items]
+        boxes = [mask_box(item.outline)[::2] for item in self._items]
         order = sorted(range(len(self._items)), key=lambda i: sum(boxes[i]))  # from left to right
         nearest: dict[int, tuple[float, int]] = {}
         for k, left in enumerate(order):
@@ -181,10 +171,9 @@ class SceneTruth:
         for i, item in enumerate(self._items):
             if item.rests != "ground":
                 continue
-            rows = np.flatnonzero(item.outline.any(axis=1))
-            x0, x1 = _columns(item.outline)
+            x0, y0, x1, y1 = mask_box(item.outline)
             margin = 2 + (x1 - x0) // 8
-            upper = labels[rows[0] : (rows[0] + rows[-1]) // 2 + 1, max(0, x0 - margin) : x1 + margin]
+            upper = labels[y0 : (y0 + y1 - 1) // 2 + 1, max(0, x0 - margin) : x1 + margin]
             shares = np.bincount(upper.ravel(), minlength=len(self._background.names)) / upper.size
             best = int(shares.argmax())
             name = self._background.names[best]
@@ -194,10 +183,10 @@ class SceneTruth:
             yield i, j, "in front of"
 
     def _between_stuff(self) -> Iterator[Relation]:
-        start = len(self._items)
         order = {name: i for i, name in enumerate(self._background.names)}
         laid = [name for name in self._stuff if name in order]
-        mean_row = {name: self._mean_row(start + self._stuff.index(name)) for name in laid}
+        rows = {name: (self._segments == self._position[name] + 1).any(axis=1) for name in laid}
+        mean_row = {name: float(np.flatnonzero(row).mean()) for name, row in rows.items()}
         for a in laid:
             for b in laid:
                 if a == b:
@@ -227,26 +216,3 @@ class SceneTruth:
             yield i, j, "beside" if a in WALLS or b in WATER else "on"
         elif a not in GROUND and b not in GROUND and order[a] > order[b]:
             yield i, j, "attached to" if b in WALLS else "in front of"
-
-    def _mean_row(self, position: int) -> float:
-        rows = np.flatnonzero((self._segments == position + 1).any(axis=1))
-        return float(rows.mean())
-
-
-def _inside(value: float, size: int) -> int:
-    return min(max(int(value), 0), size - 1)
-
-
-def _columns(mask: np.ndarray) -> tuple[int, int]:
-    columns = np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(columns[-1]) + 1
-
-
-def _meeting(segments: np.ndarray, count: int) -> np.ndarray:
-    """(count, count) bool: whether pixels of two segments lie side by side."""
-    meeting = np.zeros((count, count), dtype=bool)
-    for first, second in ((segments[:, :-1], segments[:, 1:]), (segments[:-1], segments[1:])):
-        differ = first != second
-        a, b = first[differ] - 1, second[differ] - 1
-        meeting[a, b] = meeting[b, a] = True
-    return meeting
