@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from usg_psg.masks import (
-    check_rles,
-    decode_masks,
-    encode_masks,
-)
+from usg_psg.masks import area, check_rles, decode_masks, encode_mask, encode_masks, label_map_from_masks, resize_rle
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
@@ -56,3 +52,21 @@ def test_run_lengths_that_do_not_fit_are_refused(rle, message):
     with pytest.raises(ValueError) as error:
         decode_masks([{"size": [4, 4], "counts": [16]}, rle])
     assert str(error.value).startswith(message)
+
+
+def test_masks_of_a_map():
+    label_map = np.random.default_rng(0).integers(0, 4, (6, 9))
+    masks = label_map[None] == np.arange(1, 4)[:, None, None]
+    np.testing.assert_array_equal(label_map_from_masks(encode_masks(masks)), label_map)
+    assert [area(rle) for rle in encode_masks(masks)] == masks.sum(axis=(1, 2)).tolist()
+    masks[0] = True
+    with pytest.raises(ValueError, match="regions: expected masks without overlaps"):
+        label_map_from_masks(masks, "regions")
+
+
+def test_a_mask_takes_the_nearest_pixel_at_another_size():
+    mask = np.array([[1, 0, 0], [0, 1, 1]], dtype=bool)
+    larger = decode_masks([resize_rle(encode_mask(mask), (4, 6))])[0]
+    np.testing.assert_array_equal(larger, mask.repeat(2, axis=0).repeat(2, axis=1))
+    np.testing.assert_array_equal(decode_masks([resize_rle(encode_mask(larger), (2, 3))])[0], mask)
+    assert resize_rle({"size": [2, 3], "counts": [0, 1, 2, 1, 1, 1]}, (2, 3)) == encode_mask(mask)

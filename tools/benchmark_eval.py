@@ -38,7 +38,7 @@ from usg_psg_cli.arguments import add_number, positive_integer
 NUM_CLASSES, NUM_PREDICATES, K = 133, 56, 100
 
 
-def make_scene(rng: np.random.Generator, args: argparse.Namespace) -> tuple[GroundTruth, dict[str, Any]]:
+def make_sample(rng: np.random.Generator, args: argparse.Namespace) -> tuple[GroundTruth, dict[str, Any]]:
     """Annotated segments as nearest-site cells, predicted masks as shifted, label-noisy copies of them."""
     height, width = args.size
     sites = rng.random((args.segments, 2)) * (height, width)
@@ -109,7 +109,7 @@ def loop_recall(gt: GroundTruth, arrays: dict[str, Any], labels_first: bool) -> 
     return found / len(gt.unique_triplets)
 
 
-def run_ours(scenes: list, images: int) -> tuple[SGDetMetrics, list[float], list[float]]:
+def run_ours(samples: list, images: int) -> tuple[SGDetMetrics, list[float], list[float]]:
     """Milliseconds of each image, and the process's own memory after each tenth."""
     metrics, timer, memory = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES), Timer(), []
 
@@ -118,17 +118,17 @@ def run_ours(scenes: list, images: int) -> tuple[SGDetMetrics, list[float], list
         metrics.update(GroundTruth(gt.labels, gt.triplets, gt.label_map), Prediction(**arrays))
 
     for n in range(images):
-        timer.call("ours", update, *scenes[n % len(scenes)])
+        timer.call("ours", update, *samples[n % len(samples)])
         if (n + 1) % max(images // 10, 1) == 0:
             memory.append(own_memory() or 0.0)
     return metrics, timer.each("ours"), memory
 
 
-def run_loop(scenes: list, images: int, labels_first: bool) -> tuple[float, float]:
+def run_loop(samples: list, images: int, labels_first: bool) -> tuple[float, float]:
     """Mean recall in percent, and median milliseconds of an image."""
     timer, recalls = Timer(), []
     for n in range(images):
-        recalls.append(timer.call("loop", loop_recall, *scenes[n % len(scenes)], labels_first))
+        recalls.append(timer.call("loop", loop_recall, *samples[n % len(samples)], labels_first))
     return 100 * statistics.fmean(recalls), timer.medians()["loop"]
 
 
@@ -161,10 +161,10 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if a loop finds another recall.
     """
     rng = np.random.default_rng(0)
-    scenes = [make_scene(rng, args) for _ in range(args.distinct)]
+    samples = [make_sample(rng, args) for _ in range(args.distinct)]
     before = own_memory() or 0.0
-    _, times, memory = run_ours(scenes, args.images)
-    expected = run_ours(scenes, args.loop_images)[0].compute().metrics[f"openpsg/R@{K}"]
+    _, times, memory = run_ours(samples, args.images)
+    expected = run_ours(samples, args.loop_images)[0].compute().metrics[f"openpsg/R@{K}"]
     ours, per_second = statistics.median(times), 1000 / statistics.fmean(times)
     print(
         f"{args.images} images of {args.size[1]} x {args.size[0]}, {args.segments} annotated segments, "
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"ours: {ours:.1f} ms per image (median), {per_second:.1f} images/s")
     figures: dict[str, Any] = {"images": args.images, "ours_ms": ours, "images_per_s": per_second}
     for name, labels_first in (("every pair of triplets", False), ("where labels agree", True)):
-        recall, loop = run_loop(scenes, args.loop_images, labels_first)
+        recall, loop = run_loop(samples, args.loop_images, labels_first)
         if abs(recall - expected) > 1e-9:
             raise ValueError(f"the loop '{name}' finds R@{K} {recall}, ours {expected}")
         print(f"loop, {name}: {loop:.1f} ms per image, {loop / ours:.1f} times ours (same R@{K} {recall:.2f})")

@@ -87,7 +87,7 @@ def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if pixels.shape == size:
         return pixels
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, pixels.shape, strict=True))
-    return np.ascontiguousarray(pixels[rows[:, None], columns])
+    return pixels[rows].take(columns, axis=1)
 
 
 def resize_rle(rle: dict, size: tuple[int, int]) -> dict:

@@ -13,7 +13,7 @@ from usg_psg.evaluation.sgdet_evaluator import SGDetMetrics
 from usg_psg_cli import program
 
 from ..evaluation.dataset import write_dataset
-from ..evaluation.scenes import NUM_PREDICATES
+from ..evaluation.samples import NUM_PREDICATES
 from ..programs import exit_status
 
 

@@ -1,4 +1,4 @@
-"""A PSG data set of random scenes on disk, and the model's output for it."""
+"""A PSG data set of random samples on disk, and the model's output for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from usg_psg.data import encode_panoptic, register_psg
 from usg_psg.evaluation import GroundTruth, Prediction
 
-from .scenes import NUM_CLASSES, NUM_PREDICATES, random_ground_truth, random_prediction
+from .samples import NUM_CLASSES, NUM_PREDICATES, random_ground_truth, random_prediction
 
 NUM_THINGS = 3
 
@@ -27,25 +27,25 @@ def write_dataset(root: Path, num_images: int, seed: int = 0) -> tuple[Path, dic
         Path of psg.json; (GroundTruth, Prediction) by image id.
     """
     rng = np.random.default_rng(seed)
-    scenes, data = {}, []
+    samples, data = {}, []
     for n in range(num_images):
         image_id = "folder/7" if n == 3 else str(1000 - n)
         gt = random_ground_truth(rng, num_triplets=0 if n == 1 else None)
         gt.is_crowd = rng.random(len(gt.labels)) < 0.2
         gt.image_id = image_id
-        scenes[image_id] = (gt, with_map(random_prediction(rng, gt), gt, rng))
+        samples[image_id] = (gt, with_map(random_prediction(rng, gt), gt, rng))
         data.append(_record(root, n, gt))
     content = {
         "data": data,
         "thing_classes": [f"thing{n}" for n in range(NUM_THINGS)],
         "stuff_classes": [f"stuff{n}" for n in range(NUM_CLASSES - NUM_THINGS)],
         "predicate_classes": [f"predicate{n}" for n in range(NUM_PREDICATES)],
-        "test_image_ids": list(scenes),
+        "test_image_ids": list(samples),
     }
     path = root / "psg" / "psg.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))
-    return path, scenes
+    return path, samples
 
 
 def _record(root: Path, n: int, gt: GroundTruth) -> dict:

@@ -16,18 +16,18 @@ from usg_psg.engine import launch
 from usg_psg.evaluation import SGDetEvaluator
 
 from .dataset import model_output, register, write_dataset
-from .scenes import random_training
+from .samples import random_training
 
 
 def work(folder: str) -> None:
     torch.set_num_threads(1)
     rank = comm.get_rank()
-    _, scenes = write_dataset(Path(folder) / f"rank{rank}", 7)
+    _, samples = write_dataset(Path(folder) / f"rank{rank}", 7)
     register("job", Path(folder) / f"rank{rank}" / "psg" / "psg.json")
     evaluator = SGDetEvaluator("job", folder, export="json", training=random_training(np.random.default_rng(0)))
-    ids = list(scenes)
+    ids = list(samples)
     for image_id in ids[:5] if rank == 0 else ids[5:]:
-        evaluator.process([{"image_id": image_id}], [model_output(scenes[image_id][1])])
+        evaluator.process([{"image_id": image_id}], [model_output(samples[image_id][1])])
     results = evaluator.evaluate()
     assert (results is None) == (rank == 1)
     if rank == 0:

@@ -1,4 +1,4 @@
-"""Hits and misses of single images: a worked case, and agreement with the metrics on random scenes."""
+"""Hits and misses of single images: a worked case, and agreement with the metrics on random samples."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from usg_psg.evaluation.image_match import ImageMatch
 from usg_psg.evaluation.matching import NEVER
 from usg_psg.masks import decode_masks
 
-from .scenes import NUM_PREDICATES, random_ground_truth, random_prediction
+from .samples import NUM_PREDICATES, random_ground_truth, random_prediction
 
 K = 7
 
@@ -78,4 +78,4 @@ def test_recall_is_that_of_the_metrics(protocol):
         if not np.isnan(expected):
             assert 100 * errors.recall == pytest.approx(expected)
         assert errors.hits.any() == errors.found.any() and len(errors.triplets) <= K
-    assert hits > 30, "the scenes are meant to have hits"
+    assert hits > 30, "the samples are meant to have hits"

@@ -28,7 +28,7 @@ from usg_psg.evaluation.records import (
 from usg_psg.evaluation.report import format_predicates, format_summary
 
 from .files import IS_THING, core_results, export, make_dataset, rank_apart, read_results
-from .scenes import NUM_CLASSES, NUM_PREDICATES
+from .samples import NUM_CLASSES, NUM_PREDICATES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,10 +42,10 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("separate", [False, True], ids=["one_ranking", "two_rankings"])
 def test_round_trip_keeps_every_number(name: str, separate: bool, dataset, tmp_path):
     """Also of a model that ranks apart without graph constraint."""
-    _, scenes, records = dataset
-    scenes = rank_apart(scenes) if separate else scenes
-    path = export(name, tmp_path / "out", scenes, records)
-    expected, found = core_results(scenes), read_results(path, records)
+    _, samples, records = dataset
+    samples = rank_apart(samples) if separate else samples
+    path = export(name, tmp_path / "out", samples, records)
+    expected, found = core_results(samples), read_results(path, records)
     np.testing.assert_equal(found.metrics, expected.metrics)
     np.testing.assert_equal(found.panoptic, expected.panoptic)
     np.testing.assert_array_equal(found.confusion, expected.confusion)
@@ -57,8 +57,8 @@ def test_round_trip_keeps_every_number(name: str, separate: bool, dataset, tmp_p
 
 def test_our_format_without_a_panoptic_map(dataset, tmp_path):
     """A model that has none leaves the key out; the map is made of the masks, as for arrays."""
-    _, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     for record in content["images"]:
         for key in ("pan_seg_file_name", "segments_info", "pairs"):
@@ -67,7 +67,7 @@ def test_our_format_without_a_panoptic_map(dataset, tmp_path):
             del instance["segment_id"]
     path.write_text(json.dumps(content))
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
-    for gt, given in scenes.values():
+    for gt, given in samples.values():
         bare = Prediction(given.labels, given.triplets, given.masks, mask_scores=given.mask_scores)
         metrics.update(gt, bare)
     found = read_results(path, records)
@@ -77,8 +77,8 @@ def test_our_format_without_a_panoptic_map(dataset, tmp_path):
 
 @pytest.mark.parametrize(("segment_id", "message"), [(99, "segment_id: expected 0 or an id"), (-1, "got -1")])
 def test_segments_that_do_not_exist_are_refused(segment_id: int, message: str, dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     content["images"][0]["instances"][0]["segment_id"] = segment_id
     path.write_text(json.dumps(content))
@@ -88,8 +88,8 @@ def test_segments_that_do_not_exist_are_refused(segment_id: int, message: str, d
 
 @pytest.mark.parametrize("name", sorted(EXPORT_FORMATS))
 def test_bad_records_are_named(name: str, dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export(name, tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export(name, tmp_path / "out", samples, records)
     image_id = next(iter(images_with_relations(records)))
     if name == "json":
         content = json.loads(path.read_text())
@@ -140,8 +140,8 @@ def test_files_of_another_kind_are_refused(text: str, message: str, dataset, tmp
 
 
 def test_unknown_and_repeated_images_are_refused(dataset):
-    _, scenes, records = dataset
-    gt_id, (_, prediction) = next(iter(scenes.items()))
+    _, samples, records = dataset
+    gt_id, (_, prediction) = next(iter(samples.items()))
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING)
     with pytest.raises(ValueError, match="predictions, image 'nobody': the annotated split has no such image"):
         score_predictions(metrics, records, [("nobody", prediction)])
@@ -155,8 +155,8 @@ def test_unknown_and_repeated_images_are_refused(dataset):
 
 def test_run_lengths_of_another_size_are_refused_before_they_become_pixels(dataset, tmp_path):
     """Four gigabytes of them."""
-    _, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     record = content["images"][0]
     for key in ("pan_seg_file_name", "segments_info"):
@@ -179,21 +179,21 @@ def test_run_lengths_of_another_size_are_refused_before_they_become_pixels(datas
 )
 def test_a_faulty_training_record_is_named(key, value, message, dataset, tmp_path, capsys):
     """Its relations are counted for head, body and tail."""
-    json_file, scenes, records = dataset
+    json_file, samples, records = dataset
     content = json.loads(json_file.read_text())
     training = {**content["data"][0], "image_id": "t", key: value}
     if value is None:
         del training[key]
     content["data"].append(training)
     json_file.write_text(json.dumps(content))
-    arguments = ["--gt", str(json_file), "--pred", str(export("json", tmp_path / "out", scenes, records))]
+    arguments = ["--gt", str(json_file), "--pred", str(export("json", tmp_path / "out", samples, records))]
     assert load_tool("evaluate_predictions").main(arguments) == 2
     assert f"{json_file}, image_id 't', {message}" in capsys.readouterr().err
 
 
 def test_a_file_name_cannot_leave_its_folder(dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     content["images"][0]["pan_seg_file_name"] = "../../coco/panoptic_train2017/0.png"
     path.write_text(json.dumps(content))
@@ -209,14 +209,14 @@ def load_tool(name: str):
 
 
 def test_the_program_scores_a_file(dataset, tmp_path, capsys):
-    json_file, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    json_file, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     main = load_tool("evaluate_predictions").main
     output, plots = tmp_path / "results.json", tmp_path / "plots"
     arguments = ["--gt", str(json_file), "--pred", str(path), "--output", str(output), "--plots", str(plots)]
     assert main([*arguments, "--predicates", "50"]) == 0
     printed = capsys.readouterr().out
-    expected = core_results(scenes)
+    expected = core_results(samples)
     assert format_summary(expected) in printed
     assert format_predicates(expected, [f"predicate{n}" for n in range(NUM_PREDICATES)], 50) in printed
     assert json.loads(output.read_text())["metrics"]["single/R@50"] == expected.metrics["single/R@50"]
@@ -238,9 +238,9 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", sorted(EXPORT_FORMATS))
 def test_the_program_converts_a_file(name: str, dataset, tmp_path, capsys):
-    json_file, scenes, records = dataset
+    json_file, samples, records = dataset
     missing = list(images_with_relations(records))[1]
-    path = export("json", tmp_path / "out", {i: s for i, s in scenes.items() if i != missing}, records)
+    path = export("json", tmp_path / "out", {i: s for i, s in samples.items() if i != missing}, records)
     arguments = ["--gt", str(json_file), "--pred", str(path), "--export", name, str(tmp_path / "other")]
     assert load_tool("evaluate_predictions").main(arguments) == 0
     other = Path(capsys.readouterr().out.strip().rpartition("predictions are in ")[2])
@@ -259,17 +259,17 @@ def with_training_images(json_file: Path, path: Path, num_images: int) -> dict:
 
 
 def test_the_program_scores_the_frequency_baseline(dataset, tmp_path, capsys):
-    json_file, scenes, records = dataset
-    path, train = export("json", tmp_path / "out", scenes, records), tmp_path / "train.json"
+    json_file, samples, records = dataset
+    path, train = export("json", tmp_path / "out", samples, records), tmp_path / "train.json"
     content = with_training_images(json_file, train, 3)
     main = load_tool("evaluate_predictions").main
     arguments = ["--gt", str(json_file), "--pred", str(path), "--frequency-baseline"]
     assert main([*arguments, "--train", str(train)]) == 0
-    images = [scenes[record["image_id"]][0] for record in content["data"][:3]]
+    images = [samples[record["image_id"]][0] for record in content["data"][:3]]
     images = [(gt.labels, gt.triplets) for gt in images]
     training = TrainingTriplets.count(images, NUM_CLASSES, NUM_PREDICATES)
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING, training=training, baseline=True)
-    for gt, prediction in scenes.values():
+    for gt, prediction in samples.values():
         metrics.update(gt, prediction)
     expected = metrics.compute()
     assert expected.metrics["single/zR@50"] != expected.metrics["single/R@50"]
@@ -279,8 +279,8 @@ def test_the_program_scores_the_frequency_baseline(dataset, tmp_path, capsys):
 
 
 def test_metrics_that_need_training_data_are_left_out_without_it(dataset, tmp_path, capsys, caplog):
-    json_file, scenes, records = dataset
-    path = export("json", tmp_path / "out", scenes, records)
+    json_file, samples, records = dataset
+    path = export("json", tmp_path / "out", samples, records)
     assert load_tool("evaluate_predictions").main(["--gt", str(json_file), "--pred", str(path)]) == 0
     assert f"{json_file} has no training relations: zR and the frequency baseline are left out" in caplog.text
     printed = capsys.readouterr().out
@@ -320,8 +320,8 @@ def test_wrong_arguments_are_found_before_anything_is_read(arguments, message, c
 
 
 def test_summary_names_protocols_and_counts(dataset):
-    _, scenes, _ = dataset
-    results = core_results(scenes)
+    _, samples, _ = dataset
+    results = core_results(samples)
     text = format_summary(results)
     for protocol in ("single", "openpsg", "openpsg_rows", "openpsg_strict", "usg_pooled"):
         assert text.count(f"| {protocol} ") == 4

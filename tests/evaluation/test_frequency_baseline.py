@@ -9,7 +9,7 @@ import pytest
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics, TrainingTriplets
 
-from .scenes import NUM_CLASSES, NUM_PREDICATES, perfect_prediction, random_ground_truth, random_training
+from .samples import NUM_CLASSES, NUM_PREDICATES, perfect_prediction, random_ground_truth, random_training
 
 PERSON, HORSE, GRASS = range(3)
 ON, RIDING, BESIDE = range(3)

@@ -11,7 +11,7 @@ import torch
 from usg_psg.evaluation.matching import joint_histogram
 from usg_psg.evaluation.panoptic_quality import PanopticQuality
 
-from .scenes import random_map
+from .samples import random_map
 
 
 def quality(pred_map, gt_map, pred_labels, gt_labels, is_crowd=None, is_thing=(True, False, True)) -> PanopticQuality:

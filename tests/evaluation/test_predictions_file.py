@@ -71,7 +71,7 @@ def put(*keys_and_value) -> Callable[[dict], None]:
             put("instances", 0, "segment_id", 10**12),
             "segment_id: expected 0 or an id of segments_info, got 1000000000000",
         ),
-        (put("segments_info", 0, "id", 10**12), "segments_info: lacks the id 1 of the picture"),
+        (put("segments_info", 0, "id", 10**12), "segments_info: lacks the id 1 of the PNG"),
         (put("segments_info", 0, "id", 2), "id of segments_info: expected different ids from 1, got [2, 2]"),
         (put("pan_seg_file_name", 5), "pan_seg_file_name: expected a text, got 5"),
         (put("relations", [[0.9, 1.9, 2.9]]), "relations: expected rows of 3 whole numbers, got [[0.9, 1.9, 2.9]]"),

@@ -1,4 +1,4 @@
-"""Properties that hold for any scene, and agreement with slow loops and with the package sgbench."""
+"""Properties that hold for any sample, and agreement with slow loops and with the package sgbench."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usg_psg.evaluation.matching import (
 )
 from usg_psg.masks import decode_masks, encode_masks, label_map_from_masks
 
-from .scenes import (
+from .samples import (
     NUM_CLASSES,
     NUM_PREDICATES,
     loop_iou,
@@ -48,7 +48,7 @@ def evaluate(images: list, ks: tuple[int, ...] = KS, **options) -> SGDetMetrics:
     return metrics
 
 
-def scenes(seed: int, count: int = 4) -> list:
+def samples(seed: int, count: int = 4) -> list:
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(count):
@@ -66,7 +66,7 @@ def keys(results: dict[str, float]) -> list[str]:
 @bounded
 @given(seeds)
 def test_recall_grows_with_k_and_is_a_percentage(seed: int):
-    metrics = evaluate(scenes(seed)).compute().metrics
+    metrics = evaluate(samples(seed)).compute().metrics
     for protocol in PROTOCOLS:
         for name in NAMES:
             values = [metrics.get(f"{protocol.name}/{name}@{k}", np.nan) for k in KS]
@@ -78,7 +78,7 @@ def test_recall_grows_with_k_and_is_a_percentage(seed: int):
 @settings(max_examples=12, deadline=None)
 @given(seeds)
 def test_no_order_of_images_and_no_sharding_changes_a_bit(seed: int):
-    images = scenes(seed, 7)
+    images = samples(seed, 7)
     rng = np.random.default_rng(seed)
     options = {"training": random_training(rng), "baseline": True}
     expected = evaluate(images, **options)
@@ -97,7 +97,7 @@ def test_no_order_of_images_and_no_sharding_changes_a_bit(seed: int):
 @bounded
 @given(seeds)
 def test_a_wrong_triplet_at_the_end_never_raises_a_metric(seed: int):
-    images = scenes(seed)
+    images = samples(seed)
     rng = np.random.default_rng(seed)
     longer = []
     for gt, prediction in images:
@@ -155,7 +155,7 @@ def test_single_is_at_most_openpsg_strict_where_only_duplicate_masks_differ(seed
 @bounded
 @given(seeds)
 def test_graph_constraint_cannot_help_beyond_every_rank(seed: int):
-    metrics = evaluate(scenes(seed), ks=(1000,)).compute().metrics
+    metrics = evaluate(samples(seed), ks=(1000,)).compute().metrics
     for protocol in PROTOCOLS:
         if protocol.matching != "rows":
             assert metrics[f"{protocol.name}/R@1000"] <= metrics[f"{protocol.name}/NgR@1000"] + 1e-9
@@ -163,7 +163,7 @@ def test_graph_constraint_cannot_help_beyond_every_rank(seed: int):
 
 def test_openpsg_equals_a_loop_over_triplets():
     for seed in range(60):
-        images = scenes(seed, 3)
+        images = samples(seed, 3)
         metrics = evaluate(images).compute().metrics
         for k in KS:
             for name, rule in (("R", "constrained"), ("NgR", "unconstrained")):
@@ -194,7 +194,7 @@ def test_openpsg_rows_equals_a_loop_over_all_rows():
     repeated = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in scenes(seed, 3)]
+        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in samples(seed, 3)]
         images = [(gt, prediction) for gt, prediction in images if len(prediction.triplets)]
         repeated += sum(len(p.constrained) < len(p.triplets) for _, p in images)
         metrics = evaluate(images).compute().metrics
@@ -212,7 +212,7 @@ def test_openpsg_rows_equals_a_loop_over_all_rows():
 @bounded
 @given(seeds)
 def test_openpsg_and_its_rows_agree_where_no_pair_is_repeated(seed: int):
-    images = [(gt, Prediction(p.labels, p.constrained, p.masks)) for gt, p in scenes(seed)]
+    images = [(gt, Prediction(p.labels, p.constrained, p.masks)) for gt, p in samples(seed)]
     metrics = evaluate(images).compute().metrics
     for k in KS:
         for name in ("R", "mR", "F"):
@@ -223,7 +223,7 @@ def test_single_of_masks_that_overlap_equals_a_loop():
     merged = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in scenes(seed, 3)]
+        images = [(gt, with_repeated_pairs(rng, prediction)) for gt, prediction in samples(seed, 3)]
         metrics = evaluate(images).compute().metrics
         for k in KS:
             per_image = [loop_single_recall(gt, prediction, k) for gt, prediction in images]
@@ -293,7 +293,7 @@ def test_flattening_masks_without_overlaps_changes_nothing(seed: int):
 def test_sgbench_agrees_on_thousands_of_scenes():
     """Definitions coincide for one image: IoU of one half counts, predictions are unique, several may match one
     segment. Its matching gives each prediction one segment, as ours does where annotated masks do not overlap and the
-    IoU exceeds one half; scenes with an IoU of exactly one half twice would differ and do not occur here.
+    IoU exceeds one half; samples with an IoU of exactly one half twice would differ and do not occur here.
 
     Not compared, because it differs on purpose: `pair_recall` (it cuts the annotation to its first k rows) and data
     sets with missing images (it skips those in mean recall).

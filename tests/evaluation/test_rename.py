@@ -45,7 +45,7 @@ def test_numbers_are_found_by_name(file):
     [
         ([0, 1], 0, "image '7', labels: 'dragon' of .*words.json is not a name of the annotations"),
         ([1, 2], 2, "image '7', triplets: 'greeting' of"),
-        ([1, 4], 0, "image '7', labels: .*words.json has 4 names, got the number 4"),
+        ([1, 4], 0, "image '7', labels: .*words.json has 4 names, got the id 4"),
     ],
 )
 def test_what_cannot_be_matched_is_named(file, labels, predicate, message):

@@ -19,7 +19,7 @@ from usg_psg.evaluation.sgdet_evaluator import prediction_from_output, tensor_ov
 from ..programs import run_job
 from ..tiny import tiny_model
 from .dataset import NUM_THINGS, model_output, register, write_dataset
-from .scenes import NUM_CLASSES, NUM_PREDICATES, random_training
+from .samples import NUM_CLASSES, NUM_PREDICATES, random_training
 
 IS_THING = [n < NUM_THINGS for n in range(NUM_CLASSES)]
 NAME = "evaluation_test"
@@ -27,26 +27,26 @@ NAME = "evaluation_test"
 
 @pytest.fixture
 def dataset(tmp_path):
-    json_file, scenes = write_dataset(tmp_path, 7)
+    json_file, samples = write_dataset(tmp_path, 7)
     register(NAME, json_file)
-    yield scenes
+    yield samples
     unregister_psg(NAME)
 
 
-def core_results(scenes: dict, skip: str = "", **options):
+def core_results(samples: dict, skip: str = "", **options):
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING, **options)
-    for image_id, (gt, prediction) in scenes.items():
+    for image_id, (gt, prediction) in samples.items():
         if image_id != skip:
             metrics.update(gt, prediction)
     if skip:
-        gt = scenes[skip][0]
+        gt = samples[skip][0]
         metrics.update_missing(gt.triplets, gt.labels, gt.is_crowd)
     return metrics.compute()
 
 
-def run(evaluator: SGDetEvaluator, scenes: dict, skip: str = "") -> dict:
+def run(evaluator: SGDetEvaluator, samples: dict, skip: str = "") -> dict:
     evaluator.reset()
-    for image_id, (_, prediction) in scenes.items():
+    for image_id, (_, prediction) in samples.items():
         if image_id != skip:
             evaluator.process([{"image_id": image_id}], [model_output(prediction)])
     return evaluator.evaluate()
@@ -59,7 +59,7 @@ def test_equals_the_array_core(dataset, tmp_path):
     assert list(results) == ["sgdet", "panoptic"]
     np.testing.assert_equal(dict(results["sgdet"]), expected.metrics)
     np.testing.assert_equal(dict(results["panoptic"]), expected.panoptic)
-    assert 0 < results["sgdet"]["openpsg/R@100"] < 100  # the scenes are neither trivial nor hopeless
+    assert 0 < results["sgdet"]["openpsg/R@100"] < 100  # the samples are neither trivial nor hopeless
     assert 0 < results["sgdet"]["single/mR@50"] < 100
     print_csv_format(results)
 
@@ -133,14 +133,14 @@ def test_misuse_is_refused(dataset):
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     run_job(2, "-m", "tests.evaluation.job", tmp_path)
     merged = json.loads((tmp_path / "merged.json").read_text())
-    json_file, scenes = write_dataset(tmp_path / "alone", 7)
-    expected = core_results(scenes, training=random_training(np.random.default_rng(0)), baseline=True)
+    json_file, samples = write_dataset(tmp_path / "alone", 7)
+    expected = core_results(samples, training=random_training(np.random.default_rng(0)), baseline=True)
     assert expected.metrics["frequency/single/R@50"] > 0 and "openpsg/zR@50" in expected.metrics
     np.testing.assert_equal(merged["sgdet"], expected.metrics)
     np.testing.assert_equal(merged["panoptic"], expected.panoptic)
     # What the processes exported is one file with every image.
     exported = dict(read_predictions(Path(tmp_path) / "predictions_job" / "predictions.json", []))
-    assert set(exported) == set(scenes)
+    assert set(exported) == set(samples)
 
 
 def test_takes_what_the_model_gives(dataset, tmp_path):

@@ -12,29 +12,29 @@ from usg_psg.evaluation.worst_images import WorstImages, graph_of_annotation
 from usg_psg.vocabulary import Vocabulary
 
 from .dataset import NUM_THINGS, model_output, register, write_dataset
-from .scenes import NUM_CLASSES, NUM_PREDICATES, perfect_prediction
+from .samples import NUM_CLASSES, NUM_PREDICATES, perfect_prediction
 
 NAME = "worst_images_test"
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    json_file, scenes = write_dataset(tmp_path, 9)
+    json_file, samples = write_dataset(tmp_path, 9)
     register(NAME, json_file)
-    for n, (image_id, (gt, _)) in enumerate(scenes.items()):
+    for n, (image_id, (gt, _)) in enumerate(samples.items()):
         if n % 2:  # one in two is right as far as it goes; random masks alone hit next to nothing
             prediction = perfect_prediction(gt)
             prediction.triplets = prediction.triplets[: 1 + n // 2]
             prediction.mask_scores = np.ones(len(gt.labels))
-            scenes[image_id] = (gt, prediction)
-    yield scenes
+            samples[image_id] = (gt, prediction)
+    yield samples
     unregister_psg(NAME)
 
 
-def recalls(scenes: dict, k: int) -> dict[str, float]:
+def recalls(samples: dict, k: int) -> dict[str, float]:
     """single/R@k of each image with relations, of the metrics."""
     found = {}
-    for image_id, (gt, prediction) in scenes.items():
+    for image_id, (gt, prediction) in samples.items():
         if len(gt.triplets):
             metrics = SGDetMetrics(NUM_PREDICATES, [n < NUM_THINGS for n in range(NUM_CLASSES)], ks=(k,))
             metrics.update(gt, prediction)
@@ -42,10 +42,10 @@ def recalls(scenes: dict, k: int) -> dict[str, float]:
     return found
 
 
-def collect(scenes: dict, count: int, k: int, ids=None) -> WorstImages:
+def collect(samples: dict, count: int, k: int, ids=None) -> WorstImages:
     kept = WorstImages(count, Vocabulary.from_metadata(get_psg_metadata(NAME)), k)
-    for image_id in scenes if ids is None else ids:
-        gt, prediction = scenes[image_id]
+    for image_id in samples if ids is None else ids:
+        gt, prediction = samples[image_id]
         kept.add(ImageMatch(gt, prediction), model_output(prediction))
     return kept
 

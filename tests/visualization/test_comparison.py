@@ -17,7 +17,7 @@ from usg_psg.visualization.comparison import AMBER, GRAY, GREEN, RED
 from usg_psg.vocabulary import Vocabulary
 
 from ..evaluation.dataset import NUM_THINGS, model_output, with_map
-from ..evaluation.scenes import NUM_CLASSES, NUM_PREDICATES, random_ground_truth, random_prediction
+from ..evaluation.samples import NUM_CLASSES, NUM_PREDICATES, random_ground_truth, random_prediction
 
 PREDICATES = ("on", "beside", "riding")
 NAMES = Vocabulary(

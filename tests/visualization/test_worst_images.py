@@ -14,7 +14,7 @@ from usg_psg.evaluation.worst_images import WorstImages
 from usg_psg.visualization import compare_graphs, draw_evaluation
 
 from ..evaluation.dataset import model_output, register, with_map, write_dataset
-from ..evaluation.scenes import perfect_prediction
+from ..evaluation.samples import perfect_prediction
 
 NAME = "draw_worst_images_test"
 

@@ -1,4 +1,4 @@
-"""One image's prediction held against its annotation: what metrics, error pages and pictures of images share.
+"""One image's prediction matched with its annotation; metrics, error pages and comparisons share it.
 
 Letters: N predicted masks, S segments of the predicted panoptic map, G annotated segments, R predicted triplets,
 T annotated triplets.
@@ -73,7 +73,7 @@ class ImageMatch:
     @cached_property
     def joint(self) -> np.ndarray:
         """(S + 1, G + 1) pixels of the panoptic map's segments on annotated ones, see `joint_histogram`."""
-        segment_map, labels = self.prediction.ensure_map(self.gt.label_map.shape)
+        segment_map, labels, _ = self.prediction.ensure_map(self.gt.label_map.shape)
         return joint_histogram(segment_map, self.gt.label_map, len(labels), len(self.gt.labels))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What one image hands to the metrics: annotation and prediction as plain arrays, checked on entry.
+"""Annotation and prediction of one image as plain arrays, checked on entry.
 
 Letters: N predicted masks, S segments of the predicted panoptic map, G annotated segments, R predicted triplets,
 T annotated triplets, K pair proposals, H W pixels.
@@ -180,8 +180,8 @@ class Prediction:
             raise ValueError(f"{_where(self.image_id)}masks: expected masks, got none")
         return decode_masks(self.masks)
 
-    def ensure_map(self, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """`segment_map` and `segment_labels`, made of the masks if none were given.
+    def ensure_map(self, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`segment_map`, `segment_labels` and `mask_segment`, made of the masks if none were given.
 
         Args:
             size: (H, W) of the image.
@@ -189,17 +189,12 @@ class Prediction:
         Raises:
             ValueError: if neither a map nor masks were given.
         """
-        if self.segment_map is None or self.segment_labels is None:
+        if self.segment_map is None or self.segment_labels is None or self.mask_segment is None:
             masks = self.decoded_masks()
             masks = masks if len(masks) else np.zeros((0, *size), dtype=bool)
             self.segment_map, source, self.mask_segment = flatten_masks(masks, self._mask_order())
             self.segment_labels = self.labels[source]
-        return self.segment_map, self.segment_labels
-
-    def segments_of_masks(self) -> np.ndarray:
-        """`mask_segment`, which is there once `ensure_map` was called."""
-        assert self.mask_segment is not None, "ensure_map comes first"
-        return self.mask_segment
+        return self.segment_map, self.segment_labels, self.mask_segment
 
     def _mask_order(self) -> np.ndarray:
         """Masks by score; without scores, by their first mention in the triplets, the others last."""
@@ -222,8 +217,9 @@ class Prediction:
         return constrained[first_of_each(constrained[:, :2])], rows[first_of_each(rows)]
 
     def _on_segments(self, triplets: np.ndarray) -> np.ndarray:
+        assert self.mask_segment is not None, "ensure_map comes first"
         rows = triplets.copy()
-        rows[:, :2] = self.segments_of_masks()[triplets[:, :2]]
+        rows[:, :2] = self.mask_segment[triplets[:, :2]]
         return rows[(rows[:, 0] >= 0) & (rows[:, 1] >= 0)]
 
 

@@ -1,4 +1,4 @@
-"""Predictions in the numbering of another vocabulary, brought into that of the annotations by name."""
+"""Renumber predictions by name from another vocabulary into that of the annotations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .inputs import Prediction
 def rename_predictions(
     predictions: Iterable[tuple[str, Prediction]], file: Vocabulary, annotated: Vocabulary, where: str
 ) -> Iterator[tuple[str, Prediction]]:
-    """Replace class and predicate numbers by those of the annotations.
+    """Replace class and predicate ids by those of the annotations.
 
     Args:
         predictions: image_id and prediction; classes count the file's things, then stuff.
@@ -27,7 +27,7 @@ def rename_predictions(
         image_id and prediction.
 
     Raises:
-        ValueError: if the file lacks a name, or a prediction has a number without a name, or with one that the
+        ValueError: if the file lacks a name, or a prediction has an id without a name, or with one that the
             annotations do not know.
     """
     file.check_covers(where, annotated)
@@ -51,16 +51,16 @@ def rename_predictions(
 
 
 def _table(own: Sequence[str], annotated: Sequence[str]) -> np.ndarray:
-    """For each own number that of the annotations, -1 for none."""
+    """Of each own id the id in the annotations, -1 for none."""
     position = {name: i for i, name in enumerate(annotated)}
     return np.array([position.get(name, -1) for name in own], dtype=np.int64)
 
 
-def _renamed(numbers: np.ndarray, table: np.ndarray, names: Sequence[str], at: str, path: str) -> np.ndarray:
-    outside = numbers[(numbers < 0) | (numbers >= len(table))]
+def _renamed(ids: np.ndarray, table: np.ndarray, names: Sequence[str], at: str, path: str) -> np.ndarray:
+    outside = ids[(ids < 0) | (ids >= len(table))]
     if len(outside):
-        raise ValueError(f"{at}: {path} has {len(table)} names, got the number {outside[0]}")
-    new = table[numbers]
+        raise ValueError(f"{at}: {path} has {len(table)} names, got the id {outside[0]}")
+    new = table[ids]
     if (new < 0).any():
-        raise ValueError(f"{at}: {names[numbers[new < 0][0]]!r} of {path} is not a name of the annotations")
+        raise ValueError(f"{at}: {names[ids[new < 0][0]]!r} of {path} is not a name of the annotations")
     return new

@@ -1,4 +1,4 @@
-"""Colours that stay the same from picture to picture."""
+"""Colours that stay the same from image to image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ GOLDEN_ANGLE = 0.381966  # of a full turn; successive hues are as far apart as c
 
 def class_color(name: str) -> tuple[int, int, int]:
     """RGB of a class, 0 to 255, from its name alone: it does not change with the vocabulary."""
-    number = int.from_bytes(hashlib.sha1(name.encode()).digest()[:4], "big")
-    hue = (number % 997) * GOLDEN_ANGLE % 1.0
-    saturation, value = 0.55 + 0.35 * (number // 997 % 5) / 4, 0.75 + 0.2 * (number // 4985 % 4) / 3
+    code = int.from_bytes(hashlib.sha1(name.encode()).digest()[:4], "big")
+    hue = (code % 997) * GOLDEN_ANGLE % 1.0
+    saturation, value = 0.55 + 0.35 * (code // 997 % 5) / 4, 0.75 + 0.2 * (code // 4985 % 4) / 3
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from ..evaluation.matching import NEVER
 from ..masks import label_map_from_masks
 from ..scene_graph import SceneGraph, SceneRelation
 from ..utils.text import counted
-from .figures import FONT, POINT, drawing, text_size
+from .figures import drawing, text_size, write
 from .overlay import add_overlay, compose_overlay, label_font
 
 PANEL_WIDTH, PANEL_HEIGHT = 680, 620  # pixels; the larger side of the image decides
@@ -92,19 +91,19 @@ def draw_comparison(
     figure, axes = drawing(width, height)
     top = height - MARGIN
     if title:
-        _text(axes, MARGIN, top - above / 2, _fit(title, width - 2 * MARGIN, TEXT + 3), size=TEXT + 3)
+        write(axes, MARGIN, top - above / 2, _fit(title, width - 2 * MARGIN, TEXT + 3), TEXT + 3)
     headings = (
         f"Annotation: {int(errors.found.sum())} of {counted(len(annotated), 'relation')} found",
         f"Prediction: {int(errors.hits.sum())} annotated among the first {len(predicted)}",
     )
     for n, (heading, overlay, lines) in enumerate(zip(headings, overlays, (left, right), strict=True)):
         x, y = MARGIN + n * (PANEL_WIDTH + MARGIN), top - above
-        _text(axes, x, y - TITLE / 2, heading, size=TEXT + 2, weight="bold")
+        write(axes, x, y - TITLE / 2, heading, TEXT + 2, weight="bold")
         y -= TITLE + shown
         add_overlay(axes, overlay, x + (PANEL_WIDTH - overlay.pixels.shape[1]) // 2, y)
         _write_lines(axes, x, y - MARGIN, lines)
     legend = "\u2713 found, \u2717 missed or not annotated, \u2260 pair annotated with another predicate"
-    _text(axes, MARGIN, MARGIN, legend, color=GRAY, size=TEXT - 2)
+    write(axes, MARGIN, MARGIN, legend, TEXT - 2, color=GRAY)
     return figure
 
 
@@ -134,19 +133,13 @@ def _spoken(graph: SceneGraph, relation: SceneRelation) -> str:
 
 def _write_lines(axes: Axes, x: float, y: float, lines: list[Line]) -> None:
     if not lines:
-        _text(axes, x, y - ROW / 2, "no relations", color=GRAY)
+        write(axes, x, y - ROW / 2, "no relations", TEXT, color=GRAY)
     for mark, color, relation, remark in lines:
-        _text(axes, x, y - ROW / 2, mark, color=color, weight="bold")
-        _text(
-            axes, x + 24, y - ROW / 2, _fit(relation, PANEL_WIDTH - 24 - 90), color=GRAY if color == GRAY else "black"
-        )
-        _text(axes, x + PANEL_WIDTH, y - ROW / 2, remark, color=color, ha="right")
+        write(axes, x, y - ROW / 2, mark, TEXT, color=color, weight="bold")
+        ink = GRAY if color == GRAY else "black"
+        write(axes, x + 24, y - ROW / 2, _fit(relation, PANEL_WIDTH - 24 - 90), TEXT, color=ink)
+        write(axes, x + PANEL_WIDTH, y - ROW / 2, remark, TEXT, color=color, ha="right")
         y -= ROW
-
-
-def _text(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, ha: str = "left", **style: Any) -> None:
-    font: dict[str, Any] = {"fontsize": size * POINT, "fontfamily": FONT}
-    axes.text(x, y, text, ha=ha, va="center_baseline", parse_math=False, **font, **style)
 
 
 def _fit(text: str, width: float, size: int = TEXT) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import IO, Any
 
 import matplotlib
@@ -10,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
 
 DPI = 100
 FONT = "DejaVu Sans"  # matplotlib brings it along
@@ -50,9 +53,21 @@ def to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def write(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> Text:
+    """Write text as it stands, in a font size in pixels; style as of matplotlib's `Axes.text`."""
+    style = {"fontsize": size * POINT, "fontfamily": FONT, "parse_math": False, "va": "center_baseline", **style}
+    return axes.text(x, y, text, **style)
+
+
+def add_box(axes: Axes, box: Sequence[float], radius: float, **look: Any) -> None:
+    """Draw a box (left, bottom, right, top) with round corners; look as of matplotlib's patches."""
+    left, bottom, right, top = box
+    style = f"round,pad=0,rounding_size={radius}"
+    axes.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle=style, **look))
+
+
 def text_size(text: str, pixels: float) -> tuple[float, float]:
     """Width and height in pixels of text, lines included, in a font size in pixels."""
     _, axes = drawing(10, 10)
-    drawn = axes.text(0, 0, text, fontsize=pixels * POINT, fontfamily=FONT, parse_math=False)
-    extent = drawn.get_window_extent()
+    extent = write(axes, 0, 0, text, pixels, va="baseline").get_window_extent()
     return extent.width, extent.height

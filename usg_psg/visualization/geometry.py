@@ -1,7 +1,7 @@
 """Boxes and line segments in the plane, many at once.
 
 Letters: A, B boxes; S, T segments. Boxes are rows (left, bottom, right, top) with left < right and bottom < top (in
-pictures whose rows count downwards: left, top, right, bottom); segments are rows (x0, y0, x1, y1). All are float64 in
+images whose rows count downwards: left, top, right, bottom); segments are rows (x0, y0, x1, y1). All are float64 in
 one unit of length.
 """
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Polygon
+from matplotlib.patches import Polygon
 
 from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
-from .figures import FONT, POINT, drawing, text_size
+from .figures import add_box, drawing, text_size, write
 from .graph_layout import layout_graph, route
 
 WEAK_SCORE = 0.02  # relations below it are left out by default, and faint where they are asked for
@@ -48,7 +48,7 @@ def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
     if not nodes:
         figure, axes = drawing(*SMALLEST)
         x, y = SMALLEST / 2
-        axes.text(x, y, "no relations", ha="center", va="center", fontsize=NODE_FONT * POINT, color="0.4")
+        write(axes, x, y, "no relations", NODE_FONT, ha="center", va="center", color="0.4")
         return figure
     names = [graph.objects[i].label for i in nodes]
     labels = ["\n".join(lines) for lines in edges.values()]
@@ -90,33 +90,12 @@ def _draw_box(
     color: tuple[int, int, int],
     opacity: float = 1.0,
 ) -> None:
-    (x, y), (width, height) = centre, size
-    radius = min(8.0, height / 4)
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            boxstyle=f"round,pad=0,rounding_size={radius}",
-            facecolor=face,
-            edgecolor=(edge, opacity),
-            linewidth=1.1,
-            zorder=3,
-        )
-    )
-    axes.text(
-        x,
-        y,
-        text,
-        ha="center",
-        va="center",
-        fontsize=font * POINT,
-        fontfamily=FONT,
-        color=np.array(color) / 255,
-        alpha=0.5 + 0.5 * opacity,  # text has to be read
-        parse_math=False,
-        zorder=4,
-    )
+    x, y = centre
+    low, high = centre - size / 2, centre + size / 2
+    look: dict[str, Any] = {"facecolor": face, "edgecolor": (edge, opacity), "linewidth": 1.1, "zorder": 3}
+    add_box(axes, (*low, *high), min(8.0, size[1] / 4), **look)
+    ink: dict[str, Any] = {"color": np.array(color) / 255, "alpha": 0.5 + 0.5 * opacity}  # text has to be read
+    write(axes, x, y, text, font, ha="center", va="center", zorder=4, **ink)
 
 
 def _draw_arrows(

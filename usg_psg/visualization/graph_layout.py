@@ -115,7 +115,7 @@ def _separate(centres: np.ndarray, sizes: np.ndarray, gaps: np.ndarray) -> np.nd
     centres = centres.copy()
     need = (sizes[:, None] + sizes[None]) / 2 + gaps[..., None] + 0.5
     diagonal = np.arange(len(sizes))
-    # Boxes in one place go apart by their number.
+    # Boxes in one place go apart by their index.
     tie = np.where(diagonal[:, None] > diagonal[None], 1.0, -1.0)[..., None]
     while True:
         for _ in range(200):
@@ -187,10 +187,10 @@ def _pack(centres: np.ndarray, sizes: np.ndarray, blocks: list[np.ndarray]) -> t
     extents = np.array([(centres[b] + sizes[b] / 2).max(axis=0) for b in blocks]).reshape(-1, 2) - low
     limit = max(extents[:, 0].max(initial=0), np.sqrt((extents + space).prod(axis=1).sum() * ASPECT))
     x = y = shelf = width = 0.0
-    for number in np.argsort(-extents[:, 1], kind="stable"):
-        if x and x + extents[number, 0] > limit:
+    for n in np.argsort(-extents[:, 1], kind="stable"):
+        if x and x + extents[n, 0] > limit:
             x, y, shelf = 0.0, y + shelf + space, 0.0
-        centres[blocks[number]] += np.array([x, y]) - low[number]
-        x += extents[number, 0] + space
-        shelf, width = max(shelf, extents[number, 1]), max(width, x - space)
+        centres[blocks[n]] += np.array([x, y]) - low[n]
+        x += extents[n, 0] + space
+        shelf, width = max(shelf, extents[n, 1]), max(width, x - space)
     return centres, np.array([width, y + shelf])

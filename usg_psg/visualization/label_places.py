@@ -1,4 +1,4 @@
-"""Places for the labels of masks in a picture: inside it, apart from each other, close to what they name.
+"""Places for the labels of masks in an image: inside it, apart from each other, close to what they name.
 
 Letters: N objects, C candidate places, H W pixels. Coordinates are pixels (x, y) from the upper left corner; a box is
 (left, top, right, bottom).
@@ -113,7 +113,7 @@ def _best_place(
 
 
 def _anchor(mask: np.ndarray, crop: tuple[slice, slice]) -> np.ndarray:
-    """(x, y) of the pixel in the middle of a mask's thickest part; the mask is cut out of the picture at crop."""
+    """(x, y) of the pixel in the middle of a mask's thickest part; the mask is cut out of the image at crop."""
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     thickest = np.argwhere(distance > distance.max() - 1)  # a whole line of them in a long object: its middle
     row, column = thickest[np.linalg.norm(thickest - thickest.mean(axis=0), axis=1).argmin()]
@@ -155,11 +155,11 @@ def _cheapest(
     return Place(tuple(candidates[chosen].tolist()), tuple(anchor.tolist()), leader), float(total.min())
 
 
-def _candidates(anchor: np.ndarray, size: tuple[float, float], picture: tuple[int, int]) -> np.ndarray:
-    """(C, 4) boxes in whole pixels all over the picture, among them the one around the anchor."""
+def _candidates(anchor: np.ndarray, size: tuple[float, float], image: tuple[int, int]) -> np.ndarray:
+    """(C, 4) boxes in whole pixels all over the image, among them the one around the anchor."""
     axes = []
     for n in (0, 1):
-        room = picture[n] - size[n]
+        room = image[n] - size[n]
         step = max(3.0, size[1] / 2)
         centred = np.clip(anchor[n] - size[n] / 2, 0, room)
         before, after = np.arange(centred, 0, -step), np.arange(centred, room, step)

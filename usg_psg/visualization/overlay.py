@@ -10,19 +10,19 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..masks import resize_nearest
 from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
-from .figures import FONT, POINT, drawing
+from .figures import POINT, add_box, drawing, write
 from .label_places import Place, has_room, place_labels
 
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
 MAX_LONG_SIDE, MAX_PIXELS = 16_000, 8_000_000  # nothing is enlarged beyond; WebP ends at 16383
 MIN_FONT = 13  # pixels
-GROWTH, MAX_STEPS = 1.25, 14  # crowded pictures are enlarged step by step until every label has room
-THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of a picture
+GROWTH, MAX_STEPS = 1.25, 14  # crowded images are enlarged step by step until every label has room
+THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of an image
 VECTOR_SUFFIXES = (".svg", ".pdf")
 PIXEL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -31,7 +31,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Label:
-    """A name, the colour of its object (RGB, 0 to 255), and its place in the picture."""
+    """A name, the colour of its object (RGB, 0 to 255), and its place in the image."""
 
     text: str
     color: Color
@@ -40,7 +40,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture with painted masks, and the labels that belong on it.
+    """An image with painted masks, and the labels that belong on it.
 
     Attributes:
         pixels: (H', W', 3) uint8 RGB.
@@ -62,7 +62,7 @@ def label_font(size: int) -> ImageFont.FreeTypeFont:
 def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> np.ndarray:
     """Paint the masks of all objects of a graph with their names.
 
-    Names lie inside the picture and never on each other; those of related objects choose their place first. One that
+    Names lie inside the image and never on each other; those of related objects choose their place first. One that
     would hide its object, or finds no room on it, stands beside it with a line to it.
 
     Args:
@@ -86,18 +86,18 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = Non
             for color, extra in (((255, 255, 255), 2), (label.color, 0)):
                 cv2.line(canvas, start, end, color, width + extra, cv2.LINE_AA, shift=4)
                 cv2.circle(canvas, start, 16 * (2 * width + extra // 2), color, -1, cv2.LINE_AA, shift=4)
-    picture = Image.fromarray(canvas)
-    draw, font = ImageDraw.Draw(picture), label_font(overlay.font)
+    drawn = Image.fromarray(canvas)
+    draw, font = ImageDraw.Draw(drawn), label_font(overlay.font)
     for label in overlay.labels:
         left, top, right, bottom = label.place.box
         draw.rounded_rectangle((left, top, right - 1, bottom - 1), radius=_pad(overlay.font), fill=label.color)
         middle = ((left + right) / 2, (top + bottom) / 2)
         draw.text(middle, label.text, font=font, fill=text_color(label.color), anchor="mm")
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
 def save_overlay(path: str | Path, image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> None:
-    """Write `draw_overlay`'s picture; in SVG and PDF files lines and names are vectors over the embedded pixels.
+    """Write the result of `draw_overlay`; in SVG and PDF files lines and names are vectors over the embedded pixels.
 
     Args:
         path: its suffix says the format.
@@ -112,7 +112,7 @@ def save_overlay(path: str | Path, image: np.ndarray, graph: SceneGraph, scale: 
         return
     if suffix not in VECTOR_SUFFIXES:
         known = ", ".join((*PIXEL_SUFFIXES, *VECTOR_SUFFIXES))
-        raise ValueError(f"{path}: cannot write pictures of this suffix; known are {known}")
+        raise ValueError(f"{path}: cannot write images of this suffix; known are {known}")
     overlay = compose_overlay(image, graph, scale)
     height, width = overlay.pixels.shape[:2]
     figure, axes = drawing(width, height)
@@ -138,46 +138,35 @@ def add_overlay(axes: Axes, overlay: Overlay, left: float = 0.0, bottom: float =
                 axes.plot(*line, color=shade, linewidth=thin + extra, zorder=layer, solid_capstyle="round")
                 axes.plot(left + x0, top - y0, "o", color=shade, markersize=4 * thin + extra, mew=0, zorder=layer)
         x0, y0, x1, y1 = label.place.box
-        style = f"round,pad=0,rounding_size={_pad(overlay.font)}"
-        box = FancyBboxPatch((left + x0, top - y1), x1 - x0, y1 - y0, boxstyle=style, color=color, lw=0, zorder=3)
-        axes.add_patch(box)
-        axes.text(
-            left + (x0 + x1) / 2,
-            top - (y0 + y1) / 2,
-            label.text,
-            ha="center",
-            va="center_baseline",
-            fontsize=overlay.font * POINT,
-            fontfamily=FONT,
-            color=np.array(text_color(label.color)) / 255,
-            parse_math=False,
-            zorder=4,
-        )
+        add_box(axes, (left + x0, top - y1, left + x1, top - y0), _pad(overlay.font), color=color, lw=0, zorder=3)
+        middle = (left + (x0 + x1) / 2, top - (y0 + y1) / 2)
+        ink = np.array(text_color(label.color)) / 255
+        write(axes, *middle, label.text, overlay.font, ha="center", color=ink, zorder=4)
 
 
 def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> Overlay:
-    """The painted picture and its labels, for `draw_overlay` and `add_overlay`; arguments as of the former."""
+    """The painted image and its labels, for `draw_overlay` and `add_overlay`; arguments as of the former."""
     if image.shape[:2] != (graph.height, graph.width):
         raise ValueError(f"image: expected {graph.height}x{graph.width}, got {image.shape[0]}x{image.shape[1]}")
     owner = owner_map(graph)
-    texts = [thing.label for thing in graph.objects]
+    texts = [obj.label for obj in graph.objects]
     related = related_objects(graph)
     short, long = sorted(image.shape[:2])
     most = max(1.0, min(MAX_LONG_SIDE / long, (MAX_PIXELS / (short * long)) ** 0.5))
     start = scale or min(most, max(1.0, MIN_LONG_SIDE / long, MIN_SHORT_SIDE / short))
     largest = max(MIN_FONT, round(start * min(long / 55, short / 12)))
-    # A crowded picture first gets a smaller font, then more room.
+    # A crowded image first gets a smaller font, then more room.
     tries = [(start, font) for font in sorted({largest, (largest + MIN_FONT) // 2, MIN_FONT}, reverse=True)]
     if scale is None:
         tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS) if start * GROWTH**n <= most]
     for factor, font in tries:
-        enlarged = resize_nearest(owner, factor)
+        enlarged = resize_nearest(owner, scaled(owner.shape, factor))
         places = place_labels(enlarged, [label_size(text, font) for text in texts], related)
         if has_room(enlarged, places):
             break
     labels = [
-        Label(thing.label, class_color(thing.name), place)
-        for thing, place in zip(graph.objects, places, strict=True)
+        Label(obj.label, class_color(obj.name), place)
+        for obj, place in zip(graph.objects, places, strict=True)
         if place is not None
     ]
     return Overlay(paint_masks(image, graph, factor, enlarged), labels, font)
@@ -186,7 +175,7 @@ def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = 
 def owner_map(graph: SceneGraph) -> np.ndarray:
     """(H, W) int32: n + 1 inside object n, 0 elsewhere; where masks overlap, the smallest one has the pixel."""
     owner = np.zeros((graph.height, graph.width), np.int32)
-    masks = {index: thing.mask_array() for index, thing in enumerate(graph.objects)}
+    masks = {index: obj.mask_array() for index, obj in enumerate(graph.objects)}
     for index in sorted(masks, key=lambda i: -int(masks[i].sum())):
         owner[masks[index]] = index + 1
     return owner
@@ -211,14 +200,14 @@ def paint_masks(
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    owner = resize_nearest(owner_map(graph), scale) if owner is None else owner
+    owner = resize_nearest(owner_map(graph), scaled(image.shape, scale)) if owner is None else owner
     size = owner.shape[::-1]
     shrinks = size[0] < image.shape[1]
     canvas = image
     if size != image.shape[1::-1]:
         canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    colors = np.array([(0, 0, 0), *(class_color(thing.name) for thing in graph.objects)], np.float32)
-    opacity = [THING_OPACITY if thing.isthing else STUFF_OPACITY for thing in graph.objects]
+    colors = np.array([(0, 0, 0), *(class_color(obj.name) for obj in graph.objects)], np.float32)
+    opacity = [THING_OPACITY if obj.isthing else STUFF_OPACITY for obj in graph.objects]
     opacity = np.array([0.0, *opacity], np.float32)[owner]
     opacity[_outlines(owner, max(1, round(min(max(size) / 600, min(size) / 120))))] = 1.0
     painted = canvas + opacity[..., None] * (colors[owner] - canvas)
@@ -237,14 +226,9 @@ def _outlines(owner: np.ndarray, thickness: int) -> np.ndarray:
     return edge & (owner > 0)
 
 
-def resize_nearest(owner: np.ndarray, scale: float) -> np.ndarray:
-    """Scale a map (H, W) of objects: each pixel takes the one that its middle falls into; in integers, so exactly."""
-    if scale == 1:
-        return owner
-    height, width = (max(1, round(side * scale)) for side in owner.shape)
-    rows = (2 * np.arange(height) + 1) * owner.shape[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * owner.shape[1] // (2 * width)
-    return np.ascontiguousarray(owner[rows[:, None], columns])
+def scaled(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """(H', W') of an image of `shape`, at least 1 pixel each."""
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _pad(font: int) -> int:

@@ -1,4 +1,4 @@
-"""Scene graphs as one HTML page that needs no network: pictures, masks, lists and graphs to look through.
+"""Scene graphs as one HTML page that needs no network: images, masks, lists and graphs to look through.
 
 Letters: H W pixels, R relations.
 """
@@ -26,17 +26,12 @@ from ..scene_graph import SceneGraph
 from ..utils.text import printable
 from .colors import class_color, text_color
 from .graph import WEAK_SCORE
+from .overlay import scaled
 from .page_labels import page_labels
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = (
-    "list.js",
-    "picture.js",
-    "layout.js",
-    "graph.js",
-    "search.js",
-    "page.js",
-)  # in the order in which they need each other
+# In the order in which they need each other.
+SCRIPTS = ("list.js", "image_view.js", "layout.js", "graph.js", "search.js", "page.js")
 ITEMS_HERE = "<!-- items -->\n"
 MARKS = ("hit", "missed", "wrong")
 MAX_SIDE = 1600  # larger images are scaled down together with their masks
@@ -216,8 +211,7 @@ def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
         if graph is not None and len(graph.objects) > MAX_OBJECTS:
             raise ValueError(f"image {item.name!r}, objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")
     height, width = item.image.shape[:2]
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    size = scaled(item.image.shape, min(1.0, MAX_SIDE / max(height, width)))
     image = item.image
     if size != (height, width):
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
@@ -279,8 +273,7 @@ def _data_uri(image: np.ndarray, quality: int) -> str:
 
 def _thumbnail(image: np.ndarray) -> str:
     scale = min(1.0, max(THUMBNAIL[0] / image.shape[1], THUMBNAIL[1] / image.shape[0]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return _data_uri(cv2.resize(image, size, interpolation=cv2.INTER_AREA), quality=70)
+    return _data_uri(cv2.resize(image, scaled(image.shape, scale)[::-1], interpolation=cv2.INTER_AREA), quality=70)
 
 
 def _script(element: str, content: dict) -> str:

@@ -1,4 +1,4 @@
-"""Places for names in the page's picture, as `draw_overlay` finds them, for the sizes at which browsers show it.
+"""Places for names in the page's image, as `draw_overlay` finds them, for the sizes at which browsers show it.
 
 Letters: N objects, H W pixels.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..masks import resize_nearest
 from ..scene_graph import SceneGraph
 from .label_places import anchors, place_labels
-from .overlay import label_size, owner_map, related_objects, resize_nearest
+from .overlay import label_size, owner_map, related_objects, scaled
 
-SIDES = (200, 280, 390, 550, 770)  # longer side of the picture in CSS pixels; the page enlarges the next smaller
+SIDES = (200, 280, 390, 550, 770)  # longer side of the image in CSS pixels; the page enlarges the next smaller
 FONT = 12  # CSS pixels
-MOST = 60  # labels that get a place; more would hide the picture
-NARROWEST = 3  # label heights; a narrower picture has no room for names
+MOST = 60  # labels that get a place; more would hide the image
+NARROWEST = 3  # label heights; a narrower image has no room for names
 NO_ROOM = (np.inf, np.inf)
 
 
@@ -30,7 +31,7 @@ def page_labels(graph: SceneGraph) -> list[dict]:
     area = np.bincount(owner.ravel(), minlength=len(graph.objects) + 1)[1:]
     related = related_objects(graph)
     named = set(sorted(range(len(area)), key=lambda n: (n not in related, -area[n]))[:MOST])
-    sizes = [label_size(thing.label, FONT) if n in named else NO_ROOM for n, thing in enumerate(graph.objects)]
+    sizes = [label_size(obj.label, FONT) if n in named else NO_ROOM for n, obj in enumerate(graph.objects)]
     sets = []
     for side in SIDES:
         shown = _reduced(owner, area, side / max(owner.shape))
@@ -38,18 +39,18 @@ def page_labels(graph: SceneGraph) -> list[dict]:
         fitting = [(min(w, width), h) if width >= NARROWEST * h else NO_ROOM for w, h in sizes]
         places = []
         for point, place in zip(anchors(shown, len(area)), place_labels(shown, fitting, related), strict=True):
-            numbers = list(point or ())
+            record = list(point or ())
             if place is not None:
                 left, top, right, bottom = place.box
-                numbers += [left, top, right - left, bottom - top, *(place.leader or ())]
-            places.append([round(x) for x in numbers] or None)
+                record += [left, top, right - left, bottom - top, *(place.leader or ())]
+            places.append([round(x) for x in record] or None)
         sets.append({"side": side, "font": FONT, "places": places})
     return sets
 
 
 def _reduced(owner: np.ndarray, area: np.ndarray, scale: float) -> np.ndarray:
     """The map of objects at another size; an object that would vanish keeps one pixel."""
-    reduced = resize_nearest(owner, scale)
+    reduced = resize_nearest(owner, scaled(owner.shape, scale))
     lost = np.flatnonzero((area > 0) & (np.bincount(reduced.ravel(), minlength=len(area) + 1)[1:] == 0))
     if len(lost):
         values, first = np.unique(owner, return_index=True)

@@ -42,10 +42,11 @@ def annotations_of(json_file: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("package", ["hotcoco.panoptic", "panopticapi.evaluation"])
 def test_panoptic_quality_of_the_export(package, dataset, tmp_path, monkeypatch):
     pq_compute = pytest.importorskip(package).pq_compute
-    json_file, scenes, records = dataset
-    scenes = {image_id: scene for image_id, scene in scenes.items() if image_id.isdigit()}  # hotcoco knows no others
-    path = export("coco_panoptic", tmp_path / "out", scenes, records)
-    theirs, ours = pq_compute(str(annotations_of(json_file, tmp_path / "gt")), str(path)), core_results(scenes).panoptic
+    json_file, samples, records = dataset
+    samples = {key: sample for key, sample in samples.items() if key.isdigit()}  # hotcoco knows no other ids
+    path = export("coco_panoptic", tmp_path / "out", samples, records)
+    theirs = pq_compute(str(annotations_of(json_file, tmp_path / "gt")), str(path))
+    ours = core_results(samples).panoptic
     for group, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st")):
         for name in ("pq", "sq", "rq"):
             assert 100 * theirs[group][name] == pytest.approx(ours[name.upper() + suffix], abs=1e-9)
@@ -53,10 +54,10 @@ def test_panoptic_quality_of_the_export(package, dataset, tmp_path, monkeypatch)
 
 
 def test_the_export_keeps_panoptic_quality_and_the_graph_on_the_map(dataset, tmp_path):
-    _, scenes, records = dataset
-    scenes = rank_apart(scenes)
-    path = export("coco_panoptic", tmp_path / "out", scenes, records)
-    expected, found = core_results(scenes), read_results(path, records)
+    _, samples, records = dataset
+    samples = rank_apart(samples)
+    path = export("coco_panoptic", tmp_path / "out", samples, records)
+    expected, found = core_results(samples), read_results(path, records)
     assert found.panoptic == expected.panoptic
     single = [key for key in expected.metrics if key.startswith("single/")]
     np.testing.assert_equal([found.metrics[k] for k in single], [expected.metrics[k] for k in single])
@@ -64,22 +65,22 @@ def test_the_export_keeps_panoptic_quality_and_the_graph_on_the_map(dataset, tmp
 
 def test_the_layout_is_cocos(dataset, tmp_path):
     """Every id of a PNG is listed and every listed one has pixels; 0 is void; names are relative to the folder."""
-    _, scenes, records = dataset
-    path = export("coco_panoptic", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("coco_panoptic", tmp_path / "out", samples, records)
     annotations = json.loads(path.read_text())["annotations"]
-    assert {a["image_id"] for a in annotations} == {int(i) if i.isdigit() else i for i in scenes}
+    assert {a["image_id"] for a in annotations} == {int(i) if i.isdigit() else i for i in samples}
     for annotation in annotations:
         ids = decode_panoptic_png(str(path.with_suffix("") / annotation["file_name"]))
         listed = [s["id"] for s in annotation["segments_info"]]
         assert set(np.unique(ids)) - {0} == set(listed) and 0 not in listed
-        prediction = scenes[str(annotation["image_id"])][1]
+        prediction = samples[str(annotation["image_id"])][1]
         assert [s["category_id"] for s in annotation["segments_info"]] == prediction.segment_labels.tolist()
 
 
 def test_segments_without_pixels_are_not_exported(dataset, tmp_path):
     """Neither COCO's layout nor the challenge's may list them; relations keep their segments."""
-    _, scenes, _ = dataset
-    prediction = next(p for _, p in scenes.values() if len(p.segment_triplets()[0]) > 2)
+    _, samples, _ = dataset
+    prediction = next(p for _, p in samples.values() if len(p.segment_triplets()[0]) > 2)
     rows, labels = prediction.segment_triplets()[0], prediction.segment_labels
     gone = rows[0, 0]
     prediction.segment_map = np.where(prediction.segment_map == gone + 1, 0, prediction.segment_map)
@@ -96,21 +97,21 @@ def test_segments_without_pixels_are_not_exported(dataset, tmp_path):
 
 def test_results_of_another_model_need_no_relations(dataset, tmp_path):
     """COCO's form has none, so only panoptic quality can be computed."""
-    _, scenes, records = dataset
-    path = export("coco_panoptic", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("coco_panoptic", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
         annotation.pop("relations")
         annotation.pop("relations_ng", None)
     path.write_text(json.dumps(content))
     found = read_results(path, records)
-    assert found.panoptic == core_results(scenes).panoptic and found.metrics["single/R@100"] == 0
+    assert found.panoptic == core_results(samples).panoptic and found.metrics["single/R@100"] == 0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a["segments_info"].append({"id": 99, "category_id": 0}), "the picture has no pixel of the id 99"),
+        (lambda a: a["segments_info"].append({"id": 99, "category_id": 0}), "the PNG has no pixel of the id 99"),
         (lambda a: a["segments_info"].pop(), "segments_info: lacks the id"),
         (lambda a: a.pop("file_name"), "expected the key 'file_name', which is missing"),
         (lambda a: a.update(file_name="../x.png"), "file name: expected a path inside"),
@@ -118,8 +119,8 @@ def test_results_of_another_model_need_no_relations(dataset, tmp_path):
     ],
 )
 def test_annotations_that_do_not_fit_are_named(change, message, dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export("coco_panoptic", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("coco_panoptic", tmp_path / "out", samples, records)
     content = json.loads(path.read_text())
     change(content["annotations"][0])
     path.write_text(json.dumps(content))

@@ -18,7 +18,7 @@ from usg_psg.evaluation import read_predictions
 from usg_psg.evaluation.records import images_with_relations
 
 from ..files import core_results, make_dataset, read_results
-from ..scenes import NUM_PREDICATES
+from ..samples import NUM_PREDICATES
 
 MODULE = "openpsg.models.relation_heads.approaches.relation_util"
 MASKS = np.stack([np.broadcast_to(half, (8, 10)) for half in (np.arange(10) < 5, np.arange(10) >= 5)])
@@ -85,16 +85,16 @@ def test_results_are_read_as_their_evaluator_reads_them(protocol, module, monkey
 def test_figures_equal_those_of_the_same_predictions(monkeypatch, tmp_path):
     """Also of a pickle of a list longer than a batch of the pickler, which is 1,000 items."""
     result = make_class(monkeypatch)
-    _, scenes, records = make_dataset(tmp_path)
+    _, samples, records = make_dataset(tmp_path)
     results = []
     for image_id in images_with_relations(records):
-        prediction = scenes[image_id][1]
+        prediction = samples[image_id][1]
         rows = prediction.triplets
         dists = np.eye(NUM_PREDICATES + 1)[rows[:, 2] + 1]
         boxes = np.zeros((len(prediction.labels), 5))
         fields = {"labels": prediction.labels + 1, "masks": prediction.masks, "refine_bboxes": boxes}
         results.append(result(rel_pair_idxes=rows[:, :2], rel_dists=dists, **fields))
-    expected, found = core_results(scenes), read_results(dump(tmp_path, results), records)
+    expected, found = core_results(samples), read_results(dump(tmp_path, results), records)
     for key in ("openpsg/R@50", "openpsg/mR@20", "openpsg_strict/NgR@50", "openpsg/PR@100"):
         assert found.metrics[key] == expected.metrics[key] > 0
     assert found.counts["images"] == 6, "the file has no entry for images without relations"
@@ -269,5 +269,5 @@ def test_cut_off_anywhere_it_is_refused(monkeypatch, tmp_path):
 
 def test_an_ordered_dict_costs_nothing(monkeypatch, tmp_path):
     result = make_class(monkeypatch)
-    path = dump(tmp_path, [result(**result_fields(add_losses=OrderedDict(a=1), scenes=np.float32(2), attrs=b"x"))])
+    path = dump(tmp_path, [result(**result_fields(add_losses=OrderedDict(a=1), samples=np.float32(2), attrs=b"x"))])
     assert len(list(read_predictions(path, ["7"]))) == 1

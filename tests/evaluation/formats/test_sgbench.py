@@ -31,10 +31,10 @@ def test_sgbench_itself_reads_the_archive(dataset, tmp_path):
     """
     pytest.importorskip("tifffile")
     evaluate = pytest.importorskip("sgbench.file").evaluate
-    json_file, scenes, records = dataset
-    path = export("sgbench", tmp_path / "out", scenes, records)
+    json_file, samples, records = dataset
+    path = export("sgbench", tmp_path / "out", samples, records)
     theirs = evaluate(json_file, path, tmp_path / "coco")
-    ours = core_results(scenes)
+    ours = core_results(samples)
     for k in (20, 50, 100):
         assert ours.metrics[f"openpsg_strict/R@{k}"] == pytest.approx(100 * theirs[f"R@{k}"])
         present = ours.predicate_counts > 0
@@ -44,8 +44,8 @@ def test_sgbench_itself_reads_the_archive(dataset, tmp_path):
 
 
 def test_a_foreign_sgbench_archive_without_our_keys(dataset, tmp_path):
-    _, scenes, records = dataset
-    path = export("sgbench", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("sgbench", tmp_path / "out", samples, records)
     foreign = tmp_path / "foreign.zip"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(foreign, "w") as target:
         content = json.loads(source.read("triplets.json"))
@@ -53,7 +53,7 @@ def test_a_foreign_sgbench_archive_without_our_keys(dataset, tmp_path):
             del record["usg_psg"]
             target.writestr(record["seg_filename"], source.read(record["seg_filename"]))
         target.writestr("triplets.json", json.dumps(content))
-    expected, found = core_results(scenes), read_results(foreign, records)
+    expected, found = core_results(samples), read_results(foreign, records)
     for key in ("R@20", "mR@50", "NgR@50", "NgmR@100", "PR@20"):
         assert found.metrics[f"openpsg_strict/{key}"] == expected.metrics[f"openpsg_strict/{key}"]
     assert "oracle/pairs@20" not in found.metrics

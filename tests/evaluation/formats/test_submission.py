@@ -15,7 +15,7 @@ from usg_psg.evaluation import Prediction, SGDetMetrics, read_predictions
 from usg_psg.evaluation.records import images_with_relations
 
 from ..files import IS_THING, core_results, export, make_dataset, read_results
-from ..scenes import NUM_PREDICATES
+from ..samples import NUM_PREDICATES
 
 NUM_PSG_CLASSES = 133
 
@@ -48,7 +48,7 @@ def write_by_hand(folder: Path, images: list[tuple[list[int], np.ndarray, list[l
 
 
 def on_map(prediction: Prediction) -> tuple[list[int], np.ndarray, list[list[int]]]:
-    """A prediction of the scenes as such an image."""
+    """A prediction of the samples as such an image."""
     count = len(prediction.segment_labels)
     masks = prediction.segment_map[None] == np.arange(1, count + 1)[:, None, None]
     rows = prediction.segment_triplets()[0]
@@ -69,18 +69,18 @@ def test_a_folder_with_plain_colours_reads_as_intended(tmp_path):
 
 
 def test_a_folder_of_openpsg_gets_the_figures_of_its_predictions(dataset, tmp_path):
-    _, scenes, records = dataset
+    _, samples, records = dataset
     ids = images_with_relations(records)
-    folder = write_by_hand(tmp_path / "submission", [on_map(scenes[i][1]) for i in ids])
-    expected, found = core_results(scenes), read_results(folder, records)
+    folder = write_by_hand(tmp_path / "submission", [on_map(samples[i][1]) for i in ids])
+    expected, found = core_results(samples), read_results(folder, records)
     assert found.metrics["single/R@50"] == expected.metrics["single/R@50"] > 0
     assert found.metrics["single/mR@100"] == expected.metrics["single/mR@100"]
 
 
 def test_images_that_openpsg_left_out_are_told_by_the_pictures_names(dataset, tmp_path):
-    _, scenes, records = dataset
+    _, samples, records = dataset
     ids = list(images_with_relations(records))
-    images = [on_map(scenes[i][1]) for i in ids]
+    images = [on_map(samples[i][1]) for i in ids]
     images[2] = None
     folder = write_by_hand(tmp_path / "submission", images)
     assert [i for i, _ in read_predictions(folder, ids)] == ids[:2] + ids[3:]
@@ -120,9 +120,7 @@ def test_a_listed_id_without_pixels_is_refused(tmp_path):
     """As the ids of a picture whose colours were permuted have none."""
     folder = write_by_hand(tmp_path / "submission", [([1, 2], MASKS, [[0, 1, 3]])])
     change(folder, ids=[12345])
-    message = (
-        r"relation.json, image '7': segments_info: the picture has no pixel of the id 12345 .* as of 1 of 2 segments"
-    )
+    message = r"relation.json, image '7': segments_info: the PNG has no pixel of the id 12345 .* as of 1 of 2 segments"
     with pytest.raises(ValueError, match=message):
         list(read_predictions(folder, ["7"]))
 
@@ -143,26 +141,26 @@ def test_entries_that_do_not_fit_are_named(values, message, tmp_path):
 
 def test_our_export_keeps_the_constrained_ranking_on_the_map(dataset, tmp_path):
     """The layout has no overlapping masks, one predicate per pair, no image without relations."""
-    _, scenes, records = dataset
-    path = export("openpsg", tmp_path / "out", scenes, records)
-    expected, found = core_results(scenes), read_results(path, records)
+    _, samples, records = dataset
+    path = export("openpsg", tmp_path / "out", samples, records)
+    expected, found = core_results(samples), read_results(path, records)
     for k in (10, 20, 50, 100):
         for metric in ("R", "mR", "PR"):
             assert found.metrics[f"single/{metric}@{k}"] == expected.metrics[f"single/{metric}@{k}"]
     with_relations = images_with_relations(records)
-    assert found.panoptic == core_results({image_id: scenes[image_id] for image_id in with_relations}).panoptic
+    assert found.panoptic == core_results({image_id: samples[image_id] for image_id in with_relations}).panoptic
     assert found.panoptic != expected.panoptic, "the image without relations has segments"
 
 
 def test_pixels_of_our_export_are_ids(dataset, tmp_path):
     """id = R + 256 G + 65536 B; pixels without segment have an id that OpenPSG's panoptic evaluation leaves out."""
-    _, scenes, records = dataset
-    path = export("openpsg", tmp_path / "out", scenes, records)
+    _, samples, records = dataset
+    path = export("openpsg", tmp_path / "out", samples, records)
     entries = json.loads((path / "relation.json").read_text())
     ids = images_with_relations(records)
     assert len(entries) == len(ids) == 6
     for entry, image_id in zip(entries, ids, strict=True):
-        prediction = scenes[image_id][1]
+        prediction = samples[image_id][1]
         pixels = np.asarray(Image.open(path / "panseg" / entry["pan_seg_file_name"])).astype(int)
         decoded = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
         listed = [s["id"] for s in entry["segments_info"]]
@@ -195,18 +193,18 @@ def loaded(folder: Path) -> list[dict]:
 
 def test_openpsgs_loader_reads_our_export(dataset, tmp_path):
     """Also an image that has no prediction, one without segments, and one without relations."""
-    _, scenes, records = dataset
+    _, samples, records = dataset
     ids = list(images_with_relations(records))
-    without = dict(scenes)
+    without = dict(samples)
     del without[ids[2]]
     empty = np.zeros((0, 3), np.int64)
-    gt, bare = scenes[ids[3]]
+    gt, bare = samples[ids[3]]
     without[ids[3]] = gt, Prediction(empty[:, 0], empty, np.zeros((0, *gt.label_map.shape), bool), image_id=ids[3])
-    gt, silent = scenes[ids[4]]
+    gt, silent = samples[ids[4]]
     without[ids[4]] = gt, Prediction(silent.labels, empty, silent.masks, image_id=ids[4])
     results = loaded(export("openpsg", tmp_path / "out", without, records))
     for image_id, result in zip(ids, results, strict=True):
-        gt, prediction = scenes[image_id]
+        gt, prediction = samples[image_id]
         assert result["masks"].shape[1:] == gt.label_map.shape
         assert result["masks"].any(axis=(1, 2)).all()
         classes = set(np.unique(result["codes"] % 1000)) - {NUM_PSG_CLASSES}  # what its panoptic evaluation counts
@@ -220,8 +218,8 @@ def test_openpsgs_loader_reads_our_export(dataset, tmp_path):
 
 
 def test_a_missing_image_stays_missing(dataset, tmp_path):
-    _, scenes, records = dataset
-    without = dict(scenes)
+    _, samples, records = dataset
+    without = dict(samples)
     missing = list(images_with_relations(records))[2]
     del without[missing]
     found = read_results(export("openpsg", tmp_path / "out", without, records), records)
@@ -231,7 +229,7 @@ def test_a_missing_image_stays_missing(dataset, tmp_path):
     for image_id, (gt, prediction) in without.items():
         if image_id in with_relations:
             metrics.update(gt, prediction)
-    gt = scenes[missing][0]
+    gt = samples[missing][0]
     metrics.update_missing(gt.triplets, gt.labels, gt.is_crowd)
     assert found.metrics["single/mR@50"] == metrics.compute().metrics["single/mR@50"]
     assert found.panoptic == metrics.compute().panoptic

@@ -56,7 +56,7 @@ def read_predictions(path: Path | str, image_ids: Iterable[str]) -> Iterator[tup
         image_id and prediction.
 
     Raises:
-        FileNotFoundError: if the file, or a picture it names, is missing.
+        FileNotFoundError: if the file, or an image it names, is missing.
         ValueError: for an unknown format, a missing key, or values of another type or out of range; names file,
             image and field.
     """

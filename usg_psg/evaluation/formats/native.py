@@ -27,10 +27,10 @@ class JSONWriter(PredictionWriter):
 
     def _record(self, image_id: str, prediction: Prediction, masks: np.ndarray) -> dict:
         name = f"panoptic/{file_stem(image_id)}.png"
-        segment_map, labels = prediction.ensure_map(masks.shape[1:])
+        segment_map, labels, mask_segment = prediction.ensure_map(masks.shape[1:])
         self._save_map(name, segment_map)
         scores = [None] * len(masks) if prediction.mask_scores is None else [float(x) for x in prediction.mask_scores]
-        columns = (prediction.labels.tolist(), scores, prediction.segments_of_masks().tolist(), encode_masks(masks))
+        columns = (prediction.labels.tolist(), scores, mask_segment.tolist(), encode_masks(masks))
         record: dict[str, Any] = {
             "image_id": image_id,
             "height": segment_map.shape[0],
@@ -97,7 +97,7 @@ def _map(folder: Path, record: dict, instances: list[dict]) -> dict[str, Any]:
     segment_map, ids, labels = read_map(folder, record, all_shown=False)
     size = (record["height"], record["width"])
     if segment_map.shape != size:
-        raise ValueError(f"pan_seg_file_name: expected a picture of {size[0]} x {size[1]}, got {segment_map.shape}")
+        raise ValueError(f"pan_seg_file_name: expected a PNG of {size[0]} x {size[1]}, got {segment_map.shape}")
     segment_of_mask = column(instances, "segment_id", "instances")
     mask_segment = positions(segment_of_mask, ids)
     unknown = segment_of_mask[(mask_segment == 0) & (segment_of_mask != 0)]

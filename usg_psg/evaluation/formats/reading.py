@@ -144,11 +144,11 @@ def read_map(
     segment_map = positions(png, ids)
     unknown = png[(segment_map == 0) & (png != 0)]
     if all_listed and len(unknown):
-        raise ValueError(f"segments_info: lacks the id {unknown.min()} of the picture")
+        raise ValueError(f"segments_info: lacks the id {unknown.min()} of the PNG")
     empty = np.bincount(segment_map.ravel(), minlength=len(ids) + 1)[1:] == 0
     if all_shown and empty.any():
         raise ValueError(
-            f"segments_info: the picture has no pixel of the id {ids[empty][0]} (id = R + 256 G + 65536 B), as of "
+            f"segments_info: the PNG has no pixel of the id {ids[empty][0]} (id = R + 256 G + 65536 B), as of "
             f"{int(empty.sum())} of {len(ids)} segments"
         )
     return segment_map, ids, labels

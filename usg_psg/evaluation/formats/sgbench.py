@@ -31,7 +31,7 @@ class SGBenchWriter(PredictionWriter):
 
     def _record(self, image_id: str, prediction: Prediction, masks: np.ndarray) -> dict:
         stem = file_stem(image_id)
-        segment_map, labels = prediction.ensure_map(masks.shape[1:])
+        segment_map, labels, mask_segment = prediction.ensure_map(masks.shape[1:])
         mask_labels = prediction.labels
         if len(masks) == 0:
             # A TIFF needs a layer: an empty mask matches nothing.
@@ -43,7 +43,7 @@ class SGBenchWriter(PredictionWriter):
             "num_masks": len(prediction.labels),
             "segment_map": f"{stem}.png",
             "segment_categories": labels.tolist(),
-            "mask_segment": prediction.segments_of_masks().tolist(),
+            "mask_segment": mask_segment.tolist(),
             "relations": prediction.triplets.tolist(),
             "pairs": None if prediction.pairs is None else prediction.pairs.tolist(),
         }
@@ -167,7 +167,7 @@ def _layers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         raise ValueError(f"{name}: not a readable TIFF of layers of one size ({error})") from error
     if pages.ndim == 3:
         return pages
-    # tifffile takes arrays with an axis of 3 or 4 for one colour picture: of separate planes, if it is the first axis,
+    # tifffile takes arrays with an axis of 3 or 4 for one colour image: of separate planes, if it is the first axis,
     # of pixels, if it is the last. Its description says the shape.
     masks = pages[0]
     if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES:

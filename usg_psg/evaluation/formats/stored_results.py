@@ -208,7 +208,7 @@ class _Machine:
             raise ValueError("expected a list of results")
         other = next((n for n, item in enumerate(results) if not isinstance(item, _Result)), None)
         if other is not None:
-            raise ValueError(f"expected a list of results, but number {other} is a {type(results[other]).__name__}")
+            raise ValueError(f"expected a list of results, but element {other} is a {type(results[other]).__name__}")
         if len(results) != count:
             raise ValueError(f"expected a list of results, got {len(results)} of the {count} in the file")
 

@@ -18,7 +18,7 @@ ImageSizes = Mapping[str, tuple[int, int]]
 
 
 class PredictionWriter:
-    """Writes pictures at once and one JSON line per image; `finish` joins the lines of all processes.
+    """Writes images at once and one JSON line per image; `finish` joins the lines of all processes.
 
     Args:
         folder: where everything goes; made if missing.

@@ -16,7 +16,7 @@ const isWeak = (layer, r) => layer.score !== null && layer.score[r] < index.weak
 
 const hoverOf = (kind) => (value) => setHover(value === null ? null : { kind, index: value });
 const selectOf = (kind) => (value) => setSelected({ kind, index: value });
-const picture = new Picture(byId("stage"), byId("photo"), byId("light"));
+const imageView = new ImageView(byId("stage"), byId("photo"), byId("light"));
 const graph = new GraphView(byId("graph"), { hover: setHover, select: setSelected });
 const lists = {
   relations: new VirtualList(byId("relations"), 52, fillRelation, {
@@ -64,7 +64,7 @@ async function showImage(at, layerAt) {
   }));
   byId("layers").hidden = item.layers.length < 2;
   state.layerAt = clamp(layerAt ?? state.layerAt, 0, item.layers.length - 1);
-  if (await picture.show(item, item.layers[state.layerAt])) {
+  if (await imageView.show(item, item.layers[state.layerAt])) {
     setLayer(state.layerAt);
     document.body.dataset.ready = "true";
   }
@@ -74,7 +74,7 @@ function setLayer(at) {
   Object.assign(state, { layerAt: at, layer: state.item.layers[at], hover: null, selected: null });
   const { layer } = state;
   prepare(layer);
-  picture.setLayer(layer);
+  imageView.setLayer(layer);
   [...byId("layers").children].forEach((button, i) => button.setAttribute("aria-pressed", i === at));
   const total = layer.subject.length;
   lists.objects.empty.textContent = layer.objects.length ? "No object fits the search." : "No objects.";
@@ -144,7 +144,7 @@ function lightUp() {
   if (active?.kind === "relation") {
     lit = [[layer.subject[active.index], "subject"], [layer.object[active.index], "object"]];
   } else if (active) lit = [[active.index, "subject"]];
-  picture.setLit(lit);
+  imageView.setLit(lit);
   graph.setLit(active);
   for (const [name, kind] of [["relations", "relation"], ["objects", "object"]]) {
     const of = (x) => (x?.kind === kind ? x.index : null);
@@ -308,14 +308,14 @@ function reset() {
   clear();
 }
 
-/** Masks and names in the picture are there or not; names go with the masks. */
+/** Masks and names in the image are there or not; names go with the masks. */
 function toggle(what) {
   const key = what === "masks" ? "showMasks" : "showNames";
-  picture[key] = !picture[key];
-  byId(what).setAttribute("aria-pressed", picture[key]);
-  byId("names").disabled = !picture.showMasks;
-  if (what === "masks") picture.drawPhoto();
-  picture.drawLight();
+  imageView[key] = !imageView[key];
+  byId(what).setAttribute("aria-pressed", imageView[key]);
+  byId("names").disabled = !imageView.showMasks;
+  if (what === "masks") imageView.drawPhoto();
+  imageView.drawLight();
 }
 
 function setTheme(theme) {
@@ -331,7 +331,7 @@ function onKey(event) {
   if (inField) return;
   const actions = {
     ArrowDown: () => step(1), ArrowUp: () => step(-1), ArrowRight: () => step(1), ArrowLeft: () => step(-1),
-    "/": () => byId("search").focus(), m: () => toggle("masks"), l: () => picture.showMasks && toggle("names"),
+    "/": () => byId("search").focus(), m: () => toggle("masks"), l: () => imageView.showMasks && toggle("names"),
     n: () => stepImage(1),
     p: () => stepImage(-1),
     g: () => setLayer((state.layerAt + 1) % state.item.layers.length),
@@ -365,7 +365,7 @@ function connect() {
 }
 
 function valueAt(event) {
-  const object = picture.pick(event.clientX, event.clientY);
+  const object = imageView.pick(event.clientX, event.clientY);
   return object < 0 ? null : object;
 }
 

@@ -77,7 +77,7 @@ function traceMask(counts, height) {
   return path;
 }
 
-class Picture {
+class ImageView {
   constructor(stage, photo, light) {
     Object.assign(this, { stage, photo, light, image: null, layer: null, showMasks: true, showNames: true, lit: [] });
     new ResizeObserver(() => this.drawLight()).observe(stage);
@@ -94,7 +94,7 @@ class Picture {
     [this.height, this.width] = item.size;
     this.image = image;
     this.stage.style.aspectRatio = `${this.width} / ${this.height}`;
-    this.stage.style.width = `min(100%, calc(var(--picture) * ${this.width / this.height}))`;
+    this.stage.style.width = `min(100%, calc(var(--image) * ${this.width / this.height}))`;
     // Small images are enlarged by a whole number, so that outlines are thin and masks keep their pixels.
     this.factor = Math.max(1, Math.round(900 / Math.max(this.width, this.height)));
     this.photo.width = this.factor * this.width;
@@ -198,7 +198,7 @@ class Picture {
     return { places, scale, height: 1.5 * font * scale };
   }
 
-  /** Where the name of an object goes; null if it is not in the picture, or has no room and no `always`. */
+  /** Where the name of an object goes; null if it is not in the image, or has no room and no `always`. */
   tag(context, index, box, { places, scale, height }, always) {
     if (!places[index]) return null;
     const [x, y, left, top, width, high, ...end] = places[index].map((n) => n * scale), { name } = this.layer.objects[index];

@@ -1,4 +1,4 @@
-"""Small random scenes, and a slow second implementation of the metrics to compare with."""
+"""Small random samples, and a slow second implementation of the metrics to compare with."""
 
 from __future__ import annotations
 
