@@ -19,7 +19,7 @@ import usg_psg  # selects the engine
 # isort: split
 import detectron2.engine  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
-import torch._dynamo  # noqa: F401  imported by the first optimizer
+import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 
 import usg_psg.engine

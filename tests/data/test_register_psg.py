@@ -72,7 +72,7 @@ def test_root_may_change_until_the_data_is_loaded(monkeypatch, tmp_path):
 
 
 def test_own_vocabulary(own, tmp_path):
-    name, path = own
+    name, _ = own
     metadata = get_psg_metadata(name)
     assert metadata.thing_classes == THINGS and metadata.stuff_classes == STUFF
     assert metadata.object_classes == THINGS + STUFF and metadata.predicate_classes == PREDICATES

@@ -1,6 +1,7 @@
 """What of a run's log reaches the terminal."""
 
 import io
+import itertools
 import logging
 
 import pytest
@@ -45,7 +46,7 @@ def test_lines_of_progress_come_less_and_less_often(monkeypatch):
     monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(times)))
     pace = Pace()
     shown = [second for second in range(1, 2000) if pace.is_due()]
-    gaps = [b - a for a, b in zip(shown, shown[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(shown)]
     assert shown[0] == 1 and gaps == sorted(gaps) and (gaps[0], gaps[-1]) == (5, 60)
 
 

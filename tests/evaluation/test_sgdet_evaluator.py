@@ -76,7 +76,7 @@ def test_runs_again_after_reset(dataset):
 
 
 def test_images_that_were_not_processed_count_as_missing(dataset, caplog):
-    skipped = list(dataset)[0]
+    skipped = next(iter(dataset))
     with caplog.at_level(logging.WARNING, "usg_psg"):
         logging.getLogger("usg_psg").propagate = True
         results = run(SGDetEvaluator(NAME), dataset, skip=skipped)
@@ -113,7 +113,7 @@ def test_misuse_is_refused(dataset):
     with pytest.raises(ValueError, match="keep_worst: expected 0 or more, got -1"):
         SGDetEvaluator(NAME, keep_worst=-1)
     evaluator = SGDetEvaluator(NAME)
-    image_id = list(dataset)[0]
+    image_id = next(iter(dataset))
     output = model_output(dataset[image_id][1])
     evaluator.process([{"image_id": image_id}], [output])
     with pytest.raises(ValueError, match=f"image_id: '{image_id}' was evaluated before"):
@@ -133,7 +133,7 @@ def test_misuse_is_refused(dataset):
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     run_job(2, "-m", "tests.evaluation.job", tmp_path)
     merged = json.loads((tmp_path / "merged.json").read_text())
-    json_file, samples = write_dataset(tmp_path / "alone", 7)
+    _, samples = write_dataset(tmp_path / "alone", 7)
     expected = core_results(samples, training=random_training(np.random.default_rng(0)), baseline=True)
     assert expected.metrics["frequency/single/R@50"] > 0 and "openpsg/zR@50" in expected.metrics
     np.testing.assert_equal(merged["sgdet"], expected.metrics)

@@ -49,7 +49,7 @@ def test_nothing_confident_gives_an_empty_map():
 
 
 def test_an_unsure_query_owns_nothing_however_probable_its_mask():
-    panoptic, info, ids = merge(probabilities("1100", "1110"), [0.2, 0.4], [0, 0], 0.3, 0.5)
+    panoptic, _, ids = merge(probabilities("1100", "1110"), [0.2, 0.4], [0, 0], 0.3, 0.5)
     assert panoptic.tolist() == [[1, 1, 1, 0]] and ids.tolist() == [0, 1]
 
 

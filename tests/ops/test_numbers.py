@@ -87,7 +87,7 @@ def test_compiled_fused_op(compiled, shape, dtype, device):  # noqa: F811
     expected = results(in_steps, as_double((value, offsets, logits)), grad_output.double())
     for name, a, b in zip(NAMES, found, expected, strict=True):
         # A softmax over one sample has no gradient, so there is no norm to be relative to.
-        assert relative_error(a, b) <= TOLERANCE[dtype] or b.norm() < 1e-9 and a.norm() < 1e-5, name
+        assert relative_error(a, b) <= TOLERANCE[dtype] or (b.norm() < 1e-9 and a.norm() < 1e-5), name
 
 
 @pytest.mark.parametrize("device", DEVICES)

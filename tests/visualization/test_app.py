@@ -31,7 +31,7 @@ from usg_psg.vocabulary import Vocabulary
 from ..programs import exit_status, run, start
 
 pytest.importorskip("gradio", reason="the app is an extra")
-from usg_psg.visualization.app import BadInput, Limits, Session, build_app, check_upload, launch_app, read_names  # noqa: E402
+from usg_psg.visualization.app import BadInputError, Limits, Session, build_app, check_upload, launch_app, read_names
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, names=5)
@@ -134,7 +134,7 @@ def test_the_orientation_note_of_cameras_is_followed(session, files):
     ],
 )
 def test_bad_uploads_are_refused(session, files, name, message):
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(BadInputError, match=message) as caught:
         parse(session, files[name])
     assert str(Path(files[name]).parent) not in str(caught.value), "the server's folders are nobody's business"
 
@@ -148,7 +148,7 @@ def test_size_is_checked_before_pixels_are_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(data)
     with pytest.raises(ValueError, match="too many pixels"):
         check_upload(str(tmp_path / "bomb.png"), Limits())
-    with pytest.raises(BadInput, match="Choose a picture"):
+    with pytest.raises(BadInputError, match="Choose a picture"):
         parse(Session({}, LIMITS), None)
 
 

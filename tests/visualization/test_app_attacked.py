@@ -21,8 +21,8 @@ from usg_psg.vocabulary import Vocabulary
 from .scenes import stripes
 
 pytest.importorskip("gradio", reason="the app is an extra")
-from usg_psg.visualization.app import NOT_ARRIVED, BadInput, Limits, Session, build_app, launch_app  # noqa: E402
-from usg_psg.visualization.app_guard import Hosts  # noqa: E402
+from usg_psg.visualization.app import NOT_ARRIVED, BadInputError, Limits, Session, build_app, launch_app
+from usg_psg.visualization.app_guard import Hosts
 
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, seconds=60)
 PATIENCE = 120  # seconds
@@ -220,7 +220,7 @@ def test_work_that_takes_too_long_is_given_up(picture):
     session = Session({"a": predictor}, Limits(seconds=0.2))
     predictor.go.clear()
     for _ in range(2):  # the second one waits for the first, which cannot be stopped
-        with pytest.raises(BadInput, match="more than 0.2 seconds"):
+        with pytest.raises(BadInputError, match="more than 0.2 seconds"):
             session.parse(str(picture), "a", 5, 0.0, "", "")
     predictor.go.set()
     session.limits = Limits(seconds=PATIENCE)

@@ -88,7 +88,7 @@ def select_engine(choice: str | None = None) -> str:
             raise ImportError(
                 f"{ENGINE_VARIABLE}=detectron2, but Detectron2 is not installed. Install it with\n  {INSTALL_COMMAND}"
             )
-        if choice == "bundled" or found is not None and not installed:
+        if choice == "bundled" or (found is not None and not installed):
             # Found without an origin: a bare folder of that name, which Python would take for a namespace package.
             sys.meta_path.insert(0, BundledFinder())
         elif choice == "auto":

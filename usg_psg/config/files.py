@@ -118,7 +118,7 @@ def _collect(path: Path, below: tuple[Path, ...], found: dict[Path, dict]) -> No
 
 def _read_yaml(path: Path) -> dict:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506  a safe loader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if content is None:

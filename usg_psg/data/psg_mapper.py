@@ -170,6 +170,7 @@ class PSGDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        """Arguments from INPUT, DATASETS and DATALOADER."""
         mirrors = is_train and cfg.INPUT.RANDOM_FLIP == "horizontal" and len(cfg.DATASETS.TRAIN) > 0
         return {
             "is_train": is_train,

@@ -217,9 +217,9 @@ def guarded(loader: DataLoader) -> Iterator[Any]:
     others = set(multiprocessing.active_children())
     batches = iter(loader)
     workers = set(multiprocessing.active_children()) - others
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        if getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.utils.data"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    in_main = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    if in_main and getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.utils.data"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
         try:
             batch = next(batches)
@@ -295,6 +295,7 @@ class PSGTrainLoader:
 
     @property
     def seed(self) -> int:
+        """Of the orders of the data."""
         return self.stream.seed
 
     def start_at(self, position: int, seed: int | None = None) -> None:

@@ -44,6 +44,7 @@ class CheckpointHook(HookBase):
         self.keep = keep
 
     def after_step(self) -> None:
+        """Save at the period, and at the last step."""
         if is_last(self.trainer):
             self.checkpointer.save("model_final", iteration=self.trainer.iter)
         elif self.period > 0 and (self.trainer.iter + 1) % self.period == 0:
@@ -78,13 +79,16 @@ class BestCheckpointHook(HookBase):
         self._seen = -1
 
     def before_train(self) -> None:
+        """Forget the best of an earlier run, unless this one goes on from it."""
         if self.trainer.start_iter == 0:
             self.record.unlink(missing_ok=True)
 
     def after_step(self) -> None:
+        """Look at the metric, and save if it is the best."""
         self._look()
 
     def after_train(self) -> None:
+        """Look at the last evaluation."""
         self._look()
 
     def _look(self) -> None:
@@ -126,6 +130,7 @@ class LossLogHook(HookBase):
         self._file: TextIO | None = None
 
     def after_step(self) -> None:
+        """Write this step's losses."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # a line is there when it is written
@@ -134,6 +139,7 @@ class LossLogHook(HookBase):
         self._file.write(json.dumps({"iteration": self.trainer.iter, **losses}) + "\n")
 
     def after_train(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -149,6 +155,7 @@ class ShortHistoryHook(HookBase):
         self.keep = keep
 
     def after_step(self) -> None:
+        """Cut the histories at the period."""
         if self.trainer.iter % self.keep == 0:
             for history in self.trainer.storage.histories().values():
                 del history.values()[: -self.keep]
@@ -216,6 +223,7 @@ class StopHook(HookBase):
         self._evaluates = False
 
     def before_train(self) -> None:
+        """Take over the signals."""
         self._before = handle_stop_signals(self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -254,6 +262,7 @@ class StopHook(HookBase):
             self._say("in the evaluation")
 
     def after_step(self) -> None:
+        """Save and stop if one has come."""
         runner = self.trainer._trainer
         if not runner.stop_status or is_last(self.trainer):
             return
@@ -274,5 +283,6 @@ class StopHook(HookBase):
         logger.warning("%s; the state is saved, and --resume goes on from here", " ".join(filter(None, words)))
 
     def after_train(self) -> None:
+        """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -66,6 +66,7 @@ class GradientClipper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> GradientClipper:
+        """The clipper of SOLVER.CLIP_GRADIENTS."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
         kind = clip.CLIP_TYPE
         if not clip.ENABLED:

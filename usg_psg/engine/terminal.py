@@ -205,9 +205,11 @@ class ProgressHook(HookBase):
     """Shows steps done of all, the loss, the time a step takes and the time left; on the main process."""
 
     def before_train(self) -> None:
+        """Start the clock."""
         self.pace = Pace()
 
     def after_step(self) -> None:
+        """Show a line if one is due."""
         trainer = self.trainer
         done = trainer.iter + 1
         if not self.pace.is_due() and done < trainer.max_iter:

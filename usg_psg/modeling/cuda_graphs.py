@@ -172,6 +172,7 @@ class GraphedFunction:
         self._said_full = False
 
     def __call__(self, *args: Any) -> Any:
+        """Replay the graph of arguments like these, recording it at first."""
         leaves, structure = tree_flatten(args)
         key = (str(structure), torch.is_grad_enabled(), *_arithmetic(), *map(self._key, leaves))
         if key not in self._recordings:

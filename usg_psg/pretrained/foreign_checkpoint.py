@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def _no_bytes() -> bytes:
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickler of numpy arrays in plain containers; every other class or function is refused."""
 
-    ALLOWED: dict[tuple[str, str], Callable] = {
+    ALLOWED: ClassVar[dict[tuple[str, str], Callable]] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): _encode,
         ("__builtin__", "bytes"): _no_bytes,
@@ -45,7 +45,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
     }
     # What NumPy writes for arrays and scalars, before and since NumPy 2, as this version has it.
-    NUMPY: dict[str, Any] = {
+    NUMPY: ClassVar[dict[str, Any]] = {
         "multiarray._reconstruct": np.empty(0).__reduce__()[0],
         "multiarray.scalar": np.float32(0).__reduce__()[0],
         "numeric._frombuffer": np.empty(1).__reduce_ex__(5)[0],

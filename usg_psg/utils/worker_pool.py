@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -104,10 +105,8 @@ class _Pool:
     def _give(self, worker: _Worker, numbers: Sequence[int]) -> None:
         worker.waiting.extend(numbers)
         worker.since = time.monotonic()
-        try:
+        with suppress(OSError):  # if it died meanwhile, its end of the pipe says so to the next wait
             worker.pipe.send(list(numbers))
-        except OSError:
-            pass  # it died meanwhile: its end of the pipe says so to the next wait
 
     def _receive(self, worker: _Worker) -> Iterator[tuple[int, Any]]:
         """Results that have come in; at the pipe's end, what becomes of the number that was being computed."""

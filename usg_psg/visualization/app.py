@@ -53,7 +53,7 @@ STYLE = """
 """
 
 
-class BadInput(ValueError):
+class BadInputError(ValueError):
     """What the visitor gave cannot be used; the message says why."""
 
 
@@ -136,10 +136,10 @@ class Session:
             Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
 
         Raises:
-            BadInput: with a message for the visitor.
+            BadInputError: with a message for the visitor.
         """
         if not path:
-            raise BadInput("Choose a picture first.")
+            raise BadInputError("Choose a picture first.")
         job: Future = Future()
 
         def work() -> None:
@@ -157,11 +157,11 @@ class Session:
         except TookTooLong:
             job.cancel()
             text = f"This took more than {self.limits.seconds:g} seconds; try a smaller picture, or fewer names."
-            raise BadInput(text) from None
+            raise BadInputError(text) from None
         except torch.cuda.OutOfMemoryError:
-            raise BadInput("There is not enough memory for this picture; try a smaller one.") from None
+            raise BadInputError("There is not enough memory for this picture; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
-            raise BadInput(str(error).replace(path, Path(path).name)) from None
+            raise BadInputError(str(error).replace(path, Path(path).name)) from None
 
     def _parse(
         self, path: str, model: str, top_k: int, threshold: float, objects: str, predicates: str
@@ -325,7 +325,7 @@ def _answer(session: Session) -> Callable:
     def parse(path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str) -> tuple:
         try:
             overlay, graph, rows, file, text = session.parse(path, model, top_k, threshold, objects, predicates)
-        except BadInput as error:
+        except BadInputError as error:
             gr.Warning(html.escape(str(error)), title="This did not work")
             text = _text(f"This did not work: {error}")
             return None, None, [], gr.DownloadButton(value=None, interactive=False), text

@@ -198,13 +198,13 @@ def test_openpsgs_loader_reads_our_export(dataset, tmp_path):
     without = dict(samples)
     del without[ids[2]]
     empty = np.zeros((0, 3), np.int64)
-    gt, bare = samples[ids[3]]
+    gt, _ = samples[ids[3]]
     without[ids[3]] = gt, Prediction(empty[:, 0], empty, np.zeros((0, *gt.label_map.shape), bool), image_id=ids[3])
     gt, silent = samples[ids[4]]
     without[ids[4]] = gt, Prediction(silent.labels, empty, silent.masks, image_id=ids[4])
     results = loaded(export("openpsg", tmp_path / "out", without, records))
     for image_id, result in zip(ids, results, strict=True):
-        gt, prediction = samples[image_id]
+        gt, _ = samples[image_id]
         assert result["masks"].shape[1:] == gt.label_map.shape
         assert result["masks"].any(axis=(1, 2)).all()
         classes = set(np.unique(result["codes"] % 1000)) - {NUM_PSG_CLASSES}  # what its panoptic evaluation counts

@@ -12,7 +12,12 @@ from .layers import ShapeSpec
 from .utils.registry import Registry
 
 __all__ = [
-    "BACKBONE_REGISTRY", "Backbone", "META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY", "build_backbone", "build_model",
+    "BACKBONE_REGISTRY",
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "build_backbone",
+    "build_model",
 ]  # fmt: skip
 
 BACKBONE_REGISTRY = Registry("BACKBONE")

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import groups as g
 from .backgrounds import paint_background
-from .scene import AmbiguousLayout, Background, Piece, RelationRules, Scene, compose, pair_relation
+from .scene import AmbiguousLayoutError, Background, Piece, RelationRules, Scene, compose, pair_relation
 
 LAND = frozenset(("grass-merged", "road", "sand", "floor-wood", "rug-merged"))
 MEADOW = frozenset(("grass-merged", "sand"))
@@ -242,7 +242,7 @@ def _fits(preset: Preset, pieces: list[Piece], others: list[Piece]) -> bool:
     mains = [p for p in others if p.is_main]
     try:
         related = [pair_relation(pieces[0], other, preset.rules) for other in mains]
-    except AmbiguousLayout:
+    except AmbiguousLayoutError:
         return False
     apart = [other.group for other, found in zip(mains, related, strict=True) if not found or found[2] == "beside"]
     return not _touch(pieces, [p for p in others if p.group in apart], preset.rules.overlap[1])

@@ -150,7 +150,7 @@ def pair_relation(a: Piece, b: Piece, rules: RelationRules) -> tuple[Piece, Piec
         (subject, object, predicate), or None.
 
     Raises:
-        AmbiguousLayout: if a threshold does not decide clearly.
+        AmbiguousLayoutError: if a threshold does not decide clearly.
     """
     near, far = (a, b) if a.depth >= b.depth else (b, a)
     hidden = np.count_nonzero(near.outline & far.outline) / max(1, int(np.count_nonzero(far.outline)))
@@ -159,7 +159,7 @@ def pair_relation(a: Piece, b: Piece, rules: RelationRules) -> tuple[Piece, Piec
         return near, far, "in front of"
     if hidden >= rules.overlap[0]:
         # Too little to tell, or something in the air or on a wall, whose depth nobody sees.
-        raise AmbiguousLayout
+        raise AmbiguousLayoutError
     if not on_ground:
         return None
     height, width = a.outline.shape
@@ -169,11 +169,11 @@ def pair_relation(a: Piece, b: Piece, rules: RelationRules) -> tuple[Piece, Piec
     if gap >= rules.gap[1] or apart > 1.3 * rules.depth:
         return None
     if gap > rules.gap[0] or apart > rules.depth:
-        raise AmbiguousLayout
+        raise AmbiguousLayoutError
     return left, right, "beside"
 
 
-class AmbiguousLayout(Exception):
+class AmbiguousLayoutError(Exception):
     """Two things lie so that one would have to guess whether they are related."""
 
 
