@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -48,5 +49,7 @@ def psg_mini() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed():
+def fresh_start():
+    """Neither random numbers nor the logs that a program set up in this process reach the next test."""
     torch.manual_seed(0)
+    logging.getLogger("usg_psg").propagate = True

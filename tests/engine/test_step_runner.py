@@ -136,7 +136,8 @@ def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():
     assert losses[0] == losses[1]
 
 
-def test_what_lives_as_long_as_the_run_is_not_searched_for_garbage():
+def test_what_lives_as_long_as_the_run_is_not_searched_for_garbage(monkeypatch):
+    monkeypatch.setattr(StepRunner, "SETTLED_AFTER", 2)
     runner = make_runner(tiny_model())
     gc.unfreeze()  # what another test may have left
     with EventStorage():

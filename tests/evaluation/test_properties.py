@@ -290,7 +290,7 @@ def test_flattening_masks_without_overlaps_changes_nothing(seed: int):
     np.testing.assert_array_equal(label_map_from_masks(masks), label_map)
 
 
-def test_sgbench_agrees_on_thousands_of_scenes():
+def test_sgbench_agrees():
     """Definitions coincide for one image: IoU of one half counts, predictions are unique, several may match one
     segment. Its matching gives each prediction one segment, as ours does where annotated masks do not overlap and the
     IoU exceeds one half; samples with an IoU of exactly one half twice would differ and do not occur here.
@@ -302,7 +302,7 @@ def test_sgbench_agrees_on_thousands_of_scenes():
     matching = pytest.importorskip("sgbench.match")
     rng = np.random.default_rng(0)
     compared = 0
-    for _ in range(2000):
+    for _ in range(300):
         gt = random_ground_truth(rng)
         prediction = random_prediction(rng, gt)
         if len(prediction.triplets) == 0:
@@ -320,7 +320,7 @@ def test_sgbench_agrees_on_thousands_of_scenes():
                 ours = metrics.predicate_recall["openpsg"][f"{prefix}mR"][KS.index(k)]
                 np.testing.assert_allclose(ours, 100 * per_predicate)
                 compared += 1
-    assert compared > 10_000
+    assert compared > 1_500
 
 
 def test_sgbench_differs_where_two_segments_of_a_class_have_exactly_half_of_a_mask():

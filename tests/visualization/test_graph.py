@@ -41,10 +41,10 @@ def assert_readable(graph: SceneGraph) -> None:
     assert (texts[:, :2] >= boxes[:, :2]).all() and (texts[:, 2:] <= boxes[:, 2:]).all()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_nothing_overlaps_and_nothing_is_clipped(seed):
     rng = np.random.default_rng(seed)
-    for _ in range(4):
+    for _ in range(2):
         nodes = int(rng.integers(2, 13))
         assert_readable(random_graph(rng, nodes, int(rng.integers(1, 21))))
 
