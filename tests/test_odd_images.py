@@ -1,4 +1,4 @@
-"""Images that are unusual but no fault go through training and evaluation: none is lost, none stops the run."""
+"""Images that are unusual but no problem go through training and evaluation: none is lost, none stops the run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from usg_psg.engine import Trainer
 
 from .cli.bad_runs import RECIPE
 from .data.psg_files import content, record, write_images, write_json
-from .data.validation.bad_cases import NOTES
+from .data.validation.bad_cases import WARNINGS
 from .programs import ROOT
 
 
 @pytest.fixture
 def odd(tmp_path):
-    """A registered data set, `odd`, of one image for every note of the data doctor; their number."""
+    """A registered data set, `odd`, of one image for every note of the check; their number."""
     entries = []
-    for number, case in enumerate(NOTES.values()):
+    for number, case in enumerate(WARNINGS.values()):
         entry = record(str(number))
         write_images(tmp_path, entry)
         case.edit(entry)

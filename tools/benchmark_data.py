@@ -43,8 +43,8 @@ def check_row(json_file: Path, image_root: Path, workers: int) -> tuple:
     timer, busy = Timer(), _processor_seconds()
     report = timer.call("check", check_dataset, json_file, image_root, workers=workers)
     seconds, busy = timer.each("check")[0] / 1000, _processor_seconds() - busy
-    if report.num_fatal:
-        raise ValueError(f"{json_file}: the drawn scenes have {report.num_fatal} faults")
+    if report.num_errors:
+        raise ValueError(f"{json_file}: the drawn scenes have {report.num_errors} errors")
     per_minute = 60 * report.num_checked
     return report.num_checked, seconds, per_minute / seconds / workers, per_minute / busy
 

@@ -169,13 +169,13 @@ def evaluate(parser: ArgumentParser) -> Check:
 
 
 def check(parser: ArgumentParser) -> Check:
-    """List every fault of a data set: of its file and its pictures.
+    """List every problem of a data set: errors, what the loader mends, and warnings.
 
     %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --workers 8
 
     The status is 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
     """
-    _add_pictures(parser)
+    _add_images(parser)
     add_number(parser, "--limit-examples", positive_integer, 5, "of each kind")
     report = "also write the report to this file"
     parser.add_argument("--report", type=Path, metavar="FILE.json", help=report)
@@ -207,7 +207,7 @@ def fix(parser: ArgumentParser) -> Check:
 
     %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --output clean.json
     """
-    _add_pictures(parser)
+    _add_images(parser)
     output = "the copy; must not exist"
     parser.add_argument("--output", required=True, type=Path, metavar="OUT.json", help=output)
     log = "list of all changes, default OUT.json.changes.json"
@@ -227,7 +227,7 @@ def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", required=True, type=Path, help="psg.json, or a file of the same form")
 
 
-def _add_pictures(parser: ArgumentParser) -> None:
+def _add_images(parser: ArgumentParser) -> None:
     _add_json(parser)
     root = "folder that its file names are relative to"
     parser.add_argument("--image-root", required=True, type=Path, help=root)

@@ -30,8 +30,8 @@ def test_skip(damaged, tmp_path):
     done = train_net(damaged, tmp_path, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     text = done.stdout + done.stderr
-    assert "1 images were left out of training (image_id '" in text
-    assert "image file is truncated" in text.rpartition("left out of training")[2]
+    assert "1 images were skipped in training (image_id '" in text
+    assert "image file is truncated" in text.rpartition("skipped in training")[2]
     assert (tmp_path / "model_final.pth").is_file()
 
 

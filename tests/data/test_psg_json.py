@@ -1,4 +1,4 @@
-"""The reader of psg.json: splits, ids, boxes, and an error for every fault."""
+"""The reader of psg.json: splits, ids, boxes, and an error for every problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from usg_psg.data import load_psg_json, read_psg_json
 from usg_psg.data.psg_json import select_split, write_index
-from usg_psg.data.validation.check_dataset import file_faults
+from usg_psg.data.validation.check_dataset import validate_file
 from usg_psg.data.validation.repair import repair_dataset
 from usg_psg.data.validation.statistics import dataset_statistics
 from usg_psg.vocabulary import Vocabulary
@@ -54,7 +54,7 @@ def test_val_split_is_a_hash_of_the_ids(num_images, num_val):
     assert {ids[::-1][i] for i in backwards} == {ids[i] for i in val}
 
 
-FAULTS = {
+PROBLEMS = {
     "not_a_record": (lambda e: e.clear(), "image_id"),
     "no_height": (lambda e: e.pop("height"), "height"),
     "text_width": (lambda e: e.update(width="64"), "width"),
@@ -88,9 +88,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_is_named_or_skipped(name, tmp_path, caplog):
-    damage, field = FAULTS[name]
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_error_is_named_or_skipped(name, tmp_path, caplog):
+    damage, field = PROBLEMS[name]
     bad = record("66")
     damage(bad)
     path = write_json(tmp_path, content([record("5"), bad], []))
@@ -102,7 +102,7 @@ def test_every_fault_is_named_or_skipped(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         kept = load_psg_json(path, tmp_path, "trainval", policy="skip")
     assert [d["image_id"] for d in kept] == ["5"]
-    assert "1 invalid images left out" in caplog.text
+    assert "1 invalid images skipped" in caplog.text
 
 
 def test_duplicate_image(tmp_path, caplog):
@@ -112,7 +112,7 @@ def test_duplicate_image(tmp_path, caplog):
     assert len(load_psg_json(path, tmp_path, "trainval", policy="skip")) == 1
 
 
-def test_faults_of_another_split_do_not_matter(tmp_path):
+def test_problems_of_another_split_do_not_matter(tmp_path):
     bad = record("6")
     bad["relations"].append([0, 1, 99])
     path = write_json(tmp_path, content([record("5"), bad], ["6", "7"]))
@@ -191,7 +191,7 @@ def test_repeated_keys_are_found_wherever_they_are_read(tmp_path):
         assert str(error.value) == f"{path}, image_id '5', {field}: the key occurs more than once"
 
 
-def test_surrogates_in_an_id_are_a_fault_of_its_image(tmp_path):
+def test_surrogates_in_an_id_are_a_error_of_its_image(tmp_path):
     entries = [record(str(i)) for i in range(100)]
     entries[50]["image_id"] = "\ud800"
     path = write_json(tmp_path, content(entries, []))
@@ -209,17 +209,17 @@ def test_self_relations_are_dropped_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         (found,) = load_psg_json(path, tmp_path, "trainval")
     assert found["relations"] == [[0, 3, 0], *record("5")["relations"]]  # training counts the repeated one once
-    assert "2 relations of a segment to itself left out" in caplog.text and "1 repeated relations" in caplog.text
+    assert "2 relations of a segment to itself, dropped" in caplog.text and "1 repeated relations" in caplog.text
 
 
-def test_all_faults_in_one_pass(tmp_path):
+def test_all_problems_in_one_pass(tmp_path):
     first, second = record("5"), record("5")
     first["relations"].append([0, 9, 9])
     second["height"] = -1
     file = read_psg_json(write_json(tmp_path, content([first, second], ["8"])))
-    kinds = [[f.kind for f in file.record_faults(position)] for position in (0, 1)]
+    kinds = [[f.kind for f in file.validate_record(position)] for position in (0, 1)]
     assert kinds == [["relation_range", "predicate_range"], ["size"]]
-    assert [f.kind for f in file_faults(file)] == ["duplicate_image_id", "unknown_test_image", "empty_split"]
+    assert [f.kind for f in validate_file(file)] == ["duplicate_image_id", "unknown_test_image", "empty_split"]
 
 
 def test_images_without_segments_and_relations(tmp_path):

@@ -176,7 +176,7 @@ def test_files_and_registered_splits(generated, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(generated))
     for name in ("psg", "psg_complete", "psg_seen"):
         file = generated / "psg_shapes" / "psg" / f"{name}.json"
-        assert check_dataset(file, generated / "psg_shapes" / "coco", workers=0).num_fatal == 0
+        assert check_dataset(file, generated / "psg_shapes" / "coco", workers=0).num_errors == 0
     sparse, complete = (DatasetCatalog.get(f"psg_shapes_{name}") for name in ("val", "val_complete"))
     assert [d["file_name"] for d in sparse] == [d["file_name"] for d in complete]
     assert sum(len(d["relations"]) for d in sparse) < sum(len(d["relations"]) for d in complete)

@@ -46,7 +46,7 @@ def generated(tmp_path_factory):
 def test_layout_on_disk(generated, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(generated))
     file = read_psg_json(generated / "psg_shapes" / "psg" / "psg.json")
-    assert check_dataset(file.path, generated / "psg_shapes" / "coco", workers=0).num_fatal == 0
+    assert check_dataset(file.path, generated / "psg_shapes" / "coco", workers=0).num_errors == 0
     assert file.vocabulary == VOCABULARIES["hard"]
     train, val = DatasetCatalog.get("psg_shapes_train"), DatasetCatalog.get("psg_shapes_val")
     assert (len(train), len(val)) == (6, 3)

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from ..cli.bad_runs import CONFIGURATION, SURROUNDINGS
-from .validation.bad_cases import FILES, MENDED, NOTES, PICTURES, RECORDS
+from .validation.bad_cases import FILES, IMAGES, MENDED, RECORDS, WARNINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "robustness.md"
 PLACES = {"{json}": "JSON", "{image}": "IMAGE", "{png}": "PNG", "{folder}": "FOLDER", "{{": "{", "}}": "}"}
-TITLES = ["files", "records", "pictures", "mended", "notes", "configuration", "surroundings"]
+TITLES = ["files", "records", "images", "mended", "warnings", "configuration", "surroundings"]
 
 
 def table_rows() -> dict[str, list[str]]:
     """The tables of the cases, one row each: what, exact message, test."""
     groups = {
         "files": {key: (what, message, "test_file") for key, (what, _, message) in FILES.items()},
-        "records": {key: (case.what, case.message, "test_fault") for key, case in RECORDS.items()},
-        "pictures": {key: (case.what, case.message, "test_fault") for key, case in PICTURES.items()},
+        "records": {key: (case.what, case.message, "test_error") for key, case in RECORDS.items()},
+        "images": {key: (case.what, case.message, "test_error") for key, case in IMAGES.items()},
         "mended": {key: (case.what, case.message, "test_mended") for key, case in MENDED.items()},
-        "notes": {key: (case.what, case.message, "test_note") for key, case in NOTES.items()},
+        "warnings": {key: (case.what, case.message, "test_warning") for key, case in WARNINGS.items()},
         "configuration": {key: (case.what, case.message, "test_configuration") for key, case in CONFIGURATION.items()},
         "surroundings": {key: (case.what, case.message, "test_surroundings") for key, case in SURROUNDINGS.items()},
     }
@@ -58,7 +58,7 @@ def test_named_tests_exist():
     assert len(named) >= 15
     for file, function in named:
         assert function in functions[file], (file, function)
-    cases = {"test_file": FILES, "test_fault": PICTURES | RECORDS, "test_mended": MENDED, "test_note": NOTES}
+    cases = {"test_file": FILES, "test_error": IMAGES | RECORDS, "test_mended": MENDED, "test_warning": WARNINGS}
     cases |= {"test_configuration": CONFIGURATION, "test_surroundings": SURROUNDINGS}
     rows = re.findall(r"`(test_\w+)\[(\w+)\]`", text)
     assert sorted(rows) == sorted((test, key) for test, known in cases.items() for key in known)

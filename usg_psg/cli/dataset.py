@@ -34,7 +34,7 @@ def with_bar(function: Callable, args: Namespace, **options: Any) -> Any:
 
 
 def run_check(args: Namespace) -> int:
-    """List every fault; status 1 if there is one that the loader rejects."""
+    """List every problem; status 1 if there is one that the loader rejects."""
     vocabulary = PSG_VOCABULARY if args.psg_names else None
     report = with_bar(check_dataset, args, limit_examples=args.limit_examples, vocabulary=vocabulary)
     print(format_report(report))
@@ -42,7 +42,7 @@ def run_check(args: Namespace) -> int:
         write_json(args.report, report_to_dict(report))
     if not report.complete:
         return 130
-    return 1 if report.num_fatal else 0
+    return 1 if report.num_errors else 0
 
 
 def run_index(args: Namespace) -> None:
@@ -75,5 +75,5 @@ def run_fix(args: Namespace) -> None:
     for change in changes:
         print(one_line(change.describe()))
     counts = Counter(change.what for change in changes)
-    left_out = ", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing"
-    print(f"{args.output}: {len(content['data']):,} images; left out: {left_out}; all changes are in {log}")
+    removed = ", ".join(f"{what} {count:,}" for what, count in counts.items()) or "nothing"
+    print(f"{args.output}: {len(content['data']):,} images; removed: {removed}; all changes are in {log}")

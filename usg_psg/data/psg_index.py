@@ -1,7 +1,7 @@
 """A packed copy of a PSG file beside it, from which a data set is loaded without reading the JSON.
 
 `psg.json.index` is a safetensors file of flat arrays, mapped into memory: processes share its pages, and an image's
-dict is made when it is asked for. It holds what `load_psg_json` would find, faults included, and the size, time and
+dict is made when it is asked for. It holds what `load_psg_json` would find, problems included, and the size, time and
 ends of the JSON file that it was made from.
 """
 
@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_safetensors
 from torch.utils.data import Dataset
 
 from ..vocabulary import Vocabulary
-from .validation.records import Fault
+from .validation.records import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class PSGIndex:
     Attributes:
         path: the PSG file that it stands for.
         image_ids, test_image_ids, vocabulary: as in `PSGFile`.
-        faults: of the records that have any, by position; those with a fatal one are not packed.
+        problems: of the records that have any, by position; those with an error are not packed.
         arrays: height, width (n,); segment_end, relation_end, name_end (n,), (n,), (2 n,): ends of each image's part
             of segment_id, category_id, isthing, iscrowd, area (S,), bbox (S, 4) as x0, y0, x1, y1, relations (R, 3)
             and names, UTF-8 bytes of file_name and pan_seg_file_name.
@@ -67,15 +67,15 @@ class PSGIndex:
     image_ids: list[str]
     test_image_ids: frozenset[str]
     vocabulary: Vocabulary
-    faults: dict[int, list[Fault]]
+    problems: dict[int, list[Problem]]
     arrays: dict[str, np.ndarray]
 
-    def record_faults(self, position: int) -> Sequence[Fault]:
-        """Faults of one record."""
-        return self.faults.get(position, ())
+    def validate_record(self, position: int) -> Sequence[Problem]:
+        """Problems of one record."""
+        return self.problems.get(position, ())
 
     def dataset_dict(self, position: int, root: Path) -> dict:
-        """One image as `load_psg_json` describes it, without faults."""
+        """One image as `load_psg_json` describes it, without problems."""
         a = self.arrays
         first, last = _span(a["segment_end"], position)
         columns = (a[key][first:last].tolist() for key in ("segment_id", "category_id", "isthing", "iscrowd", "area"))
@@ -179,15 +179,15 @@ def open_index(json_file: str | Path) -> PSGIndex | None:
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         logger.warning("%s: index ignored (%s); tools/prepare_psg.py index makes a new one", path, error)
         return None
-    faults: dict[int, list[Fault]] = {}
-    for position, fault in text["faults"]:
-        faults.setdefault(position, []).append(Fault(**fault))
+    problems: dict[int, list[Problem]] = {}
+    for position, problem in text["faults"]:
+        problems.setdefault(position, []).append(Problem(**problem))
     return PSGIndex(
         str(json_file),
         text["image_ids"],
         frozenset(text["test_image_ids"]),
         Vocabulary.from_names(text["vocabulary"]),
-        faults,
+        problems,
         arrays,
     )
 
@@ -198,7 +198,7 @@ def pack_index(
     image_ids: list[str],
     test_image_ids: frozenset[str],
     vocabulary: Vocabulary,
-    faults: dict[int, list[Fault]],
+    problems: dict[int, list[Problem]],
     identity: dict,
 ) -> bytes:
     """Content of an index file.
@@ -207,7 +207,7 @@ def pack_index(
         dicts: dataset dict of each record, None for one that is not valid.
         names: file_name and pan_seg_file_name of each, relative to the data root.
         image_ids, test_image_ids, vocabulary: of the file.
-        faults: by position.
+        problems: by position.
         identity: of the PSG file, see `file_identity`, from before it was read.
     """
     segments = [s for d in dicts if d for s in d["segments_info"]]
@@ -216,7 +216,7 @@ def pack_index(
         "image_ids": image_ids,
         "test_image_ids": sorted(test_image_ids),
         "vocabulary": vocabulary.names,
-        "faults": [(position, asdict(fault)) for position, found in faults.items() for fault in found],
+        "faults": [(position, asdict(problem)) for position, found in problems.items() for problem in found],
     }
     columns: dict[str, np.ndarray | list] = {
         "height": [d["height"] if d else 0 for d in dicts],

@@ -23,12 +23,12 @@ from ..vocabulary import NAME_KEYS, Vocabulary
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
 from .validation.records import (
     MENDED,
-    Fault,
-    duplicate_image_faults,
+    Problem,
+    duplicate_images,
     name_problem,
-    record_faults,
     test_id_problem,
-    unknown_test_image_faults,
+    unknown_test_images,
+    validate_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -59,12 +59,12 @@ class PSGFile:
     test_image_ids: frozenset[str]
     vocabulary: Vocabulary
 
-    def record_faults(self, position: int) -> Iterator[Fault]:
-        """Faults of one record that can be seen without opening an image."""
-        return record_faults(self.records[position], self.image_ids[position], self.vocabulary)
+    def validate_record(self, position: int) -> Iterator[Problem]:
+        """Problems of one record that can be seen without opening an image."""
+        return validate_record(self.records[position], self.image_ids[position], self.vocabulary)
 
     def dataset_dict(self, position: int, root: Path) -> dict:
-        """One image as `load_psg_json` describes it, of a record without faults."""
+        """One image as `load_psg_json` describes it, of a record without problems."""
         return _dataset_dict(self.records[position], self.image_ids[position], root)
 
 
@@ -174,10 +174,10 @@ def load_psg_json(
         image_root: folder that file_name and pan_seg_file_name are relative to.
         split: "train", "val", "trainval" or "test", see `select_split`.
         vocabulary: names that the file must have; None accepts the file's own.
-        policy: "error": ValueError at the first fault; what can be used without guessing (`MENDED`) is used, and its
-            number logged. "skip": faulty images are left out, and the number of images by kind of fault and the first
-            ids are logged. "strict": ValueError also at what the other two mend. Ids in test_image_ids that name no
-            image are a fault of the split "test", and a warning with every other.
+        policy: "error": ValueError at the first error; what can be used without guessing (`MENDED`) is used, and its
+            number logged. "skip": images with errors are skipped, and their number by kind of error and the first ids
+            are logged. "strict": ValueError also at what the other two mend. Ids in test_image_ids that name no
+            image are an error of the split "test", and a warning with every other.
 
     Returns:
         One dict per image, in the file's order: file_name and pan_seg_file_name (absolute paths), image_id (str),
@@ -190,7 +190,7 @@ def load_psg_json(
 
     Raises:
         FileNotFoundError: if json_file does not exist.
-        ValueError: at a fault, naming file, image_id and field; if the names differ; if the split is empty.
+        ValueError: at a problem, naming file, image_id and field; if the names differ; if the split is empty.
     """
     if policy not in POLICIES:
         raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
@@ -198,34 +198,41 @@ def load_psg_json(
     if vocabulary is not None:
         check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, split)
-    root = Path(image_root).resolve()
-    bad: set[int] = set()
-    counts: Counter[str] = Counter()
-    mended: list[tuple[int | None, str]] = []
-    for position, fault in _split_faults(content, chosen, split):
-        if fault.weight == "mended" and policy != "strict":
-            mended.append((position, fault.kind))
-        elif policy != "skip":
-            raise ValueError(fault.describe(content.path))
-        else:
-            counts[fault.kind] += 1
-            if position is not None:
-                bad.add(position)
-            logger.debug("left out: %s", fault.describe(content.path))
+    skipped = _skip_invalid(content, chosen, split, policy)
     if split != "test":
         _report_unknown_test_images(content)
-    for kind, count in Counter(kind for position, kind in mended if position not in bad).items():
-        logger.warning("%s, split %s: %d %s", content.path, split, count, MENDED[kind])
-    if counts:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        shown = _first_names(content.image_ids[i] for i in sorted(bad))
-        logger.warning("%s, split %s: %d invalid images left out (%s)%s", content.path, split, len(bad), kinds, shown)
-    kept = [i for i in chosen if i not in bad]
+    kept = [i for i in chosen if i not in skipped]
     if not kept:
-        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if counts else ''}image")
+        raise ValueError(f"{content.path}: the split {split!r} has no {'valid ' if skipped else ''}image")
+    root = Path(image_root).resolve()
     if isinstance(content, PSGIndex):
         return PSGRecords(content, kept, root)
     return [content.dataset_dict(i, root) for i in kept]
+
+
+def _skip_invalid(content: PSGFile | PSGIndex, chosen: Sequence[int], split: str, policy: str) -> set[int]:
+    """Positions that the policy skips; logs their number, and that of mended images, or raises at the first problem."""
+    skipped: set[int] = set()
+    kinds: Counter[str] = Counter()
+    mended: list[tuple[int | None, str]] = []
+    for position, problem in _split_problems(content, chosen, split):
+        if problem.severity == "mended" and policy != "strict":
+            mended.append((position, problem.kind))
+        elif policy != "skip":
+            raise ValueError(problem.describe(content.path))
+        else:
+            kinds[problem.kind] += 1
+            if position is not None:
+                skipped.add(position)
+            logger.debug("skipped: %s", problem.describe(content.path))
+    where = f"{content.path}, split {split}"
+    for kind, count in Counter(kind for position, kind in mended if position not in skipped).items():
+        logger.warning("%s: %d %s", where, count, MENDED[kind])
+    if kinds:
+        by_kind = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        names = _first_names(content.image_ids[i] for i in sorted(skipped))
+        logger.warning("%s: %d invalid images skipped (%s)%s", where, len(skipped), by_kind, names)
+    return skipped
 
 
 def _report_unknown_test_images(content: PSGFile | PSGIndex) -> None:
@@ -241,8 +248,8 @@ def _first_names(image_ids: Iterable[str]) -> str:
 
 
 def invalid_positions(content: PSGFile | PSGIndex, chosen: Sequence[int]) -> set[int]:
-    """Those of the chosen records that the loader refuses, or leaves out with the policy "skip"."""
-    return {i for i, fault in _split_faults(content, chosen, "") if fault.fatal and i is not None}
+    """Those of the chosen records that the loader refuses, or skips with the policy "skip"."""
+    return {i for i, problem in _split_problems(content, chosen, "") if problem.is_error and i is not None}
 
 
 def write_index(json_file: str | Path) -> Path:
@@ -253,13 +260,13 @@ def write_index(json_file: str | Path) -> Path:
     """
     identity = file_identity(json_file) if Path(json_file).is_file() else {}
     content = read_psg_json(json_file)
-    faults = {i: found for i in range(len(content.records)) if (found := list(content.record_faults(i)))}
-    invalid = {i for i, found in faults.items() if any(f.fatal for f in found)}
+    problems = {i: found for i in range(len(content.records)) if (found := list(content.validate_record(i)))}
+    invalid = {i for i, found in problems.items() if any(f.is_error for f in found)}
     dicts, names = [], []
     for i, record in enumerate(content.records):
         dicts.append(None if i in invalid else content.dataset_dict(i, Path()))
         names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
-    packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, faults, identity)
+    packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, problems, identity)
     path = index_path(json_file)
     remove_temporary_files(path.parent, unused_seconds=3600)
     write_whole(path, lambda file: file.write(packed))
@@ -282,15 +289,17 @@ def check_vocabulary(content: PSGFile | PSGIndex, expected: Vocabulary) -> None:
         raise ValueError(f"{content.path}, {key}: {len(registered)} names are registered, the file has {len(own)}")
 
 
-def _split_faults(content: PSGFile | PSGIndex, chosen: Sequence[int], split: str) -> Iterator[tuple[int | None, Fault]]:
-    """Faults of the chosen records with their positions; None where no record is to blame."""
+def _split_problems(
+    content: PSGFile | PSGIndex, chosen: Sequence[int], split: str
+) -> Iterator[tuple[int | None, Problem]]:
+    """Problems of the chosen records with their positions; None where no record is to blame."""
     for i in chosen:
-        for fault in content.record_faults(i):
-            yield i, fault
-    yield from duplicate_image_faults((i, content.image_ids[i]) for i in chosen)
+        for problem in content.validate_record(i):
+            yield i, problem
+    yield from duplicate_images((i, content.image_ids[i]) for i in chosen)
     if split == "test":
-        for fault in unknown_test_image_faults(content.test_image_ids, content.image_ids):
-            yield None, fault
+        for problem in unknown_test_images(content.test_image_ids, content.image_ids):
+            yield None, problem
 
 
 def _dataset_dict(record: dict, image_id: str, root: Path) -> dict:

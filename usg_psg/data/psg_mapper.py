@@ -148,7 +148,7 @@ class PSGDatasetMapper:
             bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
                 panoptic PNG list different ids, of which "error" uses those in both and counts the image in
                 `skipped_samples`; or, in training only, "skip": the mapper then returns None, in whose place the
-                training loader draws another image, logs a warning and notes the image in `skipped_samples`.
+                training loader draws another image, logs a warning and adds the image to `skipped_samples`.
             sided_names: the vocabulary, of which classes and predicates that name a side ("left of") are exchanged for
                 their counterparts where the augmentations mirror an image; None leaves all as they are.
 
@@ -203,19 +203,19 @@ class PSGDatasetMapper:
         except (FileNotFoundError, ValueError) as error:
             if self.bad_sample != "skip":
                 raise
-            self._leave_out(str(dataset_dict.get("image_id", dataset_dict["file_name"])), error)
+            self._skip(str(dataset_dict.get("image_id", dataset_dict["file_name"])), error)
             return None
         self._failures_in_a_row = 0
         return result
 
-    def _leave_out(self, image_id: str, error: Exception) -> None:
+    def _skip(self, image_id: str, error: Exception) -> None:
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             # No damaged image here and there: a folder is missing or a disk is gone.
             raise ValueError(f"{self._failures_in_a_row} images in a row cannot be used, the last one: {error}")
         assert self.skipped_samples is not None  # bad_sample is "skip"
         if self.skipped_samples.add(image_id, str(error)):
-            logger.warning("image left out: %s", error)
+            logger.warning("image skipped: %s", error)
 
     def _count_or_refuse(self, disagreements: Sequence[ImageError], image_id: str) -> None:
         for error in disagreements:

@@ -138,13 +138,13 @@ def training_triplets_of_file(
         None, with a warning that says which metrics are left out, if the file has no relations outside its test split.
 
     Raises:
-        ValueError: if it has other names, or a training image with a fault.
+        ValueError: if it has other names, or a training image with a problem.
     """
     check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, "train" if scored == "val" else "trainval")
-    for fault in (fault for i in chosen for fault in content.record_faults(i)):
-        if fault.fatal:
-            raise ValueError(fault.describe(content.path))
+    for problem in (problem for i in chosen for problem in content.validate_record(i)):
+        if problem.is_error:
+            raise ValueError(problem.describe(content.path))
     records = (content.dataset_dict(i, Path()) for i in chosen)
     found = training_triplets(records, len(vocabulary.object_classes), len(vocabulary.predicate_classes))
     if found is None:

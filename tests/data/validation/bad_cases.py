@@ -29,12 +29,12 @@ class Case:
 
     Attributes:
         what: in words, for the table.
-        message: exactly what the loader says first, and what the doctor says too. Of what it mends the loader says it
-            with the policy "strict" only, of notes never.
+        message: what the loader says first, and check_dataset says too. Of what it mends the loader says it
+            with the policy "strict" only, of warnings never.
         edit: changes the record of image 66, before the file is written.
         rewrite: changes the text of the file.
         spoil: changes its files: called with the paths of the image and the panoptic PNG.
-        kept: None if the image is left out by "fix", else its numbers of segments and relations there.
+        kept: None if the image is removed by "fix", else its numbers of segments and relations there.
     """
 
     what: str
@@ -113,7 +113,7 @@ def _fifo(image: Path, png: Path) -> None:
     os.mkfifo(png)
 
 
-PICTURES = {
+IMAGES = {
     "missing_image": Case("image is missing", PHOTO + "there is no such file", spoil=lambda i, p: i.unlink()),
     "missing_png": Case("panoptic PNG is missing", PNG + "there is no such file", spoil=lambda i, p: p.unlink()),
     "empty_image": Case(
@@ -287,7 +287,7 @@ RECORDS = {
 
 MENDED = {
     "self_relation": Case(
-        "a segment is related to itself (the relation is left out)",
+        "a segment is related to itself (the relation is dropped)",
         RECORD + "relations[4]: segment 2 is related to itself",
         _relation([2, 2, 0]),
         kept=(4, 4),
@@ -309,14 +309,14 @@ MENDED = {
         kept=(2, 1),
     ),
     "ids_without_pixels": Case(
-        "segments_info has ids that the PNG lacks (those segments and their relations are left out)",
+        "segments_info has ids that the PNG lacks (those segments and their relations are dropped)",
         PNG + "the panoptic PNG lacks the ids 9 of segments_info",
         _vanished,
         kept=(4, 4),
     ),
 }
 
-NOTES = {
+WARNINGS = {
     "no_relations": Case(
         "an image without relations",
         RECORD + "relations: the image has no relation",
@@ -437,7 +437,7 @@ FILES = {
         "{json}, test_image_ids: '006' and image_id '6' differ in form only; write both the same way",
     ),
     "unknown_test_image": (
-        "a test image does not exist (a fault of the split test, a warning with the others)",
+        "a test image does not exist (an error of the split test, a warning with the others)",
         json.dumps(content([record("5"), record("6")], ["6", "8"])),
         "{json}, image_id '8', test_image_ids: there is no image of this id in data",
     ),

@@ -1,4 +1,4 @@
-"""What a damaged data set gets: the loader stops with one exact message, and the doctor says the same."""
+"""What a damaged data set gets: the loader stops with one exact message, and check_dataset says the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from usg_psg.data.validation.repair import repair_dataset
 from usg_psg.evaluation.records import ground_truth_from_record
 
 from ..psg_files import IDS, content, record, write_images, write_json
-from .bad_cases import FILES, MENDED, NOTES, PICTURES, RECORDS, build, write_ids
+from .bad_cases import FILES, IMAGES, MENDED, RECORDS, WARNINGS, build, write_ids
 
 
 def load(path, root, **kwargs):
@@ -26,28 +26,28 @@ def load(path, root, **kwargs):
     return [mapper(each) for each in dicts]
 
 
-def all_texts(report, weight):
-    """Messages of the report's examples of a weight."""
-    examples = [fault for found in report.examples.values() for _, fault in found]
-    return [fault.describe(report.json_file) for fault in examples if fault.weight == weight]
+def all_texts(report, severity):
+    """Messages of the report's examples of a severity."""
+    examples = [problem for found in report.examples.values() for _, problem in found]
+    return [problem.describe(report.json_file) for problem in examples if problem.severity == severity]
 
 
-@pytest.mark.parametrize("name", [*PICTURES, *RECORDS])
-def test_fault(name, tmp_path):
-    case = (PICTURES | RECORDS)[name]
+@pytest.mark.parametrize("name", [*IMAGES, *RECORDS])
+def test_error(name, tmp_path):
+    case = (IMAGES | RECORDS)[name]
     path, paths = build(case, tmp_path)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         load(path, tmp_path)
     message, expected = str(error.value), case.message.format(**paths)
     assert message == expected or (expected.endswith("…") and message.startswith(expected[:-1]))
     report = check_dataset(path, tmp_path, workers=0)
-    assert message in all_texts(report, "fault")
+    assert message in all_texts(report, "error")
     assert report.num_checked == 3 and report.images == (0 if name == "duplicate_image_id" else 1)
 
 
-@pytest.mark.parametrize("name", [*PICTURES, *RECORDS])
-def test_fault_is_skipped(name, tmp_path, caplog):
-    case = (PICTURES | RECORDS)[name]
+@pytest.mark.parametrize("name", [*IMAGES, *RECORDS])
+def test_error_is_skipped(name, tmp_path, caplog):
+    case = (IMAGES | RECORDS)[name]
     path, _ = build(case, tmp_path)
     with caplog.at_level(logging.WARNING):
         samples = load(path, tmp_path, bad_sample="skip")
@@ -57,7 +57,7 @@ def test_fault_is_skipped(name, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_fault_with_index(name, tmp_path):
+def test_error_with_index(name, tmp_path):
     case = RECORDS[name]
     path, paths = build(case, tmp_path)
     write_index(path)
@@ -67,16 +67,16 @@ def test_fault_with_index(name, tmp_path):
     assert [d["image_id"] for d in load_psg_json(path, tmp_path, "trainval", policy="skip")] == ["5", "7"]
 
 
-@pytest.mark.parametrize("name", NOTES)
-def test_note(name, tmp_path):
-    case = NOTES[name]
+@pytest.mark.parametrize("name", WARNINGS)
+def test_warning(name, tmp_path):
+    case = WARNINGS[name]
     path, paths = build(case, tmp_path)
     samples = load(path, tmp_path)
     assert [s["image_id"] for s in samples] == ["5", "66", "7"]
     assert (len(samples[1]["instances"]), len(samples[1]["relations"])) == case.kept
     report = check_dataset(path, tmp_path, workers=0)
-    assert case.message.format(**paths) in all_texts(report, "note")
-    assert report.num_fatal == 0
+    assert case.message.format(**paths) in all_texts(report, "warning")
+    assert report.num_errors == 0
 
 
 @pytest.mark.parametrize("name", MENDED)
@@ -93,7 +93,7 @@ def test_mended(name, tmp_path, caplog):
     else:
         assert mapper.skipped_samples.summary() == f"1 {records.MENDED[f'{name}_png']} (image_id '66')"
     report = check_dataset(path, tmp_path, workers=0)
-    assert message in all_texts(report, "mended") and report.num_fatal == 0
+    assert message in all_texts(report, "mended") and report.num_errors == 0
     with pytest.raises(ValueError) as error:
         load(path, tmp_path, bad_sample="strict")
     assert str(error.value) == message
@@ -125,22 +125,22 @@ def test_file(name, tmp_path):
         load_psg_json(path, tmp_path, "test")
     assert str(error.value) == message.format(json=path)
     report = check_dataset(path, tmp_path, workers=0)
-    assert message.format(json=path) in all_texts(report, "fault")
+    assert message.format(json=path) in all_texts(report, "error")
 
 
-@pytest.mark.parametrize("name", [*PICTURES, *RECORDS, *MENDED, *NOTES])
+@pytest.mark.parametrize("name", [*IMAGES, *RECORDS, *MENDED, *WARNINGS])
 def test_fix(name, tmp_path):
-    case = (PICTURES | RECORDS | MENDED | NOTES)[name]
+    case = (IMAGES | RECORDS | MENDED | WARNINGS)[name]
     path, _ = build(case, tmp_path)
     before = path.read_bytes()
     fixed, changes = repair_dataset(path, tmp_path, workers=0)
     assert path.read_bytes() == before
     clean = tmp_path / "clean.json"
     clean.write_text(json.dumps(fixed))
-    assert check_dataset(clean, tmp_path, workers=0).num_fatal == 0
+    assert check_dataset(clean, tmp_path, workers=0).num_errors == 0
     kept = {r["image_id"]: (len(r["segments_info"]), len(r["relations"])) for r in fixed["data"]}
     assert kept == {"5": (4, 4), "7": (4, 4)} | ({} if case.kept is None else {"66": case.kept})
-    if name not in NOTES and name != "unlisted_ids":  # which the JSON file cannot mend
+    if name not in WARNINGS and name != "unlisted_ids":  # which the JSON file cannot mend
         assert changes and all(c.image_id in ("66", "#1", "5") for c in changes)
         assert [c.what for c in changes].count("image") == (case.kept is None)
     else:
@@ -170,7 +170,7 @@ def test_fix_renumbers_relations(tmp_path):
         ("relation", "5", "data[0].relations[2]", "object 7 is no position in segments_info (0..4)"),
         ("relation", "5", "data[0].relations[4]", "segment 2 is related to itself"),
         ("segment", "5", "data[0].segments_info[1]", "the panoptic PNG has no pixel of its id 9"),
-        ("relation", "5", "data[0].relations[1]", "it relates segment 1, which was left out"),
+        ("relation", "5", "data[0].relations[1]", "it relates segment 1, which was removed"),
         ("test_image_id", "77", "test_image_ids[1]", "there is no image of this id in data"),
     ]
     entry["height"] = 3

@@ -29,7 +29,7 @@ from usg_psg.utils.worker_pool import Failure, run_isolated
 from ...processes import alive, children_of
 from ...programs import start
 from ..psg_files import content, record, write_images, write_json
-from .bad_cases import MENDED, NOTES, RECORDS, build
+from .bad_cases import MENDED, RECORDS, WARNINGS, build
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "prepare_psg.py"
 FUZZ = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -116,12 +116,12 @@ def test_process_that_dies_while_the_caller_is_busy(monkeypatch):
     assert results == {i: 10 * i for i in range(40) if i != 7}
 
 
-def test_failed_reader_is_a_fault(tmp_path, monkeypatch):
+def test_failed_reader_is_a_error(tmp_path, monkeypatch):
     path = many(tmp_path, 3)
     # The process itself is what fails: nothing that a file can do kills it reproducibly.
-    monkeypatch.setattr("usg_psg.data.validation.check_dataset.image_faults", lambda *_: os._exit(9))
+    monkeypatch.setattr("usg_psg.data.validation.check_dataset.validate_image", lambda *_: os._exit(9))
     report = check_dataset(path, tmp_path, workers=1)
-    assert report.counts["reader_failed"] == report.num_fatal == 3 and report.complete
+    assert report.counts["reader_failed"] == report.num_errors == 3 and report.complete
     assert "image_id '1', data: the process that read it ended with exit code 9" in format_report(report)
 
 
@@ -142,12 +142,12 @@ def test_command_line(tmp_path, tool, capsys):
     assert tool(["check", "--json", str(path), *common, "--report", str(report)]) == 1
     printed = capsys.readouterr().out
     assert RECORDS["predicate"].message.format(**paths) in printed
-    assert "3 images checked: 1 faults in 1 images, 0 mended, 1 notes" in printed
+    assert "3 images checked: 1 errors in 1 images, 0 mended, 1 warnings" in printed
     found = json.loads(report.read_text())
     assert found["kinds"][0]["kind"] == "predicate_range" and found["complete"]
     clean = tmp_path / "clean.json"
     assert tool(["fix", "--json", str(path), *common, "--output", str(clean)]) == 0
-    assert "data[1].relations[4]: relation left out, predicate 4 is out of range" in capsys.readouterr().out
+    assert "data[1].relations[4]: relation removed, predicate 4 is out of range" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "clean.json.changes.json").read_text())["changes"]) == 1
     assert tool(["check", "--json", str(clean), *common]) == 0
     assert tool(["index", "--json", str(clean)]) == 0
@@ -222,7 +222,7 @@ def test_empty_splits_are_notes(tmp_path):
     assert report.counts == {"empty_split": 2} and report.complete
 
 
-# Damage by chance: nothing may crash or hang, and what the loader rejects the doctor reports.
+# Damage by chance: nothing may crash or hang, and what the loader rejects check_dataset reports.
 
 
 def loader_rejects(path, root):
@@ -242,13 +242,13 @@ def loader_rejects(path, root):
 
 def check_agreement(path, root):
     report = check_dataset(path, root, workers=0, limit_examples=1000)
-    texts = [f.describe(report.json_file) for e in report.examples.values() for _, f in e if f.fatal]
+    texts = [f.describe(report.json_file) for e in report.examples.values() for _, f in e if f.is_error]
     rejected = loader_rejects(path, root)
     empty = "has no image"
     for message in rejected:
         assert message in texts or empty in message or "has no valid image" in message
-    if report.num_fatal and not report.counts["unknown_test_image"]:
-        assert rejected  # nothing is called fatal that the loader takes
+    if report.num_errors and not report.counts["unknown_test_image"]:
+        assert rejected  # nothing that the loader takes is called an error
     report_to_dict(report)
     one_line(format_report(report)).encode()
 
@@ -389,9 +389,9 @@ def _takes(function, path):
 
 
 def test_every_note_survives_the_command(tmp_path):
-    for name in NOTES:
+    for name in WARNINGS:
         folder = tmp_path / name
         folder.mkdir()
-        path, _ = build(NOTES[name], folder)
-        assert check_dataset(path, folder, workers=1).num_fatal == 0
+        path, _ = build(WARNINGS[name], folder)
+        assert check_dataset(path, folder, workers=1).num_errors == 0
         shutil.rmtree(folder)

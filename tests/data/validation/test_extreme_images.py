@@ -38,7 +38,7 @@ def test_large_pictures_are_refused_unread(tmp_path, read, height, width):
     assert str(error.value).startswith(f"{path} (image_id '66'): pictures of more than 89,478,485 pixels")
 
 
-def test_large_pictures_are_faults(tmp_path):
+def test_large_images_are_errors(tmp_path):
     entry = record("66")
     write_images(tmp_path, entry)
     entry.update(height=12_000, width=12_000)

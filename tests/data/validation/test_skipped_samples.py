@@ -69,7 +69,7 @@ def test_training_goes_on_without_bad_samples(damaged, caplog, workers):
     cfg = config("DATALOADER.BAD_SAMPLES", "skip", "DATALOADER.NUM_WORKERS", str(workers))
     with caplog.at_level(logging.WARNING):
         loader = build_psg_train_loader(cfg)
-    assert "damaged_train" not in caplog.text and "1 invalid images left out (predicate_range 1): '2'" in caplog.text
+    assert "damaged_train" not in caplog.text and "1 invalid images skipped (predicate_range 1): '2'" in caplog.text
     batches = iter(loader)
     seen = {x["image_id"] for _ in range(40) for x in next(batches)}
     assert seen == {"0", "1", "3", "5", "7", "8", "9"}
@@ -77,7 +77,7 @@ def test_training_goes_on_without_bad_samples(damaged, caplog, workers):
     caplog.clear()
     SkippedSamplesReport(loader.skipped_samples).after_train()
     (line,) = caplog.messages
-    assert line.startswith("2 images were left out of training (image_id ") and "'4'" in line and "'6'" in line
+    assert line.startswith("2 images were skipped in training (image_id ") and "'4'" in line and "'6'" in line
     assert "; the first: " in line
 
 
@@ -156,18 +156,18 @@ def test_nothing_but_failures_stops(tmp_path):
 
 
 def test_list_of_images():
-    left_out = SkippedSamples()
-    assert left_out.summary() == ""
-    other = pickle.loads(pickle.dumps(left_out))
-    assert left_out.add("b", "bad\nnews") and not left_out.add("b", "again") and other.add("a", "x")
-    assert copy.deepcopy(left_out).add("b", "later")
+    skipped = SkippedSamples()
+    assert skipped.summary() == ""
+    other = pickle.loads(pickle.dumps(skipped))
+    assert skipped.add("b", "bad\nnews") and not skipped.add("b", "again") and other.add("a", "x")
+    assert copy.deepcopy(skipped).add("b", "later")
     for i in range(9):
-        left_out.add(f"n{i}", "")
-    assert left_out.read() == {"b": "bad\nnews", "a": "x"} | {f"n{i}": "" for i in range(9)}
-    expected = "11 images were left out of training (image_id 'b', 'a', 'n0', 'n1', 'n2', ...); the first: bad\nnews"
-    assert left_out.summary() == expected
-    path = left_out.path
+        skipped.add(f"n{i}", "")
+    assert skipped.read() == {"b": "bad\nnews", "a": "x"} | {f"n{i}": "" for i in range(9)}
+    expected = "11 images were skipped in training (image_id 'b', 'a', 'n0', 'n1', 'n2', ...); the first: bad\nnews"
+    assert skipped.summary() == expected
+    path = skipped.path
     del other
     assert os.path.exists(path)
-    del left_out
+    del skipped
     assert not Path(path).exists()

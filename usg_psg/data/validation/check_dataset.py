@@ -1,4 +1,4 @@
-"""Every fault of a PSG data set in one pass over its file and pictures."""
+"""Every problem of a PSG data set in one pass over its file and images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tabulate import tabulate
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..psg_json import PARTITION, PSGFile, check_vocabulary, read_psg_json, select_split
-from .images import image_faults
-from .records import Fault, duplicate_image_faults, unknown_test_image_faults, weight_of
+from .images import validate_image
+from .records import Problem, duplicate_images, severity_of, unknown_test_images
 
 TIMEOUT = 60.0  # seconds for one image
-WEIGHTS = ("fault", "mended", "note")
+SEVERITIES = ("error", "mended", "warning")
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Report:
         json_file, image_root: what was checked.
         num_images: images of the file.
         num_checked: images that were looked at, fewer if the pass was interrupted.
-        counts: faults by kind; `records.weight_of` tells which are refused, mended, or notes.
-        examples: the first faults of each kind, in the file's order.
-        images: number of images with faults that the loader refuses.
+        counts: problems by kind; `records.severity_of` tells which are errors, mended, or warnings.
+        examples: the first problems of each kind, in the file's order.
+        images: number of images with errors.
     """
 
     json_file: str
@@ -38,7 +38,7 @@ class Report:
     num_images: int = 0
     num_checked: int = 0
     counts: Counter = field(default_factory=Counter)
-    examples: dict[str, list[tuple[int, Fault]]] = field(default_factory=lambda: defaultdict(list))
+    examples: dict[str, list[tuple[int, Problem]]] = field(default_factory=lambda: defaultdict(list))
     images: int = 0
 
     @property
@@ -47,24 +47,24 @@ class Report:
         return self.num_checked == self.num_images
 
     @property
-    def num_fatal(self) -> int:
-        """Faults that the loader refuses."""
-        return self.num_of("fault")
+    def num_errors(self) -> int:
+        """How many problems the loader refuses."""
+        return self.num_of("error")
 
-    def num_of(self, weight: str) -> int:
-        """How many faults of a weight there are."""
-        return sum(count for kind, count in self.counts.items() if weight_of(kind) == weight)
+    def num_of(self, severity: str) -> int:
+        """How many problems of a severity there are."""
+        return sum(count for kind, count in self.counts.items() if severity_of(kind) == severity)
 
-    def add(self, position: int, faults: list[Fault], limit: int) -> None:
-        """Count the faults of the record at a position (-1: of the file) and keep the first examples of each kind."""
-        self.images += position >= 0 and any(f.fatal for f in faults)
-        for fault in faults:
-            self.counts[fault.kind] += 1
-            kept = self.examples[fault.kind]
-            kept.append((position, fault))
+    def add(self, position: int, problems: list[Problem], limit: int) -> None:
+        """Count the problems of the record at a position (-1: of the file) and keep the first examples of each kind."""
+        self.images += position >= 0 and any(f.is_error for f in problems)
+        for problem in problems:
+            self.counts[problem.kind] += 1
+            kept = self.examples[problem.kind]
+            kept.append((position, problem))
             # Processes answer in any order; the report does not depend on it.
             if len(kept) > 2 * limit + 16:
-                self._cut(fault.kind, limit)
+                self._cut(problem.kind, limit)
 
     def finish(self, limit: int) -> Report:
         """Sort and shorten the examples."""
@@ -76,9 +76,9 @@ class Report:
         self.examples[kind] = sorted(self.examples[kind], key=lambda x: x[0])[:limit]
 
     def rows(self) -> list[tuple[str, str, int]]:
-        """(kind, weight, count): faults, then what is mended, then notes, each by count."""
-        rows = [(kind, weight_of(kind), count) for kind, count in self.counts.items()]
-        return sorted(rows, key=lambda x: (WEIGHTS.index(x[1]), -x[2], x[0]))
+        """(kind, severity, count): errors, then what is mended, then warnings, each by count."""
+        rows = [(kind, severity_of(kind), count) for kind, count in self.counts.items()]
+        return sorted(rows, key=lambda x: (SEVERITIES.index(x[1]), -x[2], x[0]))
 
 
 def check_dataset(
@@ -99,7 +99,7 @@ def check_dataset(
         json_file: psg.json or a file of the same form.
         image_root: folder that its file names are relative to.
         workers: processes; 0 works in this one, where a file that kills or blocks the reader does so to the caller.
-        limit_examples: faults of each kind that are kept in full; the others are counted.
+        limit_examples: problems of each kind that are kept in full; the others are counted.
         vocabulary: names that the file must have, as in `load_psg_json`; None accepts its own.
         timeout: seconds after which an image counts as unreadable; needs workers.
         progress: called with (images done, images in all).
@@ -115,13 +115,13 @@ def check_dataset(
         if vocabulary is not None:
             check_vocabulary(content, vocabulary)
     except ValueError as error:
-        report.add(-1, [Fault("file", "", "", str(error))], limit_examples)
+        report.add(-1, [Problem("file", "", "", str(error))], limit_examples)
         return report.finish(limit_examples)
     report.num_images = len(content.records)
     try:
-        report.add(-1, list(file_faults(content)), limit_examples)
-        for position, faults in each_image(content, image_root, workers, timeout):
-            report.add(position, faults, limit_examples)
+        report.add(-1, list(validate_file(content)), limit_examples)
+        for position, problems in each_image(content, image_root, workers, timeout):
+            report.add(position, problems, limit_examples)
             report.num_checked += 1
             if progress is not None:
                 progress(report.num_checked, report.num_images)
@@ -130,24 +130,24 @@ def check_dataset(
     return report.finish(limit_examples)
 
 
-def file_faults(content: PSGFile) -> Iterator[Fault]:
-    """Faults that concern several records or none, and notes on splits without an image."""
-    yield from (fault for _, fault in duplicate_image_faults(enumerate(content.image_ids)))
-    yield from unknown_test_image_faults(content.test_image_ids, content.image_ids)
+def validate_file(content: PSGFile) -> Iterator[Problem]:
+    """Problems that concern several records or none, and warnings about splits without an image."""
+    yield from (problem for _, problem in duplicate_images(enumerate(content.image_ids)))
+    yield from unknown_test_images(content.test_image_ids, content.image_ids)
     for split in PARTITION:
         if not select_split(content.image_ids, content.test_image_ids, split):
-            yield Fault("empty_split", "", "data", f"the split {split!r} has no image")
+            yield Problem("empty_split", "", "data", f"the split {split!r} has no image")
 
 
 def each_image(
     content: PSGFile, image_root: str | Path, workers: int, timeout: float
-) -> Iterator[tuple[int, list[Fault]]]:
-    """(position, faults of `image_faults`) of every record, in no particular order."""
+) -> Iterator[tuple[int, list[Problem]]]:
+    """(position, problems of `validate_image`) of every record, in no particular order."""
     check = _ImageCheck(content, os.path.realpath(image_root))
-    for position, faults in run_isolated(check, len(content.records), workers, timeout):
-        if isinstance(faults, Failure):
-            faults = [Fault("reader_failed", content.image_ids[position], "data", faults.message)]
-        yield position, faults
+    for position, problems in run_isolated(check, len(content.records), workers, timeout):
+        if isinstance(problems, Failure):
+            problems = [Problem("reader_failed", content.image_ids[position], "data", problems.message)]
+        yield position, problems
 
 
 @dataclass
@@ -155,9 +155,9 @@ class _ImageCheck:
     content: PSGFile
     root: str
 
-    def __call__(self, position: int) -> list[Fault]:
+    def __call__(self, position: int) -> list[Problem]:
         content = self.content
-        return image_faults(content.records[position], content.image_ids[position], content.vocabulary, self.root)
+        return validate_image(content.records[position], content.image_ids[position], content.vocabulary, self.root)
 
 
 def format_report(report: Report) -> str:
@@ -166,10 +166,10 @@ def format_report(report: Report) -> str:
     rows = report.rows()
     if rows:
         lines.append(tabulate([(kind, what, f"{n:,}") for kind, what, n in rows], headers=("kind", "", "count")))
-    for kind, weight, count in sorted(rows, key=lambda x: (WEIGHTS.index(x[1]), x[0])):
+    for kind, severity, count in sorted(rows, key=lambda x: (SEVERITIES.index(x[1]), x[0])):
         examples = report.examples[kind]
-        lines.append(f"\n{kind} ({weight}):")
-        lines += [f"  {one_line(fault.describe(report.json_file))}" for _, fault in examples]
+        lines.append(f"\n{kind} ({severity}):")
+        lines += [f"  {one_line(problem.describe(report.json_file))}" for _, problem in examples]
         if count > len(examples):
             lines.append(f"  and {count - len(examples):,} more")
     if lines:
@@ -182,8 +182,8 @@ def _summary(report: Report) -> str:
     text = f"{report.num_checked:,} images checked"
     if not report.complete:
         text = f"interrupted: {report.num_checked:,} of {report.num_images:,} images checked"
-    mended, notes = report.num_of("mended"), report.num_of("note")
-    return f"{text}: {report.num_fatal:,} faults in {report.images:,} images, {mended:,} mended, {notes:,} notes"
+    mended, warnings = report.num_of("mended"), report.num_of("warning")
+    return f"{text}: {report.num_errors:,} errors in {report.images:,} images, {mended:,} mended, {warnings:,} warnings"
 
 
 def one_line(text: str) -> str:
@@ -199,19 +199,19 @@ def report_to_dict(report: Report) -> dict:
         "images": report.num_images,
         "images_checked": report.num_checked,
         "complete": report.complete,
-        "faults": report.num_fatal,
-        "images_with_faults": report.images,
+        "errors": report.num_errors,
+        "images_with_errors": report.images,
         "kinds": [
             {
                 "kind": kind,
-                "fatal": weight == "fault",
-                "weight": weight,
+                "is_error": severity == "error",
+                "severity": severity,
                 "count": count,
                 "examples": [
-                    {**asdict(fault), "fatal": fault.fatal, "text": fault.describe(report.json_file)}
-                    for _, fault in report.examples[kind]
+                    {**asdict(problem), "is_error": problem.is_error, "text": problem.describe(report.json_file)}
+                    for _, problem in report.examples[kind]
                 ],
             }
-            for kind, weight, count in report.rows()
+            for kind, severity, count in report.rows()
         ],
     }

@@ -1,6 +1,6 @@
-"""What makes the pictures of a record unusable, and what is worth knowing of a usable record.
+"""The rules for the image files of a record, and warnings about a usable record.
 
-The pictures are judged by the functions that the loader reads them with (`panoptic.py`), in the loader's words.
+The functions that the loader reads files with (`panoptic.py`) judge them, in the loader's words.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..panoptic import (
     too_many_message,
     unlisted_message,
 )
-from .records import PICTURE_KEYS, Fault, box_notes, file_name_faults, is_integer, record_faults, size_faults
+from .records import IMAGE_KEYS, Problem, box_warnings, file_name_problems, is_integer, size_problems, validate_record
 
 
-def image_faults(record: object, image_id: str, vocabulary: Vocabulary, root: str) -> list[Fault]:
-    """Every fault of one image: of its record, its picture and its panoptic PNG; what is mended and notes among them.
+def validate_image(record: object, image_id: str, vocabulary: Vocabulary, root: str) -> list[Problem]:
+    """Every problem of one image: errors, what is mended and warnings, of its record, image file and panoptic PNG.
 
     Args:
         record: entry of the file's `data`, of any form.
@@ -35,88 +35,92 @@ def image_faults(record: object, image_id: str, vocabulary: Vocabulary, root: st
         root: folder that the file names are relative to, without symbolic links.
 
     Returns:
-        Faults in the order of the loader's checks; those of pictures have their path in `file`.
+        Problems in the order of the loader's checks; those of image files have their path in `file`.
     """
-    faults = list(record_faults(record, image_id, vocabulary))
+    problems = list(validate_record(record, image_id, vocabulary))
     if not isinstance(record, dict):
-        return faults
-    kinds = {fault.kind for fault in faults}
+        return problems
+    kinds = {problem.kind for problem in problems}
     is_whole = not kinds & {"structure", "missing_key", "repeated_key"}
-    faults += _picture_faults(record, image_id, root, is_whole and not kinds & {"segment_id", "duplicate_segment_id"})
+    problems += _image_file_problems(
+        record, image_id, root, is_whole and not kinds & {"segment_id", "duplicate_segment_id"}
+    )
     if is_whole:
-        faults += record_notes(record, image_id)
-    return faults
+        problems += record_warnings(record, image_id)
+    return problems
 
 
-def record_notes(record: dict, image_id: str) -> Iterator[Fault]:
+def record_warnings(record: dict, image_id: str) -> Iterator[Problem]:
     """Images without segments or relations, and boxes outside the image."""
     if not record["segments_info"]:
-        yield Fault("no_segments", image_id, "segments_info", "the image has no segment")
+        yield Problem("no_segments", image_id, "segments_info", "the image has no segment")
     if not record["relations"]:
-        yield Fault("no_relations", image_id, "relations", "the image has no relation")
-    yield from box_notes(record, image_id)
+        yield Problem("no_relations", image_id, "relations", "the image has no relation")
+    yield from box_warnings(record, image_id)
 
 
-def _picture_faults(record: dict, image_id: str, root: str, has_ids: bool) -> Iterator[Fault]:
-    """Faults of the pictures that can be found by a record that may have faults itself.
+def _image_file_problems(record: dict, image_id: str, root: str, has_ids: bool) -> Iterator[Problem]:
+    """Problems of the image files that can be found by a record that may have problems itself.
 
     has_ids says that the record's segments have distinct, possible ids, to compare with the PNG's.
     """
-    names = {key: name if isinstance(name := record.get(key), str) else "" for key in PICTURE_KEYS}
-    invalid = {fault.field for fault in file_name_faults(names, image_id)}
+    names = {key: name if isinstance(name := record.get(key), str) else "" for key in IMAGE_KEYS}
+    invalid = {problem.field for problem in file_name_problems(names, image_id)}
     size = _size(record, image_id)
-    for key in PICTURE_KEYS:
+    for key in IMAGE_KEYS:
         if key in invalid:
             continue
         path = os.path.join(root, names[key])
         if leaves_root(path, root):
-            yield Fault("link", image_id, key, "a symbolic link leads out of the data root", path)
+            yield Problem("link", image_id, key, "a symbolic link leads out of the data root", path)
         try:
             if key == "file_name":
-                yield from _image_notes(path, size, image_id)
+                yield from _image_warnings(path, size, image_id)
             else:
                 ids, pixels = count_png_ids(path, size=size, image_id=image_id)
                 if has_ids:
-                    yield from _id_faults(record["segments_info"], ids, pixels, image_id, path)
+                    yield from _id_problems(record["segments_info"], ids, pixels, image_id, path)
         except (ImageError, MissingImageError) as error:
             kind = f"{error.problem}_{'image' if key == 'file_name' else 'png'}"
-            yield Fault(kind, image_id, key, error.message, path)
+            yield Problem(kind, image_id, key, error.message, path)
 
 
 def _size(record: dict, image_id: str) -> tuple[int, int] | None:
     height, width = record.get("height"), record.get("width")
-    if not (is_integer(height) and is_integer(width)) or any(size_faults(record, image_id)):
+    if not (is_integer(height) and is_integer(width)) or any(size_problems(record, image_id)):
         return None
     return height, width
 
 
-def _image_notes(path: str, size: tuple[int, int] | None, image_id: str) -> Iterator[Fault]:
+def _image_warnings(path: str, size: tuple[int, int] | None, image_id: str) -> Iterator[Problem]:
     mode, orientation = check_image(path, size, image_id)
     if mode != "RGB":
-        yield Fault("colour_mode", image_id, "file_name", f"colour mode {mode}, read as RGB", path)
+        yield Problem("colour_mode", image_id, "file_name", f"colour mode {mode}, read as RGB", path)
     if orientation != 1:
-        yield Fault("exif_orientation", image_id, "file_name", f"EXIF orientation {orientation}", path)
+        yield Problem("exif_orientation", image_id, "file_name", f"EXIF orientation {orientation}", path)
 
 
-def _id_faults(segments: list[dict], ids: np.ndarray, pixels: np.ndarray, image_id: str, path: str) -> Iterator[Fault]:
+def _id_problems(
+    segments: list[dict], ids: np.ndarray, pixels: np.ndarray, image_id: str, path: str
+) -> Iterator[Problem]:
     """Ids that only one of segments_info and PNG has, and areas that disagree with the pixels."""
     if len(segments) > MAX_SEGMENTS:
         message = too_many_message(len(segments))
-        yield Fault("too_many_segments_png", image_id, "pan_seg_file_name", message, path)
+        yield Problem("too_many_segments_png", image_id, "pan_seg_file_name", message, path)
         return
     area_of = dict(zip(ids.tolist(), pixels.tolist(), strict=True))
     listed = {s["id"] for s in segments}
     unlisted = np.array([i for i in area_of if i != 0 and i not in listed])
     if len(unlisted):
-        yield Fault("unlisted_ids_png", image_id, "pan_seg_file_name", unlisted_message(unlisted), path)
+        yield Problem("unlisted_ids_png", image_id, "pan_seg_file_name", unlisted_message(unlisted), path)
     absent = np.array([s["id"] for s in segments if s["id"] not in area_of])
     if len(absent):
-        yield Fault("ids_without_pixels_png", image_id, "pan_seg_file_name", no_pixels_message(absent), path)
+        yield Problem("ids_without_pixels_png", image_id, "pan_seg_file_name", no_pixels_message(absent), path)
     for i, segment in enumerate(segments):
         area = area_of.get(segment["id"])
         if area is not None and segment["area"] != area:
             message = f"the file says {segment['area']!r} pixels, the panoptic PNG has {area}"
-            yield Fault("area_differs", image_id, f"segments_info[{i}].area", message, path)
+            yield Problem("area_differs", image_id, f"segments_info[{i}].area", message, path)
 
 
 def leaves_root(path: str, root: str) -> bool:

@@ -1,7 +1,7 @@
-"""The rules for PSG files: one small function each, which yields every fault it finds.
+"""The rules for PSG records: one small function each, which yields every problem it finds.
 
-`MENDED` and `NOTES` are the table of the rules' weights; loader, index, check, repair and statistics all read it. No
-image is opened here; `picture_faults.py` judges the pictures.
+`MENDED` and `WARNINGS` say how severe a kind of problem is; loader, index, check, repair and statistics all read them.
+No image is opened here; `images.py` does that.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ...utils.unique_keys import RepeatedKeys
 from ...vocabulary import NAME_KEYS, Vocabulary
 
 # Kinds that the loader mends without guessing and counts, in the words behind the count; the policy "strict" refuses
-# them. Kinds in neither table are faults, which the loader refuses.
+# them. Kinds in neither table are errors, which the loader refuses.
 MENDED = {
-    "self_relation": "relations of a segment to itself left out",
+    "self_relation": "relations of a segment to itself, dropped",
     "duplicate_relation": "repeated relations, which count once in training",
     "unlisted_ids_png": "images whose panoptic PNG has ids that no segment lists, taken as unlabelled",
-    "ids_without_pixels_png": "images with segments without a pixel, left out with their relations",
+    "ids_without_pixels_png": "images with segments without a pixel, dropped with their relations",
 }
 # Kinds worth knowing of data that are used as they are.
-NOTES = frozenset(
+WARNINGS = frozenset(
     (
         "area_differs",
         "box_outside",
@@ -42,7 +42,7 @@ MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
-PICTURE_KEYS = ("file_name", "pan_seg_file_name")
+IMAGE_KEYS = ("file_name", "pan_seg_file_name")
 _RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
     "image_id": (str, int),
     "file_name": str,
@@ -58,7 +58,7 @@ _ANNOTATION_KEYS = ("bbox", "bbox_mode", "category_id")
 
 
 @dataclass(frozen=True)
-class Fault:
+class Problem:
     """One violated rule.
 
     Attributes:
@@ -66,7 +66,7 @@ class Fault:
         image_id: the image, "" if the file as a whole is meant.
         field: where, for example "relations[3]"; "" if the message says all.
         message: what was expected and what was found.
-        file: path of the picture that is meant, "" for the PSG file.
+        file: path of the image file that is meant, "" for the PSG file.
     """
 
     kind: str
@@ -76,17 +76,17 @@ class Fault:
     file: str = ""
 
     @property
-    def weight(self) -> str:
-        """ "fault", "mended" or "note"."""
-        return weight_of(self.kind)
+    def severity(self) -> str:
+        """ "error", "mended" or "warning"."""
+        return severity_of(self.kind)
 
     @property
-    def fatal(self) -> bool:
+    def is_error(self) -> bool:
         """True if the loader refuses the image."""
-        return self.weight == "fault"
+        return self.severity == "error"
 
     def describe(self, file: str) -> str:
-        """The fault as one line, in the words of the loader's error.
+        """The problem as one line, in the words of the loader's error.
 
         Args:
             file: path of the PSG file.
@@ -99,9 +99,9 @@ class Fault:
         return f"{file}{image}, {self.field}: {self.message}"
 
 
-def weight_of(kind: str) -> str:
-    """Whether a kind is a "fault", is "mended" by the loader, or is a "note"."""
-    return "mended" if kind in MENDED else "note" if kind in NOTES else "fault"
+def severity_of(kind: str) -> str:
+    """Whether a kind is an "error", "mended" by the loader, or a "warning"."""
+    return "mended" if kind in MENDED else "warning" if kind in WARNINGS else "error"
 
 
 def is_integer(value: object) -> TypeGuard[int]:
@@ -119,61 +119,61 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def structure_faults(record: object, image_id: str) -> Iterator[Fault]:
+def structure_problems(record: object, image_id: str) -> Iterator[Problem]:
     """Missing and repeated keys, and wrong JSON types; the other rules need a record that passes this one."""
     if not isinstance(record, dict):
-        yield Fault("structure", image_id, "data", f"expected an object, got {type(record).__name__}")
+        yield Problem("structure", image_id, "data", f"expected an object, got {type(record).__name__}")
         return
-    yield from _key_faults(record, _RECORD_TYPES, image_id, "")
+    yield from _key_problems(record, _RECORD_TYPES, image_id, "")
     for key, types in _RECORD_TYPES.items():
         if key in record and (not isinstance(record[key], types) or isinstance(record[key], bool)):
             expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
-            yield Fault("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
+            yield Problem("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
     for name, keys in (("segments_info", _SEGMENT_KEYS), ("annotations", _ANNOTATION_KEYS)):
         items = record.get(name)
         for i, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict):
-                yield Fault("structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}")
+                yield Problem("structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}")
             else:
-                yield from _key_faults(item, keys, image_id, f"{name}[{i}].")
+                yield from _key_problems(item, keys, image_id, f"{name}[{i}].")
 
 
-def _key_faults(item: dict, keys: Iterable[str], image_id: str, where: str) -> Iterator[Fault]:
+def _key_problems(item: dict, keys: Iterable[str], image_id: str, where: str) -> Iterator[Problem]:
     for key in keys:
         if key not in item:
-            yield Fault("missing_key", image_id, where + key, "the key is missing")
+            yield Problem("missing_key", image_id, where + key, "the key is missing")
     if isinstance(item, RepeatedKeys):
         for key in item.repeated:
-            yield Fault("repeated_key", image_id, where + key, "the key occurs more than once")
+            yield Problem("repeated_key", image_id, where + key, "the key occurs more than once")
 
 
-def size_faults(record: dict, image_id: str) -> Iterator[Fault]:
+def size_problems(record: dict, image_id: str) -> Iterator[Problem]:
     """Height and width are positive."""
     for key in ("height", "width"):
         if not 0 < record[key] <= MAX_SIDE:
-            yield Fault("size", image_id, key, f"expected a positive number of pixels, got {record[key]}")
+            yield Problem("size", image_id, key, f"expected a positive number of pixels, got {record[key]}")
 
 
-def text_faults(record: dict, image_id: str) -> Iterator[Fault]:
+def text_problems(record: dict, image_id: str) -> Iterator[Problem]:
     """The id is text that UTF-8 can hold."""
     if not is_text(image_id):
-        yield Fault("text", image_id, "image_id", f"expected text without lone surrogates, got {image_id!r}")
+        yield Problem("text", image_id, "image_id", f"expected text without lone surrogates, got {image_id!r}")
 
 
-def file_name_faults(record: dict, image_id: str) -> Iterator[Fault]:
+def file_name_problems(record: dict, image_id: str) -> Iterator[Problem]:
     """File names are relative, stay inside the data root, and are text that UTF-8 can hold."""
-    for key in PICTURE_KEYS:
+    for key in IMAGE_KEYS:
         name = record[key]
         if not is_text(name):
-            yield Fault("text", image_id, key, f"expected text without lone surrogates, got {name!r}")
+            yield Problem("text", image_id, key, f"expected text without lone surrogates, got {name!r}")
             continue
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts
         if not name or leaves:
-            yield Fault("file_name", image_id, key, f"expected a path inside the data root, got {name!r}")
+            yield Problem("file_name", image_id, key, f"expected a path inside the data root, got {name!r}")
 
 
-def segment_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
+def segment_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
     """Segment ids are unique and fit a PNG pixel; category, isthing, iscrowd and area are possible values."""
     num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
     seen: dict[int, int] = {}
@@ -181,45 +181,45 @@ def segment_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Itera
         where = f"segments_info[{i}]"
         number, category = segment["id"], segment["category_id"]
         if not is_segment_id(number):
-            yield Fault("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}")
+            yield Problem("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}")
         elif number in seen:
             message = f"id {number} is already used by segments_info[{seen[number]}]"
-            yield Fault("duplicate_segment_id", image_id, f"{where}.id", message)
+            yield Problem("duplicate_segment_id", image_id, f"{where}.id", message)
         else:
             seen[number] = i
         if not is_integer(category) or not 0 <= category < num_classes:
             message = f"expected 0..{num_classes - 1}, got {category!r}"
-            yield Fault("category_id", image_id, f"{where}.category_id", message)
+            yield Problem("category_id", image_id, f"{where}.category_id", message)
         elif segment["isthing"] not in (0, 1):
             message = f"expected 0, 1, false or true, got {segment['isthing']!r}"
-            yield Fault("isthing", image_id, f"{where}.isthing", message)
+            yield Problem("isthing", image_id, f"{where}.isthing", message)
         elif bool(segment["isthing"]) != (category < num_things):
             message = f"{segment['isthing']!r} disagrees with category {vocabulary.object_classes[category]!r}"
-            yield Fault("isthing", image_id, f"{where}.isthing", message)
+            yield Problem("isthing", image_id, f"{where}.isthing", message)
         if segment["iscrowd"] not in (0, 1):
-            yield Fault("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
+            yield Problem("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
         area = segment["area"]
         if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area <= MAX_NUMBER:
-            yield Fault("area", image_id, f"{where}.area", f"expected a number of pixels, got {area!r}")
+            yield Problem("area", image_id, f"{where}.area", f"expected a number of pixels, got {area!r}")
 
 
-def annotation_faults(record: dict, image_id: str) -> Iterator[Fault]:
+def annotation_problems(record: dict, image_id: str) -> Iterator[Problem]:
     """Annotations run parallel to the segments; their boxes are four numbers of at most 2^53 in a known mode."""
     segments, annotations = record["segments_info"], record["annotations"]
     if len(segments) != len(annotations):
         message = f"expected one per segment ({len(segments)}), got {len(annotations)}"
-        yield Fault("annotations", image_id, "annotations", message)
+        yield Problem("annotations", image_id, "annotations", message)
         return
     for i, (segment, annotation) in enumerate(zip(segments, annotations, strict=True)):
         where, box = f"annotations[{i}]", annotation["bbox"]
         if annotation["category_id"] != segment["category_id"]:
             message = f"{annotation['category_id']!r} differs from its segment's {segment['category_id']!r}"
-            yield Fault("annotations", image_id, f"{where}.category_id", message)
+            yield Problem("annotations", image_id, f"{where}.category_id", message)
         if annotation["bbox_mode"] not in (0, 1):
             message = f"expected 0 (x0, y0, x1, y1) or 1 (x, y, w, h), got {annotation['bbox_mode']!r}"
-            yield Fault("bbox", image_id, f"{where}.bbox_mode", message)
+            yield Problem("bbox", image_id, f"{where}.bbox_mode", message)
         if not _is_box(box):
-            yield Fault("bbox", image_id, f"{where}.bbox", f"expected four finite numbers, got {box!r}")
+            yield Problem("bbox", image_id, f"{where}.bbox", f"expected four finite numbers, got {box!r}")
 
 
 def _is_box(box: object) -> TypeGuard[list[float]]:
@@ -228,7 +228,7 @@ def _is_box(box: object) -> TypeGuard[list[float]]:
     )
 
 
-def box_notes(record: dict, image_id: str) -> Iterator[Fault]:
+def box_warnings(record: dict, image_id: str) -> Iterator[Problem]:
     """Boxes are not empty and lie inside the image; nothing here computes with them."""
     for i, annotation in enumerate(record["annotations"]):
         box = annotation["bbox"]
@@ -237,10 +237,10 @@ def box_notes(record: dict, image_id: str) -> Iterator[Fault]:
         x0, y0, x1, y1 = box if annotation["bbox_mode"] == 0 else (*box[:2], box[0] + box[2], box[1] + box[3])
         if not (0 <= x0 < x1 <= record["width"] and 0 <= y0 < y1 <= record["height"]):
             message = f"expected a box inside height x width {record['height']} x {record['width']}, got {box!r}"
-            yield Fault("box_outside", image_id, f"annotations[{i}].bbox", message)
+            yield Problem("box_outside", image_id, f"annotations[{i}].bbox", message)
 
 
-def relation_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
+def relation_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
     """Relations are [subject, object, predicate], 0-based, in range, of two segments, each once."""
     num_segments, num_predicates = len(record["segments_info"]), len(vocabulary.predicate_classes)
     first: dict[tuple, int] = {}
@@ -248,7 +248,7 @@ def relation_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iter
         where = f"relations[{i}]"
         if not isinstance(relation, list) or len(relation) != 3 or not all(map(is_integer, relation)):
             message = f"expected [subject, object, predicate] as integers, got {relation!r}"
-            yield Fault("relation_form", image_id, where, message)
+            yield Problem("relation_form", image_id, where, message)
             continue
         subject, object_, predicate = relation
         bad_end = False
@@ -256,50 +256,50 @@ def relation_faults(record: dict, image_id: str, vocabulary: Vocabulary) -> Iter
             if not 0 <= index < num_segments:
                 bad_end = True
                 message = f"{role} {index} is no position in segments_info (0..{num_segments - 1})"
-                yield Fault("relation_range", image_id, where, message)
+                yield Problem("relation_range", image_id, where, message)
         if not 0 <= predicate < num_predicates:
             message = f"predicate {predicate} is out of range, expected 0..{num_predicates - 1}"
-            yield Fault("predicate_range", image_id, where, message)
+            yield Problem("predicate_range", image_id, where, message)
         if subject == object_ and not bad_end:
-            yield Fault("self_relation", image_id, where, f"segment {subject} is related to itself")
+            yield Problem("self_relation", image_id, where, f"segment {subject} is related to itself")
         elif first.setdefault(tuple(relation), i) != i:
-            yield Fault("duplicate_relation", image_id, where, f"the same as relations[{first[tuple(relation)]}]")
+            yield Problem("duplicate_relation", image_id, where, f"the same as relations[{first[tuple(relation)]}]")
 
 
-def record_faults(record: object, image_id: str, vocabulary: Vocabulary) -> Iterator[Fault]:
-    """Every fault of one image."""
-    broken = list(structure_faults(record, image_id))
+def validate_record(record: object, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
+    """Every problem of one image."""
+    broken = list(structure_problems(record, image_id))
     if broken or not isinstance(record, dict):
         yield from broken
         return
-    yield from text_faults(record, image_id)
-    yield from size_faults(record, image_id)
-    yield from file_name_faults(record, image_id)
-    yield from segment_faults(record, image_id, vocabulary)
-    yield from annotation_faults(record, image_id)
-    yield from relation_faults(record, image_id, vocabulary)
+    yield from text_problems(record, image_id)
+    yield from size_problems(record, image_id)
+    yield from file_name_problems(record, image_id)
+    yield from segment_problems(record, image_id, vocabulary)
+    yield from annotation_problems(record, image_id)
+    yield from relation_problems(record, image_id, vocabulary)
 
 
-def duplicate_image_faults(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Fault]]:
+def duplicate_images(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Problem]]:
     """Each image occurs once.
 
     Args:
         image_ids: positions in the file and ids.
 
     Yields:
-        for each further occurrence, its position and the fault.
+        for each further occurrence, its position and the problem.
     """
     first: dict[str, int] = {}
     for i, image_id in image_ids:
         if first.setdefault(image_id, i) != i:
             message = f"the image occurs more than once, as data[{first[image_id]}] and data[{i}]"
-            yield i, Fault("duplicate_image_id", image_id, "image_id", message)
+            yield i, Problem("duplicate_image_id", image_id, "image_id", message)
 
 
-def unknown_test_image_faults(test_image_ids: frozenset[str], image_ids: Iterable[str]) -> Iterator[Fault]:
+def unknown_test_images(test_image_ids: frozenset[str], image_ids: Iterable[str]) -> Iterator[Problem]:
     """Every id of test_image_ids has an image."""
     for image_id in sorted(test_image_ids.difference(image_ids)):
-        yield Fault("unknown_test_image", image_id, "test_image_ids", "there is no image of this id in data")
+        yield Problem("unknown_test_image", image_id, "test_image_ids", "there is no image of this id in data")
 
 
 def test_id_problem(test_image_ids: list, image_ids: list[str]) -> str:

@@ -1,6 +1,6 @@
 """A copy of a PSG file without what the loader refuses or mends.
 
-Nothing is invented: relations, segments without pixels and images are left out, values are never changed. A segment
+Nothing is invented: relations, segments without pixels and images are removed, values are never changed. A segment
 that has pixels in the panoptic PNG cannot go without the PNG, so its image goes as a whole. Ids that only a PNG has
 stay: the loader takes their pixels for unlabelled.
 """
@@ -21,9 +21,9 @@ from ...vocabulary import Vocabulary
 from ..panoptic import ImageError, MissingImageError, count_png_ids
 from ..psg_json import PSGFile, read_psg_json
 from ..psg_mapper import reindex_relations
-from .check_dataset import TIMEOUT, file_faults
-from .images import image_faults
-from .records import Fault, is_segment_id
+from .check_dataset import TIMEOUT, validate_file
+from .images import validate_image
+from .records import Problem, is_segment_id
 
 _RELATION_KINDS = ("relation_form", "relation_range", "predicate_range", "self_relation", "duplicate_relation")
 _BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text", "annotations")
@@ -31,13 +31,13 @@ _BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text"
 
 @dataclass(frozen=True)
 class Change:
-    """What was left out.
+    """One removal.
 
     Attributes:
         what: "image", "segment", "relation" or "test_image_id".
         image_id: the image.
         field: where it was in the original file.
-        reason: the fault.
+        reason: its problem.
     """
 
     what: str
@@ -47,7 +47,7 @@ class Change:
 
     def describe(self) -> str:
         """The change as one line."""
-        return f"image_id {self.image_id!r}, {self.field}: {self.what} left out, {self.reason}"
+        return f"image_id {self.image_id!r}, {self.field}: {self.what} removed, {self.reason}"
 
 
 def repair_dataset(
@@ -58,13 +58,13 @@ def repair_dataset(
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict, list[Change]]:
-    """The content of a PSG file without its faults, and all that was left out.
+    """The content of a PSG file without its problems, and all that was removed.
 
     Args:
-        as `doctor.check_dataset`.
+        as `check_dataset`.
 
     Returns:
-        content for a JSON file, of which `check_dataset` finds no fault; changes in the file's order.
+        content for a JSON file, of which `check_dataset` finds no problem; changes in the file's order.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
@@ -112,8 +112,8 @@ def _check_clean(file: PSGFile, content: dict) -> None:
     ids = [str(record["image_id"]) for record in content["data"]]
     test_ids = frozenset(map(str, content["test_image_ids"]))
     clean = PSGFile(file.path, content["data"], ids, test_ids, file.vocabulary)
-    if left := [fault for fault in file_faults(clean) if fault.fatal]:
-        raise RuntimeError(f"{file.path}: the repair left a fault, which is a mistake of this program: {left[0]}")
+    if left := [problem for problem in validate_file(clean) if problem.is_error]:
+        raise RuntimeError(f"{file.path}: the repair left a problem, which is a mistake of this program: {left[0]}")
 
 
 @dataclass
@@ -130,39 +130,39 @@ class _ImageRepair:
 def repair_image(
     record: object, image_id: str, field: str, vocabulary: Vocabulary, root: str
 ) -> tuple[dict | None, list[Change]]:
-    """One record without its faults, and what was left out; None for one that goes as a whole.
+    """One record without its problems, and what was removed; None for one that goes as a whole.
 
     Args:
         record: entry of the file's `data`; not changed.
         image_id: its id.
         field: where it is in the file.
-        vocabulary, root: as in `image_faults`.
+        vocabulary, root: as in `validate_image`.
     """
-    faults = image_faults(record, image_id, vocabulary, root)
-    broken = [f for f in faults if f.fatal and f.kind in _BROKEN_KINDS]
+    problems = validate_image(record, image_id, vocabulary, root)
+    broken = [f for f in problems if f.is_error and f.kind in _BROKEN_KINDS]
     if broken or not isinstance(record, dict):
         return None, [_whole(image_id, field, broken)]
-    if all(f.weight == "note" for f in faults):
+    if all(f.severity == "warning" for f in problems):
         return record, []
     repaired = copy.deepcopy(record)
-    rows, changes = _drop_relations(repaired, image_id, field, faults)
+    rows, changes = _drop_relations(repaired, image_id, field, problems)
     changes += _drop_segments(repaired, rows, image_id, field, root)
-    left = [f for f in image_faults(repaired, image_id, vocabulary, root) if f.fatal]
+    left = [f for f in validate_image(repaired, image_id, vocabulary, root) if f.is_error]
     if left:
         return None, [_whole(image_id, field, left)]
     return repaired, changes
 
 
-def _whole(image_id: str, field: str, faults: list[Fault]) -> Change:
-    return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in faults))
+def _whole(image_id: str, field: str, problems: list[Problem]) -> Change:
+    return Change("image", image_id, field, "; ".join(f"{f.field}: {f.message}" for f in problems))
 
 
-def _drop_relations(record: dict, image_id: str, field: str, faults: list[Fault]) -> tuple[list[int], list[Change]]:
+def _drop_relations(record: dict, image_id: str, field: str, problems: list[Problem]) -> tuple[list[int], list[Change]]:
     """Take faulty relations out; also returns the rows that the others had."""
     reasons: dict[int, str] = {}
-    for fault in faults:
-        if fault.kind in _RELATION_KINDS:
-            reasons.setdefault(int(fault.field.removeprefix("relations[").removesuffix("]")), fault.message)
+    for problem in problems:
+        if problem.kind in _RELATION_KINDS:
+            reasons.setdefault(int(problem.field.removeprefix("relations[").removesuffix("]")), problem.message)
     rows = [i for i in range(len(record["relations"])) if i not in reasons]
     record["relations"] = [record["relations"][i] for i in rows]
     changes = [Change("relation", image_id, f"{field}.relations[{i}]", reason) for i, reason in sorted(reasons.items())]
@@ -194,7 +194,7 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
     for i, (subject, object_, _) in zip(rows, record["relations"], strict=True):
         gone = [int(end) for end in dict.fromkeys((subject, object_)) if not keep[end]]
         if gone:
-            reason = f"it relates segment {' and '.join(map(str, gone))}, which was left out"
+            reason = f"it relates segment {' and '.join(map(str, gone))}, which was removed"
             changes.append(Change("relation", image_id, f"{field}.relations[{i}]", reason))
     record["relations"] = reindex_relations(record["relations"], keep).tolist()
     for key in ("segments_info", "annotations"):

@@ -1,4 +1,4 @@
-"""Images that training left out or mended, gathered from the loader's worker processes."""
+"""Images that training skipped or mended, gathered from the loader's worker processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SkippedSamples:
 
     def __init__(self, path: str | None = None):
         if path is None:
-            handle, path = tempfile.mkstemp(prefix="usg_psg_left_out_")
+            handle, path = tempfile.mkstemp(prefix="usg_psg_skipped_samples_")
             os.close(handle)
             weakref.finalize(self, _remove, path, os.getpid())
         self.path = path
@@ -39,7 +39,7 @@ class SkippedSamples:
         return SkippedSamples(self.path)
 
     def add(self, image_id: str, message: str, mended: str = "") -> bool:
-        """Note an image that was left out or, for a kind of `MENDED`, mended; False if this process did so before."""
+        """Record an image that was skipped or, for a kind of `MENDED`, mended; False if this process did so before."""
         is_new = (mended, image_id) not in self._known
         self._known.add((mended, image_id))
         if is_new:
@@ -57,7 +57,7 @@ class SkippedSamples:
                 yield json.loads(line)
 
     def read(self, mended: str = "") -> dict[str, str]:
-        """Why each image was left out or mended, by image_id, in the order in which they were met first."""
+        """Why each image was skipped or mended, by image_id, in the order in which they were met first."""
         found: dict[str, str] = {}
         for kind, image_id, message in self._entries():
             if kind == mended:
@@ -70,7 +70,7 @@ class SkippedSamples:
             f"{len(ids)} {words}{_first_names(ids)}" for kind, words in MENDED.items() if (ids := list(self.read(kind)))
         ]
         if found := self.read():
-            text = f"{len(found)} images were left out of training{_first_names(list(found))}"
+            text = f"{len(found)} images were skipped in training{_first_names(list(found))}"
             parts.append(f"{text}; the first: {next(iter(found.values()))}")
         return "; ".join(parts)
 
