@@ -18,7 +18,7 @@ from ..data.register_psg import get_vocabulary
 from ..evaluation import GroundTruth, Prediction, read_predictions
 from ..evaluation.errors import TripletErrors, triplet_errors
 from ..evaluation.image_match import ImageMatch
-from ..evaluation.records import ground_truth_from_record, images_with_relations
+from ..evaluation.records import ground_truth, images_with_relations
 from ..evaluation.worst_images import graph_of_annotation
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
@@ -71,7 +71,7 @@ def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
 
 def annotation_item(source: Source, record: dict) -> PageItem:
     """An annotated image; reads its pictures."""
-    gt = ground_truth_from_record(record)
+    gt = ground_truth(record)
     return PageItem(
         name=str(record["image_id"]),
         image=_image(record),
@@ -138,7 +138,7 @@ class ErrorPage:
             yield self._compare_one(image_id, None)
 
     def _compare_one(self, image_id: str, prediction: Prediction | None) -> tuple[str, GroundTruth, TripletErrors]:
-        gt = ground_truth_from_record(self.chosen[image_id])
+        gt = ground_truth(self.chosen[image_id])
         try:
             return image_id, gt, triplet_errors(ImageMatch(gt, prediction), self.args.protocol, self.args.top_k)
         except ValueError as error:

@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from ..vocabulary import Vocabulary
+from .annotation import annotation_of, reindex_relations
 from .mirrored_names import SidedNames
 from .panoptic import ImageError, read_image, read_segment_index_map
 from .psg_json import POLICIES
@@ -25,24 +26,6 @@ from .validation.skipped_samples import SkippedSamples
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 100
-
-
-def reindex_relations(relations: np.ndarray | list, keep: np.ndarray) -> np.ndarray:
-    """Relations between the segments that are left.
-
-    Args:
-        relations: (R, 3) rows (subject, object, predicate), 0-based positions among N segments.
-        keep: (N,) bool, True for a segment that stays.
-
-    Returns:
-        (R', 3) int64 in the same order, positions among the kept segments; a relation that loses an end is gone.
-    """
-    rows = np.asarray(relations, dtype=np.int64).reshape(-1, 3)
-    keep = np.asarray(keep, dtype=bool)
-    new_position = np.cumsum(keep) - 1
-    rows = rows[keep[rows[:, 0]] & keep[rows[:, 1]]]
-    rows[:, :2] = new_position[rows[:, :2]]
-    return rows
 
 
 def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> np.ndarray:
@@ -136,6 +119,7 @@ class PSGDatasetMapper:
         augmentations: list[T.Augmentation],
         image_format: str = "RGB",
         with_annotations: bool | None = None,
+        with_ground_truth: bool = False,
         bad_sample: str = "error",
         sided_names: Vocabulary | None = None,
     ):
@@ -145,6 +129,7 @@ class PSGDatasetMapper:
             augmentations: applied in order, to image and segments alike.
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
+            with_ground_truth: read the panoptic PNG and yield the annotation at the image's own size, for an evaluator.
             bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
                 panoptic PNG list different ids, of which "error" uses those in both and counts the image in
                 `skipped_samples`; or, in training only, "skip": the mapper then returns None, in whose place the
@@ -163,6 +148,7 @@ class PSGDatasetMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.with_annotations = is_train if with_annotations is None else with_annotations
+        self.with_ground_truth = with_ground_truth
         self.bad_sample = bad_sample
         self.sided_names = None if sided_names is None else SidedNames(sided_names)
         self.skipped_samples = SkippedSamples() if is_train else None
@@ -177,6 +163,7 @@ class PSGDatasetMapper:
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "with_annotations": is_train or cfg.TEST.TASK == "predcls",
+            "with_ground_truth": not is_train,
             "bad_sample": cfg.DATALOADER.BAD_SAMPLES if is_train else "error",
             "sided_names": get_vocabulary(cfg.DATASETS.TRAIN[0]) if mirrors else None,
         }
@@ -193,6 +180,7 @@ class PSGDatasetMapper:
             gt_classes (N,) int64 and gt_masks (N, H, W) bool), relations (R, 3) int64, positions in instances (in
             training each once), and segments_info of the same N segments. height and width are the original image's;
             with annotations in a test, original_masks (N, height, width) bool are the instances' masks at that size.
+            With ground truth, annotation (`Annotation`) is that of the original image.
 
         Raises:
             FileNotFoundError, ValueError: if image or panoptic PNG are missing, unreadable, or disagree with the
@@ -221,7 +209,9 @@ class PSGDatasetMapper:
         for error in disagreements:
             if self.bad_sample == "strict":
                 raise error
-            if self.skipped_samples is not None:
+            if self.skipped_samples is None:
+                logger.warning("%s", error)
+            else:
                 self.skipped_samples.add(image_id, str(error), mended=f"{error.problem}_png")
 
     def _map(self, dataset_dict: dict) -> dict:
@@ -233,14 +223,17 @@ class PSGDatasetMapper:
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if self.with_annotations or self.with_ground_truth:
+            original, disagreements = read_segment_index_map(result)
+            self._count_or_refuse(disagreements, image_id)
+        if self.with_ground_truth:
+            result["annotation"] = annotation_of(result, original)
         if not self.with_annotations:
             result.pop("segments_info", None)
             result.pop("relations", None)
             return result
         if self.sided_names is not None and is_mirrored(transforms, image.shape[1]):
             self.sided_names.exchange(result)
-        original, disagreements = read_segment_index_map(result)
-        self._count_or_refuse(disagreements, image_id)
         index_map = transform_index_map(transforms, original)
         num_segments = len(result["segments_info"])
         keep = np.bincount(index_map.ravel(), minlength=num_segments + 1)[1:] > 0

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from ..config.checks import check_config
 from ..data.panoptic import check_image
 from ..data.register_psg import get_vocabulary
-from ..evaluation.records import ground_truth_from_record
+from ..evaluation.records import ground_truth
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
 from ..pretrained.convert import target_model
@@ -99,7 +99,7 @@ def read_test_data(cfg: CfgNode) -> dict[str, int]:
         records = DatasetCatalog.get(name)
         for record in records:
             check_image(record["file_name"], (record["height"], record["width"]), str(record["image_id"]))
-            ground_truth_from_record(record)
+            ground_truth(record)
         images[name] = len(records)
     return images
 

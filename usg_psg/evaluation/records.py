@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.panoptic import read_segment_index_map
+from ..data.annotation import annotation_arrays, read_annotation
 from ..data.psg_index import PSGIndex
 from ..data.psg_json import PSGFile, check_vocabulary, select_split
-from ..data.psg_mapper import reindex_relations
 from ..vocabulary import Vocabulary
 from .formats import tells_images_by_position
 from .frequency_baseline import TrainingTriplets
@@ -21,32 +20,17 @@ from .sgdet_metrics import SGDetMetrics
 logger = logging.getLogger(__name__)
 
 
-def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classes (G,), relations (T, 3) and crowd flags (G,) of a dataset dict, without opening a file."""
-    segments = record["segments_info"]
-    labels = np.array([s["category_id"] for s in segments], dtype=np.int64)
-    triplets = np.array(record["relations"], dtype=np.int64).reshape(-1, 3)
-    return labels, triplets, np.array([s["iscrowd"] for s in segments], dtype=bool)
+def ground_truth(record: dict) -> GroundTruth:
+    """What predictions of an image are compared with.
 
-
-def ground_truth_from_record(record: dict) -> GroundTruth:
-    """Annotation of a dataset dict; reads its panoptic PNG.
-
-    Segments without a pixel are left out with their relations, and ids that no segment lists are unlabelled, as in
-    training; a warning says so.
+    Args:
+        record: the mapper's dict, which has the annotation, or a dataset dict, whose panoptic PNG is then read.
 
     Raises:
-        FileNotFoundError, ValueError: for a PNG that is missing or does not fit, see `read_segment_index_map`.
+        FileNotFoundError, ValueError: as `read_annotation`.
     """
-    labels, triplets, is_crowd = annotation_arrays(record)
-    label_map, disagreements = read_segment_index_map(record)
-    for disagreement in disagreements:
-        logger.warning("%s", disagreement)
-    keep = np.bincount(label_map.ravel(), minlength=len(labels) + 1)[1:] > 0
-    if not keep.all():
-        triplets, labels, is_crowd = reindex_relations(triplets, keep), labels[keep], is_crowd[keep]
-        label_map = np.append(0, np.cumsum(keep))[label_map]
-    return GroundTruth(labels, triplets, label_map, is_crowd, str(record["image_id"]))
+    labels, relations, label_map, is_crowd = record.get("annotation") or read_annotation(record)
+    return GroundTruth(labels, relations, label_map, is_crowd, str(record["image_id"]))
 
 
 def images_with_relations(records: Iterable[dict]) -> dict[str, tuple[int, int]]:
@@ -87,7 +71,7 @@ def score_predictions(
             raise ValueError(f"{file}, image {image_id!r}: the annotated split has no such image")
         if image_id not in remaining:
             raise ValueError(f"{file}, image {image_id!r}: there is a second prediction")
-        gt = ground_truth_from_record(remaining.pop(image_id))
+        gt = ground_truth(remaining.pop(image_id))
         try:
             _check_size(gt, prediction)
             metrics.update(gt, prediction)

@@ -20,7 +20,7 @@ from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
 from .inputs import GroundTruth, Prediction
 from .matching import Overlap, mask_overlap
-from .records import count_missing, ground_truth_from_record, images_with_relations
+from .records import count_missing, ground_truth, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
 from .worst_images import WorstImages
@@ -119,7 +119,7 @@ class SGDetEvaluator(DatasetEvaluator):
         """Count a batch.
 
         Args:
-            inputs: the mapper's dicts; "image_id" is read.
+            inputs: the mapper's dicts; "image_id" and, where present, "annotation" are read.
             outputs: the model's dicts: "instances", "panoptic_seg", "relations", and "pairs" where there are any.
 
         Raises:
@@ -129,13 +129,12 @@ class SGDetEvaluator(DatasetEvaluator):
             self._metrics = self._start()
         for entry, output in zip(inputs, outputs, strict=True):
             image_id = str(entry["image_id"])
-            if image_id not in self.images:
+            if "annotation" not in entry and image_id not in self.images:
                 raise ValueError(f"image_id: {image_id!r} is not in the data set {self.dataset_name!r}")
             if image_id in self._processed:
                 raise ValueError(f"image_id: {image_id!r} was evaluated before; samplers must not repeat images")
             self._processed.add(image_id)
-            record = self.images[image_id]
-            gt = ground_truth_from_record(record)
+            gt = ground_truth(entry if "annotation" in entry else self.images[image_id])
             prediction = prediction_from_output(output, gt, with_masks=self._writer is not None)
             match = self._metrics.update(gt, prediction)
             if self.worst is not None:

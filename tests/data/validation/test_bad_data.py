@@ -13,7 +13,7 @@ from usg_psg.data.psg_json import write_index
 from usg_psg.data.validation import records as records
 from usg_psg.data.validation.check_dataset import check_dataset
 from usg_psg.data.validation.repair import repair_dataset
-from usg_psg.evaluation.records import ground_truth_from_record
+from usg_psg.evaluation.records import ground_truth
 
 from ..psg_files import IDS, content, record, write_images, write_json
 from .bad_cases import FILES, IMAGES, MENDED, RECORDS, WARNINGS, build, write_ids
@@ -109,7 +109,7 @@ def test_evaluation_mends_too(tmp_path, caplog):
     write_images(tmp_path, entry)
     write_ids(tmp_path / entry["pan_seg_file_name"], [IDS[0], 9, *IDS[2:]])
     (each,) = load_psg_json(write_json(tmp_path, content([entry], [])), tmp_path, "trainval")
-    gt = ground_truth_from_record(each)
+    gt = ground_truth(each)
     assert gt.labels.tolist() == [0, 1, 2] and gt.is_crowd.tolist() == [False] * 3
     assert gt.triplets.tolist() == [[0, 2, 0], [1, 2, 2], [0, 1, 3]]
     assert gt.label_map[10, [10, 50]].tolist() == [1, 0] and gt.label_map[40, [10, 50]].tolist() == [2, 3]

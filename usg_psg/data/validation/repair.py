@@ -18,9 +18,9 @@ import numpy as np
 
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
+from ..annotation import reindex_relations
 from ..panoptic import ImageError, MissingImageError, count_png_ids
 from ..psg_json import PSGFile, read_psg_json
-from ..psg_mapper import reindex_relations
 from .check_dataset import TIMEOUT, validate_file
 from .images import validate_image
 from .records import Problem, is_segment_id
