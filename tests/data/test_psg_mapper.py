@@ -182,8 +182,11 @@ def test_inference_needs_no_annotations(dataset_dict):
     assert sample["image"].shape == (3, 120, 160)
     assert (sample["height"], sample["width"], sample["image_id"]) == (60, 80, "17")
     assert "instances" not in sample and "relations" not in sample
+    labels, relations, label_map, is_crowd = sample["annotation"]  # for the evaluator, at the image's own size
+    assert np.array_equal(label_map, quadrants(60, 80)) and labels.tolist() == [0, 0, 1, 2]
+    assert relations.tolist() == dataset_dict["relations"] and is_crowd.shape == (4,)
     bare = PSGDatasetMapper(cfg, is_train=False)({"file_name": dataset_dict["file_name"]})
-    assert (bare["height"], bare["width"]) == (60, 80)
+    assert (bare["height"], bare["width"]) == (60, 80) and "annotation" not in bare
     given = PSGDatasetMapper(is_train=False, augmentations=[], with_annotations=True)(dataset_dict)
     assert len(given["instances"]) == 4
 

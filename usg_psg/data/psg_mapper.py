@@ -129,7 +129,8 @@ class PSGDatasetMapper:
             augmentations: applied in order, to image and segments alike.
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
-            with_ground_truth: read the panoptic PNG and yield the annotation at the image's own size, for an evaluator.
+            with_ground_truth: read the panoptic PNG, where the dict names one, and yield the annotation of the original
+                image, for an evaluator.
             bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
                 panoptic PNG list different ids, of which "error" uses those in both and counts the image in
                 `skipped_samples`; or, in training only, "skip": the mapper then returns None, in whose place the
@@ -223,10 +224,11 @@ class PSGDatasetMapper:
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        if self.with_annotations or self.with_ground_truth:
+        with_ground_truth = self.with_ground_truth and "pan_seg_file_name" in result
+        if self.with_annotations or with_ground_truth:
             original, disagreements = read_segment_index_map(result)
             self._count_or_refuse(disagreements, image_id)
-        if self.with_ground_truth:
+        if with_ground_truth:
             result["annotation"] = annotation_of(result, original)
         if not self.with_annotations:
             result.pop("segments_info", None)

@@ -151,7 +151,7 @@ class SGDetEvaluator(DatasetEvaluator):
             On the main process {task: {"single/R@50": percent, ...}, "panoptic": {"PQ": percent, ...}}, None on others.
 
         Raises:
-            ValueError: if two processes evaluated the same image.
+            ValueError: if two processes evaluated the same image, or one that the data set lacks.
         """
         metrics = self._metrics if self._metrics is not None else self._start()
         if self._writer is not None:
@@ -165,6 +165,8 @@ class SGDetEvaluator(DatasetEvaluator):
             logger.info("predictions are in %s", self._writer.finish(comm.get_world_size(), images))
             self._writer = None
         total, processed = self._start_merged(gathered)
+        if unknown := processed - self.images.keys():
+            raise ValueError(f"image_id: {min(unknown)!r} is not in the data set {self.dataset_name!r}")
         count_missing(total, (x for image_id, x in self.images.items() if image_id not in processed))
         self.results = total.compute()
         metadata = get_psg_metadata(self.dataset_name)
