@@ -78,21 +78,9 @@ class PSGIndex:
         """One image as `load_psg_json` describes it, without problems."""
         a = self.arrays
         first, last = _span(a["segment_end"], position)
-        columns = (a[key][first:last].tolist() for key in ("segment_id", "category_id", "isthing", "iscrowd", "area"))
-        segments = [
-            {
-                "id": number,
-                "category_id": category,
-                "isthing": isthing,
-                "iscrowd": iscrowd,
-                "area": area,
-                "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
-            }
-            for number, category, isthing, iscrowd, area, box in zip(
-                *columns, a["bbox"][first:last].tolist(), strict=True
-            )
-        ]
+        keys = ("id", "category_id", "isthing", "iscrowd", "area", "bbox", "bbox_mode")
+        columns = [a["segment_id" if key == "id" else key][first:last].tolist() for key in keys[:-1]]
+        segments = [dict(zip(keys, (*row, BoxMode.XYXY_ABS), strict=True)) for row in zip(*columns, strict=True)]
         first, last = _span(a["relation_end"], position)
         names = [bytes(a["names"][slice(*_span(a["name_end"], 2 * position + k))]).decode() for k in (0, 1)]
         return {

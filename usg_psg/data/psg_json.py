@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from .validation.records import (
     MENDED,
     Problem,
     duplicate_images,
+    first_names,
     name_problem,
     test_id_problem,
     unknown_test_images,
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "trainval", "test")
 PARTITION = ("trainval", "test")  # each image is in one of them
 POLICIES = ("error", "skip", "strict")
-MAX_NAMES = 5  # images that a warning names
 MAX_VAL_IMAGES = 1000
 VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the full 1,000
 
@@ -230,7 +230,7 @@ def _skip_invalid(content: PSGFile | PSGIndex, chosen: Sequence[int], split: str
         logger.warning("%s: %d %s", where, count, MENDED[kind])
     if kinds:
         by_kind = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-        names = _first_names(content.image_ids[i] for i in sorted(skipped))
+        names = f": {first_names(content.image_ids[i] for i in sorted(skipped))}" if skipped else ""
         logger.warning("%s: %d invalid images skipped (%s)%s", where, len(skipped), by_kind, names)
     return skipped
 
@@ -238,13 +238,8 @@ def _skip_invalid(content: PSGFile | PSGIndex, chosen: Sequence[int], split: str
 def _report_unknown_test_images(content: PSGFile | PSGIndex) -> None:
     """Warn of ids that the test split lacks, since a reader who trains may not see the error of that split."""
     if unknown := sorted(content.test_image_ids.difference(content.image_ids)):
-        text = "%s: %d of %d test_image_ids name no image%s"
-        logger.warning(text, content.path, len(unknown), len(content.test_image_ids), _first_names(unknown))
-
-
-def _first_names(image_ids: Iterable[str]) -> str:
-    names = [repr(x) for x in image_ids]
-    return f": {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}" if names else ""
+        text = "%s: %d of %d test_image_ids name no image: %s"
+        logger.warning(text, content.path, len(unknown), len(content.test_image_ids), first_names(unknown))
 
 
 def invalid_positions(content: PSGFile | PSGIndex, chosen: Sequence[int]) -> set[int]:

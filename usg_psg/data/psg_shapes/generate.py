@@ -150,21 +150,26 @@ def generate_psg_shapes(
     for folder in _FOLDERS:
         (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / SETTINGS_FILE, asdict(settings), indent=None)
-    jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
-    records, everything = [], []
-    for record, all_relations in _records(root, settings, jobs, num_workers):
-        records.append(record)
-        everything.append({**record, "relations": all_relations})
+    drawn = []
+    for record_and_relations in _records(root, settings, num_workers):
+        drawn.append(record_and_relations)
         if progress is not None:
             progress()
-    vocabulary = VOCABULARIES[preset]
-    if preset == "psg":
-        _write_psg(root / "psg" / "psg_complete.json", everything, vocabulary, num_train)
-        if settings.hold_out:
-            _write_seen(root / "psg" / "psg_seen.json", records[:num_train], vocabulary, settings.hold_out)
-    _write_psg(json_file, records, vocabulary, num_train)
+    _write_annotations(json_file, drawn, settings)
     write_json(root / SETTINGS_FILE, {**asdict(settings), "complete": True}, indent=None)
     return json_file
+
+
+def _write_annotations(json_file: Path, drawn: list[tuple[dict, list]], settings: ShapesSettings) -> None:
+    """Write psg.json and, before it, the other files of the preset "psg"."""
+    records, vocabulary, num_train = [record for record, _ in drawn], VOCABULARIES[settings.preset], settings.num_train
+    if settings.preset == "psg":
+        everything = [{**record, "relations": relations} for record, relations in drawn]
+        _write_psg(json_file.with_name("psg_complete.json"), everything, vocabulary, num_train)
+        if settings.hold_out:
+            seen = json_file.with_name("psg_seen.json")
+            _write_seen(seen, records[:num_train], vocabulary, settings.hold_out)
+    _write_psg(json_file, records, vocabulary, num_train)
 
 
 def _write_psg(path: Path, records: list[dict], vocabulary: Vocabulary, num_train: int) -> None:
@@ -257,8 +262,9 @@ def _clear(root: Path, overwrite: bool) -> None:
         shutil.rmtree(root / "coco" / folder, ignore_errors=True)
 
 
-def _records(root: Path, settings: ShapesSettings, jobs: list, num_workers: int) -> Iterator[tuple[dict, list]]:
-    """Entries of psg.json and all relations of their images, in the order of jobs, their pictures written."""
+def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator[tuple[dict, list]]:
+    """Entries of psg.json and all relations of their images, training first; writes the pictures."""
+    jobs = [("train", i) for i in range(settings.num_train)] + [("val", i) for i in range(settings.num_val)]
     work = partial(_write_scene, str(root), settings)
     if num_workers == 0:
         yield from map(work, jobs)

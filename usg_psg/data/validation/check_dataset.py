@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate
@@ -143,21 +144,15 @@ def each_image(
     content: PSGFile, image_root: str | Path, workers: int, timeout: float
 ) -> Iterator[tuple[int, list[Problem]]]:
     """(position, problems of `validate_image`) of every record, in no particular order."""
-    check = _ImageCheck(content, os.path.realpath(image_root))
+    check = partial(_check_record, content, os.path.realpath(image_root))
     for position, problems in run_isolated(check, len(content.records), workers, timeout):
         if isinstance(problems, Failure):
             problems = [Problem("reader_failed", content.image_ids[position], "data", problems.message)]
         yield position, problems
 
 
-@dataclass
-class _ImageCheck:
-    content: PSGFile
-    root: str
-
-    def __call__(self, position: int) -> list[Problem]:
-        content = self.content
-        return validate_image(content.records[position], content.image_ids[position], content.vocabulary, self.root)
+def _check_record(content: PSGFile, root: str, position: int) -> list[Problem]:
+    return validate_image(content.records[position], content.image_ids[position], content.vocabulary, root)
 
 
 def format_report(report: Report) -> str:

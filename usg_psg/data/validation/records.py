@@ -26,19 +26,11 @@ MENDED = {
 }
 # Kinds worth knowing of data that are used as they are.
 WARNINGS = frozenset(
-    (
-        "area_differs",
-        "box_outside",
-        "colour_mode",
-        "empty_split",
-        "exif_orientation",
-        "link",
-        "no_relations",
-        "no_segments",
-    )
+    "area_differs box_outside colour_mode empty_split exif_orientation link no_relations no_segments".split()
 )
 
 MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
+MAX_NAMES = 5  # images that a message names
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
@@ -97,6 +89,12 @@ class Problem:
             return f"{self.file} (image_id {self.image_id!r}): {self.message}"
         image = f", image_id {self.image_id!r}" if self.image_id else ""
         return f"{file}{image}, {self.field}: {self.message}"
+
+
+def first_names(image_ids: Iterable[str]) -> str:
+    """The first few ids for a message."""
+    names = [repr(image_id) for image_id in image_ids]
+    return f"{', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
 
 
 def severity_of(kind: str) -> str:
@@ -179,14 +177,12 @@ def segment_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Ite
     seen: dict[int, int] = {}
     for i, segment in enumerate(record["segments_info"]):
         where = f"segments_info[{i}]"
-        number, category = segment["id"], segment["category_id"]
-        if not is_segment_id(number):
-            yield Problem("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {number!r}")
-        elif number in seen:
-            message = f"id {number} is already used by segments_info[{seen[number]}]"
+        segment_id, category = segment["id"], segment["category_id"]
+        if not is_segment_id(segment_id):
+            yield Problem("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {segment_id!r}")
+        elif seen.setdefault(segment_id, i) != i:
+            message = f"id {segment_id} is already used by segments_info[{seen[segment_id]}]"
             yield Problem("duplicate_segment_id", image_id, f"{where}.id", message)
-        else:
-            seen[number] = i
         if not is_integer(category) or not 0 <= category < num_classes:
             message = f"expected 0..{num_classes - 1}, got {category!r}"
             yield Problem("category_id", image_id, f"{where}.category_id", message)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def repair_dataset(
         raise FileNotFoundError(f"there is no folder {image_root}")
     file = read_psg_json(json_file)
     results: list[tuple[dict | None, list[Change]]] = [(None, [])] * len(file.records)
-    repair = _ImageRepair(file, os.path.realpath(image_root))
+    repair = partial(_repair_record, file, os.path.realpath(image_root))
     for done, (position, result) in enumerate(run_isolated(repair, len(file.records), workers, timeout), start=1):
         if isinstance(result, Failure):
             result = (None, [Change("image", file.image_ids[position], f"data[{position}]", result.message)])
@@ -116,15 +117,9 @@ def _check_clean(file: PSGFile, content: dict) -> None:
         raise RuntimeError(f"{file.path}: the repair left a problem, which is a mistake of this program: {left[0]}")
 
 
-@dataclass
-class _ImageRepair:
-    file: PSGFile
-    root: str
-
-    def __call__(self, position: int) -> tuple[dict | None, list[Change]]:
-        file = self.file
-        record, image_id = file.records[position], file.image_ids[position]
-        return repair_image(record, image_id, f"data[{position}]", file.vocabulary, self.root)
+def _repair_record(file: PSGFile, root: str, position: int) -> tuple[dict | None, list[Change]]:
+    record, image_id = file.records[position], file.image_ids[position]
+    return repair_image(record, image_id, f"data[{position}]", file.vocabulary, root)
 
 
 def repair_image(
@@ -182,15 +177,10 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
     keep = np.array([not is_segment_id(s["id"]) or s["id"] in ids for s in record["segments_info"]], dtype=bool)
     if keep.all():
         return []
-    changes = [
-        Change(
-            "segment",
-            image_id,
-            f"{field}.segments_info[{i}]",
-            f"the panoptic PNG has no pixel of its id {record['segments_info'][i]['id']!r}",
-        )
-        for i in np.flatnonzero(~keep)
-    ]
+    changes = []
+    for i in np.flatnonzero(~keep):
+        reason = f"the panoptic PNG has no pixel of its id {record['segments_info'][i]['id']!r}"
+        changes.append(Change("segment", image_id, f"{field}.segments_info[{i}]", reason))
     for i, (subject, object_, _) in zip(rows, record["relations"], strict=True):
         gone = [int(end) for end in dict.fromkeys((subject, object_)) if not keep[end]]
         if gone:

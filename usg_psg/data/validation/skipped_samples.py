@@ -6,11 +6,9 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from .records import MENDED
-
-MAX_NAMES = 5
+from .records import MENDED, first_names
 
 
 class SkippedSamples:
@@ -67,17 +65,14 @@ class SkippedSamples:
     def summary(self) -> str:
         """One line: how many images, and the first ones; "" if there are none."""
         parts = [
-            f"{len(ids)} {words}{_first_names(ids)}" for kind, words in MENDED.items() if (ids := list(self.read(kind)))
+            f"{len(ids)} {words} (image_id {first_names(ids)})"
+            for kind, words in MENDED.items()
+            if (ids := self.read(kind))
         ]
         if found := self.read():
-            text = f"{len(found)} images were skipped in training{_first_names(list(found))}"
+            text = f"{len(found)} images were skipped in training (image_id {first_names(found)})"
             parts.append(f"{text}; the first: {next(iter(found.values()))}")
         return "; ".join(parts)
-
-
-def _first_names(image_ids: Sequence[str]) -> str:
-    more = ", ..." if len(image_ids) > MAX_NAMES else ""
-    return f" (image_id {', '.join(map(repr, image_ids[:MAX_NAMES]))}{more})"
 
 
 def _remove(path: str, owner: int) -> None:
