@@ -167,8 +167,7 @@ def _write_annotations(json_file: Path, drawn: list[tuple[dict, list]], settings
         everything = [{**record, "relations": relations} for record, relations in drawn]
         _write_psg(json_file.with_name("psg_complete.json"), everything, vocabulary, num_train)
         if settings.hold_out:
-            seen = json_file.with_name("psg_seen.json")
-            _write_seen(seen, records[:num_train], vocabulary, settings.hold_out)
+            _write_seen(json_file.with_name("psg_seen.json"), records[:num_train], vocabulary, settings.hold_out)
     _write_psg(json_file, records, vocabulary, num_train)
 
 
@@ -310,15 +309,9 @@ def _record(scene: Scene, number: int, split: str, vocabulary: Vocabulary) -> di
     for position, name in enumerate(scene.names):
         mask = scene.segments == position + 1
         category = vocabulary.object_classes.index(name)
-        segments.append(
-            {
-                "id": int(ids[position]),
-                "category_id": category,
-                "iscrowd": 0,
-                "isthing": int(category < len(vocabulary.thing_classes)),
-                "area": int(np.count_nonzero(mask)),
-            }
-        )
+        is_thing, area = int(category < len(vocabulary.thing_classes)), int(np.count_nonzero(mask))
+        segment = {"id": int(ids[position]), "category_id": category, "iscrowd": 0, "isthing": is_thing, "area": area}
+        segments.append(segment)
         box = [float(v) for v in mask_box(mask)]
         annotations.append({"bbox": box, "bbox_mode": 0, "category_id": category})
     return {
