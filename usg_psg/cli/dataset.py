@@ -34,7 +34,7 @@ def with_bar(function: Callable, args: Namespace, **options: Any) -> Any:
 
 
 def run_check(args: Namespace) -> int:
-    """List every problem; status 1 if there is one that the loader rejects."""
+    """List every problem; status 1 if there is an error."""
     vocabulary = PSG_VOCABULARY if args.psg_names else None
     report = with_bar(check_dataset, args, limit_examples=args.limit_examples, vocabulary=vocabulary)
     print(format_report(report))

@@ -3,7 +3,7 @@
 `DETECTRON2_DATASETS` (default "datasets") is the folder of the built-in ones. It is read whenever one of them is
 loaded or its metadata asked for, not only on import, so setting it afterwards works too:
 
-    $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   pictures
+    $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   images
     $DETECTRON2_DATASETS/psg/psg.json                                                   psg_{train,val,trainval,test}
     $DETECTRON2_DATASETS/psg_shapes/{coco,psg}                                          psg_shapes_{train,val}
     the same of preset psg: psg_complete.json, psg_seen.json                            psg_shapes_{train,val}_complete,
@@ -127,7 +127,7 @@ def get_vocabulary(name: str) -> Vocabulary:
 
 
 def check_dataset_files(name: str) -> None:
-    """Raise FileNotFoundError if a data set of this module has no file or no folder of pictures where they belong."""
+    """Raise FileNotFoundError if a data set of this module has no file or no folder of images where they belong."""
     if source := _SOURCES.get(name):
         _require_file(name, source.json_file())
         if not source.image_root().is_dir():

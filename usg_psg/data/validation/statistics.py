@@ -15,14 +15,14 @@ from ..psg_json import PARTITION, invalid_positions, open_psg, select_split
 
 
 def dataset_statistics(json_file: str | Path) -> dict:
-    """Counts of a PSG file's valid records, by split; no picture is opened.
+    """Counts of a PSG file's valid records, by split; no image is opened.
 
     Returns:
         {"file", "splits": {split: {"images", "invalid_images", "images_without_relations", "objects", "things",
         "stuff", "crowd", "relations", "related_pairs" (ordered pairs of segments with a relation),
         "objects_per_image", "relations_per_image" (means), "thing_thing", "thing_stuff" (either way round),
         "stuff_stuff" (relations by what they connect, %), "objects_p10_p50_p90" (objects an image, "a / b / c"),
-        "area_p10_p50_p90" (of the segments, % of the picture), "landscape", "portrait" (pictures, %), "predicate_head"
+        "area_p10_p50_p90" (of the segments, % of the image), "landscape", "portrait" (images, %), "predicate_head"
         (relations that the four most frequent predicates have, %), "zipf_exponent", "categories", "predicates" (counts
         by name, all of the vocabulary), "category_pairs" and "triplets" (counts by "subject | object" and "subject |
         predicate | object", most frequent first)}}}. As in training, relations of a segment to itself are left out and
