@@ -178,6 +178,7 @@ def test_padding_values():
     assert given.image.shape == (8, 5) and set(given.image[4:].ravel()) == {9} and set(labels[4:].ravel()) == {7}
 
 
+@pytest.mark.slow
 def test_spawned_workers_can_read_the_data():
     """Loader workers that start as fresh processes find the engine."""
     loader = build_detection_test_loader([{"n": torch.tensor(n)} for n in range(3)], mapper=dict, num_workers=1)
