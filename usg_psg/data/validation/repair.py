@@ -181,11 +181,11 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
     for i in np.flatnonzero(~keep):
         reason = f"the panoptic PNG has no pixel of its id {record['segments_info'][i]['id']!r}"
         changes.append(Change("segment", image_id, f"{field}.segments_info[{i}]", reason))
-    for i, (subject, object_, _) in zip(rows, record["relations"], strict=True):
+    for row, (subject, object_, _) in zip(rows, record["relations"], strict=True):
         gone = [int(end) for end in dict.fromkeys((subject, object_)) if not keep[end]]
         if gone:
             reason = f"it relates segment {' and '.join(map(str, gone))}, which was removed"
-            changes.append(Change("relation", image_id, f"{field}.relations[{i}]", reason))
+            changes.append(Change("relation", image_id, f"{field}.relations[{row}]", reason))
     record["relations"] = reindex_relations(record["relations"], keep).tolist()
     for key in ("segments_info", "annotations"):
         record[key] = [item for item, kept in zip(record[key], keep, strict=True) if kept]
