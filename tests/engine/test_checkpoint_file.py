@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from usg_psg.engine.checkpoint_file import read_checkpoint
 from usg_psg.modeling.openclip import load_openclip
-from usg_psg.pretrained.foreign_checkpoint import read_published
+from usg_psg.pretrained.foreign_checkpoint import read_foreign
 
 from ..tiny import CLIP_NAME
 
@@ -48,7 +48,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     read_checkpoint(path)
     flip_a_byte(path)
     torch.load(path, weights_only=True)  # which does not
-    for read in (read_checkpoint, read_published):
+    for read in (read_checkpoint, read_foreign):
         with pytest.raises(ValueError, match="model.pth cannot be read: it is damaged: the checksum of its part"):
             read(path)
 

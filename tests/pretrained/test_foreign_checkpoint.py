@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from usg_psg.config import build_cfg
 from usg_psg.engine import USGCheckpointer
 from usg_psg.pretrained.convert import convert, target_model
-from usg_psg.pretrained.foreign_checkpoint import read_published, write_converted
+from usg_psg.pretrained.foreign_checkpoint import read_foreign, write_converted
 
 from .. import programs
 from ..programs import exit_status
@@ -64,7 +64,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])
 def test_files_are_read_bit_for_bit(tmp_path, weights, suffix):
-    read = read_published(write(tmp_path / f"published{suffix}", weights))
+    read = read_foreign(write(tmp_path / f"published{suffix}", weights))
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], value) for name, value in weights.items())
 
@@ -74,7 +74,7 @@ def test_pickles_of_every_protocol_are_read(tmp_path, protocol):
     path = tmp_path / "published.pkl"
     data = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32(2.5), "c": np.zeros((0, 2))}
     path.write_bytes(pickle.dumps(data, protocol))
-    read = read_published(path)
+    read = read_foreign(path)
     assert torch.equal(read["a"], torch.arange(6.0).view(2, 3)) and read["b"] == 2.5 and read["c"].shape == (0, 2)
 
 
@@ -98,7 +98,7 @@ def test_no_code_runs_from_a_file(tmp_path, suffix):
         torch.save(content, path)
     mark.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=f"published{suffix} cannot be read"):
-        read_published(path)
+        read_foreign(path)
     assert not mark.exists()
 
 
@@ -117,7 +117,7 @@ def test_unusable_files_are_named(tmp_path, content, message):
     path = tmp_path / "published.pkl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"published.pkl.*{message}"):
-        read_published(path)
+        read_foreign(path)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

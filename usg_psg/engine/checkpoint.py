@@ -17,8 +17,8 @@ from ..modeling.openclip import is_random
 from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
 from ..utils.files import write_whole
+from ..utils.weights_file import CONVERSION_KEY
 from .checkpoint_file import (
-    CONVERSION_KEY,
     EMA_KEY,
     FREQUENCY_KEY,
     FROZEN_KEY,
@@ -27,7 +27,7 @@ from .checkpoint_file import (
     read_checkpoint,
     require_trainer_state,
 )
-from .state_dict_check import check_fit
+from .state_dict_check import check_state_dict
 from .training_record import TrainingRecord
 
 logger = logging.getLogger(__name__)
@@ -37,11 +37,11 @@ FROM_CHECKPOINT = "of a checkpoint"  # identity of frozen weights that no OpenCL
 
 
 def frozen_identity(model: nn.Module) -> dict[str, str] | None:
-    """What a checkpoint records of a frozen backbone instead of its weights; None for one whose weights it holds."""
+    """Name a frozen backbone whose weights a checkpoint leaves out; None for one whose weights it holds."""
     backbone = getattr(model, "backbone", None)
     identity = getattr(backbone, "weights_identity", None) or {}
-    is_published = getattr(backbone, "freeze", False) and identity.get("weights") != FROM_CHECKPOINT
-    return identity if is_published else None
+    is_left_out = getattr(backbone, "freeze", False) and identity.get("weights") != FROM_CHECKPOINT
+    return identity if is_left_out else None
 
 
 def _backbone_digest(model: nn.Module) -> str:
@@ -183,7 +183,7 @@ class USGCheckpointer(DetectionCheckpointer):
 
 
 def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module, load_ema: bool = False) -> dict:
-    """A checkpoint's weights, with the model's own where it leaves some out for a reason that it states.
+    """Complete a checkpoint's weights with the model's own where it states that some are left out.
 
     Args:
         filename: for errors.
@@ -212,7 +212,7 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     if recorded is not None:
         _check_backbone(filename, recorded, model)
         weights.update({k: v for k, v in own.items() if k.startswith(BACKBONE)})
-    check_fit(filename, weights, own)
+    check_state_dict(filename, weights, own)
     return weights
 
 

@@ -1,29 +1,24 @@
-"""What a checkpoint file holds, read without running code from it, and refused where it is damaged or malformed."""
+"""Read checkpoint files without running code from them, and refuse damaged or malformed ones."""
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..predicate_frequency import PredicateFrequency
-from ..utils.files import check_archive
+from ..utils.weights_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
 from .training_record import TrainingRecord
 
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 EMA_KEY = "ema"
-TRAINER_KEY = "trainer"  # optimizer, schedule, place in the data: what a run goes on from
+TRAINER_KEY = "trainer"  # optimizer, schedule, place in the data: needed to resume a run
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
 FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
 TRAINED_ON_KEY = "trained_on"  # data sets and names, see `TrainingRecord`
-CONVERSION_KEY = "conversion"  # record of `pretrained/convert.py`, in files of tools/convert_checkpoint.py
 
 
 def check_suffix(filename: str) -> None:
@@ -70,26 +65,6 @@ def read_checkpoint(filename: str, *, mmap: bool = False) -> dict[str, Any]:
     return data
 
 
-def read_plain(filename: str | Path, mmap: bool = False) -> Any:
-    """Tensors and plain values of a file of torch.save or safetensors; its archive is checked, its content is not."""
-    filename = str(filename)
-    if filename.endswith(".safetensors"):
-        return _read_safetensors(filename)
-    check_archive(filename)
-    # Files of before torch 1.6 are no zip archives, which alone can be left in the file.
-    return torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(filename))
-
-
-def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """The first name whose tensor has NaN or infinity, None if there is none."""
-    for name, value in weights.items():
-        if value.is_floating_point() and value.numel():
-            wide = value if value.dtype in (torch.float32, torch.float64) else value.float()
-            if not torch.stack(torch.aminmax(wide)).isfinite().all():  # NaN is its own least and greatest value
-                return name
-    return None
-
-
 def require_trainer_state(filename: str, checkpoint: Mapping[str, Any]) -> None:
     """Refuse to resume from weights alone, which would begin again at the first iteration.
 
@@ -113,7 +88,7 @@ def _is_weights(value: Any) -> bool:
 
 
 def _malformed_entries(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Entries besides the weights that are there and not what this project writes: (key, problem)."""
+    """(key, problem) of each entry besides the weights that this project would not have written so."""
     frozen, conversion = data.get(FROZEN_KEY, {}), data.get(CONVERSION_KEY, {"source": ""})
     problems = []
     if not _is_weights(data.get(EMA_KEY, {})):
@@ -141,11 +116,3 @@ def _reason(error: Exception) -> str:
     if "Weights only load failed" in text or not text.strip():
         return "it is no file of weights, or it is damaged"
     return text.strip().splitlines()[0].partition(". ")[0]
-
-
-def _read_safetensors(filename: str) -> dict[str, Any]:
-    """Weights, or weights and the record of a conversion, which is text in the file's metadata."""
-    with safe_open(filename, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        record = (file.metadata() or {}).get(CONVERSION_KEY)
-    return weights if record is None else {"model": weights, CONVERSION_KEY: json.loads(record)}

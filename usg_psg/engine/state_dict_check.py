@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 
-def check_fit(filename: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def check_state_dict(filename: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not those of a model, name by name and shape by shape.
 
     Args:
@@ -35,7 +35,7 @@ def check_fit(filename: str, weights: Mapping[str, Tensor], own: Mapping[str, Te
         for name, text in found:
             by_part[_part(name)].append(text)
         for part, texts in by_part.items():
-            parts[part].append(_some(kind, texts))
+            parts[part].append(_summary(kind, texts))
     if not parts:
         return
     listed = "; ".join(f"{part}: {', '.join(texts)}" for part, texts in parts.items())
@@ -50,5 +50,5 @@ def _part(name: str) -> str:
     return ".".join(words[: 2 if words[0] == "relation_head" and len(words) > 2 else 1])
 
 
-def _some(kind: str, texts: Sequence[str]) -> str:
+def _summary(kind: str, texts: Sequence[str]) -> str:
     return f"{len(texts)} {kind} ({texts[0]}{', ...' if len(texts) > 1 else ''})"

@@ -81,7 +81,7 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
 
 
 def model_choices(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, int | str]:
-    """What decides the meaning of converted weights, by configuration key, read from a model or `target_model`."""
+    """The settings that decide the meaning of converted weights, by key, read from a model or `target_model`."""
     parts: dict[str, Any] = dict(model.named_children() if isinstance(model, nn.Module) else model)
     pixel, mask = parts["pixel_decoder"], parts["mask_decoder"]
     attention, layer = pixel.layers[0].self_attn, mask.layers[0]
@@ -194,23 +194,15 @@ def convert(
     result = Conversion()
     rows: list[int] = []
     for name, (rule, match) in matches.items():
-        if not rule.target:
-            result.left_out.append((name, rule.reason))
+        own, reason = _place(rule, match, kept, shapes)
+        if reason:
+            result.left_out.append((name, reason))
             continue
-        own, value = match.expand(rule.target), published[name]
-        if rule.axis in kept:
-            number = int(match["layer"])
-            if number not in kept[rule.axis]:
-                result.left_out.append((name, f"{rule.axis} layer {number} is not among those chosen"))
-                continue
-            own = re.sub(r"\.layers\.\d+\.", f".layers.{kept[rule.axis].index(number)}.", own, count=1)
+        value = published[name]
         if rule.axis == "queries" and value.ndim == 2:
             rows = choose_queries(len(value), int(choices["MODEL.USG.MASK_DECODER.NUM_QUERIES"]), queries)
             value = value[rows]
-        if rule.absent and own not in shapes:
-            result.left_out.append((name, rule.absent))
-            continue
-        _check_fit(name, value, own, shapes, result.weights)
+        _check_place(name, value, own, shapes, result.weights)
         result.weights[own] = value.detach().to(torch.float32).clone()
         result.used.append((name, own))
     result.new = _account_for_new(shapes, result.weights, source, with_backbone)
@@ -270,7 +262,7 @@ def _match(published: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, 
 def _check_sources(
     matches: Mapping[str, tuple[Rule, re.Match]], published: Mapping[str, Tensor], with_backbone: bool
 ) -> None:
-    """What the rules, which look at one name at a time, do not see."""
+    """Raise ValueError for faults that the rules cannot see, as they look at one name at a time."""
     counts = {name: value.shape[0] for name, (rule, _) in matches.items()
               if rule.axis == "queries" and (value := published[name]).ndim}  # fmt: skip
     if len(set(counts.values())) > 1:
@@ -289,7 +281,7 @@ def _count_layers(matches: Mapping[str, tuple[Rule, re.Match]], axis: str) -> in
 
 
 def _check_choices(choices: Mapping[str, int | str], source: str) -> None:
-    """What the shapes of the weights do not tell."""
+    """Raise ValueError for a recipe that differs where the shapes of the weights do not tell."""
     expected: dict[str, int | str] = {
         "MODEL.USG.PIXEL_DECODER.NUM_HEADS": PUBLISHED_HEADS,
         "MODEL.USG.PIXEL_DECODER.NUM_POINTS": PUBLISHED_POINTS,
@@ -302,7 +294,22 @@ def _check_choices(choices: Mapping[str, int | str], source: str) -> None:
             raise ValueError(f"{key}: the published weights belong to {value}, the recipe says {choices[key]}")
 
 
-def _check_fit(name: str, value: Tensor, own: str, shapes: Mapping[str, tuple], weights: Mapping) -> None:
+def _place(
+    rule: Rule, match: re.Match, kept: Mapping[str, Sequence[int]], shapes: Mapping[str, tuple]
+) -> tuple[str, str]:
+    """Our name for weights, and the reason why they are left out, "" if they are not."""
+    if not rule.target:
+        return "", rule.reason
+    own = match.expand(rule.target)
+    if rule.axis in kept:
+        number = int(match["layer"])
+        if number not in kept[rule.axis]:
+            return "", f"{rule.axis} layer {number} is not among those chosen"
+        own = re.sub(r"\.layers\.\d+\.", f".layers.{kept[rule.axis].index(number)}.", own, count=1)
+    return own, "" if own in shapes else rule.absent
+
+
+def _check_place(name: str, value: Tensor, own: str, shapes: Mapping[str, tuple], weights: Mapping) -> None:
     if own in weights:
         raise ValueError(f"{name}: {own} was filled by another name already")
     if own not in shapes:

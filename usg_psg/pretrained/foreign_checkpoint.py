@@ -1,4 +1,4 @@
-"""Reading published checkpoints without running code from them, and writing converted ones."""
+"""Read checkpoints of other projects without running code from them, and write converted ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..engine.checkpoint_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
 from ..utils.files import write_whole
+from ..utils.weights_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
 from .convert import Conversion
 
 SUFFIXES_READ = (".pkl", *SUFFIXES)
@@ -44,7 +44,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
-    # What NumPy writes for arrays and scalars, before and since NumPy 2, as this version has it.
+    # Functions in NumPy's pickles of arrays and scalars, from before NumPy 2 and since.
     NUMPY: ClassVar[dict[str, Any]] = {
         "multiarray._reconstruct": np.empty(0).__reduce__()[0],
         "multiarray.scalar": np.float32(0).__reduce__()[0],
@@ -65,8 +65,8 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.ALLOWED[module, name]
 
 
-def read_published(path: str | Path) -> dict[str, Tensor]:
-    """Weights of a published checkpoint on the CPU.
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Weights of another project's checkpoint, on the CPU.
 
     Args:
         path: .pkl (Detectron2's model zoo), .pth, .pt, .bin or .safetensors; weights alone or under the key "model".

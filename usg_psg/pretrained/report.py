@@ -11,7 +11,7 @@ from .convert import Conversion
 
 
 def format_conversion(conversion: Conversion, verbose: bool = False) -> str:
-    """Tables of what was used, left out and newly initialised.
+    """Tables of the weights that were used, left out and newly initialised.
 
     Args:
         conversion: of `convert`.

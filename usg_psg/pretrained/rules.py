@@ -1,4 +1,4 @@
-"""What becomes of every parameter of a published FC-CLIP or Mask2Former checkpoint; `convert.py` applies it.
+"""Rules for every parameter of a published FC-CLIP or Mask2Former checkpoint; `convert.py` applies them.
 
 Source of the names: state dicts of the public models, bytedance/fc-clip (fcclip_convnext_large_eval_coco.yaml) and
 facebookresearch/Mask2Former (configs/coco/panoptic-segmentation).
@@ -13,14 +13,14 @@ SOURCES = ("fcclip", "mask2former")
 
 @dataclass(frozen=True)
 class Rule:
-    """What happens to the published names that `pattern` matches completely.
+    """Where the published names that `pattern` matches completely go.
 
     Attributes:
         pattern: regular expression; a group named "layer" counts layers.
         target: our name, a template for `Match.expand`; "" leaves the weights out.
         reason: why they are left out.
         absent: reason to leave the weights out where the recipe's model has no such parameter; "" makes that an error.
-        axis: what the weights are chosen by: "decoder" and "encoder" layers (group "layer"), "queries" (rows), or "".
+        axis: choice of the weights: "decoder" and "encoder" layers (group "layer"), "queries" (rows), or "".
     """
 
     pattern: str
@@ -37,7 +37,7 @@ _ATTENTION = r"(?P<name>in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.b
 _PARAMETER = r"(?P<name>weight|bias)"
 _CONV = r"(?P<name>weight|norm\.weight|norm\.bias)"
 
-# What Mask2Former and FC-CLIP share: the deformable encoder, the top-down step and the masked-attention decoder.
+# Shared by Mask2Former and FC-CLIP: the deformable encoder, the top-down step and the masked-attention decoder.
 _SHARED = (
     Rule(_PIXEL + r"transformer\.level_embed", "pixel_decoder.level_embed"),
     Rule(
