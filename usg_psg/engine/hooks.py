@@ -53,8 +53,7 @@ class CheckpointHook(HookBase):
     def save(self) -> None:
         """Save the state after the present step, then drop the checkpoints that are too many."""
         self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-        # By what lies in the folder, so that a run that was resumed counts the checkpoints from before, too; not what
-        # an older and longer run has left there.
+        # All files of the folder count, as a resumed run has earlier ones, but not those of a longer, older run.
         found = sorted(Path(self.checkpointer.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"))
         found = [path for path in found if int(path.stem.removeprefix("model_")) <= self.trainer.iter]
         for path in found[: -self.keep] if self.keep > 0 else ():
@@ -148,7 +147,7 @@ class ShortHistoryHook(HookBase):
     """Forgets old values of the logged scalars, of which the trainer would keep a million each.
 
     Args:
-        keep: newest values of a scalar; what is printed looks at no more than a thousand.
+        keep: newest values of a scalar; printing looks at no more than a thousand.
     """
 
     def __init__(self, keep: int = 1000):
@@ -171,7 +170,7 @@ def truncate_log(path: Path, first_iteration: int) -> None:
     with open(path, "r+b") as file:
         lines = file.readlines()
         kept = [line for line in lines if _iteration(line) < first_iteration]
-        if kept != lines[: len(kept)]:  # Detectron2's writer does not sort what it writes at once
+        if kept != lines[: len(kept)]:  # Detectron2's writer does not sort lines
             file.seek(0)
             file.writelines(kept)
         file.truncate(sum(map(len, kept)))

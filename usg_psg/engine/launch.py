@@ -82,7 +82,7 @@ def launch(
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Processes that are started inside look at Ctrl-C when they have imported what they need."""
+    """Have processes that are started inside ignore Ctrl-C until their imports are done."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -19,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-# What the first step or the first checkpoint of a training leaves: what would be lost, or mixed with the new run's.
+# Written by the first step or checkpoint of a training; a new run would overwrite them or add to them.
 RESULTS = ("last_checkpoint", "losses.jsonl", "metrics.json")
 CHECKPOINTS = ("model_" + "[0-9]" * 7 + ".pth", "model_final.pth", "model_best.pth", "nonfinite.pth")
 RECORDS = (*RESULTS, "model_best.json", "nonfinite.json", "events.out.tfevents.*", "log.txt*")

@@ -1,4 +1,4 @@
-"""What a program checks before it reads a data set or builds a model."""
+"""Checks of a run before it reads a data set or builds a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMES = ("http://", "https://")
 def check_run(
     cfg: CfgNode, *, train: bool = False, evaluate: bool = False, world_size: int = 1, resume: bool = False
 ) -> None:
-    """Refuse a run that cannot work: its configuration, what that names, and weights that do not fit the model.
+    """Refuse a run that cannot work: for its configuration, for files that this names, or for weights that do not fit.
 
     Args:
         cfg: the config.

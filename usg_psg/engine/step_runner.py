@@ -1,4 +1,4 @@
-"""One step of training: data, forward passes, backward passes, update, and what is logged of it."""
+"""One step of training: data, forward passes, backward passes, update and log."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .optimizer import GradientClipper
 logger = logging.getLogger(__name__)
 
 STEP_STREAM = 17  # sets a step's random numbers apart from those of the data
-# What travels with the losses from device to host, once per step and for all processes together.
+# Copied with the losses from device to host, once per step and for all processes together.
 EXTRA = ("data_time", "stop", "skipped_steps", "skipped_in_a_row", "grad_norm")
 
 
 @dataclass
 class NonFiniteReport:
-    """What is known of a loss that is not finite.
+    """A loss that is not finite, and the images that gave it.
 
     Attributes:
         iteration: of the step; its update was not made.
@@ -74,8 +74,8 @@ class StepRunner:
     """
 
     SKIP_LIMIT = 100  # steps in a row without a usable gradient, after which training stops
-    # Steps after which all is there that lives as long as the run. Python's collector of cycles would look at it again
-    # and again, PyTorch's compiler included: steps of three times the length, which the other processes wait for.
+    # After these steps, objects that live as long as the run (PyTorch's compiler among them) are taken out of Python's
+    # garbage collection: scanning them made some steps three times as long, and all processes wait for the slowest.
     SETTLED_AFTER = 10
 
     def __init__(
@@ -287,7 +287,7 @@ class _HostCopy:
             self.event.record()
 
     def get(self) -> Tensor:
-        """Wait for it, not for what the device was given to do since."""
+        """Wait for the copy, not for later work of the device."""
         if self.event is not None:
             self.event.synchronize()
         return self.tensor

@@ -67,7 +67,7 @@ class TerminalHandler(logging.StreamHandler):
 
 @contextmanager
 def _terminal_taken() -> Iterator[None]:
-    """Handlers of the terminal that are made inside give way to one `TerminalHandler`, on the main process."""
+    """Replace handlers of the terminal that are made inside by one `TerminalHandler`, on the main process."""
     terminal = sys.stdout
     with open(os.devnull, "w") as nowhere:
         with redirect_stdout(nowhere):  # the handlers are known by their stream then
@@ -83,7 +83,7 @@ def _terminal_taken() -> Iterator[None]:
 
 
 def setup_logging(output_dir: str) -> None:
-    """Log this package to a folder, and to the terminal what belongs there."""
+    """Log this package to a folder, and in part to the terminal, see `TerminalHandler`."""
     with _terminal_taken():
         for name in OWN_LOGGERS:
             setup_logger(output=output_dir, distributed_rank=comm.get_rank(), name=name)
@@ -102,12 +102,12 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def log_to_terminal(text: str) -> None:
-    """Log at INFO what the terminal is to show, too."""
+    """Log at INFO, and show at the terminal."""
     logger.info("%s", text, extra=TERMINAL)
 
 
 def training_summary(trainer: Any, recipe: str, test_images: Mapping[str, int]) -> str:
-    """What is trained on what, where and how long.
+    """Describe a training: data, model, steps, device and folder.
 
     Args:
         trainer: before its first step.
@@ -140,7 +140,7 @@ def training_summary(trainer: Any, recipe: str, test_images: Mapping[str, int]) 
 
 
 def evaluation_summary(cfg: CfgNode, recipe: str, weights: str, model: nn.Module) -> str:
-    """What is evaluated on what, and where."""
+    """Describe an evaluation: data, model, weights, device and folder."""
     rows = {
         "recipe": recipe,
         "data": _data_sets(cfg.DATASETS.TEST, {}),

@@ -1,4 +1,4 @@
-"""What a model was trained on, as its checkpoints record it, and warnings where it is used for something else."""
+"""The record in a checkpoint of a model's training data, and warnings where the model is used for other data."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def text_identity(cfg: CfgNode) -> dict[str, str]:
 
 
 def use_warnings(record: TrainingRecord, cfg: CfgNode, phrases: Phrases, generated: bool = False) -> list[str]:
-    """In which respects a model is used for what it was not trained on, a sentence each.
+    """Warn, a sentence each, of images, names and text towers that a model was not trained on.
 
     Args:
         record: of its checkpoint.
         cfg: MODEL.CLIP embeds the names.
-        phrases: what it is to look for.
+        phrases: names and prompts to look for.
         generated: whether the images are known to be generated.
     """
     found = []
