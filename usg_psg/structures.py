@@ -15,6 +15,10 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from .utils.allowed import one_of
+
+TASKS = one_of("sgdet", "predcls")  # from the image alone; with masks and labels given
+
 
 @dataclass
 class PixelDecoderOutput:

@@ -198,7 +198,7 @@ CONFIGURATION = {
     ),
     "several": BadRun(
         "several mistakes at once",
-        "TEST.TASK: expected 'sgdet', 'predcls', got 'sgcls'; INPUT.MIN_SIZE_TEST: expected 1 or more, got 0",
+        "INPUT.MIN_SIZE_TEST: expected 1 or more, got 0; TEST.TASK: expected 'sgdet', 'predcls', got 'sgcls'",
         ["TEST.TASK", "sgcls", "INPUT.MIN_SIZE_TEST", "0"],
     ),
     "heads": BadRun(

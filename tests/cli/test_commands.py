@@ -78,7 +78,7 @@ def test_every_command_has_a_function(name):
 
 
 def test_repeated_values_are_those_of_the_package():
-    assert commands.SPLITS == psg_json.SPLITS and commands.TASKS == sgdet_evaluator.TASKS
+    assert commands.SPLITS == psg_json.SPLITS and commands.TASKS == sgdet_evaluator.TASKS.choices
     assert commands.KS == sgdet_metrics.KS and commands.EXPORT_FORMATS == tuple(EXPORT_FORMATS)
     assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
     assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS

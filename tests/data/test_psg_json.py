@@ -253,7 +253,7 @@ def test_arguments(tmp_path):
     path = write_json(tmp_path, content([record("5")], []))
     with pytest.raises(ValueError, match="split: expected one of"):
         load_psg_json(path, tmp_path, "training")
-    with pytest.raises(ValueError, match="policy: expected one of"):
+    with pytest.raises(ValueError, match="policy: expected 'error'"):
         load_psg_json(path, tmp_path, "train", policy="ignore")
     with pytest.raises(ValueError, match="split 'test' has no image"):
         load_psg_json(path, tmp_path, "test")

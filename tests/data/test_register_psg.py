@@ -121,7 +121,7 @@ def test_callers_mistakes(own, tmp_path):
         register_psg(name, path, tmp_path, "train")
     with pytest.raises(ValueError, match="split: expected one of"):
         register_psg("another", path, tmp_path, "training")
-    with pytest.raises(ValueError, match="policy: expected one of error, skip, strict, got 'ignore'"):
+    with pytest.raises(ValueError, match="policy: expected 'error', 'skip', 'strict', got 'ignore'"):
         register_psg("another", path, tmp_path, "train", policy="ignore")
     assert "another" not in DatasetCatalog.list()
     with pytest.raises(ValueError, match="'unknown' is not a registered PSG data set.*own_data, psg_shapes_train"):

@@ -106,7 +106,7 @@ def test_training_data_bring_zero_shot_recall_and_the_baseline(dataset, tmp_path
 
 
 def test_misuse_is_refused(dataset):
-    with pytest.raises(ValueError, match="task: expected one of sgdet, predcls, got 'sgcls'"):
+    with pytest.raises(ValueError, match="task: expected 'sgdet', 'predcls', got 'sgcls'"):
         SGDetEvaluator(NAME, task="sgcls")
     with pytest.raises(ValueError, match="output_dir: expected a folder"):
         SGDetEvaluator(NAME, export="json")

@@ -96,9 +96,9 @@ def test_options_without_counts_are_refused(options):
 
 
 def test_values_out_of_range():
-    with pytest.raises(ValueError, match="PREDICATE_LOGIT_ADJUSTMENT"):
+    with pytest.raises(ValueError, match="logit_adjustment: expected 0 or more"):
         RelationCriterion(logit_adjustment=-1.0)
-    with pytest.raises(ValueError, match="PREDICATE_BALANCE_BETA"):
+    with pytest.raises(ValueError, match="balance_beta"):
         RelationCriterion(balance_beta=1.0)
 
 

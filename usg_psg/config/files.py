@@ -90,6 +90,14 @@ def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def set_leaf(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set the value of a full key, in sections that are added where they are missing."""
+    *sections, last = key.split(".")
+    for section in sections:
+        cfg = cfg.setdefault(section, CfgNode())
+    cfg[last] = value
+
+
 def _with_bases(path: Path) -> list[tuple[Path, dict]]:
     """A file and its bases, bases first, each once: where several files name the same one, its last place counts."""
     found: dict[Path, dict] = {}  # from the last to the first
@@ -140,7 +148,7 @@ def _flatten(content: dict, known: dict[str, Any], prefix: str = "") -> Iterator
 
 
 def _merge(cfg: CfgNode, known: dict[str, Any], pairs: Iterator[tuple[str, Any]] | list, source: str) -> list[str]:
-    """Set values; returns what is wrong with the others."""
+    """Set values; return an error for each that cannot be set."""
     where, problems = f"{source}: " if source else "", []
     for key, raw in pairs:
         if key not in known:
@@ -154,11 +162,7 @@ def _merge(cfg: CfgNode, known: dict[str, Any], pairs: Iterator[tuple[str, Any]]
         if key == "VERSION" and value != known[key]:
             problems.append(f"{where}VERSION: expected {known[key]}, got {value}")
             continue
-        *sections, last = key.split(".")
-        node = cfg
-        for section in sections:
-            node = node[section]
-        node[last] = value
+        set_leaf(cfg, key, value)
     return problems
 
 
@@ -169,7 +173,7 @@ def _unknown(key: str, known: dict[str, Any]) -> str:
 
 
 def _as_type_of(default: Any, raw: Any) -> Any:
-    """A value as a key with this default takes it: texts are read as Python literals where that is what is meant.
+    """A value as a key with this default takes it: texts become Python literals where text is not expected.
 
     Raises:
         ValueError: if it has another type.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
+from ..utils.allowed import one_of
 from ..utils.files import remove_temporary_files, write_whole
 from ..utils.unique_keys import RepeatedKeys, marked_object
 from ..vocabulary import NAME_KEYS, Vocabulary
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "trainval", "test")
 PARTITION = ("trainval", "test")  # each image is in one of them
-POLICIES = ("error", "skip", "strict")
+POLICIES = one_of("error", "skip", "strict")
 MAX_VAL_IMAGES = 1000
 VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the full 1,000
 
@@ -192,8 +193,7 @@ def load_psg_json(
         FileNotFoundError: if json_file does not exist.
         ValueError: at a problem, naming file, image_id and field; if the names differ; if the split is empty.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    POLICIES.check("policy", policy)
     content = open_psg(json_file)
     if vocabulary is not None:
         check_vocabulary(content, vocabulary)

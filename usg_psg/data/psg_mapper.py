@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from ..utils.allowed import one_of
 from ..vocabulary import Vocabulary
 from .annotation import annotation_of, reindex_relations
 from .mirrored_names import SidedNames
@@ -26,6 +27,8 @@ from .validation.skipped_samples import SkippedSamples
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 100
+FLIPS = one_of("none", "horizontal", "vertical")
+AUGMENTATIONS = one_of("lsj", "shortest_edge")
 
 
 def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> np.ndarray:
@@ -86,8 +89,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return [ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"))]
     flip = cfg.INPUT.RANDOM_FLIP
-    if flip not in ("none", "horizontal", "vertical"):
-        raise ValueError(f"INPUT.RANDOM_FLIP: expected none, horizontal or vertical, got {flip!r}")
+    FLIPS.check("INPUT.RANDOM_FLIP", flip)
+    AUGMENTATIONS.check("INPUT.USG.AUGMENTATION", cfg.INPUT.USG.AUGMENTATION)
     augmentations = []
     if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
@@ -96,11 +99,9 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         side = usg.IMAGE_SIZE
         augmentations.append(ResizeToPixels(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side)))
         augmentations.append(T.FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
-    elif usg.AUGMENTATION == "shortest_edge":
+    else:
         sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
         augmentations.append(ResizeToPixels(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)))
-    else:
-        raise ValueError(f"INPUT.USG.AUGMENTATION: expected lsj or shortest_edge, got {usg.AUGMENTATION!r}")
     return augmentations
 
 
@@ -141,8 +142,7 @@ class PSGDatasetMapper:
         Raises:
             ValueError: if an argument makes no sense, or a name of a side has no counterpart.
         """
-        if bad_sample not in POLICIES:
-            raise ValueError(f"bad_sample: expected one of {', '.join(POLICIES)}, got {bad_sample!r}")
+        POLICIES.check("bad_sample", bad_sample)
         if bad_sample == "skip" and not is_train:
             raise ValueError("bad_sample: 'skip' is for training only, an evaluation counts every image")
         self.is_train = is_train

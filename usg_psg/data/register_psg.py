@@ -142,8 +142,7 @@ def bad_record_policy(policy: str) -> Iterator[None]:
         ValueError: if the policy is unknown.
     """
     global _policy_override
-    if policy not in POLICIES:
-        raise ValueError(f"DATALOADER.BAD_SAMPLES: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    POLICIES.check("DATALOADER.BAD_SAMPLES", policy)
     before, _policy_override = _policy_override, policy
     try:
         yield
@@ -180,8 +179,7 @@ def _register_builtin(name: str, json_file: str, image_root: str, split: str, vo
 def _register(name: str, source: _Source) -> None:
     if source.split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {source.split!r}")
-    if source.policy not in POLICIES:
-        raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {source.policy!r}")
+    POLICIES.check("policy", source.policy)
     if name in DatasetCatalog.list():
         raise ValueError(f"name: a data set {name!r} is already registered")
     DatasetCatalog.register(name, lambda: _load(name))

@@ -28,6 +28,7 @@ from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
+from ..utils.allowed import one_of
 from ..utils.worker_pool import exit_text
 from .psg_mapper import PSGDatasetMapper
 from .register_psg import bad_record_policy, get_vocabulary
@@ -36,6 +37,7 @@ from .validation.skipped_samples import SkippedSamples
 logger = logging.getLogger(__name__)
 
 ORDER, AUGMENTATION, REPLACEMENT = range(3)  # independent streams of random numbers
+SAMPLERS = one_of("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 def derived_seed(*parts: int) -> int:
@@ -332,10 +334,7 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         ValueError: if the batch cannot be split evenly, or a setting asks for another order of the data.
     """
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
-    if sampler not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler, got {sampler!r}"
-        )
+    SAMPLERS.check("DATALOADER.SAMPLER_TRAIN", sampler)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         raise ValueError("DATALOADER.ASPECT_RATIO_GROUPING must be False: batches keep the order of the run")
     total, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS

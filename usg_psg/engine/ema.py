@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..utils.allowed import BELOW_ONE
+
 
 class ModelEMA:
     """average = decay * average + (1 - decay) * weights, after each step; frozen weights have none.
@@ -22,8 +24,7 @@ class ModelEMA:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9998):
-        if not 0 <= decay < 1:
-            raise ValueError(f"SOLVER.EMA.DECAY must be in [0, 1), got {decay}")
+        BELOW_ONE.check("decay", decay)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = list(trained)
         self.parameters = list(trained.values())

@@ -6,6 +6,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..config.defaults import CLIP_TYPES, OPTIMIZERS
+
 NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -40,8 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         ValueError: for another SOLVER.OPTIMIZER, or a model without trained parameters.
     """
-    if cfg.SOLVER.OPTIMIZER != "ADAMW":
-        raise ValueError(f"SOLVER.OPTIMIZER must be 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}")
+    OPTIMIZERS.check("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER)
     groups = parameter_groups(cfg, model)
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, cfg.SOLVER.BASE_LR, fused=fused)
@@ -58,8 +59,8 @@ class GradientClipper:
     """
 
     def __init__(self, kind: str = "full_model", limit: float = 1.0, norm_type: float = 2.0):
-        if kind not in ("full_model", "norm", "value", "none"):
-            raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, norm or value, got {kind!r}")
+        if kind != "none":
+            CLIP_TYPES.check("kind", kind)
         self.kind = kind
         self.limit = limit
         self.norm_type = norm_type
@@ -68,10 +69,7 @@ class GradientClipper:
     def from_config(cls, cfg: CfgNode) -> GradientClipper:
         """The clipper of SOLVER.CLIP_GRADIENTS."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
-        kind = clip.CLIP_TYPE
-        if not clip.ENABLED:
-            kind = "none"
-        return cls(kind, clip.CLIP_VALUE, clip.NORM_TYPE)
+        return cls(clip.CLIP_TYPE if clip.ENABLED else "none", clip.CLIP_VALUE, clip.NORM_TYPE)
 
     def __call__(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip in place; returns the norm of all gradients together, before clipping, as a scalar tensor."""

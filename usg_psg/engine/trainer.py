@@ -25,6 +25,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config.checks import check_one_vocabulary, value_problems
+from ..config.defaults import AMP_DTYPES
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
 from ..data.register_psg import get_vocabulary
 from ..evaluation import SGDetEvaluator, TrainingTriplets
@@ -74,8 +76,7 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
     Raises:
         ValueError: for an unknown SOLVER.AMP.DTYPE.
     """
-    if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
-        raise ValueError(f"SOLVER.AMP.DTYPE must be bfloat16 or float16, got {cfg.SOLVER.AMP.DTYPE!r}")
+    AMP_DTYPES.check("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE)
     return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
 
 
@@ -97,8 +98,8 @@ def distributed(model: nn.Module) -> nn.Module:
 class Trainer(DefaultTrainer):
     """Detectron2's trainer around `StepRunner`: USGPar's losses, exact resumption, and checkpoints that are kept.
 
-    What a subclass may replace (`build_model`, `build_optimizer`, `build_train_loader`, `build_hooks`, ...), and the
-    command line, are Detectron2's.
+    Subclasses may replace the same methods as Detectron2's: `build_model`, `build_optimizer`, `build_train_loader`,
+    `build_hooks`, ...
 
     Attributes:
         recipe: file of the config, for the summary at the terminal.
@@ -112,10 +113,8 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own builds a loop without exact resumption
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            raise ValueError("TEST.PRECISE_BN.ENABLED must be False: the trained parts have no batch normalisation")
-        if "graphs" in cfg.MODEL.USG.COMPILE and cfg.SOLVER.ACCUMULATION_STEPS > 1:
-            raise ValueError("MODEL.USG.COMPILE graphs keeps no gradients between batches: use kernels to accumulate")
+        if problems := value_problems(cfg):
+            raise ValueError("; ".join(problems))
         model: Any = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -162,7 +161,7 @@ class Trainer(DefaultTrainer):
                 truncate_log(Path(self.cfg.OUTPUT_DIR) / name, self.start_iter)
 
     def train(self) -> Any:
-        """All remaining steps, with what the hooks do between and after them; see Detectron2's."""
+        """Make all remaining steps, with the hooks around them, and return the last evaluation's results."""
         if comm.is_main_process():
             images = read_test_data(self.cfg)
             log_to_terminal(training_summary(self, self.recipe, images))
@@ -208,7 +207,7 @@ class Trainer(DefaultTrainer):
         return built
 
     def _keep_for_inspection(self, report: NonFiniteReport | None) -> None:
-        """Save the state from which a step gave a loss that is not finite, and what is known of it."""
+        """Save the state from which a step gave a loss that is not finite, and the report."""
         if report is None:
             return
         self.checkpointer.save("nonfinite", tag=False, iteration=self.iter)
@@ -262,8 +261,7 @@ class Trainer(DefaultTrainer):
             return {}
         core: Any = getattr(model, "module", model)
         own = core.vocabulary
-        if len({get_vocabulary(name) for name in cfg.DATASETS.TEST}) > 1:
-            raise ValueError(f"DATASETS.TEST {cfg.DATASETS.TEST} have different vocabularies: evaluate them one by one")
+        check_one_vocabulary("DATASETS.TEST", cfg.DATASETS.TEST)
         if get_vocabulary(cfg.DATASETS.TEST[0]) != get_vocabulary((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
             core.set_vocabulary(embed_vocabulary(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0])))
         if evaluators is None:

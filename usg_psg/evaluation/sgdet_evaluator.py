@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.register_psg import get_psg_metadata, get_vocabulary
+from ..structures import TASKS
 from ..utils.program import TERMINAL
 from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
@@ -26,8 +27,6 @@ from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
 from .worst_images import WorstImages
 
 logger = logging.getLogger(__name__)
-
-TASKS = ("sgdet", "predcls")
 
 
 class SGDetEvaluator(DatasetEvaluator):
@@ -64,8 +63,7 @@ class SGDetEvaluator(DatasetEvaluator):
         keep_worst: int = 0,
         draw: Callable[[SGDetEvaluator], object] | None = None,
     ):
-        if task not in TASKS:
-            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+        TASKS.check("task", task)
         if export and not output_dir:
             raise ValueError("output_dir: expected a folder, as predictions are to be written, got none")
         if keep_worst < 0:

@@ -17,10 +17,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..structures import ObjectPredictions, SceneGraphTargets
+from ..utils.allowed import one_of
 from ..utils.autocast import to_autocast_dtype
 from .points import grid_points, sample_labels, sample_maps
 
 UNMATCHED = -1
+MATCHERS = one_of("hungarian", "fixed")
 
 
 def matching_cost(
@@ -217,8 +219,7 @@ def build_matcher(cfg: CfgNode) -> HungarianMatcher | FixedMatcher:
         ValueError: for an unknown name.
     """
     node = cfg.MODEL.USG.MATCHER
+    MATCHERS.check("MODEL.USG.MATCHER.NAME", node.NAME)
     if node.NAME == "fixed":
         return FixedMatcher()
-    if node.NAME != "hungarian":
-        raise ValueError(f"MODEL.USG.MATCHER.NAME must be 'hungarian' or 'fixed', got {node.NAME!r}")
     return HungarianMatcher(node.CLASS_COST, node.MASK_COST, node.DICE_COST, cfg.MODEL.USG.LOSS.NUM_POINTS)

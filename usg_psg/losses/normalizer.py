@@ -9,7 +9,9 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-REDUCTIONS = ("per_target", "mean")
+from ..utils.allowed import one_of
+
+REDUCTIONS = one_of("per_target", "mean")
 
 
 class LossCounts(NamedTuple):

@@ -37,8 +37,7 @@ class ObjectCriterion(nn.Module):
         reduction: str = "per_target",
     ):
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"LOSS.REDUCTION must be one of {REDUCTIONS}, got {reduction!r}")
+        REDUCTIONS.check("reduction", reduction)
         self.reduction = reduction
         self.no_object_weight = no_object_weight
         self.sampling = (num_points, oversample_ratio, importance_ratio)

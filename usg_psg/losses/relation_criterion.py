@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..predicate_frequency import PredicateFrequency
 from ..structures import RelationPredictions
+from ..utils.allowed import BELOW_ONE, ZERO_OR_MORE
 from .functional import sigmoid_class_loss, weighted_pair_loss
 from .long_tail import balance_weights_of_names, log_share_of_names
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
@@ -41,12 +42,9 @@ class RelationCriterion(nn.Module):
         reduction: str = "per_target",
     ):
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"LOSS.REDUCTION must be one of {REDUCTIONS}, got {reduction!r}")
-        if logit_adjustment < 0:
-            raise ValueError(f"LOSS.PREDICATE_LOGIT_ADJUSTMENT must be 0 or more, got {logit_adjustment}")
-        if not 0 <= balance_beta < 1:
-            raise ValueError(f"LOSS.PREDICATE_BALANCE_BETA must be in [0, 1), got {balance_beta}")
+        REDUCTIONS.check("reduction", reduction)
+        ZERO_OR_MORE.check("logit_adjustment", logit_adjustment)
+        BELOW_ONE.check("balance_beta", balance_beta)
         self.pair_pos_weight = pair_pos_weight
         self.logit_adjustment = logit_adjustment
         self.balance_beta = balance_beta

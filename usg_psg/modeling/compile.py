@@ -10,10 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..utils.allowed import one_of
+from ..utils.autocast import DTYPES
 from .cuda_graphs import CudaRecorder, GraphedFunction
 
-MODES = ("none", "kernels", "graphs", "kernels+graphs")
-DTYPES = ("float32", "bfloat16", "float16")
+MODES = one_of("none", "kernels", "graphs", "kernels+graphs")
 
 
 def run_as_configured(model: Any, cfg: CfgNode) -> Any:
@@ -41,9 +42,8 @@ def compile_parts(
     Raises:
         ValueError: for another mode.
     """
-    for name, value in (("MODEL.USG.COMPILE", mode), ("TEST.USG.COMPILE", inference_mode)):
-        if value not in MODES:
-            raise ValueError(f"{name} must be one of {', '.join(MODES)}, got {value!r}")
+    MODES.check("mode", mode)
+    MODES.check("inference_mode", inference_mode)
     fixed: dict[bool, set[int]] = {True: set(), False: set()}  # graphs that read each other's results copy nothing
     for owner, name in model.parts():
         owner.__dict__.pop(name, None)  # left by an earlier call
@@ -57,8 +57,7 @@ def compile_parts(
 
 def infer_in(model: Any, dtype: str) -> None:
     """Let matrix products on a GPU be of a type of 16 bits outside of training, "bfloat16" or "float16"."""
-    if dtype not in DTYPES:
-        raise ValueError(f"TEST.USG.DTYPE must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    DTYPES.check("dtype", dtype)
     model.__dict__.pop("forward", None)
     forward = model.forward
     if dtype == "float32":

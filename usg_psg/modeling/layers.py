@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.allowed import ABOVE_ZERO, BETWEEN_ZERO_AND_ONE, one_of
 from ..utils.autocast import to_autocast_dtype
+
+LOGIT_SCALES = one_of("learnable", "fixed")
 
 
 class MLP(nn.Module):
@@ -175,10 +178,9 @@ class CosineLogits(nn.Module):
 
     def __init__(self, mode: str = "learnable", scale_init: float = 1 / 0.07, prior_prob: float = 0.01):
         super().__init__()
-        if mode not in ("learnable", "fixed"):
-            raise ValueError(f"LOGIT_SCALE must be 'learnable' or 'fixed', got {mode!r}")
-        if not (scale_init > 0 and 0 < prior_prob < 1):
-            raise ValueError(f"need scale_init > 0 and prior_prob in (0, 1), got {scale_init} and {prior_prob}")
+        LOGIT_SCALES.check("mode", mode)
+        ABOVE_ZERO.check("scale_init", scale_init)
+        BETWEEN_ZERO_AND_ONE.check("prior_prob", prior_prob)
         self.learnable = mode == "learnable"
         if self.learnable:
             self.log_scale = nn.Parameter(torch.tensor(math.log(scale_init)))

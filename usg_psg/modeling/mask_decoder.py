@@ -10,8 +10,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ..structures import MaskDecoderOutput, PixelDecoderOutput
+from ..utils.allowed import one_of
 from .build import MASK_DECODER_REGISTRY
 from .layers import MLP, AttentionBlock, FeedForwardBlock, downsample, flatten_level
+
+LAYER_ORDERS = one_of("self_first", "cross_first")
 
 
 class MaskDecoderLayer(nn.Module):
@@ -67,8 +70,7 @@ class MaskDecoder(nn.Module):
         deep_supervision: bool = True,
     ):
         super().__init__()
-        if layer_order not in ("self_first", "cross_first"):
-            raise ValueError(f"LAYER_ORDER must be 'self_first' or 'cross_first', got {layer_order!r}")
+        LAYER_ORDERS.check("layer_order", layer_order)
         self.deep_supervision = deep_supervision
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)

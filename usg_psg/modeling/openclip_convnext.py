@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
 from .openclip import load_openclip, weights_identity
 
@@ -51,8 +52,7 @@ class OpenCLIPConvNeXt(Backbone):
         super().__init__()
         if not (hasattr(trunk, "stem") and len(getattr(trunk, "stages", ())) == 4):
             raise ValueError(f"need a timm ConvNeXt with a stem and four stages, got {type(trunk).__name__}")
-        if frozen_dtype not in ("bfloat16", "float16", "float32"):
-            raise ValueError(f"MODEL.CLIP.FROZEN_DTYPE must be bfloat16, float16 or float32, got {frozen_dtype!r}")
+        DTYPES.check("frozen_dtype", frozen_dtype)
         if visual_head is not None and not freeze:
             raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs CLIP's own features: MODEL.CLIP.FREEZE must be True")
         self._visual_head = [] if visual_head is None else [visual_head]

@@ -10,10 +10,16 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ..structures import PairProposals, PixelDecoderOutput
+from ..utils.allowed import Allowed, one_of
 from .build import RELATION_HEAD_REGISTRY
 from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, flatten_level
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import RelationProposalConstructor
+
+QUERY_FORMS = one_of("concat", "embedded")
+FEATURE_LEVELS = Allowed(
+    "some of 0 (stride 32), 1 (16), 2 (8)", lambda levels: len(levels) > 0 and set(levels) <= {0, 1, 2}
+)
 
 
 class RelationQueries(nn.Module):
@@ -26,8 +32,7 @@ class RelationQueries(nn.Module):
 
     def __init__(self, hidden_dim: int, form: str = "concat"):
         super().__init__()
-        if form not in ("concat", "embedded"):
-            raise ValueError(f"QUERY_FORM must be 'concat' or 'embedded', got {form!r}")
+        QUERY_FORMS.check("form", form)
         self.role_embed = nn.Embedding(2, hidden_dim) if form == "embedded" else None
         self.mlp = MLP(2 * hidden_dim, hidden_dim, hidden_dim, 2)
 
@@ -73,8 +78,7 @@ class RelationDecoder(nn.Module):
         feature_levels: tuple[int, ...] = (0, 1, 2),
     ):
         super().__init__()
-        if not feature_levels or not set(feature_levels) <= {0, 1, 2}:
-            raise ValueError(f"FEATURE_LEVELS must be a non-empty choice of 0, 1, 2, got {feature_levels}")
+        FEATURE_LEVELS.check("feature_levels", feature_levels)
         # Levels that no layer reaches would never receive a gradient.
         self.feature_levels = tuple(feature_levels)[:num_layers]
         self.level_embed = nn.Embedding(len(self.feature_levels), hidden_dim) if self.feature_levels else None

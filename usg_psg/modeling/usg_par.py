@@ -17,6 +17,7 @@ from ..inference import Postprocessor, instance_pairs
 from ..losses import LossCounts, USGCriterion, loss_normalizers
 from ..predicate_frequency import PredicateFrequency
 from ..structures import (
+    TASKS,
     MaskDecoderOutput,
     ObjectPredictions,
     PixelDecoderOutput,
@@ -29,8 +30,6 @@ from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
 from .open_vocab_head import OpenVocabularyHead
 from .relation_head import RelationHead
 from .text_embeddings import configured_vocabulary, embed_vocabulary
-
-TASKS = ("sgdet", "predcls")
 
 
 @META_ARCH_REGISTRY.register()
@@ -77,8 +76,7 @@ class USGPar(nn.Module):
         task: str = "sgdet",
     ):
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"TEST.TASK must be one of {', '.join(TASKS)}, got {task!r}")
+        TASKS.check("task", task)
         if clip_ensemble is not None and getattr(backbone, "visual_head", None) is None:
             raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs a backbone with CLIP's visual head, OpenCLIPConvNeXt")
         self.clip_ensemble = clip_ensemble

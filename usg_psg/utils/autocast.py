@@ -1,13 +1,17 @@
-"""What mixed precision leaves to the code that runs under it."""
+"""Helpers for mixed precision."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .allowed import one_of
+
+DTYPES = one_of("float32", "bfloat16", "float16")  # of the arithmetic on a GPU
+
 
 def to_autocast_dtype(x: Tensor) -> Tensor:
-    """What enters several matrix products, cast once instead of by autocast for each of them.
+    """Cast once here; autocast would cast again for every matrix product.
 
     Args:
         x: of any shape, float32 or of 16 bits.
