@@ -140,7 +140,7 @@ def test_every_action_can_be_drawn(event):
             break
     else:
         pytest.fail("found no place")
-    assert event.predicate in {p for item in canvas.items for p, _ in item.links}
+    assert event.predicate in {p for item in canvas.items for _, p, _ in item.links}
 
 
 def item(x0, y0, x1, y1, name="chair", **options):
