@@ -5,7 +5,7 @@
     python tools/benchmark_eval.py --images 200 --json results.json
 
 Each image has --segments annotated segments, --masks predicted masks that overlap each other, and --triplets
-predicted triplets. Everything is timed on arrays in memory, one thread, decoding of pictures left out on both sides.
+predicted triplets. Everything is timed on arrays in memory, one thread, decoding of images left out on both sides.
 Ours computes every protocol, panoptic quality and oracle recall; the loops compute recall under one protocol:
 
 - "every pair of triplets": mask IoU of both ends of each predicted with each annotated triplet;
