@@ -59,7 +59,7 @@ def prose(document: Path) -> str:
 
 @by_name
 def test_options_that_the_text_names_exist(document):
-    sources = [*(ROOT / "tools").glob("*.py"), *(ROOT / "usg_psg").rglob("*.py")]
+    sources = [path for folder in ("tools", "usg_psg", "usg_psg_cli") for path in (ROOT / folder).rglob("*.py")]
     known = {name for path in sources for name in re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))}
     known |= {name for action in default_argument_parser()._actions for name in action.option_strings}
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]*)", prose(document)))

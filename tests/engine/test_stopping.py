@@ -121,6 +121,7 @@ class StoppedInEvaluation(Trainer):
         raise AssertionError("the evaluation goes on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("period, checkpoint", [(2, "model_0000001.pth"), (0, "model_final.pth")])
 def test_an_evaluation_is_broken_off(cfg, caplog, period, checkpoint):
     cfg.SOLVER.EMA.ENABLED, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD = True, 4, period
@@ -139,6 +140,7 @@ def kill_loader():
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_the_state_is_saved_when_a_loader_process_is_killed(cfg, caplog):
     train(cfg)
     undisturbed = losses(cfg)

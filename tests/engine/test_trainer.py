@@ -49,6 +49,7 @@ def test_the_loaders_processes_end_with_the_training(fails, cfg):
     assert set(multiprocessing.active_children()) <= before
 
 
+@pytest.mark.slow
 def test_a_moving_average_that_is_switched_on_later_starts_from_the_weights(cfg, caplog):
     cfg.DATALOADER.NUM_WORKERS = 0
     Trainer(cfg).train()
