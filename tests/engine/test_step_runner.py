@@ -192,5 +192,5 @@ def test_moving_average():
     assert torch.equal(layer.weight, moved["weight"])
     with pytest.raises(ValueError, match="other weights"):
         ema.load_state_dict({"weight": start["weight"]})
-    with pytest.raises(ValueError, match="DECAY"):
+    with pytest.raises(ValueError, match="decay: expected"):
         ModelEMA(layer, 1.0)

@@ -90,7 +90,7 @@ def test_training_stops_by_default(damaged):
         dicts = {d["image_id"]: d for d in DatasetCatalog.get("damaged_train")}
     with pytest.raises(ValueError, match="'4'.*truncated"):
         mapper(dicts["4"])
-    with pytest.raises(ValueError, match="BAD_SAMPLES: expected one of error, skip, strict, got 'ignore'"):
+    with pytest.raises(ValueError, match="BAD_SAMPLES: expected 'error', 'skip', 'strict', got 'ignore'"):
         build_psg_train_loader(config("DATALOADER.BAD_SAMPLES", "ignore", "DATALOADER.NUM_WORKERS", "0"))
 
 
