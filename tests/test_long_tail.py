@@ -49,6 +49,7 @@ def plain(tmp_path_factory) -> tuple[Path, dict[str, float]]:
     return output, train(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [(LOSS + "LOGIT_ADJUSTMENT", "1.0"), (LOSS + "BALANCE_BETA", "0.9")])
 def test_an_option_of_the_loss_changes_the_predicate_loss_alone(plain, tmp_path, option):
     losses = train(tmp_path, *option)
@@ -56,6 +57,7 @@ def test_an_option_of_the_loss_changes_the_predicate_loss_alone(plain, tmp_path,
     assert changed == {"loss_predicate", "total_loss"}
 
 
+@pytest.mark.slow
 def test_repeat_factors_change_which_images_come(plain, tmp_path):
     losses = train(
         tmp_path, "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "0.5"

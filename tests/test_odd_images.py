@@ -41,6 +41,7 @@ def cfg(odd, tmp_path):
     return build_cfg(str(ROOT / RECIPE), [*opts, "SOLVER.AMP.ENABLED", "False"])
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(cfg, odd):
     Path(cfg.OUTPUT_DIR).mkdir()
     trainer = Trainer(cfg)

@@ -191,6 +191,7 @@ def relations_of(model):
     return [model.eval()([tiny_input(3)])[0]["relations"] for _ in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("add_missed_pairs", [False, True])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_the_model_trains_and_predicts_the_same(device, recorder, add_missed_pairs, freeze):
