@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.engine import default_argument_parser
 
 from usg_psg.config import build_cfg
 from usg_psg.config.files import leaves
@@ -61,9 +60,9 @@ def prose(document: Path) -> str:
 def test_options_that_the_text_names_exist(document):
     sources = [path for folder in ("tools", "usg_psg", "usg_psg_cli") for path in (ROOT / folder).rglob("*.py")]
     known = {name for path in sources for name in re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))}
-    known |= {name for action in default_argument_parser()._actions for name in action.option_strings}
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]*)", prose(document)))
-    others = {"--no-build-isolation", "--noconftest", "--partition", "--account", "--time"}  # of pip, pytest and sbatch
+    # Of argparse, pip, pytest and sbatch.
+    others = {"--help", "--no-build-isolation", "--noconftest", "--partition", "--account", "--time"}
     assert not named - known - others
 
 

@@ -1,4 +1,4 @@
-"""The usual training program: arguments, set-up, the base of trainers."""
+"""The usual training program: set-up, the base of trainers."""
 
 from __future__ import annotations
 
@@ -23,27 +23,9 @@ from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, Tensorb
 from ..utils.logger import setup_logger
 from .train_loop import TrainerBase
 
-__all__ = ["DefaultTrainer", "default_argument_parser", "default_setup", "default_writers"]
+__all__ = ["DefaultTrainer", "default_setup", "default_writers"]
 
 logger = logging.getLogger(__name__)
-
-
-def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """The command line of a training program, with a text below its help."""
-    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path of a YAML config")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="start the program on each of them")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    # A port of the user's own in the dynamic range: a job that was left running shows as a port in use.
-    port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
-    meet = "where the processes meet, the same on every machine; 'auto' for a free port of a single one"
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help=meet)
-    opts = "config keys and values, for example SOLVER.BASE_LR 0.001"
-    parser.add_argument("opts", default=None, nargs=argparse.REMAINDER, help=opts)
-    return parser
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
