@@ -10,7 +10,7 @@ Letters: N images of the data set, B samples of a batch of one process, W proces
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import signal
@@ -228,6 +228,8 @@ def guarded(loader: DataLoader) -> Iterator[Any]:
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:  # torch's, or of tensors that are fetched from the process
+            if isinstance(error, OSError | EOFError):  # a connection breaks before its process is gone
+                multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1.0)
             codes = [worker.exitcode for worker in workers if worker.exitcode]
             if not codes:
                 raise
