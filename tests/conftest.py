@@ -22,10 +22,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end
 
 # A browser, compiled operators, built packages, the folder in which the commands of the documents run, engines anew.
 SLOW_FIXTURES = {"new_page", "compiled_library", "sdist", "workplace", "behaviours"}
+LONGEST = ("test_overfit.py", "test_full_size.py", "test_cuda_graphs.py", "test_docs.py")
 
 
 def pytest_collection_modifyitems(items):
-    """What uses these fixtures is slow."""
+    """Mark what uses these fixtures as slow; begin with the longest files, so that the processes end together."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if SLOW_FIXTURES.intersection(item.fixturenames):
             item.add_marker("slow")

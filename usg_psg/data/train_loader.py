@@ -229,7 +229,10 @@ def guarded(loader: DataLoader) -> Iterator[Any]:
             return
         except (RuntimeError, OSError, EOFError) as error:  # torch's, or of tensors that are fetched from the process
             if isinstance(error, OSError | EOFError):  # a connection breaks before its process is gone
-                multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1.0)
+                ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1.0)
+                for worker in workers:
+                    if worker.sentinel in ended:
+                        worker.join()
             codes = [worker.exitcode for worker in workers if worker.exitcode]
             if not codes:
                 raise
