@@ -1,6 +1,6 @@
 """Every way in which a run is asked for wrongly in these tests, and the one line that the user is told.
 
-The messages are also the tables of docs/robustness.md. {folder} stands for the folder of the case's files: `datasets`,
+docs/robustness.md quotes some of the messages. {folder} stands for the folder of the case's files: `datasets`,
 a data set root with generated scenes, and `run`, the checkpoint of a small model with its config.yaml.
 """
 

@@ -1,6 +1,6 @@
 """Every way in which a PSG data set is damaged in these tests, and what the user is told.
 
-The messages are also the table of docs/robustness.md. {json}, {image} and {png} stand for paths, … at the end for the
+docs/robustness.md quotes some of the messages. {json}, {image} and {png} stand for paths, … at the end for the
 image decoder's own words; the damaged image is '66', the second of three.
 """
 
