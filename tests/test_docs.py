@@ -91,7 +91,7 @@ def test_there_is_something_to_test():
     assert len(COMMANDS) > 30
     assert sum(block.runs for block in blocks_of({"sh", "python"})) >= 4
     assert {block.language for document in DOCUMENTS for block in blocks(document)} <= {
-        "", "sh", "bash", "python", "yaml", "mermaid", "bibtex"
+        "", "sh", "bash", "text", "python", "yaml", "mermaid", "bibtex"
     }  # fmt: skip
 
 
