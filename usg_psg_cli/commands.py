@@ -323,7 +323,7 @@ def convert(parser: ArgumentParser) -> Check:
     %(prog)s --source fcclip --input fcclip_cocopan.pth \\
         --config-file configs/psg/usg_par_convnext_large.yaml --output fcclip_init.safetensors
 
-    Every name of the input is used or left out with a reason; docs/warm_start.md explains the choices. To keep the
+    Every name of the input is used or left out with a reason; docs/model_zoo.md explains the choices. To keep the
     published computation exactly, convert for and train with the overrides MODEL.USG.MASK_DECODER.NUM_LAYERS 9
     MODEL.USG.MASK_DECODER.LAYER_ORDER cross_first, and NUM_QUERIES of the source.
     """
