@@ -96,7 +96,7 @@ def _backward_fused(ctx, grad_output, grad_log_sums):
 def _refuse_second_order(ctx, *grads):
     raise RuntimeError(
         "ms_deform_attn has no second-order gradients in its compiled backend; "
-        "mask2formeroperators.set_backend('pytorch') has them"
+        "mask2former_ops.set_backend('pytorch') has them"
     )
 
 
