@@ -43,12 +43,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "": {
         "IMPORTS": Key(
             [],
-            "Modules to import when the config is built, so that your own parts and data sets register "
-            "(docs/extending.md)",
+            "modules that the config imports, so that your own parts and data sets register (docs/extending.md)",
         ),
-        "CUDNN_BENCHMARK": Key(
-            KEPT, "let cuDNN time its kernels and keep the fastest, which may differ from run to run"
-        ),
+        "CUDNN_BENCHMARK": Key(KEPT, "let cuDNN time its kernels and keep the fastest; runs may differ"),
         "FLOAT32_PRECISION": Key(
             KEPT,
             '`torch.set_float32_matmul_precision`; "" for PyTorch\'s own',
@@ -71,8 +68,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "RANDOM_FLIP": Key(
             KEPT,
-            'mirror an image with probability 1/2: "horizontal" (which exchanges names of sides, such as "left of" '
-            'and "right of"), "vertical" or "none"',
+            'mirror an image with probability 1/2; "horizontal" exchanges names of sides ("left of", "right of")',
             allowed=FLIPS,
         ),
     },
@@ -93,28 +89,24 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "FILTER_EMPTY_ANNOTATIONS": Key(False, "leave images without segments out of training"),
         "ASPECT_RATIO_GROUPING": Key(
             False,
-            "Batches of images of one orientation. Not supported: the order of images depends on the seed alone",
+            "batches of images of one orientation; not supported",
             allowed=_only_false("batches keep the order of the run"),
         ),
         "SAMPLER_TRAIN": Key(
             "TrainingSampler",
-            '"RepeatFactorTrainingSampler": images with rare predicates come more often, by Detectron2\'s rule for '
-            "categories: max(1, sqrt(REPEAT_THRESHOLD / fraction of images with the predicate)), for the image's "
-            "rarest one; REPEAT_SQRT",
+            '"RepeatFactorTrainingSampler" repeats images by max(1, sqrt(REPEAT_THRESHOLD / fraction '
+            "of images with the predicate)) of their rarest predicate",
             "Detectron2; LVIS",
             SAMPLERS,
         ),
         "BAD_SAMPLES": Key(
             "error",
-            'What training does about faulty data. "error": the first fault stops it, while what can be mended '
-            "without guessing is mended (repeated relations count once, PNG ids that no segment lists are unlabelled, "
-            "segments without a pixel and relations of a segment to itself are left out) and counted in the log. "
-            '"skip": as "error", but faulty images are left out, counted and named at the end. "strict": what "error" '
-            'would mend stops training, too. An evaluation always acts as "error"',
+            'what training does about faulty data: "error" stops, except for what it can mend; "skip"'
+            ' leaves faulty images out instead; "strict" mends nothing (docs/robustness.md)',
             allowed=POLICIES,
         ),
         "NUM_WORKERS": Key(KEPT, "processes that load data, for each training process", allowed=ZERO_OR_MORE),
-        "REPEAT_SQRT": Key(KEPT, "take the square root in the repeat factors of `DATALOADER.SAMPLER_TRAIN`"),
+        "REPEAT_SQRT": Key(KEPT, "take the square root in the factors of `DATALOADER.SAMPLER_TRAIN`"),
         "REPEAT_THRESHOLD": Key(
             KEPT,
             "fraction of images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
@@ -138,41 +130,37 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WARMUP_FACTOR": Key(0.001, "of the learning rate at the first step", allowed=ZERO_TO_ONE),
         "ACCUMULATION_STEPS": Key(
             1,
-            "A step's IMS_PER_BATCH images go through the model in this many parts; the gradients are those of the "
-            "whole batch",
+            "parts in which a step's images go through the model, with the gradients of the whole",
             allowed=ONE_OR_MORE,
         ),
-        "CHECKPOINTS_TO_KEEP": Key(
-            3, "number of newest periodic checkpoints that are kept; 0 keeps all", allowed=ZERO_OR_MORE
-        ),
-        "BEST_METRIC": Key("sgdet/single/R@50", "the checkpoint with the highest value is kept as model_best.pth"),
+        "CHECKPOINTS_TO_KEEP": Key(3, "newest periodic checkpoints that are kept; 0: all", allowed=ZERO_OR_MORE),
+        "BEST_METRIC": Key("sgdet/single/R@50", "the checkpoint with its highest value becomes model_best.pth"),
         "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints"),
         "IMS_PER_BATCH": Key(KEPT, "images per step, of all processes together", allowed=ONE_OR_MORE),
         "MAX_ITER": Key(KEPT, "steps of training", allowed=ONE_OR_MORE),
         "REFERENCE_WORLD_SIZE": Key(
             KEPT,
-            "scale batch, learning rate and schedule from this number of processes to the actual one; 0: leave them",
+            "scale batch, learning rate and schedule from this number of processes; 0: do not",
         ),
         "WARMUP_METHOD": Key(
             KEPT,
-            'the learning rate of the warmup: "linear" rises to `SOLVER.BASE_LR`, "constant" stays at the first '
-            "step's",
+            "the learning rate rises, or stays at the first step's",
             allowed=one_of("linear", "constant"),
         ),
     },
     "SOLVER.AMP": {
-        "ENABLED": Key(True, "mixed precision on a GPU; without one, training runs in float32", "SPEC 14"),
+        "ENABLED": Key(True, "mixed precision on a GPU", "SPEC 14"),
         "DTYPE": Key("bfloat16", 'of mixed precision; or "float16", which scales the loss', allowed=AMP_DTYPES),
     },
     "SOLVER.CLIP_GRADIENTS": {
         "ENABLED": Key(True, "clip gradients", "SPEC 14"),
         "CLIP_TYPE": Key(
             "full_model",
-            'Detectron2\'s own types clip each parameter; "full_model" clips the norm of all gradients together',
+            '"full_model" clips the norm of all gradients together, "norm" that of each parameter, "value" each entry',
             "Mask2Former",
             CLIP_TYPES,
         ),
-        "CLIP_VALUE": Key(1.0, 'largest norm (or entry, with CLIP_TYPE "value")', "SPEC 14", ABOVE_ZERO),
+        "CLIP_VALUE": Key(1.0, "largest norm, or entry", "SPEC 14", ABOVE_ZERO),
         "NORM_TYPE": Key(2.0, "order of the norm"),
     },
     "SOLVER.EMA": {
@@ -189,23 +177,16 @@ SECTIONS: dict[str, dict[str, Key]] = {
             0.1, "minimum score for a query to own pixels of the panoptic map", allowed=ZERO_TO_ONE
         ),
         "OVERLAP_THRESHOLD": Key(0.5, "fraction of its own mask that a segment must keep there", allowed=ZERO_TO_ONE),
-        "RELATIONS_PER_IMAGE": Key(
-            100, "relations that are kept, with and without graph constraint each", allowed=ONE_OR_MORE
-        ),
+        "RELATIONS_PER_IMAGE": Key(100, "relations kept with, and without, graph constraint", allowed=ONE_OR_MORE),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "tau of logit adjustment after training: subtracts tau log(P pi_p) from the logits of each predicate. Not "
-            "together with the one in the loss. The training data's counts come with the checkpoint",
+            "tau of logit adjustment after training, by the counts in the checkpoint; not with the one in the loss",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
-        "DTYPE": Key(
-            "float32", 'arithmetic of inference on a GPU; "bfloat16" and "float16" are faster', allowed=DTYPES
-        ),
-        "COMPILE": Key(
-            "none", "as MODEL.USG.COMPILE, outside training; pays off where all images have one size", allowed=MODES
-        ),
-        "ALLOW_RANDOM_WEIGHTS": Key(False, "evaluate without MODEL.WEIGHTS, to try out or time a model"),
+        "DTYPE": Key("float32", "arithmetic of inference on a GPU", allowed=DTYPES),
+        "COMPILE": Key("none", "as MODEL.USG.COMPILE, outside training, for images of one size", allowed=MODES),
+        "ALLOW_RANDOM_WEIGHTS": Key(False, "evaluate without MODEL.WEIGHTS"),
         "EXPORT": Key(
             "",
             "also write the predictions, in this format",
@@ -213,12 +194,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "FREQUENCY_BASELINE": Key(
             False,
-            "Also report zero-shot recall and the frequency baseline, which count the relations of DATASETS.TRAIN",
+            "also report zero-shot recall and the frequency baseline, which count DATASETS.TRAIN",
         ),
         "PLOTS": Key(False, "also draw recalls and the confusion among predicates"),
-        "PICTURES": Key(
-            0, "also draw this many of the worst images, annotation beside prediction", allowed=ZERO_OR_MORE
-        ),
+        "PICTURES": Key(0, "also draw this many of the worst images", allowed=ZERO_OR_MORE),
     },
     "TEST.PRECISE_BN": {
         "ENABLED": Key(

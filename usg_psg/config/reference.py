@@ -42,7 +42,7 @@ def _section(key: str) -> str:
 
 def _row(key: str, value: Any, entry: Key, note: str) -> str:
     meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning[0].upper() + entry.meaning[1:]) + note
-    source = "Detectron2" if entry.default is KEPT else entry.source or "this project"
+    source = "Detectron2" if entry.default is KEPT else entry.source
     cells = (f"`{key}`", f"`{_show(value)}`", entry.allowed.words if entry.allowed else "", meaning, source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
