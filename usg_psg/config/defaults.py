@@ -43,9 +43,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "": {
         "IMPORTS": Key(
             [],
-            "modules that the config imports, so that your own parts and data sets register (docs/extending.md)",
+            "modules to import, which register your own parts and data sets (docs/extending.md)",
         ),
-        "CUDNN_BENCHMARK": Key(KEPT, "let cuDNN time its kernels and keep the fastest; runs may differ"),
+        "CUDNN_BENCHMARK": Key(KEPT, "let cuDNN choose the fastest kernels; runs may differ"),
         "FLOAT32_PRECISION": Key(
             KEPT,
             '`torch.set_float32_matmul_precision`; "" for PyTorch\'s own',
@@ -59,7 +59,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "RGB", "order of the channels, which OpenCLIP's weights expect", "OpenCLIP", one_of("RGB", "BGR")
         ),
-        "MIN_SIZE_TEST": Key(640, "length of an image's shorter side outside training, pixels", allowed=ONE_OR_MORE),
+        "MIN_SIZE_TEST": Key(640, "shorter side of an image outside training, pixels", allowed=ONE_OR_MORE),
         "MAX_SIZE_TEST": Key(1066, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
         "MAX_SIZE_TRAIN": Key(KEPT, 'upper limit of the longer side with "shortest_edge", pixels', allowed=ONE_OR_MORE),
         "MIN_SIZE_TRAIN": Key(KEPT, 'lengths of the shorter side to choose from with "shortest_edge", pixels'),
@@ -80,36 +80,34 @@ SECTIONS: dict[str, dict[str, Key]] = {
             AUGMENTATIONS,
         ),
         "IMAGE_SIZE": Key(640, 'side of the square of "lsj", pixels', allowed=ONE_OR_MORE),
-        "MIN_SCALE": Key(
-            0.5, 'smallest scale of "lsj", relative to the one that fits the image into the square', allowed=ABOVE_ZERO
-        ),
+        "MIN_SCALE": Key(0.5, 'smallest scale of "lsj"; 1 fits the image into the square', allowed=ABOVE_ZERO),
         "MAX_SCALE": Key(1.5, 'largest scale of "lsj"', allowed=ABOVE_ZERO),
     },
     "DATALOADER": {
         "FILTER_EMPTY_ANNOTATIONS": Key(False, "leave images without segments out of training"),
         "ASPECT_RATIO_GROUPING": Key(
             False,
-            "batches of images of one orientation; not supported",
+            "batches of images of one orientation",
             allowed=_only_false("batches keep the order of the run"),
         ),
         "SAMPLER_TRAIN": Key(
             "TrainingSampler",
-            '"RepeatFactorTrainingSampler" repeats images by max(1, sqrt(REPEAT_THRESHOLD / fraction '
-            "of images with the predicate)) of their rarest predicate",
+            '"RepeatFactorTrainingSampler" repeats images by max(1, sqrt(REPEAT_THRESHOLD / f)), '
+            "f: fraction of images with their rarest predicate",
             "Detectron2; LVIS",
             SAMPLERS,
         ),
         "BAD_SAMPLES": Key(
             "error",
-            'what training does about faulty data: "error" stops, except for what it can mend; "skip"'
-            ' leaves faulty images out instead; "strict" mends nothing (docs/robustness.md)',
+            'on faulty data: "error" stops at what cannot be mended; "skip" leaves out such images; '
+            '"strict" mends nothing (docs/robustness.md)',
             allowed=POLICIES,
         ),
         "NUM_WORKERS": Key(KEPT, "processes that load data, for each training process", allowed=ZERO_OR_MORE),
-        "REPEAT_SQRT": Key(KEPT, "take the square root in the factors of `DATALOADER.SAMPLER_TRAIN`"),
+        "REPEAT_SQRT": Key(KEPT, "take that root"),
         "REPEAT_THRESHOLD": Key(
             KEPT,
-            "fraction of images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
+            "of `DATALOADER.SAMPLER_TRAIN`; predicates in a smaller fraction of images are rare",
             allowed=ZERO_OR_MORE,
         ),
     },
@@ -130,11 +128,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WARMUP_FACTOR": Key(0.001, "of the learning rate at the first step", allowed=ZERO_TO_ONE),
         "ACCUMULATION_STEPS": Key(
             1,
-            "parts in which a step's images go through the model, with the gradients of the whole",
+            "parts in which a step's images pass the model; same gradients",
             allowed=ONE_OR_MORE,
         ),
-        "CHECKPOINTS_TO_KEEP": Key(3, "newest periodic checkpoints that are kept; 0: all", allowed=ZERO_OR_MORE),
-        "BEST_METRIC": Key("sgdet/single/R@50", "the checkpoint with its highest value becomes model_best.pth"),
+        "CHECKPOINTS_TO_KEEP": Key(3, "newest periodic checkpoints kept; 0: all", allowed=ZERO_OR_MORE),
+        "BEST_METRIC": Key("sgdet/single/R@50", 'its highest value makes model_best.pth; "": none does'),
         "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints"),
         "IMS_PER_BATCH": Key(KEPT, "images per step, of all processes together", allowed=ONE_OR_MORE),
         "MAX_ITER": Key(KEPT, "steps of training", allowed=ONE_OR_MORE),
@@ -180,7 +178,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "RELATIONS_PER_IMAGE": Key(100, "relations kept with, and without, graph constraint", allowed=ONE_OR_MORE),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "tau of logit adjustment after training, by the counts in the checkpoint; not with the one in the loss",
+            "the same after training, by the counts in the checkpoint; not with the one in the loss",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),

@@ -35,24 +35,24 @@ def _three_numbers(words: str, fits: Callable[[float], bool]) -> Allowed:
 LOGIT_SCALE = {
     "LOGIT_SCALE": Key(
         "learnable",
-        '"learnable": logits = scale * cosine + bias; "fixed": the bare cosine, which trains badly (docs/results.md)',
+        '"learnable": scale * cosine + bias; "fixed": the cosine, worse for classes and predicates (docs/results.md)',
         allowed=LOGIT_SCALES,
     ),
-    "SCALE_INIT": Key(1 / 0.07, "initial value of the scale, 1/0.07", "CLIP", ABOVE_ZERO),
-    "PRIOR_PROB": Key(0.01, "probability at a cosine of zero that the bias starts with", allowed=BETWEEN_ZERO_AND_ONE),
+    "SCALE_INIT": Key(1 / 0.07, "initial scale, 1/0.07", "CLIP", ABOVE_ZERO),
+    "PRIOR_PROB": Key(0.01, "initial probability at a cosine of zero; sets the bias", allowed=BETWEEN_ZERO_AND_ONE),
 }
 MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL": {
         "META_ARCHITECTURE": Key("USGPar", "the registered model"),
         "PIXEL_MEAN": Key(
             [122.7709383, 116.7460125, 104.09373615],
-            "Subtracted from the channels of an image in 0..255, in the order of INPUT.FORMAT",
+            "subtracted from an image's channels (0..255, in the order of INPUT.FORMAT)",
             "OpenCLIP",
             _three_numbers("three numbers", lambda x: True),
         ),
         "PIXEL_STD": Key(
             [68.5005327, 66.6321579, 70.32316305],
-            "Divisors of the channels after that",
+            "divisors of the channels after that",
             "OpenCLIP",
             _three_numbers("three numbers above 0", lambda x: x > 0),
         ),
@@ -70,7 +70,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
             "released code",
         ),
         "FREEZE": Key(True, "frozen weights of the backbone are neither trained nor saved", "SPEC 3"),
-        "FROZEN_DTYPE": Key("bfloat16", "Arithmetic of a frozen backbone on a GPU", allowed=DTYPES),
+        "FROZEN_DTYPE": Key("bfloat16", "arithmetic of a frozen backbone on a GPU", allowed=DTYPES),
         "OBJECT_TEMPLATES": Key(
             ["a photo of a {}.", "This is a photo of a {}", "There is a {} in the scene"],
             "prompts of object names, {} in the name's place; their embeddings are averaged",
@@ -83,26 +83,24 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.USG": {
         "HIDDEN_DIM": Key(
             256,
-            "channels of queries and pixel features, `d`",
+            "channels of queries and pixel features",
             "SPEC 3",
             Allowed(f"a multiple of {GROUPS}", lambda x: x >= 1 and x % GROUPS == 0),
         ),
         "VOCABULARY": Key(
             "",
-            "vocabulary file (docs/open_vocabulary.md): prompts and synonyms of the data set's names,"
-            ' or, without a data set, the names; "": the data set\'s',
+            "vocabulary file (docs/open_vocabulary.md): prompts and synonyms, or, without a data set, the names",
         ),
         "SIZE_DIVISIBILITY": Key(
             -1,
-            "pad batches to a multiple of this; -1: of the backbone's stride. Positions are relative "
-            "to the padded size, so test on images padded as in training",
+            "pad batches to a multiple; -1: of the backbone's stride. Positions are relative to the padded size: "
+            "test on images padded as in training",
             allowed=Allowed(f"-1 or a multiple of {STRIDE}", lambda x: x == -1 or (x >= 1 and x % STRIDE == 0)),
         ),
         "COMPILE": Key(
             "none",
-            'how the network\'s parts train on a GPU; "graphs": as CUDA graphs, for batches of few '
-            'shapes ("lsj") without accumulation; "kernels": by torch.compile, which takes minutes '
-            "and needs Triton and a C compiler",
+            'in training on a GPU; "graphs": CUDA graphs, for batches of few shapes ("lsj") without accumulation; '
+            '"kernels": torch.compile, which takes minutes and needs Triton and a C compiler',
             allowed=MODES,
         ),
     },
@@ -111,8 +109,8 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         "NUM_LAYERS": Key(6, "deformable encoder layers", "Mask2Former", ONE_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "Mask2Former", ONE_OR_MORE),
         "NUM_POINTS": Key(4, "points that a head samples in each level", "Mask2Former", ONE_OR_MORE),
-        "FFN_DIM": Key(1024, "width of the feed-forward networks", "Mask2Former", ONE_OR_MORE),
-        "DROPOUT": Key(0.0, "fraction of the encoder's activations set to zero in training", "Mask2Former", BELOW_ONE),
+        "FFN_DIM": Key(1024, "feed-forward width", "Mask2Former", ONE_OR_MORE),
+        "DROPOUT": Key(0.0, "fraction of activations set to zero in training", "Mask2Former", BELOW_ONE),
     },
     "MODEL.USG.MASK_DECODER": {
         "NAME": Key("MaskDecoder", "the registered mask decoder", "SPEC 4"),
@@ -121,7 +119,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "NUM_LAYERS": Key(6, "decoder layers", "SPEC 4", ONE_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "Mask2Former", ONE_OR_MORE),
-        "FFN_DIM": Key(2048, "width of the feed-forward networks", "Mask2Former", ONE_OR_MORE),
+        "FFN_DIM": Key(2048, "feed-forward width", "Mask2Former", ONE_OR_MORE),
         "LAYER_ORDER": Key(
             "self_first", 'which attention comes first; "cross_first" is Mask2Former\'s', "SPEC 4", LAYER_ORDERS
         ),
@@ -129,19 +127,19 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     },
     "MODEL.USG.CLASS_HEAD": {
         **LOGIT_SCALE,
-        "NUM_LAYERS": Key(3, "linear layers of the MLP from d to the text width", allowed=ONE_OR_MORE),
+        "NUM_LAYERS": Key(3, "linear layers to the text width", allowed=ONE_OR_MORE),
     },
     "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE": {
         "ENABLED": Key(
             False,
-            "outside of training, mix CLIP's own scores of each mask into the class scores (docs/open_vocabulary.md)",
+            "outside training, mix CLIP's own scores of each mask into the class scores (docs/open_vocabulary.md)",
             "FC-CLIP",
         ),
-        "ALPHA": Key(0.4, "CLIP's part in the scores of names of the training", "FC-CLIP", ZERO_TO_ONE),
-        "BETA": Key(0.8, "CLIP's part in the scores of other names", "FC-CLIP", ZERO_TO_ONE),
+        "ALPHA": Key(0.4, "CLIP's part in the scores of trained names", "FC-CLIP", ZERO_TO_ONE),
+        "BETA": Key(0.8, "of other names", "FC-CLIP", ZERO_TO_ONE),
         "SEEN": Key(
             "",
-            'data set or vocabulary file with the names of the training; "": the first of DATASETS.TRAIN',
+            'data set or vocabulary file with the trained names; "": the first of DATASETS.TRAIN',
         ),
     },
     "MODEL.USG.RELATION_HEAD": {
@@ -154,7 +152,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "NUM_LAYERS": Key(6, "layers of the relation decoder", "SPEC 11", ZERO_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "released code", ONE_OR_MORE),
-        "FFN_DIM": Key(2048, "width of the feed-forward networks", "released code", ONE_OR_MORE),
+        "FFN_DIM": Key(2048, "feed-forward width", "released code", ONE_OR_MORE),
         "FEATURE_LEVELS": Key(
             [0, 1, 2],
             "pixel decoder levels that the layers attend to in turn",
@@ -163,14 +161,14 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     },
     "MODEL.USG.RELATION_HEAD.PREDICATE": {
         **LOGIT_SCALE,
-        "NUM_LAYERS": Key(3, "linear layers of the MLP from d to the text width", allowed=ONE_OR_MORE),
+        "NUM_LAYERS": Key(3, "linear layers to the text width", allowed=ONE_OR_MORE),
     },
     "MODEL.USG.RELATION_HEAD.RPC": {
         **LOGIT_SCALE,
         "NUM_LAYERS": Key(2, "two-way cross-attention layers", "SPEC 8", ZERO_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "released code", ONE_OR_MORE),
-        "NUM_PAIRS": Key(200, "K, pairs passed to the relation decoder", "SPEC 8"),
-        "DETACH_QUERIES": Key(False, "keep L_pair's gradient from the queries, so that it trains the proposals alone"),
+        "NUM_PAIRS": Key(200, "K, pairs passed to the relation decoder, at most Q (Q - 1)", "SPEC 8"),
+        "DETACH_QUERIES": Key(False, "L_pair trains the proposals alone, not the mask decoder"),
     },
     "MODEL.USG.LOSS": {
         "REDUCTION": Key(
@@ -224,8 +222,8 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
             "SPEC 6",
             MATCHERS,
         ),
-        "CLASS_COST": Key(1.0, "weight of the class in the matching cost", "SPEC 6", ZERO_OR_MORE),
-        "MASK_COST": Key(5.0, "weight of the masks' binary cross-entropy", "SPEC 6", ZERO_OR_MORE),
-        "DICE_COST": Key(5.0, "weight of the masks' dice", "SPEC 6", ZERO_OR_MORE),
+        "CLASS_COST": Key(1.0, "weight in the matching cost: classes", "SPEC 6", ZERO_OR_MORE),
+        "MASK_COST": Key(5.0, "binary cross-entropy of masks", "SPEC 6", ZERO_OR_MORE),
+        "DICE_COST": Key(5.0, "dice of masks", "SPEC 6", ZERO_OR_MORE),
     },
 }

@@ -1,4 +1,4 @@
-"""Print the table of configuration keys; `--write` puts it into docs/configuration.md."""
+"""Print the list of configuration keys; `--write` puts it into docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ MARKS = "keys"
 
 
 def table() -> str:
-    """All keys as Markdown tables, one for each part of the config."""
+    """All keys as Markdown lists, one for each part of the config."""
     original, ours = dict(leaves(get_cfg())), dict(leaves(build_cfg()))
-    rows: dict[str, list[str]] = {}
+    items: dict[str, list[str]] = {}
     kept: list[str] = []
     for key, entry in KEYS.items():
         changed = key in original and original[key] != ours[key]
-        note = f" (Detectron2's default: `{_show(original[key])}`)" if changed else ""
-        lines = kept if entry.default is KEPT else rows.setdefault(_section(key), [])
-        lines.append(_row(key, ours[key], entry, note))
-    rows["Detectron2's keys that recipes set or this project reads"] = sorted(kept)
-    head = "| key | default | allowed | meaning | default from |\n| --- | --- | --- | --- | --- |\n"
-    return "\n\n".join(f"## {title}\n\n{head}" + "\n".join(lines) for title, lines in rows.items())
+        note = f"Detectron2: `{_show(original[key])}`" if changed else ""
+        lines = kept if entry.default is KEPT else items.setdefault(_section(key), [])
+        lines.append(_item(key, ours[key], entry, note))
+    items["Detectron2's defaults"] = sorted(kept)
+    return "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in items.items())
 
 
 def _section(key: str) -> str:
@@ -40,11 +39,20 @@ def _section(key: str) -> str:
     return ".".join(parts[:2]) if parts[:2] == ["MODEL", "CLIP"] else parts[0]
 
 
-def _row(key: str, value: Any, entry: Key, note: str) -> str:
-    meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning[0].upper() + entry.meaning[1:]) + note
-    source = "Detectron2" if entry.default is KEPT else entry.source
-    cells = (f"`{key}`", f"`{_show(value)}`", entry.allowed.words if entry.allowed else "", meaning, source)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _item(key: str, value: Any, entry: Key, note: str) -> str:
+    """- `KEY` `default`: meaning; allowed values (source; Detectron2's default)."""
+    meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning)
+    if entry.allowed:
+        choices = [f'"{choice}"' for choice in entry.allowed.choices]
+        if not choices or not all(choice in f'"{value}" {meaning}' for choice in choices):
+            meaning += "; " + (" ".join(choices) or _range(entry.allowed.words))
+    origin = "; ".join(filter(None, (entry.source, note)))
+    return f"- `{key}` `{_show(value)}`: {meaning}" + (f" ({origin})" if origin else "")
+
+
+def _range(words: str) -> str:
+    words = re.sub(r"^(\d+) or more$", r"≥ \1", words.removeprefix("a number "))
+    return words.replace("above 0", "> 0").removeprefix("from ")
 
 
 def _show(value: Any) -> str:

@@ -26,7 +26,7 @@ class OpenCLIPConvNeXt(Backbone):
 
     Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, weights, features
     and arithmetic in `frozen_dtype`, whatever autocast is on around; for the types of 16 bits from a second copy of the
-    weights. (Autocast would do the norm layers and the sums in float32; `docs/performance.md` has what that costs.)
+    weights. (Autocast would do the norm layers and the sums in float32; `docs/history.md` has what that costs.)
     Frozen weights are left out of checkpoints (`usg_psg/engine/checkpoint.py`).
 
     Args:
