@@ -10,9 +10,8 @@ import threading
 from argparse import Namespace
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from ..config import build_cfg
+from ..engine.terminal import setup_logging
 from ..predictor import SceneGraphPredictor
 from ..utils.text import short_paths
 
@@ -64,7 +63,7 @@ def run(args: Namespace) -> None:
             raise
         hint = "pip install 'gradio>=6', or pip install -e '.[app]' in this repository"
         raise ValueError(f"the app needs gradio: {hint}") from None
-    setup_logger(name="usg_psg")
+    setup_logging()
     check_port(args.host, args.port)
     limits = Limits(args.max_megabytes, args.max_megapixels, seconds=args.max_seconds)
     app = build_app(load_predictors(args), limits)

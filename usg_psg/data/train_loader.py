@@ -24,7 +24,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
@@ -176,16 +175,10 @@ class Batch(list):
         return self
 
 
-def _start_worker(worker_id: int) -> None:
-    # For code that draws outside of samples; inside, `seeded` decides.
-    seed_all_rng(torch.initial_seed() % 2**31)
-    leave_signals_to_parent()
-
-
 PARENT_CHECK = 2.0  # seconds
 
 
-def leave_signals_to_parent() -> None:
+def leave_signals_to_parent(_worker_id: int) -> None:
     """Ignore signals to stop from now on, but for a SIGTERM that the parent process sends itself; end with it.
 
     A scheduler's warning goes to every process of a job, and Ctrl-C to every process of a terminal. A loader process
@@ -323,7 +316,7 @@ class PSGTrainLoader:
                 num_workers=num_workers,
                 collate_fn=Batch,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_start_worker,
+                worker_init_fn=leave_signals_to_parent,
             )
         )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor, nn
 
 from ..modeling import USGPar
@@ -53,8 +53,8 @@ def _backbone_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class USGCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with some differences.
+class USGCheckpointer(Checkpointer):
+    """fvcore's checkpointer, as Detectron2's is, with some differences.
 
     Weights of a frozen backbone are left out if OpenCLIP gives them again (they are most of the file); their name, tag
     and digest are recorded and compared on loading. Files record what the model was trained on, and appear under their
@@ -62,7 +62,7 @@ class USGCheckpointer(DetectionCheckpointer):
     (`weights_only`); damaged files, weights that do not fit the model, and states that cannot be restored are refused.
 
     Args:
-        as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
+        as `Checkpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
             inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on.
 
     Attributes:
