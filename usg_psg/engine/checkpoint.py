@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor, nn
 
+from ..config.files import CONFIG_KEY
 from ..modeling import USGPar
 from ..modeling.openclip import is_random
+from ..modeling.text_embeddings import Phrases, configured_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
 from ..utils.files import write_whole
 from ..utils.weights_file import CONVERSION_KEY
+from ..vocabulary import VOCABULARY_KEY, NameEmbeddings, Vocabulary
 from .checkpoint_file import (
     EMA_KEY,
     FREQUENCY_KEY,
@@ -28,7 +33,7 @@ from .checkpoint_file import (
     require_trainer_state,
 )
 from .state_dict_check import check_state_dict
-from .training_record import TrainingRecord
+from .training_record import TrainingRecord, text_identity
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,19 @@ def frozen_identity(model: nn.Module) -> dict[str, str] | None:
     return identity if is_left_out else None
 
 
-def _backbone_digest(model: nn.Module) -> str:
+def with_embeddings(cfg: CfgNode, vocabulary: Vocabulary, model: USGPar) -> Vocabulary:
+    """A vocabulary with its embeddings, or else those that a model has of it, and the prompts of which they are."""
+    phrases, known = Phrases.of(cfg, vocabulary), vocabulary.embeddings
+    tower = text_identity(cfg) if known is None else known.tower
+    return replace(
+        vocabulary,
+        object_templates=phrases.object_templates,
+        predicate_templates=phrases.predicate_templates,
+        embeddings=NameEmbeddings(model.object_text, model.predicate_text, tower),
+    )
+
+
+def backbone_digest(model: nn.Module) -> str:
     """SHA-256 of the weights, by name: the same wherever they were read from, and on whatever device they lie."""
     digest = hashlib.sha256()
     for name, value in sorted(model.get_submodule("backbone").state_dict().items()):
@@ -63,7 +80,8 @@ class USGCheckpointer(Checkpointer):
 
     Args:
         as `Checkpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
-            inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on.
+            inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on; cfg: of
+            that run, saved with its names and embeddings, all that `SceneGraphPredictor.from_pretrained` needs.
 
     Attributes:
         trained_on: what the model's weights were trained on, None if that is not known.
@@ -76,6 +94,7 @@ class USGCheckpointer(Checkpointer):
         *,
         load_ema: bool = False,
         trained_on: TrainingRecord | None = None,
+        cfg: CfgNode | None = None,
         **checkpointables: Any,
     ):
         is_main = comm.is_main_process()
@@ -83,6 +102,7 @@ class USGCheckpointer(Checkpointer):
         self._frozen: dict[str, str] | None = None
         self.load_ema = load_ema
         self.trained_on = self._run = trained_on
+        self.cfg = cfg
         self._loaded_file = ""
         self._restored: list[str] = []
 
@@ -96,7 +116,7 @@ class USGCheckpointer(Checkpointer):
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
         if self._frozen is None and (identity := frozen_identity(self.model)) is not None:
-            self._frozen = {**identity, "digest": _backbone_digest(self.model)}  # of weights that never change
+            self._frozen = {**identity, "digest": backbone_digest(self.model)}  # of weights that never change
         if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith(BACKBONE)}
             data[FROZEN_KEY] = self._frozen
@@ -104,6 +124,11 @@ class USGCheckpointer(Checkpointer):
             data[FREQUENCY_KEY] = self.model.predicate_frequency.record()
         if self.trained_on is not None:
             data[TRAINED_ON_KEY] = self.trained_on.record()
+        if self.cfg is not None:
+            data[CONFIG_KEY] = self.cfg.dump()
+            if isinstance(self.model, USGPar):
+                names = configured_vocabulary(self.cfg, self.cfg.DATASETS.TRAIN[0])
+                data[VOCABULARY_KEY] = with_embeddings(self.cfg, names, self.model).record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
@@ -228,7 +253,7 @@ def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -
     digest = recorded.get("digest")  # old checkpoints have none
     if is_frozen and digest is None and present == name:
         return
-    if is_frozen and digest is not None and (_is_on_meta(model) or _backbone_digest(model) == digest):
+    if is_frozen and digest is not None and (_is_on_meta(model) or backbone_digest(model) == digest):
         return
     if is_frozen and present == name:
         raise ValueError(

@@ -137,7 +137,7 @@ class Trainer(DefaultTrainer):
         trained_on = TrainingRecord.from_config(cfg)
         warn_about_test_data(trained_on, cfg)
         extra[TRAINER_KEY] = weakref.proxy(self)
-        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, **extra)
+        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, cfg=cfg, **extra)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

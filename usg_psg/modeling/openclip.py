@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,22 @@ from ..utils.suggestions import did_you_mean
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0
 RANDOM = "random"
+_from_checkpoint: ContextVar[bool] = ContextVar("from_checkpoint", default=False)
+
+
+@contextmanager
+def checkpoint_weights() -> Iterator[None]:
+    """Build backbones without reading MODEL.CLIP.PRETRAINED: a checkpoint that holds their weights is loaded next."""
+    token = _from_checkpoint.set(True)
+    try:
+        yield
+    finally:
+        _from_checkpoint.reset(token)
+
+
+def takes_checkpoint_weights() -> bool:
+    """Whether this is inside `checkpoint_weights`."""
+    return _from_checkpoint.get()
 
 
 @lru_cache(maxsize=1)

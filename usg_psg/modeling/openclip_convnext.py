@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
-from .openclip import load_openclip, weights_identity
+from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
 
 if TYPE_CHECKING:
     from timm.models.convnext import ConvNeXt
@@ -74,8 +74,8 @@ class OpenCLIPConvNeXt(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Arguments from MODEL.CLIP; reads the weights."""
-        clip = load_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        """Arguments from MODEL.CLIP; reads the weights, unless a checkpoint has them."""
+        clip = load_openclip(cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED)
         trunk = getattr(clip.visual, "trunk", None)
         if trunk is None:
             raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} has no timm image tower")
