@@ -134,15 +134,15 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WEIGHT_DECAY_EMBED": Key(0.0, "of learned embeddings, logit scales and biases", "Mask2Former", ZERO_OR_MORE),
         "BACKBONE_MULTIPLIER": Key(
             0.01,
-            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which keeps "
-            "CLIP's features, and a backbone of random weights needs 1",
+            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which "
+            "keeps CLIP's features, and a backbone of random weights needs 1",
             "Mask2Former",
             ZERO_OR_MORE,
         ),
         "MULTIPLIERS": Key(
             [],
-            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that fits "
-            "counts, 0 leaves the module untrained",
+            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that "
+            "fits counts, 0 leaves the module untrained",
             allowed=MULTIPLIERS,
         ),
         "LR_SCHEDULER_NAME": Key("WarmupCosineLR", "one of Detectron2's schedules", "SPEC 14"),
