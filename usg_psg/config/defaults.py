@@ -72,8 +72,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "RGB", "order of the channels, which OpenCLIP's weights expect", "OpenCLIP", one_of("RGB", "BGR")
         ),
-        "MIN_SIZE_TEST": Key(640, "length of an image's shorter side outside training, pixels", allowed=ONE_OR_MORE),
-        "MAX_SIZE_TEST": Key(1066, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
+        "MIN_SIZE_TEST": Key(480, "length of an image's shorter side outside training, pixels", allowed=ONE_OR_MORE),
+        "MAX_SIZE_TEST": Key(800, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
         "MAX_SIZE_TRAIN": Key(KEPT, 'upper limit of the longer side with "shortest_edge", pixels', allowed=ONE_OR_MORE),
         "MIN_SIZE_TRAIN": Key(KEPT, 'lengths of the shorter side to choose from with "shortest_edge", pixels'),
         "MIN_SIZE_TRAIN_SAMPLING": Key(
@@ -144,15 +144,15 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WEIGHT_DECAY_EMBED": Key(0.0, "of learned embeddings, logit scales and biases", "Mask2Former", ZERO_OR_MORE),
         "BACKBONE_MULTIPLIER": Key(
             0.01,
-            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which keeps "
-            "CLIP's features, and a backbone of random weights needs 1",
+            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which "
+            "keeps CLIP's features; one of random weights needs 1",
             "Mask2Former",
             ZERO_OR_MORE,
         ),
         "MULTIPLIERS": Key(
             [],
-            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that fits "
-            "counts, 0 leaves the module untrained",
+            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that "
+            "fits counts, 0 leaves the module untrained",
             allowed=MULTIPLIERS,
         ),
         "LR_SCHEDULER_NAME": Key("WarmupCosineLR", "one of Detectron2's schedules", "SPEC 14"),
