@@ -24,6 +24,7 @@ from .arguments import (
     score,
     whole_number,
 )
+from .chains import coco, quickstart, reproduce
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -419,20 +420,10 @@ def shapes(parser: ArgumentParser) -> Check:
     return check
 
 
-def quickstart(parser: ArgumentParser) -> None:
-    """From nothing to scene graphs: generate scenes, train a small model, evaluate it, draw four held-out scenes.
-
-    Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
-    `make quickstart` calls this.
-    """
-    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
-    parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
-    add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
-    add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
-
-
-_NAMED_AS_THEIR_MODULES = (train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, quickstart)
-_OF_DATASET = (check, fix, stats, index)
+_NAMED_AS_THEIR_MODULES = (
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, quickstart, reproduce),
+)
+_OF_DATASET = (check, fix, stats, index, coco)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},

@@ -177,7 +177,7 @@ def test_the_report_names_what_is_new_and_nothing_else(full_target):
     "recipe, fcclip, mask2former",
     [
         ("psg/usg_par_convnext_large.yaml", None, None),
-        ("psg/usg_par_best.yaml", None, None),
+        ("psg/usg_par_best.yaml", None, "has 100 queries, MASK_DECODER.NUM_QUERIES asks for 250"),
         ("psg/usg_par_released.yaml", "does not fit class_head.projection.layers.0.weight", None),
         ("shapes/usg_par_shapes_512.yaml", "MODEL.CLIP.NAME", "does not fit pixel_decoder.level_embed"),
         ("quickstart/usg_par_quickstart.yaml", "NUM_HEADS", "NUM_HEADS"),

@@ -69,8 +69,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "RGB", "order of the channels, which OpenCLIP's weights expect", "OpenCLIP", one_of("RGB", "BGR")
         ),
-        "MIN_SIZE_TEST": Key(640, "shorter side of an image outside training, pixels", allowed=ONE_OR_MORE),
-        "MAX_SIZE_TEST": Key(1066, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
+        "MIN_SIZE_TEST": Key(480, "shorter side of an image outside training, pixels", allowed=ONE_OR_MORE),
+        "MAX_SIZE_TEST": Key(800, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
         "MAX_SIZE_TRAIN": Key(KEPT, 'upper limit of the longer side with "shortest_edge", pixels', allowed=ONE_OR_MORE),
         "MIN_SIZE_TRAIN": Key(KEPT, 'lengths of the shorter side to choose from with "shortest_edge", pixels'),
         "MIN_SIZE_TRAIN_SAMPLING": Key(
@@ -135,7 +135,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "BACKBONE_MULTIPLIER": Key(
             0.01,
             "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which "
-            "keeps CLIP's features, and a backbone of random weights needs 1",
+            "keeps CLIP's features; one of random weights needs 1",
             "Mask2Former",
             ZERO_OR_MORE,
         ),
