@@ -420,8 +420,26 @@ def shapes(parser: ArgumentParser) -> Check:
     return check
 
 
+def clip(parser: ArgumentParser) -> None:
+    """Train a small CLIP model on captions made from a data set's annotation, to be frozen as the backbone.
+
+    %(prog)s --data datasets/psg_shapes --output output/clip_shapes.pt
+
+    Its names are those that CLIP may know. To test names that the decoders were never trained on, train those on
+    scenes of another folder, made with --hold-out; docs/open_vocabulary.md goes through it.
+    """
+    add = parser.add_argument
+    add("--data", required=True, type=Path, metavar="FOLDER", help="with psg/psg.json and coco/, as `shapes` writes it")
+    add("--output", required=True, type=Path, metavar="FILE", help="weights to write, for MODEL.CLIP.PRETRAINED")
+    add("--model", default="usg_clip_femto", metavar="NAME", help="an OpenCLIP model with a timm ConvNeXt")
+    add_number(parser, "--steps", positive_integer, 1500, "of training")
+    add_number(parser, "--batch-size", positive_integer, 512, "captioned windows of a step")
+    add_number(parser, "--image-size", positive_integer, 96, "side that windows are scaled to, pixels")
+    add_number(parser, "--seed", whole_number(0), 0, "of the windows")
+
+
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, quickstart, reproduce),
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, quickstart, reproduce),
 )
 _OF_DATASET = (check, fix, stats, index, coco)
 COMMANDS = {

@@ -29,7 +29,7 @@ from ..config.checks import check_one_vocabulary, value_problems
 from ..config.defaults import AMP_DTYPES
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
 from ..data.register_psg import get_vocabulary
-from ..evaluation import SGDetEvaluator, TrainingTriplets
+from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
@@ -240,6 +240,7 @@ class Trainer(DefaultTrainer):
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             task=cfg.TEST.TASK,
             training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
+            novel=novel_names(cfg.DATASETS.TRAIN, dataset_name),
             export=cfg.TEST.USG.EXPORT,
             keep_worst=cfg.TEST.USG.PICTURES,
             draw=partial(draw_evaluation, plots=cfg.TEST.USG.PLOTS),
@@ -281,6 +282,15 @@ def relation_counts(frequency: PredicateFrequency | None, vocabulary: Vocabulary
     if frequency is None or not set(names) <= set(frequency.names):
         return None
     return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
+
+
+def novel_names(train: Sequence[str], test: str) -> NovelNames | None:
+    """Names of a test set that the training data sets lack; None if they lack none, or are not there to tell."""
+    try:
+        return NovelNames.of(get_vocabulary(train[0]), get_vocabulary(test)) if train else None
+    except FileNotFoundError as error:
+        logger.info("names that training lacked are not told apart: %s", error)
+        return None
 
 
 def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | None:
