@@ -257,11 +257,8 @@ def write_index(json_file: str | Path) -> Path:
     content = read_psg_json(json_file)
     problems = {i: found for i in range(len(content.records)) if (found := list(content.validate_record(i)))}
     invalid = {i for i, found in problems.items() if any(f.is_error for f in found)}
-    dicts, names = [], []
-    for i, record in enumerate(content.records):
-        dicts.append(None if i in invalid else content.dataset_dict(i, Path()))
-        names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
-    packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, problems, identity)
+    dicts = [None if i in invalid else content.dataset_dict(i, Path()) for i in range(len(content.records))]
+    packed = pack_index(dicts, content.image_ids, content.test_image_ids, content.vocabulary, problems, identity)
     path = index_path(json_file)
     remove_temporary_files(path.parent, unused_seconds=3600)
     write_whole(path, lambda file: file.write(packed))

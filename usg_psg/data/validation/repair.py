@@ -20,7 +20,7 @@ import numpy as np
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
-from ..panoptic import ImageError, MissingImageError, count_png_ids
+from ..panoptic import ImageError, MissingImageError, decode_panoptic_png
 from ..psg_json import PSGFile, read_psg_json
 from .check_dataset import TIMEOUT, validate_file
 from .images import validate_image
@@ -170,7 +170,7 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
     rows says where in the file the record's relations are.
     """
     try:
-        ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
+        ids = set(np.unique(decode_panoptic_png(os.path.join(root, record["pan_seg_file_name"]))).tolist())
     except (ImageError, MissingImageError):
         return []
     # An impossible id stays: pixels that the PNG has under an unlisted one may be its.
