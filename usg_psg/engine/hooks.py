@@ -118,11 +118,7 @@ class BestCheckpointHook(HookBase):
 
 
 class LossLogHook(HookBase):
-    """Writes the losses of every single step, unsmoothed, to `losses.jsonl`; `metrics.json` has medians.
-
-    Args:
-        path: lines are added to it.
-    """
+    """Writes the losses of every single step, unsmoothed, to `losses.jsonl`; `metrics.json` has medians."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -144,20 +140,15 @@ class LossLogHook(HookBase):
 
 
 class ShortHistoryHook(HookBase):
-    """Forgets old values of the logged scalars, of which the trainer would keep a million each.
+    """Forgets old values of the logged scalars, of which the trainer would keep a million each."""
 
-    Args:
-        keep: newest values of a scalar; printing looks at no more than a thousand.
-    """
-
-    def __init__(self, keep: int = 1000):
-        self.keep = keep
+    KEEP = 1000  # printing looks at no more
 
     def after_step(self) -> None:
         """Cut the histories at the period."""
-        if self.trainer.iter % self.keep == 0:
+        if self.trainer.iter % self.KEEP == 0:
             for history in self.trainer.storage.histories().values():
-                del history.values()[: -self.keep]
+                del history.values()[: -self.KEEP]
 
 
 def truncate_log(path: Path, first_iteration: int) -> None:

@@ -28,16 +28,12 @@ FileFinding = tuple[str, str, str, str]  # and the path
 
 
 def validate_image(record: object, image_id: str, vocabulary: Vocabulary, root: str) -> list[Problem]:
-    """Every problem of one image: errors, what is mended and warnings, of its record, image file and panoptic PNG.
+    """Every problem of one image, of its record, image file and panoptic PNG, in the order of the loader's checks.
 
     Args:
         record: entry of the file's `data`, of any form.
-        image_id: its id.
-        vocabulary: names of the categories and predicates.
+        image_id, vocabulary: as in `PSGFile`.
         root: folder that the file names are relative to, without symbolic links.
-
-    Returns:
-        Problems in the order of the loader's checks; those of image files have their path in `file`.
     """
     problems = list(validate_record(record, image_id, vocabulary))
     if not isinstance(record, dict):

@@ -54,21 +54,13 @@ Finding = tuple[str, str, str]  # kind, field and message of a `Problem`
 
 @dataclass(frozen=True)
 class Problem:
-    """One violated rule.
+    """One violated rule."""
 
-    Attributes:
-        kind: name of the rule, for counting.
-        image_id: the image, "" if the file as a whole is meant.
-        field: where, for example "relations[3]"; "" if the message says all.
-        message: what was expected and what was found.
-        file: path of the image file that is meant, "" for the PSG file.
-    """
-
-    kind: str
-    image_id: str
-    field: str
-    message: str
-    file: str = ""
+    kind: str  # name of the rule, for counting
+    image_id: str  # "" if the file as a whole is meant
+    field: str  # where, for example "relations[3]"; "" if the message says all
+    message: str  # what was expected and what was found
+    file: str = ""  # path of the image file that is meant, "" for the PSG file
 
     @property
     def severity(self) -> str:
@@ -81,11 +73,7 @@ class Problem:
         return self.severity == "error"
 
     def describe(self, file: str) -> str:
-        """The problem as one line, in the words of the loader's error.
-
-        Args:
-            file: path of the PSG file.
-        """
+        """The problem of a PSG file as one line, in the words of the loader's error."""
         if not self.field:
             return self.message
         if self.file:
@@ -265,14 +253,7 @@ def validate_record(record: object, image_id: str, vocabulary: Vocabulary) -> It
 
 
 def duplicate_images(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Problem]]:
-    """Each image occurs once.
-
-    Args:
-        image_ids: positions in the file and ids.
-
-    Yields:
-        for each further occurrence, its position and the problem.
-    """
+    """Each image occurs once; gives the position and the problem of each further occurrence."""
     first: dict[str, int] = {}
     for i, image_id in image_ids:
         if first.setdefault(image_id, i) != i:
@@ -291,10 +272,6 @@ def test_id_problem(test_image_ids: list, image_ids: list[str]) -> str:
 
     Ids are texts or whole numbers. One that names no image must not differ from the id of another split's image in form
     only (leading zeros, spaces, 123.0): that image would be trained on.
-
-    Args:
-        test_image_ids: as in the file.
-        image_ids: of the records, as strings.
     """
     for i, value in enumerate(test_image_ids):
         if not isinstance(value, str | int) or isinstance(value, bool):

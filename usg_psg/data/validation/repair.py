@@ -32,18 +32,11 @@ _BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text"
 
 @dataclass(frozen=True)
 class Change:
-    """One removal.
+    """One removal."""
 
-    Attributes:
-        what: "image", "segment", "relation" or "test_image_id".
-        image_id: the image.
-        field: where it was in the original file.
-        reason: its problem.
-    """
-
-    what: str
+    what: str  # "image", "segment", "relation" or "test_image_id"
     image_id: str
-    field: str
+    field: str  # where it was in the original file
     reason: str
 
     def describe(self) -> str:
@@ -127,11 +120,7 @@ def repair_image(
 ) -> tuple[dict | None, list[Change]]:
     """One record without its problems, and what was removed; None for one that goes as a whole.
 
-    Args:
-        record: entry of the file's `data`; not changed.
-        image_id: its id.
-        field: where it is in the file.
-        vocabulary, root: as in `validate_image`.
+    `field` says where it is in the file; other arguments as in `validate_image`.
     """
     problems = validate_image(record, image_id, vocabulary, root)
     broken = [f for f in problems if f.is_error and f.kind in _BROKEN_KINDS]
