@@ -107,11 +107,7 @@ class USGCheckpointer(Checkpointer):
         self._restored: list[str] = []
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`.
-
-        Args:
-            tag: make it the checkpoint that a resumed run goes on from.
-        """
+        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`; with `tag`, --resume takes it."""
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
@@ -140,18 +136,15 @@ class USGCheckpointer(Checkpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make `last_checkpoint` name this file."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+        content = last_filename_basename.encode()
+        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(content))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights and the states of checkpointables.
+        """Load weights and the states of checkpointables; returns other entries of the file.
 
         Args:
             path: a file or address; "" leaves the model as it is.
             checkpointables: keywords of those to restore, None for all.
-
-        Returns:
-            Other entries of the file.
 
         Raises:
             ValueError: if the file cannot be used; a trainer's state that it lacks is one of the reasons.
@@ -181,7 +174,9 @@ class USGCheckpointer(Checkpointer):
         if frequency is not None and isinstance(self.model, USGPar) and self.model.predicate_frequency is None:
             # A model in training keeps the counts of its own data.
             self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
-        self._take_record(checkpoint.pop(TRAINED_ON_KEY, None))
+        record = checkpoint.pop(TRAINED_ON_KEY, None)
+        loaded = None if record is None else TrainingRecord.from_record(record)
+        self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)
         if EMA_KEY in checkpoint and not self.load_ema and EMA_KEY not in self._restored:
             starts = self._run is not None and TRAINER_KEY not in self._restored
             why = "training starts from the last ones" if starts else "SOLVER.EMA.ENABLED True takes it"
@@ -191,10 +186,6 @@ class USGCheckpointer(Checkpointer):
         if has_backbone:
             self._note_backbone(checkpoint["model"])
         return super()._load_model(checkpoint)
-
-    def _take_record(self, record: Any) -> None:
-        loaded = None if record is None else TrainingRecord.from_record(record)
-        self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)
 
     def _note_backbone(self, weights: dict[str, Tensor]) -> None:
         """A backbone that comes from the file and not from OpenCLIP must be saved again, although it is frozen."""
@@ -241,10 +232,6 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     return weights
 
 
-def _is_on_meta(model: nn.Module) -> bool:
-    return any(value.is_meta for value in model.state_dict().values())
-
-
 def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -> None:
     """Refuse a model whose frozen backbone has other weights, whatever it is called, or whose backbone is trained."""
     backbone = getattr(model, "backbone", None)
@@ -253,7 +240,7 @@ def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -
     digest = recorded.get("digest")  # old checkpoints have none
     if is_frozen and digest is None and present == name:
         return
-    if is_frozen and digest is not None and (_is_on_meta(model) or backbone_digest(model) == digest):
+    if is_frozen and digest is not None and (next(backbone.parameters()).is_meta or backbone_digest(model) == digest):
         return
     if is_frozen and present == name:
         raise ValueError(

@@ -24,11 +24,7 @@ TRAINED_ON_KEY = "trained_on"  # data sets and names, see `TrainingRecord`
 
 
 def check_suffix(filename: str) -> None:
-    """Refuse files whose format is unknown, by their name.
-
-    Raises:
-        ValueError: names the formats.
-    """
+    """Refuse files whose format is unknown, by their name."""
     suffix = Path(filename).suffix
     if suffix not in SUFFIXES:
         hint = "; tools/convert_checkpoint.py reads pickles of published models" if suffix == ".pkl" else ""
