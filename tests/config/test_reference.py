@@ -26,7 +26,8 @@ def leaf_keys(node: dict, prefix: str = "") -> set[str]:
 
 def documented() -> set[str]:
     text = list_config.DOCUMENT.read_text(encoding="utf-8")
-    return set(re.findall(r"^- `([A-Z][A-Z0-9_.]+)` `", text, flags=re.MULTILINE)) & KEYS.keys()
+    lines = re.findall(r"^- (`[A-Z][A-Z0-9_.]+`(?:, `[A-Z][A-Z0-9_.]+`)*) `", text, flags=re.MULTILINE)
+    return {key.strip("`") for line in lines for key in line.split(", ")} & KEYS.keys()
 
 
 def test_document_is_current():

@@ -122,7 +122,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
     },
     "DATASETS": {
-        "TEST": Key(KEPT, "registered data sets to evaluate on; they share one vocabulary"),
+        "TEST": Key(KEPT, "registered data sets to evaluate on, of one vocabulary"),
         "TRAIN": Key(KEPT, "registered data sets to train on"),
     },
     **MODEL_SECTIONS,
@@ -155,12 +155,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "CHECKPOINTS_TO_KEEP": Key(3, "newest periodic checkpoints kept; 0: all", allowed=ZERO_OR_MORE),
         "BEST_METRIC": Key("sgdet/single/R@50", 'its highest value makes model_best.pth; "": none does'),
-        "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints"),
+        "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints; 0: one at the end"),
         "IMS_PER_BATCH": Key(KEPT, "images per step, of all processes together", allowed=ONE_OR_MORE),
         "MAX_ITER": Key(KEPT, "steps of training", allowed=ONE_OR_MORE),
         "REFERENCE_WORLD_SIZE": Key(
             KEPT,
-            "scale batch, learning rate and schedule from this number of processes; 0: do not",
+            "processes that batch, learning rate and schedule are for, which others scale; 0: none scales",
         ),
         "WARMUP_METHOD": Key(
             KEPT,
@@ -189,7 +189,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "TEST": {
         "TASK": Key("sgdet", '"sgdet": from the image alone; "predcls": masks and labels are given', allowed=TASKS),
-        "EVAL_PERIOD": Key(KEPT, "steps between evaluations; 0: only at the end"),
+        "EVAL_PERIOD": Key(KEPT, "steps between evaluations; 0: one at the end"),
         "EXPECTED_RESULTS": Key(KEPT, "[[task, metric, value, tolerance], ...] that an evaluation must reach"),
     },
     "TEST.USG": {
