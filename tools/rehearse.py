@@ -127,16 +127,16 @@ def train_until(words: list[str], args: argparse.Namespace, run: Path, steps: in
     Raises:
         ChildProcessError: if the training ends by itself before.
     """
-    known, seen = {line["iteration"] for line in steps_of(run)}, dict[int, float]()
+    kept, seen = len(steps_of(run)), dict[int, float]()  # a resumed run first cuts off what it will make again
     log = open(run.parent / f"{run.name}.out", "a")
     process = subprocess.Popen(words, env=environment(args.folder), stdout=log, stderr=log, start_new_session=True)
     try:
         while True:
             lines = steps_of(run)
-            for line in lines:
-                if (step := line["iteration"]) not in seen and (step not in known or len(lines) < len(known)):
-                    seen[step] = time.monotonic()
-            if lines and lines[-1]["iteration"] + 1 >= steps and lines[-1]["iteration"] in seen:
+            kept = min(kept, len(lines))
+            for line in lines[kept:]:
+                seen.setdefault(line["iteration"], time.monotonic())
+            if len(lines) >= steps and seen:
                 break
             if process.poll() is not None:
                 raise ChildProcessError(f"{run}: training ended with status {process.returncode}, see {log.name}")
