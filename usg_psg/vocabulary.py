@@ -115,7 +115,7 @@ class Vocabulary:
         """
         if not isinstance(record, dict) or not {*NAME_KEYS, *TEMPLATE_KEYS, "synonyms"} <= set(record):
             raise ValueError("it has no vocabulary of this project")
-        texts = {key: _texts(key, record[key]) for key in (*NAME_KEYS, *TEMPLATE_KEYS)}
+        texts: dict[str, Any] = {key: _texts(key, record[key]) for key in (*NAME_KEYS, *TEMPLATE_KEYS)}
         objects = [*texts["thing_classes"], *texts["stuff_classes"]]
         synonyms = _synonyms(record["synonyms"], objects, texts["predicate_classes"])
         made = cls(**texts, synonyms=synonyms, source=source)
@@ -128,7 +128,7 @@ class Vocabulary:
                 raise ValueError(f"{key}: expected an embedding of each of {len(names)} names, got {got}")
             if not torch.isfinite(value).all():
                 raise ValueError(f"{key}: not all values are finite")
-        return replace(made, embeddings=NameEmbeddings(*(record[key] for key in TENSOR_KEYS), record["tower"]))
+        return replace(made, embeddings=NameEmbeddings(**{key: record[key] for key in (*TENSOR_KEYS, "tower")}))
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file with names and embeddings for `read`, whole or not at all."""
@@ -234,7 +234,7 @@ def _build(path: str, content: object) -> Vocabulary:
     unknown = [str(key) for key in content if key not in KEYS]
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown key; there are {', '.join(KEYS)}")
-    names = {key: _words(key, content.get(key, [])) for key in NAME_KEYS}
+    names: dict[str, Any] = {key: _words(key, content.get(key, [])) for key in NAME_KEYS}
     if not names["thing_classes"] and not names["stuff_classes"]:
         raise ValueError("thing_classes: expected a name here or in stuff_classes, both are empty")
     if not names["predicate_classes"]:

@@ -234,7 +234,7 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
 
 def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -> None:
     """Refuse a model whose frozen backbone has other weights, whatever it is called, or whose backbone is trained."""
-    backbone = getattr(model, "backbone", None)
+    backbone: Any = getattr(model, "backbone", None)
     is_frozen, present = getattr(backbone, "freeze", False), getattr(backbone, "weights_identity", None)
     name = {key: value for key, value in recorded.items() if key != "digest"}
     digest = recorded.get("digest")  # old checkpoints have none
