@@ -105,8 +105,7 @@ def get_psg_metadata(name: str) -> Metadata:
         {thing,stuff}_dataset_id_to_contiguous_id (identities), json_file and image_root.
 
     Raises:
-        FileNotFoundError: if the names have to be read and the file is missing.
-        ValueError: if the data set is not registered with PSG's names.
+        FileNotFoundError, ValueError: if the file of the names is missing, or the data set is not registered.
     """
     source = _SOURCES.get(name)
     if source is None:

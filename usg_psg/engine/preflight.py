@@ -58,8 +58,7 @@ def weights_path(cfg: CfgNode, resume: bool = False) -> str:
     """The file of weights that a run starts from; "" if there is none, or it is an address and no path.
 
     Raises:
-        FileNotFoundError: if it is not there; the message names a similar file beside it.
-        ValueError: if it is an address that cannot be opened, or a file of an unknown format.
+        FileNotFoundError, ValueError: if it is not there, or an address or a format that cannot be read.
     """
     key, weights = "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
     last = last_checkpoint(cfg)
@@ -86,13 +85,10 @@ def last_checkpoint(cfg: CfgNode) -> Path:
 
 
 def read_test_data(cfg: CfgNode) -> dict[str, int]:
-    """Read DATASETS.TEST, records and pictures, as its evaluation does after hours of training.
+    """Read DATASETS.TEST, records and pictures, and raise what its evaluation would after hours of training.
 
     Returns:
         the number of images of each data set.
-
-    Raises:
-        ValueError, FileNotFoundError: the first fault, in the words that the evaluation would have for it.
     """
     images = {}
     for name in cfg.DATASETS.TEST:
