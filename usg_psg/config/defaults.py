@@ -185,7 +185,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "SOLVER.EMA": {
         "ENABLED": Key(False, "evaluate with the moving average of the trained weights"),
-        "DECAY": Key(0.9998, "fraction of the average that a step keeps", allowed=BELOW_ONE),
+        "DECAY": Key(
+            0.9998,
+            "fraction of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
+            allowed=BELOW_ONE,
+        ),
     },
     "TEST": {
         "TASK": Key("sgdet", '"sgdet": from the image alone; "predcls": masks and labels are given', allowed=TASKS),
