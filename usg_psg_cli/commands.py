@@ -52,7 +52,7 @@ class Command:
 def train(parser: ArgumentParser) -> Check:
     """Train USG-Par, or evaluate it with --eval-only.
 
-    %(prog)s --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
+    %(prog)s --config-file configs/psg/usg_par_best.yaml --num-gpus 8
     %(prog)s --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     %(prog)s --config-file ... --eval-only --vocabulary prompts.yaml MODEL.WEIGHTS ...
     %(prog)s --config-file ... SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 5e-4 OUTPUT_DIR output/ablation
@@ -333,7 +333,7 @@ def convert(parser: ArgumentParser) -> Check:
     """Turn a published FC-CLIP or Mask2Former checkpoint into MODEL.WEIGHTS of this project.
 
     %(prog)s --source fcclip --input fcclip_cocopan.pth \\
-        --config-file configs/psg/usg_par_convnext_large.yaml --output fcclip_init.safetensors
+        --config-file configs/psg/usg_par_best.yaml --output fcclip_init.safetensors
 
     Every name of the input is used or left out with a reason; docs/model_zoo.md explains the choices. To keep the
     published computation exactly, convert for and train with the overrides MODEL.USG.MASK_DECODER.NUM_LAYERS 9
