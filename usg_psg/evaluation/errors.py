@@ -66,7 +66,7 @@ def triplet_errors(match: ImageMatch, protocol: str, k: int) -> TripletErrors:
     if protocol not in ERROR_PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(ERROR_PROTOCOLS)}, got {protocol!r}")
     if protocol == "single":
-        segment_map, labels, _ = match.prediction.ensure_map(match.gt.label_map.shape)
+        segment_map, labels, _ = match.panoptic
         rows, matched = match.segment_triplets[0], match.segments
         masks = encode_segments(segment_map, range(1, len(labels) + 1))
     else:

@@ -18,6 +18,7 @@ from .matching import (
     first_ranks,
     greedy_ranks,
     joint_histogram,
+    mask_overlap,
     match_any,
     match_one_to_one,
     overlap_of_maps,
@@ -67,13 +68,25 @@ class ImageMatch:
 
     @cached_property
     def overlap(self) -> Overlap:
-        """Of the N masks with the annotated segments."""
-        return self.prediction.overlap_with(self.gt)
+        """Of the N masks with the annotated segments: the one that was given, or one made of the masks."""
+        given, expected = self.prediction.overlap, (len(self.prediction.labels), len(self.gt.labels))
+        if given is None:
+            if self.prediction.masks is None:
+                raise ValueError("masks: expected masks, or their overlap, got neither")
+            return mask_overlap(self.prediction.masks, self.gt.label_map, len(self.gt.labels))
+        if given.intersection.shape != expected:
+            raise ValueError(f"overlap: expected {expected}, got {given.intersection.shape}")
+        return given
+
+    @cached_property
+    def panoptic(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The map (H, W), the labels (S,) of its segments and the segment of each mask (N,)."""
+        return self.prediction.ensure_map(self.gt.label_map.shape)
 
     @cached_property
     def joint(self) -> np.ndarray:
         """(S + 1, G + 1) pixels of the panoptic map's segments on annotated ones, see `joint_histogram`."""
-        segment_map, labels, _ = self.prediction.ensure_map(self.gt.label_map.shape)
+        segment_map, labels, _ = self.panoptic
         return joint_histogram(segment_map, self.gt.label_map, len(labels), len(self.gt.labels))
 
     @cached_property
@@ -84,14 +97,12 @@ class ImageMatch:
     @cached_property
     def segments(self) -> np.ndarray:
         """(S, G) bool: the segment of the map is the annotated one's match, see `match_one_to_one`."""
-        iou = overlap_of_maps(self.joint).iou()
-        labels = self.prediction.ensure_map(self.gt.label_map.shape)[1]
-        return match_one_to_one(iou, labels, self.gt.labels)
+        return match_one_to_one(overlap_of_maps(self.joint).iou(), self.panoptic[1], self.gt.labels)
 
     @cached_property
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
         """The prediction's rankings on the segments of the map, see `Prediction.segment_triplets`."""
-        self.prediction.ensure_map(self.gt.label_map.shape)
+        _ = self.panoptic
         return self.prediction.segment_triplets()
 
     def ranks(self, matching: str) -> Ranks:

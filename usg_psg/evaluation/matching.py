@@ -6,7 +6,6 @@ T annotated triplets, H W pixels. Triplets are rows (subject, object, predicate)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +53,7 @@ def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
     Raises:
         ValueError: if the sizes differ.
     """
-    masks = decode_masks(pred_masks, "pred_masks")
-    if len(masks) == 0:
-        masks = np.zeros((0, *gt_map.shape), dtype=bool)
-    if masks.shape[1:] != gt_map.shape:
-        raise ValueError(f"pred_masks: expected height x width {_size(gt_map.shape)}, got {_size(masks.shape[1:])}")
+    masks = decode_masks(pred_masks, "masks", gt_map.shape)
     intersection = np.zeros((len(masks), num_gt), dtype=np.int64)
     gt_area = np.zeros(num_gt, dtype=np.int64)
     boxes = find_objects(gt_map.astype(np.int32, copy=False), max_label=num_gt)
@@ -102,7 +97,7 @@ def joint_histogram(pred_map: np.ndarray, gt_map: np.ndarray, num_pred: int, num
         ValueError: if the sizes differ or a value is out of range.
     """
     if pred_map.shape != gt_map.shape:
-        raise ValueError(f"segment_map: expected height x width {_size(gt_map.shape)}, got {_size(pred_map.shape)}")
+        raise ValueError(f"segment_map: expected height and width {gt_map.shape}, got {pred_map.shape}")
     for name, values, limit in (("segment_map", pred_map, num_pred), ("label_map", gt_map, num_gt)):
         if values.size and not (0 <= values.min() and values.max() <= limit):
             raise ValueError(f"{name}: expected values 0 to {limit}, got {values.min()} to {values.max()}")
@@ -203,7 +198,3 @@ def first_of_each(rows: np.ndarray) -> np.ndarray:
     for column in rows.T:
         key = key * (int(column.max()) + 1) + column
     return np.sort(np.unique(key, return_index=True)[1])
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " x ".join(str(x) for x in shape)

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ..data.annotation import annotation_arrays, read_annotation
 from ..data.psg_index import PSGIndex
 from ..data.psg_json import PSGFile, check_vocabulary, select_split
@@ -73,22 +71,11 @@ def score_predictions(
             raise ValueError(f"{file}, image {image_id!r}: there is a second prediction")
         gt = ground_truth(remaining.pop(image_id))
         try:
-            _check_size(gt, prediction)
             metrics.update(gt, prediction)
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
     count_missing(metrics, remaining.values())
     return metrics
-
-
-def _check_size(gt: GroundTruth, prediction: Prediction) -> None:
-    """Refuse run lengths of another size than the annotation's before they become pixels, up to 2^32 of them."""
-    if prediction.masks is None or isinstance(prediction.masks, np.ndarray):
-        return
-    for n, rle in enumerate(prediction.masks):
-        if tuple(rle["size"]) != gt.label_map.shape:
-            expected, found = gt.label_map.shape, tuple(rle["size"])
-            raise ValueError(f"image {gt.image_id!r}: masks[{n}]: expected height and width {expected}, got {found}")
 
 
 def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:

@@ -20,7 +20,7 @@ from ..utils.program import TERMINAL
 from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
 from .inputs import GroundTruth, Prediction
-from .matching import Overlap, mask_overlap
+from .matching import Overlap
 from .novel_names import NovelNames
 from .records import count_missing, ground_truth, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
@@ -215,28 +215,20 @@ def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = Fal
     position = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int64)
     position[ids] = np.arange(len(ids))
     pairs = output.get("pairs")
+    on_device = masks.is_cuda and masks.shape[1:] == gt.label_map.shape
     return Prediction(
         labels=_numpy(instances.pred_classes),
         triplets=_stack(relations, ("subject", "object", "predicate")),
-        masks=_numpy(masks).astype(bool) if with_masks or not masks.is_cuda else None,
+        masks=_numpy(masks) if with_masks or not on_device else None,
         triplet_scores=_numpy(relations["score"]),
         mask_scores=_numpy(instances.scores),
         segment_map=position[_numpy(panoptic)] + 1,
         segment_labels=np.array([s["category_id"] for s in segments_info], dtype=np.int64),
         mask_segment=position[_numpy(instances.segment_ids)],
         pairs=None if pairs is None else _stack(pairs, ("subject", "object")),
-        overlap=_overlap(masks, gt),
+        overlap=tensor_overlap(masks, gt) if on_device else None,
         image_id=gt.image_id,
     )
-
-
-def _overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:
-    if not masks.is_cuda or tuple(masks.shape[1:]) != gt.label_map.shape:
-        try:
-            return mask_overlap(_numpy(masks).astype(bool, copy=False), gt.label_map, len(gt.labels))
-        except ValueError as error:
-            raise ValueError(f"image {gt.image_id!r}: {error}") from None
-    return tensor_overlap(masks, gt)
 
 
 def tensor_overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .frequency_baseline import TrainingTriplets
 from .image_match import ImageMatch
-from .inputs import GroundTruth, Prediction
+from .inputs import GroundTruth, Prediction, naming_image
 from .matching import NEVER, first_ranks, match_any, pair_hits
 from .novel_names import PARTS, NovelNames
 from .panoptic_quality import PanopticQuality
@@ -140,12 +140,13 @@ class SGDetMetrics:
         Raises:
             ValueError: if sizes differ, or a class or predicate is out of range; the message names the image.
         """
-        self._check_range(gt, prediction)
         match = ImageMatch(gt, prediction)
-        match.check()
+        with naming_image(gt.image_id):
+            self._check_range(gt, prediction)
+            match.check()
         if self.is_thing is not None:
             image = PanopticQuality(self.is_thing)
-            image.add(match.joint, prediction.ensure_map(gt.label_map.shape)[1], gt.labels, gt.is_crowd)
+            image.add(match.joint, match.panoptic[1], gt.labels, gt.is_crowd)
             self._add_panoptic(image, gt)
         self.counts["images_with_proposals"] += prediction.pairs is not None
         self._add(match)
@@ -213,7 +214,6 @@ class SGDetMetrics:
             self.counts[name] += other.counts[name]
 
     def _check_range(self, gt: GroundTruth, prediction: Prediction) -> None:
-        where = f"image {gt.image_id!r}: " if gt.image_id else ""
         ng = prediction.triplets_ng if prediction.triplets_ng is not None else prediction.triplets
         checks = [
             ("annotated predicate", gt.triplets[:, 2], self.num_predicates),
@@ -225,7 +225,7 @@ class SGDetMetrics:
             checks.append(("predicted class", prediction.labels, self.num_classes))
         for name, values, limit in checks:
             if values.max(initial=0) >= limit:
-                raise ValueError(f"{where}{name}: expected 0 to {limit - 1}, got {values.max()}")
+                raise ValueError(f"{name}: expected 0 to {limit - 1}, got {values.max()}")
 
     def _count(self, gt: GroundTruth, num_predicted: int) -> None:
         self.counts["images"] += 1

@@ -51,8 +51,7 @@ def _arrays(graph: SceneGraph, name: str) -> tuple[np.ndarray, np.ndarray, np.nd
     """Category ids (N,), relations (R, 3) and label map (H, W)."""
     labels = np.array([o.category_id for o in graph.objects], dtype=np.int64)
     rows = np.array([(r.subject, r.object, r.predicate_id) for r in graph.relations], dtype=np.int64).reshape(-1, 3)
-    label_map = np.zeros((graph.height, graph.width), dtype=np.int32)
-    return labels, rows, label_map_from_masks([o.mask for o in graph.objects], name) if len(labels) else label_map
+    return labels, rows, label_map_from_masks([o.mask for o in graph.objects], name, (graph.height, graph.width))
 
 
 def draw_comparison(
