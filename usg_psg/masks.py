@@ -112,11 +112,7 @@ def area(rle: dict) -> int:
 def check_rles(rles: Sequence[dict], name: str = "masks") -> list[dict]:
     """Refuse run lengths that do not fill their mask, and compress those that are lists of numbers.
 
-    pycocotools does not look: it takes what lies in memory for missing runs.
-
-    Args:
-        rles: dicts of "size" [H, W] and "counts", compressed or a list of numbers.
-        name: what an error calls them.
+    pycocotools does not look: it takes what lies in memory for missing runs. `name` is what an error calls them.
 
     Raises:
         ValueError: for a size or counts of another form, a negative run, or runs that do not add up to H * W.

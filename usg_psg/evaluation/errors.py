@@ -55,10 +55,7 @@ class TripletErrors:
 def triplet_errors(match: ImageMatch, protocol: str, k: int) -> TripletErrors:
     """Compare the first k triplets of an image with its annotation.
 
-    Args:
-        match: of the image.
-        protocol: "single" (segments of the map, matched one to one) or "openpsg" (every mask, matched to any).
-        k: rows of the ranking that count.
+    Under "single": segments of the map, matched one to one; under "openpsg": every mask, matched to any.
 
     Raises:
         ValueError: for another protocol, or where sizes or values do not fit.

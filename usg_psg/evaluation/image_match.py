@@ -35,8 +35,7 @@ class Ranks:
 
     Attributes:
         triplets: (T, 3) the annotated triplets that count.
-        constrained: (T,) in the ranking with graph constraint.
-        unconstrained: (T,) in the one without; None where the rules have none.
+        constrained, unconstrained: (T,) with and without graph constraint; None where the rules have no such ranking.
         pairs: (T',) of each annotated pair that counts, predicates left out, with graph constraint.
     """
 
@@ -47,23 +46,14 @@ class Ranks:
 
 
 class ImageMatch:
-    """A prediction and the annotation of its image; everything is computed once, when it is first asked for.
-
-    Args:
-        gt: annotation.
-        prediction: None for an image that nothing was predicted for. Its panoptic map is made if it has none.
-    """
+    """A prediction, None for none, and the annotation of its image; all is computed when it is first asked for."""
 
     def __init__(self, gt: GroundTruth, prediction: Prediction | None):
         self.gt, self.prediction = gt, Prediction.nothing(gt) if prediction is None else prediction
         self._ranks: dict[str, Ranks] = {}
 
     def check(self) -> None:
-        """Compare sizes before anything is counted.
-
-        Raises:
-            ValueError: if masks or map have another size than the annotation, or there are neither.
-        """
+        """Raise ValueError if sizes differ, or there are neither masks nor overlap, before anything is counted."""
         _ = self.overlap, self.joint
 
     @cached_property
@@ -106,11 +96,7 @@ class ImageMatch:
         return self.prediction.segment_triplets()
 
     def ranks(self, matching: str) -> Ranks:
-        """Ranks of the annotated triplets under one way of matching.
-
-        Args:
-            matching: one of `MATCHINGS`, see `protocols.Protocol`.
-        """
+        """Ranks of the annotated triplets under one of `MATCHINGS`, see `protocols.Protocol`."""
         if matching not in self._ranks:
             self._ranks[matching] = self._compute_ranks(matching)
         return self._ranks[matching]

@@ -34,8 +34,7 @@ class GroundTruth:
         labels: (G,) class of each segment, 0-based.
         triplets: (T, 3) rows (subject, object, predicate), 0-based; duplicates are allowed.
         label_map: (H, W) integers: n + 1 inside segment n, 0 elsewhere.
-        is_crowd: (G,) bool; None for no crowds. Crowds are segments like others for relations, as in every evaluator of
-            PSG, and are left out of panoptic quality only.
+        is_crowd: (G,) bool; None for none. Only panoptic quality leaves crowds out, as in every evaluator of PSG.
         image_id: named in errors.
     """
 
@@ -78,8 +77,8 @@ class Prediction:
     """Prediction for one image.
 
     `triplets` may hold several predicates for one pair: the first row of each ordered pair, in order, is the ranking
-    with graph constraint. `single` and panoptic quality need a map without overlaps; if none is given, it is made of
-    the masks, see `flatten_masks`.
+    with graph constraint. `single` and panoptic quality need a map without overlaps; if none is given, `flatten_masks`
+    makes it.
 
     Attributes:
         labels: (N,) class of each mask.
@@ -87,9 +86,8 @@ class Prediction:
         masks: (N, H, W) bool, or N COCO run lengths; may overlap. May be None if `overlap` is given.
         triplet_scores: (R,); if given, triplets and scores are sorted by it, best first, ties in the given order.
         triplets_ng: (R', 3) ranking without graph constraint, best first; None takes `triplets`.
-        mask_scores: (N,), used by `flatten_masks` only.
-        segment_map: (H, W) integers: n + 1 inside segment n of the panoptic map, 0 elsewhere.
-        segment_labels: (S,) class of each segment of the map.
+        mask_scores: (N,), for `flatten_masks`.
+        segment_map, segment_labels: (H, W) integers, n + 1 inside segment n, and (S,) class of each segment.
         mask_segment: (N,) segment of the map that each mask became, -1 for none.
         pairs: (K, 2) pair proposals as mask indices, best first.
         overlap: of the masks with the annotation, where it was computed already (e.g. on a GPU).
@@ -169,20 +167,13 @@ class Prediction:
         return rows[first_of_each(rows)]
 
     def decoded_masks(self, size: tuple[int, ...] | None = None) -> np.ndarray:
-        """(N, H, W) bool; size as of `decode_masks`.
-
-        Raises:
-            ValueError: if no masks were given, or they have another size.
-        """
+        """(N, H, W) bool; a ValueError if no masks were given, or they have another size."""
         if self.masks is None:
             raise ValueError("masks: expected masks, got none")
         return decode_masks(self.masks, size=size)
 
     def ensure_map(self, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`segment_map`, `segment_labels` and `mask_segment`, made of the masks if none were given.
-
-        Args:
-            size: (H, W) of the image.
+        """`segment_map`, `segment_labels`, `mask_segment`, made of the masks if none were given; size is (H, W).
 
         Raises:
             ValueError: if neither a map nor masks were given.
@@ -203,9 +194,8 @@ class Prediction:
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
         """Rankings with and without graph constraint, on the segments of the panoptic map, which must be there.
 
-        Rows with an end that is in no segment are left out. Rows whose two ends became one segment stay: they match
-        nothing that is annotated between two segments, but take a rank. Of several rows that become the same, the best
-        stays; with graph constraint, the best row of each ordered pair of segments stays.
+        Rows with an end that is in no segment are left out. Rows whose two ends became one segment match nothing, but
+        take a rank. Of rows that become the same, or one pair under graph constraint, the best stays.
 
         Source: scripts/convert_openpsg.py of fair-psgg at fba4da3, which keeps and drops the same rows.
         """
@@ -223,16 +213,10 @@ class Prediction:
 def flatten_masks(
     masks: np.ndarray, order: np.ndarray, threshold: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks that may overlap to a map in which each pixel has one owner.
+    """Masks (N, H, W) that may overlap to a map in which each pixel has one owner.
 
-    A mask whose IoU with an earlier kept one reaches the threshold is the same segment, whatever its label: the kept
-    one stands for both. Every other mask is kept and gets the pixels that are still free. Masks without overlaps
-    come out as they are.
-
-    Args:
-        masks: (N, H, W) bool.
-        order: (N,) mask indices, the most trusted first.
-        threshold: IoU from which two masks are one segment.
+    From the most trusted mask on, `order` (N,): a mask whose IoU with a kept one reaches the threshold is the same
+    segment, whatever its label; any other is kept and gets the pixels that are still free.
 
     Returns:
         segment_map: (H, W) int32, n + 1 inside segment n, 0 elsewhere.

@@ -19,23 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def ground_truth(record: dict) -> GroundTruth:
-    """What predictions of an image are compared with.
-
-    Args:
-        record: the mapper's dict, which has the annotation, or a dataset dict, whose panoptic PNG is then read.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_annotation`.
-    """
+    """The annotation in the mapper's dict, or of a dataset dict, whose panoptic PNG is then read; errors as there."""
     labels, relations, label_map, is_crowd = record.get("annotation") or read_annotation(record)
     return GroundTruth(labels, relations, label_map, is_crowd, str(record["image_id"]))
 
 
 def images_with_relations(records: Iterable[dict]) -> dict[str, tuple[int, int]]:
-    """(height, width) of the annotated images that have relations, by id, in order.
-
-    A submission and a results.pkl tell their images by the position among them.
-    """
+    """(height, width) of the annotated images that have relations, by id, in order."""
     return {str(x["image_id"]): (x["height"], x["width"]) for x in records if len(x["relations"])}
 
 
@@ -50,17 +40,15 @@ def score_predictions(
     predictions: Iterable[tuple[str, Prediction]],
     file: str = "predictions",
 ) -> SGDetMetrics:
-    """Count every image of a split.
+    """Count every image of a split into `metrics`, which is returned.
 
     Args:
-        metrics: where to count; returned.
         records: dataset dicts of the split, see `load_psg_json`.
         predictions: image_id and prediction, in any order; images without one count as missing.
-        file: where they are from, named in errors.
+        file: of the predictions, named in errors.
 
     Raises:
-        ValueError: for a prediction of an image that the split lacks, a second one of the same image, or one that does
-            not fit its annotation.
+        ValueError: for an image that the split lacks, a second prediction, or one that does not fit its annotation.
     """
     remaining = {str(record["image_id"]): record for record in records}
     known = set(remaining)
@@ -98,18 +86,13 @@ def training_triplets(records: Iterable[dict], num_classes: int, num_predicates:
 def training_triplets_of_file(
     content: PSGFile | PSGIndex, vocabulary: Vocabulary, scored: str
 ) -> TrainingTriplets | None:
-    """Relations of a PSG file's training images.
-
-    Args:
-        content: see `open_psg`.
-        vocabulary: names that the file must have.
-        scored: split that is evaluated: "val" is not among the images that are counted for it.
+    """Relations of a PSG file's training images, without those of "val" where that split is scored.
 
     Returns:
         None, with a warning that says which metrics are left out, if the file has no relations outside its test split.
 
     Raises:
-        ValueError: if it has other names, or a training image with a problem.
+        ValueError: if the file's names are not the vocabulary's, or a training image has a problem.
     """
     check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, "train" if scored == "val" else "trainval")

@@ -29,14 +29,13 @@ class SGDetResults:
     """Everything computed from the counts.
 
     Attributes:
-        metrics: percentages by key, e.g. "single/mR@50", of the baseline "frequency/single/mR@50"; NaN where there is
-            nothing to average.
+        metrics: percentages by key, e.g. "single/mR@50", of the baseline "frequency/single/mR@50"; NaN for no values.
         panoptic: PQ, SQ, RQ in percent, with the suffix "_rel" over the images with relations only, "_base" and
-            "_novel" over the classes that training had and lacked; empty if not computed.
+            "_novel" over the classes that training had and lacked; empty if left out.
         counts: images, triplets and the like.
         predicate_recall: per protocol and "mR" or "NgmR", (K, P) percent, NaN for absent predicates.
         predicate_counts: (P,) annotated triplets without exact duplicates.
-        predicate_frequency: (P,) what predicates were ranked by for head, body and tail.
+        predicate_frequency: (P,) by which predicates were ranked for head, body and tail.
         predicate_groups: "head", "body", "tail" to predicate indices.
         confusion: (P, P + 1) annotated against predicted predicate of found pairs; the last column is "not found".
     """
@@ -57,18 +56,16 @@ class SGDetMetrics:
     Args:
         num_predicates: P.
         is_thing: a flag per object class, for panoptic quality; None leaves it out.
-        ks: ranks of the recalls.
-        proposal_ks: numbers of pair proposals of the oracle recall.
-        predicate_frequency: (P,) training frequency that orders predicates into head, body and tail, thirds of equal
-            size; None takes that of `training`, or else the annotation itself.
+        ks, proposal_ks: ranks of the recalls; numbers of pair proposals of the oracle recall.
+        predicate_frequency: (P,) orders predicates into head, body and tail, thirds of equal size; None takes that of
+            `training`, or else the annotation itself.
         training: relations of the training data; without them there is no zero-shot recall.
         baseline: also score `TrainingTriplets.rank` on the predicted objects, under "frequency/...".
         baseline_scores: the baseline's ranking heeds the scores of the masks; not wanted where objects are given.
         novel: names that training lacked: recalls and panoptic quality are told for them and for the others, too.
 
     Raises:
-        ValueError: for no ranks, a rank below 1, another number of frequencies, training data of other vocabularies,
-            or a baseline without training data.
+        ValueError: for arguments that do not fit each other, or a rank below 1.
     """
 
     def __init__(
@@ -132,10 +129,7 @@ class SGDetMetrics:
         return {**self.__dict__, "training": None}
 
     def update(self, gt: GroundTruth, prediction: Prediction) -> ImageMatch:
-        """Count one image.
-
-        Returns:
-            The comparison, for whoever wants to look at it.
+        """Count one image; returns the comparison, for whoever wants to look at it.
 
         Raises:
             ValueError: if sizes differ, or a class or predicate is out of range; the message names the image.
@@ -153,13 +147,7 @@ class SGDetMetrics:
         return match
 
     def update_missing(self, gt_triplets: np.ndarray, gt_labels: np.ndarray, is_crowd: np.ndarray) -> None:
-        """Count an image that no prediction was made for.
-
-        Args:
-            gt_triplets: (T, 3).
-            gt_labels: (G,) classes of its segments.
-            is_crowd: (G,) bool.
-        """
+        """Count an image that no prediction was made for: triplets (T, 3), labels and crowd flags (G,)."""
         gt = GroundTruth(gt_labels, gt_triplets, np.zeros((0, 0), dtype=np.int64), is_crowd)
         if self.is_thing is not None:
             image = PanopticQuality(self.is_thing)

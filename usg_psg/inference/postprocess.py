@@ -219,16 +219,7 @@ def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: 
 def resize_masks(
     logits: Tensor, padded_size: Sequence[int], image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> Tensor:
-    """Mask logits of the padded batch to one original image.
-
-    Args:
-        logits: (Q, h, w) covering the padded image.
-        padded_size, image_size: (H, W) of the padded and of the unpadded network input.
-        output_size: (H, W) of the original image.
-
-    Returns:
-        (Q, H, W) of output_size.
-    """
+    """Mask logits (Q, h, w), which cover the padded batch, at the size of the original image; all sizes are (H, W)."""
     full = F.interpolate(logits[None], size=padded_size, mode="bilinear", align_corners=False)
     full = full[..., : image_size[0], : image_size[1]]
     if tuple(full.shape[-2:]) != tuple(output_size):

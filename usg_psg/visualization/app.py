@@ -68,11 +68,7 @@ class Limits:
 
 
 def check_upload(path: str, limits: Limits) -> None:
-    """Refuse a file before it is decoded: only its size and its header are read.
-
-    Raises:
-        ValueError: if it is too large, no picture, or of a format that is not taken.
-    """
+    """Refuse a file that is too large, no image, or of a format that is not taken, by its size and its header alone."""
     size = Path(path).stat().st_size / 1e6
     if size > limits.megabytes:
         raise ValueError(f"The file has {size:.1f} MB; at most {limits.megabytes:g} MB are taken.")
@@ -90,11 +86,7 @@ def check_upload(path: str, limits: Limits) -> None:
 
 
 def read_names(text: str, what: str, limits: Limits) -> list[str]:
-    """Names of a text box, one per line, each once; empty lines do not count.
-
-    Raises:
-        ValueError: if there are too many, or one is too long.
-    """
+    """Names of a text box, one per line, each once, without empty lines; ValueError if they are too many or long."""
     names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if len(names) > limits.names:
         raise ValueError(f"{len(names)} {what} names were given; at most {limits.names} are taken.")
@@ -122,15 +114,13 @@ class Session:
     def parse(
         self, path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str
     ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
-        """What the page shows of one upload, in `limits.seconds`; work that takes longer ends in the background.
+        """Parse one upload, in `limits.seconds`; work that takes longer ends in the background.
 
         Args:
             path: the uploaded file, None for none.
             model: a name of `predictors`.
-            top_k: most relations that are shown.
-            threshold: least score of those.
-            objects, predicates: names, one per line; empty for the model's own. A name that is stuff to the model
-                stays stuff, every other one is a thing.
+            top_k, threshold: most relations that are shown, and the least score of those.
+            objects, predicates: names, one per line; empty for the model's own. Stuff of the model stays stuff.
 
         Returns:
             Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
@@ -213,15 +203,7 @@ class Session:
 
 
 def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | None = None) -> gr.Blocks:
-    """The page, ready for `launch_app`.
-
-    Args:
-        predictors: models by the name that the page shows; the first is chosen at the start.
-        limits: of uploads.
-
-    Raises:
-        ValueError: without a model.
-    """
+    """The page of one or more models, by the name that it shows, ready for `launch_app`."""
     if not predictors:
         raise ValueError("predictors: expected at least one model, got none")
     limits = limits or Limits()
@@ -258,18 +240,14 @@ def launch_app(
     allow_hosts: Iterable[str] = (),
     **more: Any,
 ) -> tuple[Any, str, str | None]:
-    """Serve the page.
+    """Serve the page; returns the FastAPI app, the local address, and the public one or None.
 
     Args:
-        app: of `build_app`.
         limits: its megabytes bound what the server takes in.
         host, port: where it listens.
         share: ask gradio for a public address.
         allow_hosts: names under which it is served besides those of `host`, see `Hosts`.
         more: for gradio's `launch`.
-
-    Returns:
-        What `launch` returns: the FastAPI app, the local address, the public one or None.
     """
     # The default theme asks a font server.
     theme = gr.themes.Default(

@@ -60,18 +60,10 @@ def draw_comparison(
     """Masks and relations of an annotation, left, and of the first k relations of a prediction, right.
 
     Annotated relations are marked as found, with the rank, or missed; predicted ones as right, as right but for the
-    predicate, or as not annotated.
-
-    Args:
-        image: (H, W, 3) uint8 RGB of the graphs' size.
-        ground_truth, prediction, k: as `compare_graphs`.
-        title: written above, e.g. the image's id.
+    predicate, or as not annotated. The image is (H, W, 3) uint8 RGB; errors as of `compare_graphs`.
 
     Returns:
         A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.
-
-    Raises:
-        ValueError: as `compare_graphs`, or if the image has another size.
     """
     errors = compare_graphs(ground_truth, prediction, k)
     annotated = list({(r.subject, r.object, r.predicate_id): r for r in ground_truth.relations}.values())

@@ -99,10 +99,6 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = Non
 def save_overlay(path: str | Path, image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> None:
     """Write the result of `draw_overlay`; in SVG and PDF files lines and names are vectors over the embedded pixels.
 
-    Args:
-        path: its suffix says the format.
-        image, graph, scale: as `draw_overlay`.
-
     Raises:
         ValueError: for an unknown suffix, or if image and graph differ in size.
     """
@@ -189,12 +185,9 @@ def related_objects(graph: SceneGraph) -> set[int]:
 def paint_masks(
     image: np.ndarray, graph: SceneGraph, scale: float = 1.0, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """The image with the colours of its objects, outlined, and nothing outside their masks changed.
+    """The image with the colours of its objects, outlined, and nothing outside their masks changed, at a scale.
 
     Args:
-        image: (H, W, 3) uint8 RGB of the graph's size.
-        graph: objects to paint.
-        scale: of the result; masks are scaled to the nearest pixel.
         owner: `owner_map` at the result's size, where it is at hand.
 
     Returns:

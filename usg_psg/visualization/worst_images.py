@@ -20,9 +20,8 @@ logger = logging.getLogger(__name__)
 def draw_evaluation(evaluator: SGDetEvaluator, plots: bool = True) -> None:
     """Draw an evaluation into its output_dir; for `SGDetEvaluator(..., draw=draw_evaluation)`.
 
-    Args:
-        evaluator: with results; its worst images are drawn if it kept any, into the folder "pictures_<data set>".
-        plots: also draw the figures of `save_plots`, into the folder "plots_<data set>".
+    Its worst images, if it kept any, go to the folder "pictures_<data set>", and unless not plots, the figures of
+    `save_plots` to "plots_<data set>".
 
     Raises:
         ValueError: if it has no output_dir.
@@ -38,16 +37,12 @@ def draw_evaluation(evaluator: SGDetEvaluator, plots: bool = True) -> None:
 
 
 def save_worst_images(folder: Path | str, worst: WorstImages, records: Mapping[str, dict]) -> list[Path]:
-    """Draw annotation beside prediction of each image that was kept.
+    """Draw annotation beside prediction of each image that was kept, as PNG files named by rank and image.
+
+    Those of an earlier evaluation are removed. An image whose photograph cannot be read is left out, with a warning.
 
     Args:
-        folder: where the PNG files go, named by rank and image; made if missing. Those of an earlier evaluation are
-            removed.
-        worst: the images.
         records: dataset dicts by image_id.
-
-    Returns:
-        Paths of the files. An image whose photograph cannot be read is left out, with a warning.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -60,10 +60,7 @@ class Unreadable:
 
 
 def read_stored_results(path: Path) -> Iterator[dict[str, Any]]:
-    """The attributes of one result after the other, in the order of the list.
-
-    Values are numpy arrays of numbers, numbers, texts, None, and lists, tuples and dicts of those; `Unreadable` for
-    torch tensors.
+    """The attributes of one result after the other: numpy arrays and plain values, `Unreadable` for torch tensors.
 
     Raises:
         ValueError: if the file is damaged, refers to anything but numpy arrays, `Result` and plain values, or is no
