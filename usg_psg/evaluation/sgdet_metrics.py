@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class SGDetMetrics:
         self.novel = novel
         self.protocols = self._protocol_counts()
         self.baseline = self._protocol_counts() if baseline else None
-        self.is_thing = is_thing
+        self.is_thing = None if is_thing is None else list(is_thing)
         # By suffix of the keys: of all images, and of those with relations.
         self.panoptic = {} if is_thing is None else {x: PanopticQuality(is_thing) for x in ("", "_rel")}
         self.oracle = {name: RecallTable(self.proposal_ks) for name in ("pairs", "pairs_any_class")}
@@ -185,21 +186,22 @@ class SGDetMetrics:
         Raises:
             ValueError: if it counted something else.
         """
-        if (self.baseline is None, self.is_thing is None) != (other.baseline is None, other.is_thing is None):
-            raise ValueError("other: only one of the two scores the baseline, or panoptic quality")
-        for name, counts in self.protocols.items():
-            counts.merge(other.protocols[name])
-        for name, counts in (self.baseline or {}).items():
-            counts.merge((other.baseline or {})[name])
-        for name, table in self.oracle.items():
-            table.merge(other.oracle[name])
-        for suffix, quality in self.panoptic.items():
-            quality.merge(other.panoptic[suffix])
+        if self._settings() != other._settings():
+            raise ValueError(f"other: expected counts of {self._settings()}, got {other._settings()}")
+        for own in ("protocols", "baseline", "oracle", "panoptic"):
+            for name, counts in (getattr(self, own) or {}).items():
+                counts.merge(getattr(other, own)[name])
         self.found_objects += other.found_objects
         self.possible_pairs += other.possible_pairs
         self.confusion += other.confusion
         for name in self.counts:
             self.counts[name] += other.counts[name]
+
+    def _settings(self) -> dict[str, Any]:
+        """On which the shapes and the meaning of the counts depend."""
+        names = ("num_predicates", "num_classes", "ks", "proposal_ks", "is_thing")
+        zero_shot = "zR" in self.protocols["openpsg_strict"].tables
+        return {x: getattr(self, x) for x in names} | {"zero_shot": zero_shot, "baseline": self.baseline is not None}
 
     def _check_range(self, gt: GroundTruth, prediction: Prediction) -> None:
         ng = prediction.triplets_ng if prediction.triplets_ng is not None else prediction.triplets
