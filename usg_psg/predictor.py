@@ -141,13 +141,9 @@ class SceneGraphPredictor:
         return bool(path) and any(name.startswith(BACKBONE) for name in weight_names(path))
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Look for other objects and relations from now on, without retraining.
+        """Look for other objects and relations from now on, without retraining; ValueError for empty names or none.
 
-        Args:
-            vocabulary: one without prompts takes those of the model's own for the same names, or else of the config.
-
-        Raises:
-            ValueError: if there is no object or no predicate, or a name is empty.
+        A vocabulary without prompts takes those of the model's own for the same names, or else of the config.
         """
         if vocabulary == Vocabulary.from_names(self.own_vocabulary.names):
             vocabulary = self.own_vocabulary
@@ -172,8 +168,7 @@ class SceneGraphPredictor:
         """Parse one image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is none of these, or cannot be read.
+            FileNotFoundError, ValueError: if there is no such file; if it is none of these, or cannot be read.
         """
         return self.batch([image])[0]
 

@@ -95,14 +95,10 @@ class SceneGraph:
 
     @classmethod
     def from_output(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
-        """The graph between the segments of the panoptic map, of the model's output of one image.
+        """The graph between the segments of the panoptic map, of the model's output of one image, see `USGPar.forward`.
 
         Queries that lost their pixels to a better one are duplicates, so their relations are left out; where two
         queries became one segment, the best relation of each pair of segments and predicate stays.
-
-        Args:
-            output: see `USGPar.forward`.
-            vocabulary: names of its categories and predicates.
         """
         panoptic, segments_info = output["panoptic_seg"]
         # Turned on the device, for `encode_segments`, and as small as it can be.
@@ -142,8 +138,7 @@ class SceneGraph:
 
         Args:
             size: (H, W) of the image.
-            labels: N category ids.
-            masks: N COCO run lengths.
+            labels, masks: N category ids; N COCO run lengths.
             triplets: R rows (subject, object, predicate id), best first.
             vocabulary: names of the ids.
             object_scores, relation_scores: N and R scores; None for 1, as annotations have.

@@ -102,9 +102,9 @@ def demo(parser: ArgumentParser) -> Check:
     add_weights(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
-    add_number(parser, "--top-k", whole_number(0), 10, "relations in the pictures, the JSON has all")
-    pictures = "least score in the pictures, and at which the page starts"
-    add_number(parser, "--score-threshold", score, WEAK_SCORE, pictures, "S")
+    add_number(parser, "--top-k", whole_number(0), 10, "relations in the drawings, the JSON has all")
+    drawn = "least score in the drawings, and at which the page starts"
+    add_number(parser, "--score-threshold", score, WEAK_SCORE, drawn, "S")
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
     add_number(parser, "--frame-step", positive_integer, 1, "parse every N-th frame of a video")
     add_number(parser, "--max-frames", positive_integer, None, "frames of each video")
@@ -122,7 +122,7 @@ def demo(parser: ArgumentParser) -> Check:
 
 
 def app(parser: ArgumentParser) -> None:
-    """Serve a web page: a picture or the webcam in; masks, scene graph, table of relations and JSON out.
+    """Serve a web page: an image or the webcam in; masks, scene graph, table of relations and JSON out.
 
     pip install -e .[app]
     %(prog)s --weights output/quickstart/model_final.pth
@@ -138,8 +138,8 @@ def app(parser: ArgumentParser) -> None:
     add("--share", action="store_true", help="also publish the page through gradio's servers")
     add("--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under")
     add_number(parser, "--max-megabytes", positive_number, 20, "largest upload")
-    add_number(parser, "--max-megapixels", positive_number, 30, "largest picture")
-    add_number(parser, "--max-seconds", positive_number, 120, "for one picture")
+    add_number(parser, "--max-megapixels", positive_number, 30, "largest image")
+    add_number(parser, "--max-seconds", positive_number, 120, "for one image")
 
 
 def evaluate(parser: ArgumentParser) -> Check:
@@ -276,7 +276,7 @@ def visualize(parser: ArgumentParser) -> Check:
     source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
     add("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
     add_trust(parser)
-    add("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
+    add("--image-root", type=Path, help="images of --json, default ../coco beside the file's folder")
     split = "images of --json, default test with --predictions, otherwise trainval"
     add("--split", choices=SPLITS, help=split)
     add("--output", required=True, type=Path, help="folder for index.html, or the name of the page")

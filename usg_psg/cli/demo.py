@@ -1,4 +1,4 @@
-"""Parses images and videos, and writes pictures, JSON and a page of them."""
+"""Parses images and videos, and writes drawings, JSON and a page of them."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def has_utf8_name(path: Path) -> bool:
     return printable(str(path)) == str(path)
 
 
-def count_pictures(path: Path, step: int, limit: int | None) -> int | None:
-    """How many pictures `read_pictures` gives, as far as the file says; None if unknown."""
+def count_images(path: Path, step: int, limit: int | None) -> int | None:
+    """How many images `read_images` gives, as far as the file says; None if unknown."""
     return count_frames(path, step, limit) if is_video(path) and has_utf8_name(path) else 1
 
 
-def read_pictures(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
+def read_images(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
     """Read what a file holds: an image, or the frames of a video.
 
     Yields:
@@ -135,22 +135,22 @@ class Run:
     def parse(self, paths: list[Path], page: PageWriter) -> None:
         """Every image and frame; what cannot be read or parsed is left out with a message."""
         step, limit = self.args.frame_step, self.args.max_frames
-        counts = [count_pictures(path, step, limit) for path in paths]
+        counts = [count_images(path, step, limit) for path in paths]
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
         with Interruption() as interruption, tqdm(total=self.total, unit="image") as bar:
             for (path, stem), shown in zip(unique_stems(paths), short_paths(paths), strict=True):
-                pictures = read_pictures(path, stem, step, limit)
-                while picture := self._next(pictures, path):
+                found = read_images(path, stem, step, limit)
+                while current := self._next(found, path):
                     interruption.check()
-                    frame, stem, image = picture
+                    frame, stem, image = current
                     self._parse_one(f"{path}{frame}", f"{shown}{frame}", stem, image, page)
                     bar.update()
 
-    def _next(self, pictures: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
-        """The next picture of a file; None at its end or, with a message, where it cannot be read."""
+    def _next(self, images: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
+        """The next image of a file; None at its end or, with a message, where it cannot be read."""
         try:
-            return next(pictures, None)
+            return next(images, None)
         except (ValueError, OSError) as error:
             self._leave_out(str(path), error)
             return None

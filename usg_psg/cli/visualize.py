@@ -70,7 +70,7 @@ def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
 
 
 def annotation_item(source: Source, record: dict) -> PageItem:
-    """An annotated image; reads its pictures."""
+    """An annotated image; reads its files."""
     gt = ground_truth(record)
     return PageItem(
         name=str(record["image_id"]),

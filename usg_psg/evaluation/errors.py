@@ -21,11 +21,9 @@ class TripletErrors:
     """The first k triplets of a prediction, with graph constraint, and the annotated triplets that they hit.
 
     Attributes:
-        labels: (S,) class of each predicted segment.
-        masks: S COCO run lengths.
+        labels, masks: (S,) class of each predicted segment, and S COCO run lengths.
         triplets: (R, 3) the first k rows of the ranking, indices into `labels`; best first.
-        hits: (R,) bool: the row hits an annotated triplet.
-        near: (R,) bool: it hits none, but its pair is annotated with another predicate.
+        hits, near: (R,) bool: the row hits an annotated triplet; or none, but its pair has another predicate.
         ranks: (T,) int64: first row that hits each of `GroundTruth.unique_triplets`, `NEVER` for none.
     """
 

@@ -97,28 +97,6 @@ class Postprocessor:
             found.append(ImageObjects(instances, (panoptic, segments_info), scores[i], instance_of_query))
         return found
 
-    def given_objects(
-        self,
-        masks: Sequence[Tensor],
-        instances: Sequence[Instances],
-        query: Sequence[Tensor],
-        is_thing: Tensor,
-        num_queries: int,
-    ) -> list[ImageObjects]:
-        """Objects that the caller gives (PredCls), each stood for by a query.
-
-        Args:
-            masks: per image, (N, H, W) bool without overlaps.
-            instances: per image, of the same objects, gt_classes (N,) int64.
-            query: per image, (N,) int64 query of each object, -1 for none.
-            is_thing: (C,) bool.
-            num_queries: Q.
-        """
-        return [
-            given_objects(m, objects.gt_classes.to(m.device), is_thing, q, num_queries)
-            for m, objects, q in zip(masks, instances, query, strict=True)
-        ]
-
     def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
         """Rank the relations between objects.
 
@@ -184,14 +162,12 @@ def instance_pairs(objects: Sequence[ImageObjects]) -> Tensor:
 
 
 def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tensor, num_queries: int) -> ImageObjects:
-    """One image of `Postprocessor.given_objects`.
+    """The objects of an image that the caller gives (PredCls), each stood for by a query.
 
     Args:
-        masks: (N, H, W) bool without overlaps.
-        classes: (N,) int64.
+        masks, classes: (N, H, W) bool without overlaps; (N,) int64.
         is_thing: (C,) bool.
-        query: (N,) int64 query of each object, -1 for none.
-        num_queries: Q.
+        query: (N,) int64 query of each object among num_queries, -1 for none.
     """
     device, count = masks.device, len(masks)
     instance_of_query = torch.full((num_queries,), -1, device=device)

@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..inference import Postprocessor, instance_pairs
+from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import LossCounts, USGCriterion, loss_normalizers
 from ..predicate_frequency import PredicateFrequency
 from ..structures import (
@@ -240,7 +240,10 @@ class USGPar(nn.Module):
             targets = SceneGraphTargets.from_instances(instances, None, padded_size, self.device)
             matched = self.criterion.matcher(objects, targets)[-1].split(targets.counts)
             masks = [x["original_masks"].to(self.device) for x in batched_inputs]
-            found = self.postprocessor.given_objects(masks, instances, matched, self.is_thing, objects.num_queries)
+            found = [
+                given_objects(mask, given.gt_classes.to(self.device), self.is_thing, query, objects.num_queries)
+                for mask, given, query in zip(masks, instances, matched, strict=True)
+            ]
         else:
             sizes = images.image_sizes
             wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]

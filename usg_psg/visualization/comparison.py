@@ -29,10 +29,6 @@ def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> 
 
     One rule has no place here: pairs whose ends became one segment take ranks there, but a scene graph has none.
 
-    Args:
-        ground_truth, prediction: of one image and one vocabulary; the masks of each do not overlap.
-        k: predicted relations that count, the best ones under the graph constraint.
-
     Raises:
         ValueError: if the sizes differ, masks of one graph overlap, or one id stands for two names.
     """

@@ -85,16 +85,13 @@ class PageItem:
 class PageWriter:
     """Writes a page image by image; what was added is on the page even if the program stops in between.
 
-    Use it as a context manager. The page appears under its name when it is closed, and not at all if nothing was added.
+    Use it as a context manager. The page appears under its name when it is closed, and not if nothing was added.
 
     Args:
         path: the .html file; its folder must exist.
         title: heading of the page.
-        max_relations: relations per image and graph, the first ones of each; None for all.
+        max_relations: relations per image and graph, the first ones of each, from 0; None for all.
         score_threshold: least score at which the page starts; its reader may choose another.
-
-    Raises:
-        ValueError: if max_relations is negative.
     """
 
     def __init__(

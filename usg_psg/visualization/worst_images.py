@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: figures of its metrics, and its worst images, annotation beside prediction."""
+"""Drawings of an evaluation: figures of its metrics, and its worst images, annotation beside prediction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw_evaluation(evaluator: SGDetEvaluator, plots: bool = True) -> None:
         save_plots(folder / f"plots_{name}", evaluator.results, get_vocabulary(name).predicate_classes)
     if evaluator.worst is not None:
         paths = save_worst_images(folder / f"pictures_{name}", evaluator.worst, evaluator.images)
-        logger.info("pictures of the %d worst images are in %s", len(paths), folder / f"pictures_{name}")
+        logger.info("drawings of the %d worst images are in %s", len(paths), folder / f"pictures_{name}")
 
 
 def save_worst_images(folder: Path | str, worst: WorstImages, records: Mapping[str, dict]) -> list[Path]:
@@ -54,7 +54,7 @@ def save_worst_images(folder: Path | str, worst: WorstImages, records: Mapping[s
         try:
             image = read_image(records[kept.image_id]["file_name"], "RGB", size=size, image_id=kept.image_id)
         except (FileNotFoundError, ValueError) as error:
-            logger.warning("no picture of image %s: %s", kept.image_id, error)
+            logger.warning("no drawing of image %s: %s", kept.image_id, error)
             continue
         title = f"{kept.image_id}: recall {100 * kept.recall:.1f} at {worst.k}"
         path = folder / f"{n:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', kept.image_id)}.png"
