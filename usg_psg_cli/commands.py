@@ -25,6 +25,7 @@ from .arguments import (
     whole_number,
 )
 from .chains import coco, quickstart, reproduce
+from .data_commands import download, import_data
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -439,10 +440,12 @@ def clip(parser: ArgumentParser) -> None:
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, quickstart, reproduce),
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
+    reproduce,
 )
 _OF_DATASET = (check, fix, stats, index, coco)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
+    "import": Command(import_data, "import_data", "run"),
 }
