@@ -84,7 +84,7 @@ def test_repeated_values_are_those_of_the_package():
     assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
     assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS
     assert set(commands.PRESETS) == set(VOCABULARIES)
-    assert (commands.WEAK_SCORE, commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
+    assert (commands.WEAK_SCORE, data_commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
     assert (data_commands.COCO_URL, data_commands.MIN_IOU) == (coco.COCO_URL, rebuild.MIN_IOU)
     assert data_commands.PSG_REPOSITORY == hub.PSG_REPOSITORY
 
