@@ -16,7 +16,14 @@ ROOMS = (
     "inference", "losses", "data", "scene_graph", "structures", "masks", "predicate_frequency", "vocabulary", "utils",
 )  # fmt: skip
 # What a user may do without: packages, the module that needs gradio, and setuptools, which compiling needs.
-OPTIONAL = {"gradio", "networkx", "usg_psg.visualization.app", "torch.utils.cpp_extension", "torch.utils"}
+OPTIONAL = {
+    "gradio",
+    "networkx",
+    "pyarrow.parquet",
+    "usg_psg.visualization.app",
+    "torch.utils.cpp_extension",
+    "torch.utils",
+}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from .arguments import (
     whole_number,
 )
 from .chains import coco, quickstart, reproduce
+from .data_commands import check, download, fix, import_data, index, stats
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -35,7 +36,6 @@ SOURCES = ("fcclip", "mask2former")
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
 PRESETS = ("easy", "hard", "psg")
 WEAK_SCORE = 0.02
-TIMEOUT = 60.0
 PLOTTED = ("sgdet/single/R@50", "sgdet/single/mR@50", "panoptic/PQ")
 MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill the memory
 
@@ -178,86 +178,6 @@ def evaluate(parser: ArgumentParser) -> Check:
             raise ValueError(f"--predicates: expected one of --ks, {ranks}, got {args.predicates}")
 
     return check
-
-
-def check(parser: ArgumentParser) -> Check:
-    """List every problem of a data set: errors, what the loader mends, and warnings.
-
-    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --workers 8
-
-    The status is 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
-    """
-    _add_images(parser)
-    add_number(parser, "--limit-examples", positive_integer, 5, "of each kind")
-    report = "also write the report to this file"
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help=report)
-    parser.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
-    return _check_paths
-
-
-def index(parser: ArgumentParser) -> Check:
-    """Write JSON_FILE.index, from which a data set is loaded in no time."""
-    _add_json(parser)
-    return _check_paths
-
-
-def stats(parser: ArgumentParser) -> Check:
-    """Count the objects, relations, predicates and pairs of a data set.
-
-    %(prog)s --json datasets/psg/psg.json --output statistics
-    """
-    _add_json(parser)
-    complete = "the same images with all relations: which share is annotated"
-    parser.add_argument("--complete", type=Path, metavar="FILE.json", help=complete)
-    output = "also write statistics.json and predicates.png"
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)
-    return _check_paths
-
-
-def fix(parser: ArgumentParser) -> Check:
-    """Write a copy of a data set without what the loader rejects.
-
-    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --output clean.json
-    """
-    _add_images(parser)
-    output = "the copy; must not exist"
-    parser.add_argument("--output", required=True, type=Path, metavar="OUT.json", help=output)
-    log = "list of all changes, default OUT.json.changes.json"
-    parser.add_argument("--log", type=Path, metavar="FILE.json", help=log)
-
-    def check(args: Namespace) -> None:
-        _check_paths(args)
-        if args.output.exists():
-            raise ValueError(f"--output: {args.output} exists; it is not overwritten")
-        if args.log is not None and args.log.resolve() == args.output.resolve():
-            raise ValueError(f"--log: {args.log} is --output, too")
-
-    return check
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", required=True, type=Path, help="psg.json, or a file of the same form")
-
-
-def _add_images(parser: ArgumentParser) -> None:
-    _add_json(parser)
-    root = "folder that its file names are relative to"
-    parser.add_argument("--image-root", required=True, type=Path, help=root)
-    add_number(parser, "--workers", positive_integer, os.cpu_count() or 1, "processes")
-    add_number(parser, "--timeout", positive_number, TIMEOUT, "for one image", "SECONDS")
-
-
-def _check_paths(args: Namespace) -> None:
-    if not args.json.is_file():
-        raise ValueError(f"--json: there is no file {args.json}")
-    if "image_root" in args and not args.image_root.is_dir():
-        raise ValueError(f"--image-root: there is no folder {args.image_root}")
-    for name in ("report", "output", "log"):
-        path = getattr(args, name, None)
-        if path is not None and path.exists() and path.samefile(args.json):
-            raise ValueError(f"--{name}: {path} is the input; it is not overwritten")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"--{name}: there is no folder {path.absolute().parent}")
 
 
 def visualize(parser: ArgumentParser) -> Check:
@@ -439,10 +359,12 @@ def clip(parser: ArgumentParser) -> None:
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, quickstart, reproduce),
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
+    reproduce,
 )
 _OF_DATASET = (check, fix, stats, index, coco)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
+    "import": Command(import_data, "import_data", "run"),
 }
