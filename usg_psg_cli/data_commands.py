@@ -47,7 +47,8 @@ def download(parser: ArgumentParser) -> Check:
 def import_data(parser: ArgumentParser) -> Check:
     """Bring a data set of another format into PSG's: COCO's panoptic annotation, or one of the Hub.
 
-    %(prog)s coco-panoptic --json datasets/coco/annotations/panoptic_train2017.json --output objects.json
+    %(prog)s coco-panoptic --json datasets/coco/annotations/panoptic_train2017.json \\
+        --test-json datasets/coco/annotations/panoptic_val2017.json --output datasets/psg/coco_panoptic.json
     %(prog)s hub maelic/VG150-coco-format --boxes-as-masks --output datasets/vg150
     """
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
@@ -56,6 +57,7 @@ def import_data(parser: ArgumentParser) -> Check:
     add("--json", required=True, type=Path, help="COCO's panoptic JSON, such as panoptic_train2017.json")
     add("--test-json", type=Path, metavar="FILE", help="the same of the test images, such as panoptic_val2017.json")
     add("--output", required=True, type=Path, metavar="OUT.json", help="must not exist")
+    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of those to train on")
     add(
         "--images", metavar="FOLDER", help="of the images in the image root (default: train2017 for panoptic_train2017)"
     )
@@ -72,7 +74,7 @@ def import_data(parser: ArgumentParser) -> Check:
         if args.source == "hub":
             _check_categories(args)
             return
-        for name, path in (("json", args.json), ("test-json", args.test_json)):
+        for name, path in (("json", args.json), ("test-json", args.test_json), ("exclude", args.exclude)):
             if path is not None and not path.is_file():
                 raise ValueError(f"--{name}: there is no file {path}")
         if args.output.exists():
