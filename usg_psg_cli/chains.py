@@ -15,7 +15,7 @@ def quickstart(parser: ArgumentParser) -> None:
     Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
     `make quickstart` calls this.
     """
-    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
+    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and drawings")
     parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
     add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
     add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")

@@ -186,11 +186,12 @@ class SGDetMetrics:
         Raises:
             ValueError: if it counted something else.
         """
-        if self._settings() != other._settings():
-            raise ValueError(f"other: expected counts of {self._settings()}, got {other._settings()}")
-        for own in ("protocols", "baseline", "oracle", "panoptic"):
-            for name, counts in (getattr(self, own) or {}).items():
-                counts.merge(getattr(other, own)[name])
+        own, theirs = self._settings(), other._settings()
+        if differing := [name for name in own if own[name] != theirs[name]]:
+            raise ValueError(f"other: expected counts with the same {', '.join(differing)}")
+        for kind in ("protocols", "baseline", "oracle", "panoptic"):
+            for name, counts in (getattr(self, kind) or {}).items():
+                counts.merge(getattr(other, kind)[name])
         self.found_objects += other.found_objects
         self.possible_pairs += other.possible_pairs
         self.confusion += other.confusion
@@ -200,8 +201,8 @@ class SGDetMetrics:
     def _settings(self) -> dict[str, Any]:
         """On which the shapes and the meaning of the counts depend."""
         names = ("num_predicates", "num_classes", "ks", "proposal_ks", "is_thing")
-        zero_shot = "zR" in self.protocols["openpsg_strict"].tables
-        return {x: getattr(self, x) for x in names} | {"zero_shot": zero_shot, "baseline": self.baseline is not None}
+        tables = list(self.protocols["openpsg_strict"].tables)
+        return {x: getattr(self, x) for x in names} | {"tables": tables, "baseline": self.baseline is not None}
 
     def _check_range(self, gt: GroundTruth, prediction: Prediction) -> None:
         ng = prediction.triplets_ng if prediction.triplets_ng is not None else prediction.triplets
