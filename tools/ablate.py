@@ -8,7 +8,8 @@
 
 Each row is an ordinary run of tools/train_net.py, whose command is printed and stands in --output/commands.sh. Rows
 that are finished are kept: the same command line goes on where it was stopped. A row that fails is reported in the
-table, --output/table.md, and tried again next time. Jobs share the machine's cores and its GPU.
+table, --output/table.md, and tried again next time. Jobs share the machine's cores and its GPU. Rows that change the
+batch change the number of steps with it, so that all rows see the same number of samples.
 """
 
 from __future__ import annotations
@@ -114,9 +115,15 @@ def batches(cfg: CfgNode, size: int) -> list[str]:
 def scaled_batch(factor: float, exponent: float) -> Callable[[CfgNode], list[str]]:
     """Batches larger by a factor, with the learning rate times its power: 1 for linear scaling, 0.5 for the root."""
     return lambda cfg: [
-        *batches(cfg, round(cfg.SOLVER.IMS_PER_BATCH * factor)),
+        *batches(cfg, max(1, round(cfg.SOLVER.IMS_PER_BATCH * factor))),
         *scaled(cfg, "SOLVER.BASE_LR", factor**exponent),
     ]
+
+
+def relation_rate(cfg: CfgNode, factor: float) -> list[str]:
+    """Another learning rate of pair proposals and relation decoder alone."""
+    rest = [entry for entry in cfg.SOLVER.MULTIPLIERS if entry[0] != "relation_head"]
+    return ["SOLVER.MULTIPLIERS", str([*rest, ["relation_head", factor]])]
 
 
 def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list[str]]:
@@ -124,7 +131,7 @@ def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list
 
     Args:
         recipe: a file of configs/.
-        optimizer: also take its batch, learning rate, weight decay and clipping.
+        optimizer: also take its learning rate, weight decay and clipping.
     """
 
     def overrides(cfg: CfgNode) -> list[str]:
@@ -135,8 +142,8 @@ def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list
                 return key.split(".")[-1] not in SIZES
             return optimizer and key.removeprefix("SOLVER.") in OPTIMIZER
 
-        words = [word for key in own if taken(key) and own[key] != theirs[key] for word in (key, str(theirs[key]))]
-        return words + (batches(cfg, theirs["SOLVER.IMS_PER_BATCH"]) if optimizer else [])
+        changed = (key for key in own if taken(key) and own[key] != theirs[key])
+        return [word for key in changed for word in (key, str(theirs[key]))]
 
     return overrides
 
@@ -177,6 +184,8 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "rate_half": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.5),
     "rate_more": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 1.4),
     "rate_double": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 2),
+    "relations_rate_half": lambda cfg: relation_rate(cfg, 0.5),
+    "relations_rate_quarter": lambda cfg: relation_rate(cfg, 0.25),
     "batch_half_linear": scaled_batch(0.5, 1),
     "batch_half_root": scaled_batch(0.5, 0.5),
     "batch_double_linear": scaled_batch(2, 1),
@@ -186,11 +195,10 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "ema": lambda cfg: other(cfg, "SOLVER.EMA.ENABLED", "True", "False"),
     "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
     "mask_decoder_deepest": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 2.25),
-    # The head-to-head: whole recipes at this one's size, data and number of samples. `best` keeps this recipe's
-    # optimiser, which is tuned to the size; so does `released_tuned`.
-    "best": choices_of("psg/usg_par_best.yaml"),
+    # The head-to-head: other recipes at this one's size, data and number of samples. `released_tuned` keeps this
+    # recipe's optimiser. usg_par_best.yaml's own pair weight is for 250 queries: usg_par_shapes_psg.yaml stands for it.
     "specification": choices_of("psg/usg_par_convnext_large.yaml", optimizer=True),
-    "released": choices_of("psg/usg_par_released.yaml", optimizer=True),
+    "released": lambda cfg: choices_of("psg/usg_par_released.yaml", optimizer=True)(cfg) + batches(cfg, 8),
     "released_tuned": choices_of("psg/usg_par_released.yaml"),
     "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
 }
