@@ -1,4 +1,4 @@
-"""Commands that lead from data to results, each a chain of others, and what prepares data for one."""
+"""Commands that lead from data to results, each a chain of others."""
 
 from __future__ import annotations
 

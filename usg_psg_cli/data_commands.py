@@ -57,11 +57,11 @@ def import_data(parser: ArgumentParser) -> Check:
     add("--json", required=True, type=Path, help="COCO's panoptic JSON, such as panoptic_train2017.json")
     add("--test-json", type=Path, metavar="FILE", help="the same of the test images, such as panoptic_val2017.json")
     add("--output", required=True, type=Path, metavar="OUT.json", help="must not exist")
-    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of those to train on")
     add(
         "--images", metavar="FOLDER", help="of the images in the image root (default: train2017 for panoptic_train2017)"
     )
     add("--panoptic", metavar="FOLDER", help="of the PNGs (default: the name of --json)")
+    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of the training images")
     hub = sources.add_parser("hub", help=f"a data set in the layout of {PSG_REPOSITORY}, with its images")
     add = hub.add_argument
     add("repository", help="USER/NAME on the Hub")

@@ -51,16 +51,6 @@ def test_coco_panoptic(coco, tmp_path, capsys):
         assert record == {**wanted, **turned, "relations": []}
 
 
-def test_images_that_psg_tests_on_can_be_left_out(coco, tmp_path, capsys):
-    (out, *_), psg = coco["train2017"], tmp_path / "psg.json"
-    content = {**{key: list(names) for key, names in PSG_VOCABULARY.names.items()}, "data": coco["train2017"]}
-    psg.write_text(json.dumps({**content, "test_image_ids": [out["image_id"]]}))
-    status, output = import_coco(tmp_path, "--exclude", str(psg))
-    assert status == 0 and "1 images are left out" in capsys.readouterr().out
-    kept = [record["file_name"] for record in read_psg_json(output).records]
-    assert kept == [record["file_name"] for record in coco["train2017"][1:]]
-
-
 def test_coco_panoptic_of_other_classes(coco, tmp_path):
     path = tmp_path / "panoptic_train2017.json"
     content = json.loads(path.read_text())

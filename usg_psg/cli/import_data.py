@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..data.psg_json import read_psg_json
+from ..data.psg_json import PSGFile, read_psg_json
 from ..data.sources.coco import psg_content, read_coco_panoptic
 from ..data.sources.hub import HubDataset
 from ..data.sources.hub_import import import_hub
@@ -20,12 +20,9 @@ def _run_coco_panoptic(args: Namespace) -> None:
     """Write psg.json without relations, from COCO's panoptic JSON."""
     vocabulary, records = read_coco_panoptic(args.json, *_folders(args.json.stem, args))
     if args.exclude:
-        psg = read_psg_json(args.exclude)
-        tested = zip(psg.records, psg.image_ids, strict=True)
-        left_out = {record["file_name"] for record, image_id in tested if image_id in psg.test_image_ids}
-        count = len(records)
-        records = [record for record in records if record["file_name"] not in left_out]
-        print(f"{count - len(records):,} images are left out, as {args.exclude} tests on them")
+        excluded = _tested(read_psg_json(args.exclude))
+        every, records = len(records), [record for record in records if record["file_name"] not in excluded]
+        print(f"without {every - len(records):,} images that {args.exclude} tests on")
     test_ids: list[str] = []
     if args.test_json:
         other, test = read_coco_panoptic(args.test_json, *_folders(args.test_json.stem, args))
@@ -35,6 +32,12 @@ def _run_coco_panoptic(args: Namespace) -> None:
     write_json(args.output, psg_content(vocabulary, records, test_ids), indent=None)
     segments = sum(len(record["segments_info"]) for record in records)
     print(f"{args.output}: {len(records):,} images, {len(test_ids):,} of them to test on, {segments:,} segments")
+
+
+def _tested(psg: PSGFile) -> set[str]:
+    """file_name of each test image."""
+    images = zip(psg.records, psg.image_ids, strict=True)
+    return {record["file_name"] for record, image_id in images if image_id in psg.test_image_ids}
 
 
 def _folders(stem: str, args: Namespace) -> tuple[str, str]:

@@ -15,11 +15,11 @@ import torch
 from .. import __version__
 from ..compat import engine_name
 from ..config import build_cfg
+from ..data.sources.coco import ARCHIVES, COCO_URL
 from ..evaluation.protocols import PROTOCOLS
 from ..utils.files import write_json, write_whole
 from . import steps
 
-COCO_HOST = "http://images.cocodataset.org"
 RECIPES = {True: "psg/usg_par_best_1gpu.yaml", False: "psg/usg_par_best.yaml"}  # by whether there is one GPU
 TEST = "psg_test"
 SHOWN = (20, 50, 100)
@@ -71,13 +71,17 @@ class Step:
 def inputs(datasets: Path, weights: Path) -> list[Input]:
     """Data of PSG and COCO, and FC-CLIP's weights."""
     coco = datasets / "coco"
-    archive = f"{COCO_HOST}/annotations/panoptic_annotations_trainval2017.zip, 0.8 GB"
+    archives = {name: f"{COCO_URL}/{path}" for name, (path, _) in ARCHIVES.items()}
     pictures = [
-        Input(coco / "train2017", f"{COCO_HOST}/zips/train2017.zip, 18 GB", f"unzip in {coco}"),
-        Input(coco / "val2017", f"{COCO_HOST}/zips/val2017.zip, 0.8 GB", f"unzip in {coco}"),
+        Input(coco / "train2017", f"{archives['train2017']}, 18 GB", f"unzip in {coco}"),
+        Input(coco / "val2017", f"{archives['val2017']}, 0.8 GB", f"unzip in {coco}"),
     ]
     inner = [
-        Input(coco / name, archive, f"unzip in {coco}, then annotations/{name}.zip, which is in it, too")
+        Input(
+            coco / name,
+            f"{archives['panoptic']}, 0.8 GB",
+            f"unzip in {coco}, then annotations/{name}.zip, which is in it, too",
+        )
         for name in ("panoptic_train2017", "panoptic_val2017")
     ]
     openpsg = "https://github.com/Jingkang50/OpenPSG, README, 'full dataset': psg.json, not psg_train_val.json"
@@ -162,6 +166,9 @@ def run(args: Namespace) -> None:
     missing = [each for each in needed if not each.is_there()]
     for each in missing:
         print(f"missing: {each.path}\n    from {each.source}\n    {each.unpack}")
+    if any(each.path != args.fcclip.absolute() for each in missing):
+        fetch = steps.shown("download", ["--output", str(args.datasets.absolute())])
+        print(f"all but FC-CLIP's weights can be fetched by: {fetch}")
     if args.dry_run:
         print(f"export DETECTRON2_DATASETS={args.datasets.absolute()}")
         for step in planned:
