@@ -352,7 +352,7 @@ def clip(parser: ArgumentParser) -> None:
     add("--data", required=True, type=Path, metavar="FOLDER", help="with psg/psg.json and coco/, as `shapes` writes it")
     add("--output", required=True, type=Path, metavar="FILE", help="weights to write, for MODEL.CLIP.PRETRAINED")
     add("--model", default="usg_clip_femto", metavar="NAME", help="an OpenCLIP model with a timm ConvNeXt")
-    add_number(parser, "--steps", positive_integer, 1500, "of training")
+    add_number(parser, "--steps", positive_integer, 2500, "of training")
     add_number(parser, "--batch-size", positive_integer, 512, "captioned windows of a step")
     add_number(parser, "--image-size", positive_integer, 96, "side that windows are scaled to, pixels")
     add_number(parser, "--seed", whole_number(0), 0, "of the windows")
