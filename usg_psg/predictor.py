@@ -27,11 +27,12 @@ from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
 from .engine.checkpoint_file import FREQUENCY_KEY, FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
-from .engine.training_record import TrainingRecord, text_identity, use_warnings
+from .engine.training_record import TrainingRecord, use_warnings
 from .model_folder import model_config, push_folder, save_model
+from .modeling.build import backbone_keys
 from .modeling.compile import run_as_configured
 from .modeling.openclip import checkpoint_weights, is_random
-from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary
+from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary, text_identity
 from .scene_graph import SceneGraph
 from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
@@ -112,14 +113,14 @@ class SceneGraphPredictor:
 
         Args:
             folder: created if it is missing.
-            with_backbone: write a frozen backbone's weights, too; None leaves them out if OpenCLIP gives them by tag.
+            with_backbone: write a frozen backbone's weights, too; None leaves them out if they have a tag.
             results: metrics by name for the card, such as the content of a results JSON.
 
         Returns:
             the folder.
         """
         state, identity = self.model.state_dict(), frozen_identity(self.model)
-        is_local = Path(self.cfg.MODEL.CLIP.PRETRAINED).is_file()
+        is_local = Path(backbone_keys(self.cfg).PRETRAINED).is_file()
         records: dict[str, Any] = {TRAINED_ON_KEY: self.trained_on.record()}
         if identity is not None and not (with_backbone or is_local or is_random(identity)):
             state = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}

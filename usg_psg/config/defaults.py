@@ -227,7 +227,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "ENABLED": Key(
             KEPT,
             "recompute statistics of batch normalisation before an evaluation",
-            allowed=_only_false("the trained parts have no batch normalisation"),
+            allowed=_only_false("it uses those of training"),
         ),
     },
 }

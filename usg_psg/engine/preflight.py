@@ -14,7 +14,7 @@ from ..data.register_psg import get_vocabulary
 from ..evaluation.records import ground_truth
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
-from ..pretrained.convert import target_model
+from ..pretrained.convert import TARGET_BACKBONES, target_model
 from ..utils.suggestions import did_you_mean
 from .checkpoint import complete_weights
 from .checkpoint_file import check_suffix, read_checkpoint, require_trainer_state
@@ -119,4 +119,4 @@ def _check_best_metric(cfg: CfgNode) -> None:
 
 def _has_known_parts(cfg: CfgNode) -> bool:
     """Whether `target_model` knows the parts; weights of others are checked when they are loaded."""
-    return cfg.MODEL.META_ARCHITECTURE == "USGPar" and cfg.MODEL.BACKBONE.NAME == "OpenCLIPConvNeXt"
+    return cfg.MODEL.META_ARCHITECTURE == "USGPar" and cfg.MODEL.BACKBONE.NAME in TARGET_BACKBONES
