@@ -44,7 +44,11 @@ def run(args: Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu() for name, value in clip.state_dict().items()}
     write_whole(args.output, lambda file: torch.save(weights, file))
-    text = encode_names(clip, tokenizer, vocabulary.object_classes, TEMPLATES).to(device)
+
+    def encode(texts: list[str]) -> Tensor:
+        return clip.encode_text(tokenizer(texts).to(device), normalize=True)
+
+    text = encode_names(encode, vocabulary.object_classes, TEMPLATES).to(device)
     if records := load_psg_json(json_file, images, "test")[:NUM_CHECKED]:
         right, total = count_named(clip, text, records)
         where = f"segments of {len(records)} other images"
