@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
