@@ -12,12 +12,15 @@ from usg_psg.engine import adapt_to_machine, build_optimizer
 
 from ..tiny import tiny_input
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "psg"
-RECIPES = sorted(path.name for path in CONFIGS.glob("usg_par_*.yaml"))
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = sorted(f"{path.parent.name}/{path.name}" for path in CONFIGS.glob("p*/usg_par_*.yaml"))
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.CLIP.NAME": "usg_convnext_zepto",
     "MODEL.CLIP.PRETRAINED": "",
+    "MODEL.TIMM.NAME": "test_vit",
+    "MODEL.TIMM.PRETRAINED": "",
+    "MODEL.TIMM.PYRAMID_DIM": "16",
     "MODEL.USG.HIDDEN_DIM": "32",
     "MODEL.USG.SIZE_DIVISIBILITY": "64",
     "MODEL.USG.PIXEL_DECODER.FFN_DIM": "32",
@@ -32,7 +35,7 @@ SMALL = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_trains_a_step_and_infers(recipe):
     torch.manual_seed(0)
-    cfg = build_cfg(f"psg/{recipe}", [word for pair in SMALL.items() for word in pair])
+    cfg = build_cfg(recipe, [word for pair in SMALL.items() for word in pair])
     adapt_to_machine(cfg)
     model = build_model(cfg).train()
     samples = [tiny_input(), tiny_input(2, relations=((1, 0, 5),))]

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -112,7 +113,7 @@ def test_processes_that_make_the_cache_at_once_do_not_damage_it(tmp_path):
 
 
 def test_embeddings_are_normalised_means_over_templates_and_synonyms():
-    tower = OpenCLIPText(NAME, "", "cpu")
+    tower = OpenCLIPText(load_openclip(NAME), open_clip.get_tokenizer(NAME))
     both = encode_names(tower, ["dog,cat"], ["{}", "a {}"])
     parts = torch.cat([encode_names(tower, [n], [t]) for n in ("dog", "cat") for t in ("{}", "a {}")])
     torch.testing.assert_close(both[0], torch.nn.functional.normalize(parts.sum(0), dim=0))

@@ -19,6 +19,7 @@ from usg_psg.modeling.cuda_graphs import GraphedFunction
 from usg_psg.modeling.openclip import is_random
 from usg_psg.modeling.timm_backbone import SimpleFeaturePyramid, TimmBackbone
 from usg_psg.modeling.timm_models import STRIDES, check_timm, load_timm
+from usg_psg.pretrained.convert import model_choices, target_model
 
 from ..tiny import tiny_model
 from .tape import TapeRecorder
@@ -244,6 +245,16 @@ def test_recorded_as_a_graph_it_computes_the_same(name, freeze):
                 [x.detach().clone() for x in (*features, *(p.grad for p in made.parameters() if p.requires_grad))]
             )
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("freeze", ["True", "False"])
+def test_checkpoints_can_be_compared_before_a_model_is_built(freeze):
+    cfg = timm_cfg("MODEL.TIMM.FREEZE", freeze)
+    parts, model = target_model(cfg), USGPar(cfg)
+    shapes = ({name: tuple(x.shape) for name, x in each.state_dict().items()} for each in (parts, model))
+    assert next(shapes) == next(shapes)
+    assert parts.backbone.weights_identity == model.backbone.weights_identity
+    assert "MODEL.TIMM.NAME" in model_choices(parts)
 
 
 @pytest.mark.parametrize("form", ["RGB", "BGR"])

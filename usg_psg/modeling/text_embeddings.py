@@ -145,15 +145,12 @@ def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
         check_template(template)
 
 
+@dataclass(frozen=True)
 class OpenCLIPText:
-    """Texts to normalised embeddings by an OpenCLIP model's text tower; arguments as `load_openclip`."""
+    """Texts to normalised embeddings by the text tower of an OpenCLIP model."""
 
-    def __init__(self, model: str, pretrained: str, device: str):
-        self.clip = load_openclip(model, pretrained).to(device)
-        try:
-            self.tokenizer = open_clip.get_tokenizer(model)
-        except Exception as error:  # those of some models are downloaded, or need another package
-            raise ValueError(f"MODEL.CLIP.NAME {model!r}: its tokenizer cannot be had: {error}") from error
+    clip: open_clip.CLIP
+    tokenizer: Callable
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, T) on the device."""
@@ -239,10 +236,21 @@ def text_embeddings(
     cached = _read_cache(path, key, len(names))
     if cached is not None:
         return cached
-    tower = SentenceEncoder(sentence_encoder, device) if sentence_encoder else OpenCLIPText(model, pretrained, device)
+    tower: Callable[[list[str]], Tensor]
+    if sentence_encoder:
+        tower = SentenceEncoder(sentence_encoder, device)
+    else:
+        tower = OpenCLIPText(load_openclip(model, pretrained).to(device), _tokenizer(model))
     embeddings = encode_names(tower, names, templates)
     _write_cache(path, key, embeddings)
     return embeddings
+
+
+def _tokenizer(model: str) -> Callable:
+    try:
+        return open_clip.get_tokenizer(model)
+    except Exception as error:  # those of some models are downloaded, or need another package
+        raise ValueError(f"MODEL.CLIP.NAME {model!r}: its tokenizer cannot be had: {error}") from error
 
 
 def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:

@@ -103,7 +103,7 @@ class TimmBackbone(Backbone):
             n: ShapeSpec(channels=c, stride=s) for n, c, s in zip(self.FEATURES, channels, STRIDES, strict=True)
         }
         if freeze:
-            self.trunk.requires_grad_(False)
+            self.trunk.requires_grad_(False).eval()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:

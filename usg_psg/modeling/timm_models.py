@@ -74,6 +74,7 @@ def load_timm(name: str, pretrained: str = "", *, read_weights: bool = True) -> 
         source = f"{name}.{pretrained}"
     elif pretrained and read_weights:
         options["pretrained_cfg_overlay"] = {"state_dict": _read_weights(name, pretrained)}
+    model: Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
@@ -103,8 +104,9 @@ def feature_options(name: str) -> dict[str, Any]:
         near = did_you_mean(name, timm.list_models(), limit=1)
         raise ValueError(f"MODEL.TIMM.NAME {name!r} is not a model of timm{tag}{near}")
     model: Any
+    ways: tuple[dict[str, Any], ...] = {"dynamic_img_size": True}, {"strict_img_size": False}, {}  # of ViTs; of Swin
     with torch.device("meta"):
-        for options in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):  # of ViTs; of Swin
+        for options in ways:
             try:
                 model = timm.create_model(name, features_only=True, **options)
                 break
@@ -117,12 +119,13 @@ def feature_options(name: str) -> dict[str, Any]:
             last = {stride: level for level, stride in enumerate(found)}
             options = {"out_indices": [model.feature_info.out_indices[last[stride]] for stride in STRIDES], **options}
         elif len(set(found)) == 1:
-            options = {"out_indices": 1, "feature_cls": partial(type(model), norm=True), **options}
+            options = {"out_indices": 1, "feature_cls": partial(model.__class__, norm=True), **options}
         else:
             raise ValueError(f"MODEL.TIMM.NAME {name!r} has feature maps at strides {found}, not at {list(STRIDES)}")
         options["features_only"] = True
         try:
-            model = timm.create_model(name, **options).eval()
+            model = timm.create_model(name, **options)
+            model.eval()
             maps = channels_first(model, model(torch.zeros(1, 3, *SIZE)))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(f"MODEL.TIMM.NAME {name!r} takes images of its own size alone: {error}") from error
@@ -162,7 +165,7 @@ def _read_weights(name: str, pretrained: str) -> dict[str, Tensor]:
         raise ValueError(f"MODEL.TIMM.PRETRAINED {path} holds no weights: expected tensors by name")
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weights are not copied to the meta device
-        whole = timm.create_model(name)
+        whole: Any = timm.create_model(name)
         own = whole.state_dict()
         if packaged:  # other names in the same order
             weights = dict(zip(own, weights.values(), strict=True))

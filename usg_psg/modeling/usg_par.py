@@ -6,6 +6,7 @@ Letters: B images, N objects of an image, R relations of an image, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -254,7 +255,7 @@ class USGPar(nn.Module):
 
 def _normalisation(cfg: CfgNode, backbone: Backbone, key: str) -> Sequence[float]:
     """A config's values for the channels, or else the backbone's own, which are in RGB."""
-    own = getattr(backbone, key.lower(), None)
+    own: Any = getattr(backbone, key.lower(), None)
     if not cfg.MODEL[key] and own is None:
         raise ValueError(f"MODEL.{key}: expected three numbers, as {cfg.MODEL.BACKBONE.NAME} has none of its own")
     return cfg.MODEL[key] or (own if cfg.INPUT.FORMAT == "RGB" else own[::-1])
