@@ -70,28 +70,17 @@ class Step:
 
 def inputs(datasets: Path, weights: Path) -> list[Input]:
     """Data of PSG and COCO, and FC-CLIP's weights."""
-    coco = datasets / "coco"
-    archives = {name: f"{COCO_URL}/{path}" for name, (path, _) in ARCHIVES.items()}
-    pictures = [
-        Input(coco / "train2017", f"{archives['train2017']}, 18 GB", f"unzip in {coco}"),
-        Input(coco / "val2017", f"{archives['val2017']}, 0.8 GB", f"unzip in {coco}"),
+    coco, panoptic = datasets / "coco", f"{COCO_URL}/{ARCHIVES['panoptic'][0]}, 0.8 GB"
+    needed = [
+        Input(coco / part, f"{COCO_URL}/{ARCHIVES[part][0]}, {size} GB", f"unzip in {coco}")
+        for part, size in (("train2017", 18), ("val2017", 0.8))
     ]
-    inner = [
-        Input(
-            coco / name,
-            f"{archives['panoptic']}, 0.8 GB",
-            f"unzip in {coco}, then annotations/{name}.zip, which is in it, too",
-        )
-        for name in ("panoptic_train2017", "panoptic_val2017")
-    ]
+    for name in ("panoptic_train2017", "panoptic_val2017"):
+        inner = f"unzip in {coco}, then annotations/{name}.zip, which is in it, too"
+        needed.append(Input(coco / name, panoptic, inner))
     openpsg = "https://github.com/Jingkang50/OpenPSG, README, 'full dataset': psg.json, not psg_train_val.json"
     fcclip = "https://drive.google.com/file/d/1-91PIns86vyNaL3CzMmDD39zKGnPMtvj, 1.5 GB (FC-CLIP, ConvNeXt-Large, COCO)"
-    return [
-        *pictures,
-        *inner,
-        Input(datasets / "psg" / "psg.json", openpsg, "as it is"),
-        Input(weights, fcclip, "as it is"),
-    ]
+    return [*needed, Input(datasets / "psg" / "psg.json", openpsg, "as it is"), Input(weights, fcclip, "as it is")]
 
 
 def plan(args: Namespace) -> list[Step]:
