@@ -24,7 +24,7 @@ from .arguments import (
     score,
     whole_number,
 )
-from .chains import coco, quickstart, reproduce
+from .chains import quickstart, reproduce
 from .data_commands import check, download, fix, import_data, index, stats
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -362,7 +362,7 @@ _NAMED_AS_THEIR_MODULES = (
     *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
     reproduce,
 )
-_OF_DATASET = (check, fix, stats, index, coco)
+_OF_DATASET = (check, fix, stats, index)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..data.sources.coco import psg_content, read_coco_panoptic
+from ..data.coco_panoptic import convert_coco_panoptic
 from ..data.sources.hub import HubDataset
 from ..data.sources.hub_import import import_hub
 from ..utils.files import write_json
@@ -17,20 +17,17 @@ def run(args: Namespace) -> None:
 
 def _run_coco_panoptic(args: Namespace) -> None:
     """Write psg.json without relations, from COCO's panoptic JSON."""
-    vocabulary, records = read_coco_panoptic(args.json, *_folders(args.json.stem, args))
-    test_ids: list[str] = []
-    if args.test_json:
-        other, test = read_coco_panoptic(args.test_json, *_folders(args.test_json.stem, args))
-        if other != vocabulary:
-            raise ValueError(f"{args.test_json}: its classes are not those of {args.json}")
-        records, test_ids = records + test, [record["image_id"] for record in test]
-    write_json(args.output, psg_content(vocabulary, records, test_ids), indent=None)
-    segments = sum(len(record["segments_info"]) for record in records)
-    print(f"{args.output}: {len(records):,} images, {len(test_ids):,} of them to test on, {segments:,} segments")
-
-
-def _folders(stem: str, args: Namespace) -> tuple[str, str]:
-    return args.images or stem.removeprefix("panoptic_"), args.panoptic or stem
+    counts = convert_coco_panoptic(
+        args.json,
+        args.output,
+        test_json=args.test_json,
+        exclude=args.exclude,
+        image_folder=args.images,
+        panoptic_folder=args.panoptic,
+    )
+    images = f"{counts['train']:,} images to train on, {counts['test']:,} to test on"
+    excluded = f"; {counts['excluded']:,} left out that {args.exclude} tests on" if args.exclude else ""
+    print(f"{args.output}: {images}{excluded}")
 
 
 def _run_hub(args: Namespace) -> None:
