@@ -213,13 +213,17 @@ class SceneGraph:
         return graph
 
     def to_networkx(self) -> networkx.MultiDiGraph:
-        """Nodes are object indices, edges relations; attributes are the fields of both."""
+        """Nodes are object indices, edges relations, with their fields as attributes that all formats can hold.
+
+        A mask is the JSON of its run lengths; `rank` of an edge is its position in `relations`. `graph_formats` writes
+        files.
+        """
         import networkx
 
-        graph = networkx.MultiDiGraph()
+        graph = networkx.MultiDiGraph(height=self.height, width=self.width)
         for index, obj in enumerate(self.objects):
-            graph.add_node(index, **asdict(obj))
-        for relation in self.relations:
+            graph.add_node(index, **{**asdict(obj), "mask": json.dumps(obj.mask)})
+        for rank, relation in enumerate(self.relations):
             attributes = asdict(relation)
-            graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes)
+            graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes, rank=rank)
         return graph

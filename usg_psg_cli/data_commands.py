@@ -48,7 +48,8 @@ def import_data(parser: ArgumentParser) -> Check:
     """Bring a data set of another format into PSG's: COCO's panoptic annotation, or one of the Hub.
 
     %(prog)s coco-panoptic --json datasets/coco/annotations/panoptic_train2017.json \\
-        --test-json datasets/coco/annotations/panoptic_val2017.json --output datasets/psg/coco_panoptic.json
+        --test-json datasets/coco/annotations/panoptic_val2017.json --exclude datasets/psg/psg.json \\
+        --output datasets/psg/coco_panoptic.json
     %(prog)s hub maelic/VG150-coco-format --boxes-as-masks --output datasets/vg150
     """
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
@@ -56,12 +57,11 @@ def import_data(parser: ArgumentParser) -> Check:
     add = coco.add_argument
     add("--json", required=True, type=Path, help="COCO's panoptic JSON, such as panoptic_train2017.json")
     add("--test-json", type=Path, metavar="FILE", help="the same of the test images, such as panoptic_val2017.json")
+    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of the images to train on")
     add("--output", required=True, type=Path, metavar="OUT.json", help="must not exist")
-    add(
-        "--images", metavar="FOLDER", help="of the images in the image root (default: train2017 for panoptic_train2017)"
-    )
-    add("--panoptic", metavar="FOLDER", help="of the PNGs (default: the name of --json)")
-    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of the training images")
+    images = "of the images in the image root (default: train2017 for panoptic_train2017)"
+    add("--images", metavar="FOLDER", default="", help=images)
+    add("--panoptic", metavar="FOLDER", default="", help="of the PNGs (default: the name of --json)")
     hub = sources.add_parser("hub", help=f"a data set in the layout of {PSG_REPOSITORY}, with its images")
     add = hub.add_argument
     add("repository", help="USER/NAME on the Hub")
@@ -84,9 +84,7 @@ def import_data(parser: ArgumentParser) -> Check:
 
 
 def _add_hub(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--revision", metavar="REV", help="commit, branch or tag of the Hub's data set (default: newest)"
-    )
+    parser.add_argument("--revision", metavar="REV", help="commit, branch or tag on the Hub (default: the newest)")
     parser.add_argument("--hub-url", metavar="URL", help="a mirror of the Hub (default: $HF_ENDPOINT)")
     names = "names of categories and predicates, where the data set has no categories.json"
     parser.add_argument("--categories", type=Path, metavar="FILE.json", help=names)

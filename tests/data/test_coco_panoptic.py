@@ -6,27 +6,25 @@ import pytest
 import torch
 
 from usg_psg.config import build_cfg
+from usg_psg.data.coco_panoptic import convert_coco_panoptic
 from usg_psg.data.psg_json import load_psg_json
 from usg_psg.data.validation.check_dataset import check_dataset
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg_cli import main
 
-from ..programs import exit_status
 from ..toy_psg import SMALL, make_datasets, words
+
+
+def convert(root, output, exclude=None):
+    train, test = (root / "coco" / "annotations" / f"panoptic_{part}2017.json" for part in ("train", "val"))
+    return convert_coco_panoptic(train, output, test_json=test, exclude=exclude)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("datasets")
     make_datasets(folder)
-    import_coco(folder, folder / "psg" / "coco_panoptic.json")
+    convert(folder, folder / "psg" / "coco_panoptic.json")
     return folder
-
-
-def import_coco(root, output, *options):
-    parts = [str(root / "coco" / "annotations" / f"panoptic_{part}2017.json") for part in ("train", "val")]
-    words = ["import", "coco-panoptic", "--json", parts[0], "--test-json", parts[1], "--output", str(output)]
-    assert exit_status(main, [*words, *options]) == 0
 
 
 def test_the_same_segments_without_relations(root):
@@ -42,7 +40,7 @@ def test_images_that_psg_tests_on_can_be_left_out(root, tmp_path):
     content["test_image_ids"].append(content["data"][1]["image_id"])
     (tmp_path / "psg.json").write_text(json.dumps(content))
     output = tmp_path / "coco_panoptic.json"
-    import_coco(root, output, "--exclude", str(tmp_path / "psg.json"))
+    assert convert(root, output, tmp_path / "psg.json")["excluded"] == 1
     left = [record["file_name"] for record in json.loads(output.read_text())["data"]]
     assert content["data"][1]["file_name"] not in left and len(left) == len(content["data"]) - 1
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..data.coco_panoptic import psg_content, read_coco_panoptic
 from ..data.psg_categories import PSG_VOCABULARY
 from ..data.psg_json import read_psg_json
-from ..data.sources.coco import ARCHIVES, PARTS, psg_content, read_coco_panoptic
+from ..data.sources.coco import ARCHIVES, PARTS
 from ..data.sources.files import GIB, RemoteFile, extract, require_space
 from ..data.sources.hub import HubDataset
 from ..data.sources.rebuild import rebuild

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..data.psg_json import PSGFile, read_psg_json
-from ..data.sources.coco import psg_content, read_coco_panoptic
+from ..data.coco_panoptic import convert_coco_panoptic
 from ..data.sources.hub import HubDataset
 from ..data.sources.hub_import import import_hub
 from ..utils.files import write_json
@@ -18,30 +17,17 @@ def run(args: Namespace) -> None:
 
 def _run_coco_panoptic(args: Namespace) -> None:
     """Write psg.json without relations, from COCO's panoptic JSON."""
-    vocabulary, records = read_coco_panoptic(args.json, *_folders(args.json.stem, args))
-    if args.exclude:
-        excluded = _tested(read_psg_json(args.exclude))
-        every, records = len(records), [record for record in records if record["file_name"] not in excluded]
-        print(f"without {every - len(records):,} images that {args.exclude} tests on")
-    test_ids: list[str] = []
-    if args.test_json:
-        other, test = read_coco_panoptic(args.test_json, *_folders(args.test_json.stem, args))
-        if other != vocabulary:
-            raise ValueError(f"{args.test_json}: its classes are not those of {args.json}")
-        records, test_ids = records + test, [record["image_id"] for record in test]
-    write_json(args.output, psg_content(vocabulary, records, test_ids), indent=None)
-    segments = sum(len(record["segments_info"]) for record in records)
-    print(f"{args.output}: {len(records):,} images, {len(test_ids):,} of them to test on, {segments:,} segments")
-
-
-def _tested(psg: PSGFile) -> set[str]:
-    """file_name of each test image."""
-    images = zip(psg.records, psg.image_ids, strict=True)
-    return {record["file_name"] for record, image_id in images if image_id in psg.test_image_ids}
-
-
-def _folders(stem: str, args: Namespace) -> tuple[str, str]:
-    return args.images or stem.removeprefix("panoptic_"), args.panoptic or stem
+    counts = convert_coco_panoptic(
+        args.json,
+        args.output,
+        test_json=args.test_json,
+        exclude=args.exclude,
+        image_folder=args.images,
+        panoptic_folder=args.panoptic,
+    )
+    images = f"{counts['train']:,} images to train on, {counts['test']:,} to test on"
+    excluded = f"; {counts['excluded']:,} left out that {args.exclude} tests on" if args.exclude else ""
+    print(f"{args.output}: {images}{excluded}")
 
 
 def _run_hub(args: Namespace) -> None:

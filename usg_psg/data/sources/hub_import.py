@@ -18,9 +18,9 @@ from pycocotools import mask as coco_mask
 from ...utils.files import write_json, write_whole
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
+from ..coco_panoptic import psg_content
 from ..panoptic import encode_panoptic
 from ..psg_categories import PSG_VOCABULARY
-from .coco import psg_content
 from .hub import HubDataset, RowReader
 
 
