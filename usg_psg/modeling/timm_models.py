@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +78,7 @@ def load_timm(name: str, pretrained: str = "", *, read_weights: bool = True) -> 
     elif pretrained and read_weights:
         options["pretrained_cfg_overlay"] = {"state_dict": _read_weights(name, pretrained)}
     model: Any
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _no_word_of_unused_weights():
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
             model = timm.create_model(source, pretrained=bool(pretrained and read_weights), **options)
@@ -135,6 +138,18 @@ def feature_options(name: str) -> dict[str, Any]:
     if any(size != [*SIZE] for size in sizes):
         raise ValueError(f"MODEL.TIMM.NAME {name!r} has feature maps of other sizes than the image's by stride")
     return options
+
+
+@contextmanager
+def _no_word_of_unused_weights() -> Iterator[None]:
+    """timm warns of those of a classifier and of levels that are not asked for."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def channels_first(model: Any, maps: list[Tensor]) -> list[Tensor]:
