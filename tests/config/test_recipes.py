@@ -111,7 +111,7 @@ def test_the_best_recipe_says_where_each_of_its_values_comes_from():
         reasons += 1
         comment = line if " # " in line else above
         assert any(word in comment for word in ("# measured: ", "# taken from ", "# rule: ")), line
-    assert reasons == 24
+    assert reasons == 23
 
 
 def test_the_best_recipe_takes_fcclip_as_it_is():
@@ -180,4 +180,4 @@ def test_the_pair_loss_weighs_what_measured_best():
 def test_objects_alone_leave_the_relation_head_untrained():
     cfg = build_cfg("coco/usg_par_coco_panoptic.yaml")
     assert cfg.MODEL.USG.LOSS.RELATION_WEIGHT == 0 and cfg.SOLVER.MULTIPLIERS == [["relation_head", 0.0]]
-    assert cfg.MODEL.WEIGHTS == "" and cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+    assert cfg.MODEL.WEIGHTS == "" and cfg.TEST.USG.PREDICATE_LOGIT_ADJUSTMENT == 0

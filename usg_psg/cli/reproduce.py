@@ -30,10 +30,10 @@ EVALUATIONS: dict[str, tuple[str, str, list[str]]] = {
         "sgdet",
         ["TEST.USG.EXPORT", "json", "TEST.USG.FREQUENCY_BASELINE", "True"],
     ),
-    "sgdet_tail": (
-        "the same, logits adjusted for rare predicates: more mR, less R",
+    "sgdet_unadjusted": (
+        "the same, without the adjustment of logits for rare predicates",
         "sgdet",
-        ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+        ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "0.0"],
     ),
     "predcls": ("predicates between given masks and labels", "predcls", ["TEST.TASK", "predcls"]),
 }
