@@ -31,6 +31,7 @@ SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
 KS = (10, 20, 50, 100)
 EXPORT_FORMATS = ("json", "sgbench", "openpsg", "coco_panoptic")
+GRAPH_FORMATS = ("graphml", "gexf", "dot", "turtle", "json-ld", "csv")
 ERROR_PROTOCOLS = ("single", "openpsg")
 SOURCES = ("fcclip", "mask2former")
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
@@ -106,6 +107,8 @@ def demo(parser: ArgumentParser) -> Check:
     drawn = "least score in the drawings, and at which the page starts"
     add_number(parser, "--score-threshold", score, WEAK_SCORE, drawn, "S")
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
+    formats = "also write the graph for other programs, see docs/visualization.md"
+    parser.add_argument("--format", nargs="+", choices=GRAPH_FORMATS, default=[], help=formats)
     add_number(parser, "--frame-step", positive_integer, 1, "parse every N-th frame of a video")
     add_number(parser, "--max-frames", positive_integer, None, "frames of each video")
     add_number(parser, "--page-relations", whole_number(0), 200, "relations per image on the page")

@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 
+from usg_psg import graph_formats
 from usg_psg.cli import plot
 from usg_psg.data import psg_json
 from usg_psg.data.psg_shapes import VOCABULARIES
@@ -83,6 +84,7 @@ def test_repeated_values_are_those_of_the_package():
     assert commands.KS == sgdet_metrics.KS and commands.EXPORT_FORMATS == tuple(EXPORT_FORMATS)
     assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
     assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS
+    assert ("json", *commands.GRAPH_FORMATS) == tuple(graph_formats.SUFFIXES)
     assert set(commands.PRESETS) == set(VOCABULARIES)
     assert (commands.WEAK_SCORE, data_commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
     assert (data_commands.COCO_URL, data_commands.MIN_IOU) == (coco.COCO_URL, rebuild.MIN_IOU)

@@ -17,6 +17,8 @@ from ..data import read_image
 from ..data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from ..engine import adapt_to_machine
 from ..engine.terminal import setup_logging
+from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
+from ..graph_formats import check_formats, save_graph
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.program import INTERRUPTED, Interruption
@@ -106,6 +108,8 @@ def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, ar
         output / f"{stem}_graph.png": lambda path: drawing.savefig(path, bbox_inches="tight"),
         output / f"{stem}.json": lambda path: path.write_text(graph.to_json(), encoding="utf-8"),
     }
+    for suffix in (suffix for name in args.format for suffix in GRAPH_SUFFIXES[name]):
+        writers[output / f"{stem}{suffix}"] = lambda path: save_graph(graph, path)
     if args.svg:
         writers[output / f"{stem}_graph.svg"] = lambda path: drawing.savefig(path, bbox_inches="tight")
     try:
@@ -183,6 +187,7 @@ def run(args: Namespace) -> int:
     """0 if everything was parsed, 1 if files were left out or not written, 130 after Ctrl-C."""
     setup_logging()
     output = Path(args.output)
+    check_formats(args.format)
     paths = find_inputs(args.input)
     cfg = config_of(args)
     adapt_to_machine(cfg)
