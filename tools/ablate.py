@@ -6,10 +6,9 @@
         --opts SOLVER.MAX_ITER 300
     python tools/ablate.py --config-file ... --output ... --list     # the commands alone; --table: what is finished
 
-Each row is an ordinary run of tools/train_net.py, whose command is printed and stands in --output/commands.sh. Rows
-that are finished are kept: the same command line goes on where it was stopped. A row that fails is reported in the
-table, --output/table.md, and tried again next time. Jobs share the machine's cores and its GPU. Rows that change the
-batch change the number of steps with it, so that all rows see the same number of samples.
+Each row is a run of tools/train_net.py, whose command stands in --output/commands.sh. Finished rows are kept: the same
+command line goes on where it was stopped, and tries again what failed. The table is --output/table.md. Jobs share the
+machine. Rows that change the batch change the number of steps, so that all rows see as many samples.
 """
 
 from __future__ import annotations
