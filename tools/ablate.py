@@ -2,8 +2,7 @@
 """Train a recipe once as it is and once for each change of one setting; write one table of the results.
 
     python tools/ablate.py --config-file configs/quickstart/usg_par_quickstart.yaml --output output/ablation
-    python tools/ablate.py --config-file ... --output ... --jobs 4 --seeds 1 2 3 --rows baseline layer_order \\
-        --opts SOLVER.MAX_ITER 300
+    python tools/ablate.py --config-file ... --output ... --seeds 1 2 3 --rows layer_order --opts SOLVER.MAX_ITER 300
     python tools/ablate.py --config-file ... --output ... --list     # the commands alone; --table: what is finished
 
 Each row is a run of tools/train_net.py, whose command stands in --output/commands.sh. Finished rows are kept: the same
