@@ -20,6 +20,7 @@ OPTIONAL = {
     "gradio",
     "networkx",
     "pyarrow.parquet",
+    "sentence_transformers",
     "usg_psg.visualization.app",
     "torch.utils.cpp_extension",
     "torch.utils",
