@@ -34,10 +34,12 @@ class Hosts:
         requests: "METHOD path bytes=..." in order.
         before_write: called with a path and the bytes sent so far of an answer; an error breaks the connection.
         ranges: whether it heeds requests for a part of a file.
+        moved: URL of another place, by path.
     """
 
     def __init__(self, files: dict[str, bytes]):
         self.files, self.requests, self.ranges = files, [], True
+        self.moved: dict[str, str] = {}
         self.before_write: Callable[[str, int], None] = lambda path, sent: None
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -83,7 +85,8 @@ def _handler(hosts: Hosts) -> type[BaseHTTPRequestHandler]:
             hosts.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
             content = hosts.files.get(path)
             if content is None:
-                self.send_response(404)
+                self.send_response(302 if path in hosts.moved else 404)
+                self.send_header("Location", hosts.moved.get(path, ""))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return

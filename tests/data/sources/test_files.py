@@ -84,6 +84,11 @@ def test_part_of_another_version_is_not_used(host, tmp_path):
     assert new.missing == len(CONTENT) and new.fetch().read_bytes() == CONTENT[::-1] and not old.part.exists()
 
 
+def test_file_that_moved_to_another_host(host, tmp_path):
+    host.moved["/old.zip"] = f"{host.url.replace('127.0.0.1', 'localhost')}/big.zip"
+    assert RemoteFile.ask(f"{host.url}/old.zip", tmp_path / "old.zip").fetch().read_bytes() == CONTENT
+
+
 def test_wrong_checksum(host, tmp_path):
     file = ask(host, tmp_path, "0" * 64)
     with pytest.raises(OSError, match="SHA-256"):

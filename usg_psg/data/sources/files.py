@@ -46,6 +46,8 @@ class RemoteFile:
         """
         with network_errors(url):
             answer = get_hf_file_metadata(url, token=False, headers=_AS_IT_IS)
+            if answer.size is None and answer.location != url:  # sent to another host, which knows
+                answer = get_hf_file_metadata(answer.location, token=False, headers=_AS_IT_IS)
         if answer.size is None:
             raise OSError(f"{url}: the server does not say its size")
         if path.exists() and path.stat().st_size != answer.size:
