@@ -64,4 +64,7 @@ def psg_photos() -> Path:
 def fresh_start():
     """Neither random numbers nor the logs that a program set up in this process reach the next test."""
     torch.manual_seed(0)
-    logging.getLogger("usg_psg").propagate = True
+    for name in ("usg_psg", "mask2former_ops", "fvcore", "detectron2"):
+        target = logging.getLogger(name)
+        target.handlers, target.propagate = [], True
+        target.setLevel(logging.NOTSET)
