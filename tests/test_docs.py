@@ -130,7 +130,7 @@ def check_program(program: str, words: list[str], monkeypatch) -> None:
     arguments = parse(ROOT / program, words, monkeypatch)
     swallowed = [word for word in getattr(arguments, "opts", None) or [] if word.startswith("--")]
     assert not swallowed, f"options after the overrides are taken for keys: {swallowed}"
-    recipes = getattr(arguments, "config_file", "")
+    recipes = getattr(arguments, "config_file", "") or ""
     for recipe in recipes if isinstance(recipes, list) else [recipes]:
         if recipe.startswith("configs/"):
             build_cfg(str(ROOT / recipe), [*getattr(arguments, "opts", [])])

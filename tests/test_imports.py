@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the top to the ground floor. A room is a folder or a file of the package; `compat` is no room of the house.
 ROOMS = (
-    "cli", "predictor", "engine", "visualization", "evaluation", "pretrained", "config", "modeling", "inference",
-    "losses", "data", "scene_graph", "structures", "masks", "predicate_frequency", "vocabulary", "utils",
+    "cli", "predictor", "model_folder", "engine", "visualization", "evaluation", "pretrained", "config", "modeling",
+    "inference", "losses", "data", "scene_graph", "structures", "masks", "predicate_frequency", "vocabulary", "utils",
 )  # fmt: skip
 # What a user may do without: packages, the module that needs gradio, and setuptools, which compiling needs.
 OPTIONAL = {"gradio", "networkx", "usg_psg.visualization.app", "torch.utils.cpp_extension", "torch.utils"}

@@ -56,7 +56,7 @@ COLUMNS = {
     "mR@50": "single/mR@50",
     "openpsg R@50": "openpsg/R@50",
     "pairs in the top 20": "oracle/pairs@20",
-    "pairs in the top K": "oracle/pairs@all",
+    "pairs with both ends found": "oracle/pairs@all",
     "objects found": "oracle/objects",
     "PQ": "PQ",
 }

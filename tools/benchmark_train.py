@@ -40,7 +40,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch.autograd import DeviceType
@@ -89,7 +88,7 @@ def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> s
 
 def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
     """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
-    seed_all_rng(0)
+    torch.manual_seed(0)
     model = run_as_configured(build_model(cfg), cfg)
     use_psg_sized_vocabulary(model)
     processes = comm.get_world_size()

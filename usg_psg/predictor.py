@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +24,16 @@ from .data import read_image
 from .data.panoptic import MAX_PIXELS
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
+from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
+from .engine.checkpoint_file import FREQUENCY_KEY, FROZEN_KEY, TRAINED_ON_KEY
+from .engine.preflight import weights_path
 from .engine.training_record import TrainingRecord, text_identity, use_warnings
+from .model_folder import model_config, push_folder, save_model
 from .modeling.compile import run_as_configured
+from .modeling.openclip import checkpoint_weights, is_random
 from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary
 from .scene_graph import SceneGraph
+from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -57,17 +67,78 @@ class SceneGraphPredictor:
             raise ValueError("names to look for are needed: MODEL.USG.VOCABULARY, or a data set in DATASETS.TEST")
         self.own_vocabulary = configured_vocabulary(cfg, next(iter(cfg.DATASETS.TEST), None))
         self.vocabulary = self.own_vocabulary
-        check_run(cfg)
         self.cfg = cfg
-        self.model = run_as_configured(build_model(cfg), cfg).eval()
+        with checkpoint_weights() if self._needs_no_clip() else nullcontext():
+            check_run(cfg)
+            self.model = run_as_configured(build_model(cfg), cfg).eval()
         checkpointer = USGCheckpointer(self.model, load_ema=cfg.SOLVER.EMA.ENABLED)
         checkpointer.load(cfg.MODEL.WEIGHTS)
+        self._own_embeddings = self.model.vocabulary
+        self.own_vocabulary = self.vocabulary = with_embeddings(cfg, self.own_vocabulary, self.model)
         own = Phrases.of(cfg, self.own_vocabulary)
         # Where a checkpoint does not say what it was trained on, the names of the configuration are taken to be known.
         self.trained_on = checkpointer.trained_on or TrainingRecord({}, text_identity(cfg), own)
         self._warned: set[str] = set()
-        self._warn(own)
+        assert self.own_vocabulary.embeddings is not None
+        self._warn(own, self.own_vocabulary.embeddings.tower)
         self.resize = ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], opts: Sequence[str] = (), *, trust_imports: bool = False, **hub: Any
+    ) -> SceneGraphPredictor:
+        """A trained model with its config, names and embeddings.
+
+        Args:
+            source: a folder that `save_pretrained` wrote, the OUTPUT_DIR of a training, a checkpoint (.pth) of one, or
+                "user/model" on the Hugging Face Hub.
+            opts: KEY VALUE or KEY=VALUE overrides of the config.
+            trust_imports: import the modules that the config names.
+            hub: revision, token, cache_dir, local_files_only and the like of `huggingface_hub.snapshot_download`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `model_config`, and as the constructor.
+        """
+        return cls(model_config(os.fspath(source), opts, trust_imports=trust_imports, **hub))
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        with_backbone: bool | None = None,
+        results: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a folder that `from_pretrained` takes: weights, config, names with embeddings, model card.
+
+        Args:
+            folder: created if it is missing.
+            with_backbone: write a frozen backbone's weights, too; None leaves them out if OpenCLIP gives them by tag.
+            results: metrics by name for the card, such as the content of a results JSON.
+
+        Returns:
+            the folder.
+        """
+        state, identity = self.model.state_dict(), frozen_identity(self.model)
+        is_local = Path(self.cfg.MODEL.CLIP.PRETRAINED).is_file()
+        records: dict[str, Any] = {TRAINED_ON_KEY: self.trained_on.record()}
+        if identity is not None and not (with_backbone or is_local or is_random(identity)):
+            state = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}
+            records[FROZEN_KEY] = {**identity, "digest": backbone_digest(self.model)}
+        if self.model.predicate_frequency is not None:
+            records[FREQUENCY_KEY] = self.model.predicate_frequency.record()
+        return save_model(Path(folder), self.cfg, state, self.own_vocabulary, records=records, results=results)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, **options: Any) -> str:
+        """`save_pretrained` into a repository of the Hub, created if it is missing; returns the commit's address."""
+        with TemporaryDirectory() as folder:
+            return push_folder(self.save_pretrained(folder, **options), repo_id, private=private, token=token)
+
+    def _needs_no_clip(self) -> bool:
+        """Whether the checkpoint holds the backbone and the vocabulary its embeddings."""
+        cfg = self.cfg
+        known = self.own_vocabulary.embeddings is not None and not cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED
+        path = weights_path(cfg) if known else ""
+        return bool(path) and any(name.startswith(BACKBONE) for name in weight_names(path))
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Look for other objects and relations from now on, without retraining.
@@ -82,15 +153,17 @@ class SceneGraphPredictor:
             vocabulary = self.own_vocabulary
         if vocabulary == self.vocabulary:
             return
-        embeddings = embed_vocabulary(self.cfg, vocabulary)
-        if vocabulary != self.own_vocabulary:
-            self._warn(Phrases.of(self.cfg, vocabulary))
+        if vocabulary is self.own_vocabulary:
+            embeddings = self._own_embeddings
+        else:
+            embeddings = embed_vocabulary(self.cfg, vocabulary)
+            self._warn(Phrases.of(self.cfg, vocabulary), text_identity(self.cfg))
         self.model.set_vocabulary(embeddings)
         self.vocabulary = vocabulary
 
-    def _warn(self, phrases: Phrases) -> None:
+    def _warn(self, phrases: Phrases, tower: Mapping[str, str]) -> None:
         """Say once of each thing that the model was not trained for that it is."""
-        for text in use_warnings(self.trained_on, self.cfg, phrases):
+        for text in use_warnings(self.trained_on, self.cfg, phrases, tower=tower):
             if text not in self._warned:
                 logger.warning(text)
                 self._warned.add(text)

@@ -8,17 +8,41 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from .utils.files import write_whole
 from .utils.unique_keys import UniqueKeyLoader, json_object
+from .utils.weights_file import SUFFIXES, read_plain
 
 NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
 TEMPLATE_KEYS = ("object_templates", "predicate_templates")
 KEYS = (*NAME_KEYS, *TEMPLATE_KEYS, "synonyms")
+TENSOR_KEYS = ("objects", "predicates")  # of `NameEmbeddings`
+
+
+VOCABULARY_KEY = "vocabulary"  # of the record in a checkpoint, or in the metadata of a safetensors file
+
+
+@dataclass(frozen=True)
+class NameEmbeddings:
+    """Text embeddings of a vocabulary's names, made earlier: no text tower is needed for them.
+
+    Attributes:
+        objects, predicates: (C, T) and (P, T) float32, unit length.
+        tower: `weights_identity` of the text tower.
+    """
+
+    objects: Tensor
+    predicates: Tensor
+    tower: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,7 @@ class Vocabulary:
         object_templates, predicate_templates: prompts with a "{}"; empty for those of the configuration.
         synonyms: further words for a name; their embeddings are averaged with the name's own.
         source: file that it was read from, for messages.
+        embeddings: of the names, where they are known; None for those that the text tower will make.
     """
 
     thing_classes: tuple[str, ...]
@@ -41,6 +66,7 @@ class Vocabulary:
     predicate_templates: tuple[str, ...] = ()
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     source: str = field(default="", compare=False)
+    embeddings: NameEmbeddings | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_metadata(cls, metadata: Any) -> Vocabulary:
@@ -57,6 +83,8 @@ class Vocabulary:
     def read(cls, path: str | Path) -> Vocabulary:
         """Read YAML or (suffix .json) JSON; docs/open_vocabulary.md describes the keys.
 
+        A file that `save` wrote (.safetensors), or a checkpoint of this project, has embeddings, too.
+
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: names the file and the field.
@@ -64,9 +92,62 @@ class Vocabulary:
         path = Path(path)
         content = _read(path)
         try:
-            return _build(str(path), content)
+            return cls.from_record(content, str(path)) if path.suffix in SUFFIXES else _build(str(path), content)
         except ValueError as error:
             raise ValueError(f"{path}, {error}") from None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint."""
+        content: dict[str, Any] = {key: list(getattr(self, key)) for key in (*NAME_KEYS, *TEMPLATE_KEYS)}
+        content["synonyms"] = {name: list(words) for name, words in self.synonyms.items()}
+        if self.embeddings is not None:
+            content["tower"] = dict(self.embeddings.tower)
+            for key in TENSOR_KEYS:
+                content[key] = getattr(self.embeddings, key).detach().float().cpu().contiguous()
+        return content
+
+    @classmethod
+    def from_record(cls, record: Any, source: str = "") -> Vocabulary:
+        """What `record` returned.
+
+        Raises:
+            ValueError: if it is something else; names the field.
+        """
+        if not isinstance(record, dict) or not {*NAME_KEYS, *TEMPLATE_KEYS, "synonyms"} <= set(record):
+            raise ValueError("it has no vocabulary of this project")
+        texts: dict[str, Any] = {key: _texts(key, record[key]) for key in (*NAME_KEYS, *TEMPLATE_KEYS)}
+        objects = [*texts["thing_classes"], *texts["stuff_classes"]]
+        synonyms = _synonyms(record["synonyms"], objects, texts["predicate_classes"])
+        made = cls(**texts, synonyms=synonyms, source=source)
+        if "tower" not in record:
+            return made
+        for key, names in zip(TENSOR_KEYS, (objects, texts["predicate_classes"]), strict=True):
+            value = record.get(key)
+            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(names):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{key}: expected an embedding of each of {len(names)} names, got {got}")
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{key}: not all values are finite")
+        return replace(made, embeddings=NameEmbeddings(**{key: record[key] for key in (*TENSOR_KEYS, "tower")}))
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file with names and embeddings for `read`, whole or not at all."""
+        record = self.record()
+        tensors = {key: record.pop(key) for key in TENSOR_KEYS if key in record}
+        content = save(tensors, metadata={VOCABULARY_KEY: json.dumps(record)})
+        write_whole(path, lambda file: file.write(content))
+
+    def renamed(self, other: Vocabulary) -> Vocabulary:
+        """With the names of a vocabulary that this one covers, in its order; prompts, synonyms and embeddings stay."""
+        embeddings = self.embeddings
+        if embeddings is not None:
+            objects = [self.object_classes.index(name) for name in other.object_classes]
+            predicates = [self.predicate_classes.index(name) for name in other.predicate_classes]
+            embeddings = NameEmbeddings(
+                embeddings.objects[objects], embeddings.predicates[predicates], embeddings.tower
+            )
+        names: dict[str, Any] = other.names
+        return replace(self, **names, embeddings=embeddings)
 
     @property
     def object_classes(self) -> tuple[str, ...]:
@@ -115,6 +196,8 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def _read(path: Path) -> object:
+    if path.suffix in SUFFIXES:
+        return _read_record(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
@@ -130,13 +213,28 @@ def _read(path: Path) -> object:
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
+def _read_record(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no vocabulary file {path}")
+    try:
+        if path.suffix != ".safetensors":
+            content = read_plain(path, mmap=True)
+            return content.get(VOCABULARY_KEY) if isinstance(content, dict) else None
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get(VOCABULARY_KEY, "null"))
+            tensors = {key: file.get_tensor(key) for key in TENSOR_KEYS} if record and "tower" in record else {}
+        return record and {**record, **tensors}
+    except Exception as error:  # of damaged files, those of several libraries
+        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
 def _build(path: str, content: object) -> Vocabulary:
     if not isinstance(content, dict):
         raise ValueError(f"top level: expected keys {', '.join(KEYS)}, got {type(content).__name__}")
     unknown = [str(key) for key in content if key not in KEYS]
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown key; there are {', '.join(KEYS)}")
-    names = {key: _words(key, content.get(key, [])) for key in NAME_KEYS}
+    names: dict[str, Any] = {key: _words(key, content.get(key, [])) for key in NAME_KEYS}
     if not names["thing_classes"] and not names["stuff_classes"]:
         raise ValueError("thing_classes: expected a name here or in stuff_classes, both are empty")
     if not names["predicate_classes"]:
@@ -144,7 +242,7 @@ def _build(path: str, content: object) -> Vocabulary:
     objects = [*names["thing_classes"], *names["stuff_classes"]]
     _refuse_duplicates("thing_classes, stuff_classes", objects)
     _refuse_duplicates("predicate_classes", names["predicate_classes"])
-    templates = {key: _templates(key, content[key]) for key in TEMPLATE_KEYS if key in content}
+    templates: dict[str, Any] = {key: _templates(key, content[key]) for key in TEMPLATE_KEYS if key in content}
     synonyms = _synonyms(content.get("synonyms", {}), objects, names["predicate_classes"])
     return Vocabulary(**names, **templates, synonyms=synonyms, source=path)
 

@@ -72,11 +72,22 @@ def add_number(
     parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{text} (default {shown})")
 
 
-def add_config(parser: argparse.ArgumentParser, opts: str = "--opts", nargs: str | None = None) -> None:
+def add_config(
+    parser: argparse.ArgumentParser, opts: str = "--opts", nargs: str | None = None, required: bool = True
+) -> None:
     """Add the recipe, --trust-imports and the overrides, for `usg_psg.cli.config_of`."""
-    parser.add_argument("--config-file", required=True, nargs=nargs, metavar="FILE", help="recipe of the model")
+    own = "" if required else "; default: the config that --weights has"
+    parser.add_argument(
+        "--config-file", required=required, nargs=nargs, metavar="FILE", help=f"recipe of the model{own}"
+    )
     add_trust(parser)
     parser.add_argument(opts, nargs="*", default=[], help="KEY VALUE or KEY=VALUE overrides of the recipe")
+
+
+def add_weights(parser: argparse.ArgumentParser, nargs: str | None = None, required: bool = False) -> None:
+    """Add --weights, for `usg_psg.cli.config_of`."""
+    text = "checkpoint of a training, folder of a model, or user/model on the Hugging Face Hub"
+    parser.add_argument("--weights", required=required, nargs=nargs, metavar="MODEL", help=text)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,14 @@ from .arguments import (
     add_config,
     add_number,
     add_trust,
+    add_weights,
     numbers,
     positive_integer,
     positive_number,
     score,
     whole_number,
 )
+from .chains import coco, quickstart, reproduce
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -72,6 +74,7 @@ def train(parser: ArgumentParser) -> Check:
     meet = "where the processes meet, the same on every machine; 'auto' for a free port of a single one"
     add("--dist-url", default=f"tcp://127.0.0.1:{port}", help=meet)
     add("--vocabulary", metavar="FILE", help="prompts and synonyms, see docs/open_vocabulary.md")
+    add("--weights", metavar="FILE", help="MODEL.WEIGHTS: where to start from, or what to evaluate")
     add_trust(parser)
     add("opts", nargs=REMAINDER, help="KEY VALUE overrides, such as SOLVER.BASE_LR 0.001")
 
@@ -87,16 +90,16 @@ def train(parser: ArgumentParser) -> Check:
     return check
 
 
-def demo(parser: ArgumentParser) -> None:
+def demo(parser: ArgumentParser) -> Check:
     """Parse images and videos: for each an overlay of masks and labels, a drawing of the scene graph, and JSON.
 
-    %(prog)s --config-file configs/quickstart/usg_par_quickstart.yaml --input photo.jpg folder/ clip.mp4 \\
-        --output output/demo --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+    %(prog)s --weights output/quickstart/model_final.pth --input photo.jpg folder/ clip.mp4 --output output/demo
 
     index.html in the output folder shows all of them and needs nothing else; docs/visualization.md says how to use it.
     Ctrl-C ends the run: what is finished stays, and the page of it is written.
     """
-    add_config(parser)
+    add_config(parser, required=False)
+    add_weights(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
     add_number(parser, "--top-k", whole_number(0), 10, "relations in the pictures, the JSON has all")
@@ -109,18 +112,27 @@ def demo(parser: ArgumentParser) -> None:
     add_number(parser, "--page-images", whole_number(0), 300, "images on the page, the first ones")
     parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
 
+    def check(args: Namespace) -> None:
+        if not (args.weights or args.config_file):
+            raise ValueError(
+                "no model is given: --weights, a checkpoint, a folder, or user/model on the Hugging Face Hub"
+            )
+
+    return check
+
 
 def app(parser: ArgumentParser) -> None:
     """Serve a web page: a picture or the webcam in; masks, scene graph, table of relations and JSON out.
 
     pip install -e .[app]
-    %(prog)s --config-file configs/quickstart/usg_par_quickstart.yaml --checkpoint output/quickstart/model_final.pth
+    %(prog)s --weights output/quickstart/model_final.pth
 
-    Several checkpoints can be chosen from on the page; give one configuration for all, or one for each.
+    Several models can be chosen from on the page. Their own configurations count, unless one is given for all, or one
+    for each.
     """
-    add_config(parser, nargs="+")
+    add_config(parser, nargs="+", required=False)
+    add_weights(parser, nargs="+", required=True)
     add = parser.add_argument
-    add("--checkpoint", nargs="+", required=True, help="weights to choose from")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add_number(parser, "--port", whole_number(0, 65535), 7860, "to listen on")
     add("--share", action="store_true", help="also publish the page through gradio's servers")
@@ -347,6 +359,36 @@ def convert(parser: ArgumentParser) -> Check:
     return check
 
 
+def push(parser: ArgumentParser) -> Check:
+    """Write the folder of a model, which needs neither data set nor recipe, or upload it to the Hugging Face Hub.
+
+    %(prog)s --weights output/psg/model_final.pth --output my_model
+    %(prog)s --weights output/psg/model_final.pth --results output/psg/inference/psg_test.json --repo user/model
+
+    The folder has weights (safetensors), config, names with their text embeddings, and a model card.
+    """
+    add_config(parser, required=False)
+    add_weights(parser, required=True)
+    add = parser.add_argument
+    add("--output", type=Path, metavar="FOLDER", help="write the folder here")
+    add("--repo", metavar="USER/MODEL", help="upload it to this repository of the Hub, created if it is missing")
+    add("--private", action="store_true", help="create the repository as a private one")
+    add("--results", type=Path, metavar="FILE.json", help="results of an evaluation, for the model card")
+    add(
+        "--with-backbone",
+        action="store_true",
+        help="write a frozen backbone's weights, too, though OpenCLIP gives them",
+    )
+
+    def check(args: Namespace) -> None:
+        if not (args.output or args.repo):
+            raise ValueError("--output or --repo: expected one of them, got none")
+        if args.results is not None and not args.results.is_file():
+            raise ValueError(f"--results: there is no file {args.results}")
+
+    return check
+
+
 def shapes(parser: ArgumentParser) -> Check:
     """Draw a data set of scenes in PSG's layout; train on psg_shapes_train, evaluate on psg_shapes_val.
 
@@ -378,20 +420,28 @@ def shapes(parser: ArgumentParser) -> Check:
     return check
 
 
-def quickstart(parser: ArgumentParser) -> None:
-    """From nothing to scene graphs: generate scenes, train a small model, evaluate it, draw four held-out scenes.
+def clip(parser: ArgumentParser) -> None:
+    """Train a small CLIP model on captions made from a data set's annotation, to be frozen as the backbone.
 
-    Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
-    `make quickstart` calls this.
+    %(prog)s --data datasets/psg_shapes --output output/clip_shapes.pt
+
+    Its names are those that CLIP may know. To test names that the decoders were never trained on, train those on
+    scenes of another folder, made with --hold-out; docs/open_vocabulary.md goes through it.
     """
-    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
-    parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
-    add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
-    add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
+    add = parser.add_argument
+    add("--data", required=True, type=Path, metavar="FOLDER", help="with psg/psg.json and coco/, as `shapes` writes it")
+    add("--output", required=True, type=Path, metavar="FILE", help="weights to write, for MODEL.CLIP.PRETRAINED")
+    add("--model", default="usg_clip_femto", metavar="NAME", help="an OpenCLIP model with a timm ConvNeXt")
+    add_number(parser, "--steps", positive_integer, 1500, "of training")
+    add_number(parser, "--batch-size", positive_integer, 512, "captioned windows of a step")
+    add_number(parser, "--image-size", positive_integer, 96, "side that windows are scaled to, pixels")
+    add_number(parser, "--seed", whole_number(0), 0, "of the windows")
 
 
-_NAMED_AS_THEIR_MODULES = (train, demo, app, evaluate, visualize, plot, analyze, convert, shapes, quickstart)
-_OF_DATASET = (check, fix, stats, index)
+_NAMED_AS_THEIR_MODULES = (
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, quickstart, reproduce),
+)
+_OF_DATASET = (check, fix, stats, index, coco)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},

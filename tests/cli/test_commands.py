@@ -29,7 +29,7 @@ ABSENT = ["--config-file", "absent.yaml"]
         ("ablate", [*CONFIG, "--output", "out", "--seeds", "1", "-1"], "argument --seeds: expected 0 or more, got -1"),
         ("analyze_model", [*CONFIG, "--size", "0", "0"], "argument --size: expected 1 to 4096, got 0"),
         ("analyze_model", [*CONFIG, "--size", "640", "65500"], "argument --size: expected 1 to 4096, got 65500"),
-        ("app", [*CONFIG, "--checkpoint", "x", "--port", "70000"], "argument --port: expected 0 to 65535, got 70000"),
+        ("app", [*CONFIG, "--weights", "x", "--port", "70000"], "argument --port: expected 0 to 65535, got 70000"),
         ("benchmark_amp", ABSENT, "absent.yaml"),
         ("benchmark_amp", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
         ("benchmark_amp", [*CONFIG, "--num-scenes", "x"], "argument --num-scenes: expected a whole number, got 'x'"),

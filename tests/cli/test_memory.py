@@ -69,7 +69,8 @@ def test_old_values_of_scalars_are_forgotten():
     from detectron2.utils.events import EventStorage
 
     with EventStorage() as storage:
-        hook = ShortHistoryHook(keep=10)
+        hook = ShortHistoryHook()
+        hook.KEEP = 10
         for iteration in range(31):
             storage.iter = iteration
             storage.put_scalar("loss", float(iteration))

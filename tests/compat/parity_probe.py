@@ -5,6 +5,7 @@ python parity_probe.py OUTPUT [RESULT OF THE BUNDLED ENGINE, which says whose me
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import random
@@ -13,11 +14,22 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-
-import usg_psg.compat  # noqa: F401  isort: skip
 import torch
 
-from usg_psg.compat.list_names import bundled_names
+import usg_psg.compat
+
+FOLDER = Path(usg_psg.compat.__file__).parent
+
+
+def bundled_names() -> dict[str, list[str]]:
+    """`__all__` of each module of the bundled subset, read without importing it."""
+    names = {}
+    for path in sorted((FOLDER / "detectron2").rglob("*.py")):
+        module = ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__")
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+                names[module] = ast.literal_eval(statement.value)
+    return names
 
 
 def parameters(function) -> list:

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from usg_psg.compat import list_names
-from usg_psg.utils.generated_table import split_at_marks
-
 from .engines import needs_real, run_python
 
 PROBE = str(Path(__file__).with_name("parity_probe.py"))
@@ -65,9 +62,3 @@ def approximately(value):
     if isinstance(value, list):
         return [approximately(each) for each in value]
     return {k: approximately(each) for k, each in value.items()} if isinstance(value, dict) else value
-
-
-def test_table_of_names_is_current():
-    """README.md holds what `list_names` prints; otherwise run `python -m usg_psg.compat.list_names --write`."""
-    text = list_names.README.read_text(encoding="utf-8")
-    assert split_at_marks(text, list_names.MARKS)[1] == list_names.table()

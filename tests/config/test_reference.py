@@ -26,7 +26,8 @@ def leaf_keys(node: dict, prefix: str = "") -> set[str]:
 
 def documented() -> set[str]:
     text = list_config.DOCUMENT.read_text(encoding="utf-8")
-    return set(re.findall(r"^\| `([A-Z][A-Z0-9_.]+)` \|", text, flags=re.MULTILINE)) & KEYS.keys()
+    lines = re.findall(r"^- (`[A-Z][A-Z0-9_.]+`(?:, `[A-Z][A-Z0-9_.]+`)*) `", text, flags=re.MULTILINE)
+    return {key.strip("`") for line in lines for key in line.split(", ")} & KEYS.keys()
 
 
 def test_document_is_current():
@@ -69,7 +70,7 @@ def test_writing_replaces_what_is_between_the_marks(tmp_path, monkeypatch):
     list_config.main(["--write"])
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert "| `MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS` | `200` |" in text and "what was there" not in text
+    assert "- `MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS` `200`: " in text and "what was there" not in text
     document.write_text("before\n<!-- keys: start -->\nwhat was there\n")
     with pytest.raises(ValueError, match="no marks.*keys: end"):
         list_config.main(["--write"])

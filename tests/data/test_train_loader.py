@@ -92,7 +92,6 @@ def test_an_unusable_image_is_replaced_the_same_way_each_time():
         (["SOLVER.IMS_PER_BATCH", "6", "SOLVER.ACCUMULATION_STEPS", "4"], "cannot be split evenly"),
         (["SOLVER.ACCUMULATION_STEPS", "0"], "cannot be split evenly"),
         (["DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"], "SAMPLER_TRAIN"),
-        (["DATALOADER.ASPECT_RATIO_GROUPING", "True"], "ASPECT_RATIO_GROUPING"),
     ],
 )
 def test_settings_that_do_not_fit(opts, message):

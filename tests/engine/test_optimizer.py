@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from usg_psg.config import build_cfg
+from usg_psg.config.checks import value_problems
 from usg_psg.engine.optimizer import GradientClipper, build_optimizer, parameter_groups
 
 from ..tiny import tiny_model
@@ -30,6 +31,29 @@ def test_frozen_parameters_are_in_none():
     model = tiny_model(freeze=True)
     ids = {id(p) for g in parameter_groups(cfg(), model) for p in g["params"]}
     assert not ids & {id(p) for p in model.backbone.parameters()}
+
+
+def test_multipliers_by_module():
+    model = tiny_model()
+    chosen = "[('mask_decoder', 0.1), ('mask_decoder.mask_embed', 0.5), ('relation_head', 0), ('pixel_decoder', 1)]"
+    settings = cfg("SOLVER.MULTIPLIERS", chosen)
+    optimizer = build_optimizer(settings, model)
+    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rate[id(model.mask_decoder.query_feat.weight)] == pytest.approx(1e-4)
+    assert rate[id(model.mask_decoder.mask_embed.layers[0].weight)] == pytest.approx(5e-4), "the longest name counts"
+    assert rate[id(model.pixel_decoder.mask_features.weight)] == rate[id(model.class_head.logit_scale.bias)] == 1e-3
+    assert rate[id(model.backbone.trunk["stem"][0].weight)] == pytest.approx(1e-5), "CLIP survives by default"
+    untrained = {name for name, p in model.named_parameters() if id(p) not in rate}
+    assert untrained == {f"relation_head.{name}" for name, _ in model.relation_head.named_parameters()}
+    assert not any(p.requires_grad for p in model.relation_head.parameters())
+    with pytest.raises(ValueError, match=r"MULTIPLIERS: the model has no module 'mask_decode'; did you mean mask_dec"):
+        build_optimizer(cfg("SOLVER.MULTIPLIERS", "[('mask_decode', 0.1)]"), model)
+
+
+@pytest.mark.parametrize("value", ["[0.1]", "[('backbone',)]", "[('backbone', -1)]", "[(1, 1)]"])
+def test_multipliers_are_pairs(value):
+    (problem,) = value_problems(cfg("SOLVER.MULTIPLIERS", value))
+    assert problem.startswith("SOLVER.MULTIPLIERS: expected pairs of a module's name and a factor of 0 or more, got")
 
 
 @pytest.mark.parametrize(

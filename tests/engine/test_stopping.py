@@ -15,6 +15,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine, hooks
 from usg_psg.engine.hooks import StopHook
+from usg_psg.engine.launch import stop_signals
 
 SMALL = ["SOLVER.MAX_ITER", "6", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64", "SEED", "3"]
 SMALL += ["INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "DATALOADER.NUM_WORKERS", "0"]
@@ -103,11 +104,9 @@ def test_one_ctrl_c_that_arrives_twice_is_one(cfg):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_that_is_ignored_stays_so(number):
     before = signal.signal(number, signal.SIG_IGN)
-    hook = StopHook(None)
     try:
-        hook.before_train()
-        assert signal.getsignal(number) is signal.SIG_IGN
-        hook.after_train()
+        with stop_signals(StopHook(None).on_signal):
+            assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
 

@@ -3,11 +3,14 @@
 import io
 import itertools
 import logging
+from argparse import Namespace
 
 import pytest
+import torch
+from detectron2.config import get_cfg
 
 from usg_psg.engine import terminal
-from usg_psg.engine.terminal import CountedBatches, Pace, TerminalHandler
+from usg_psg.engine.terminal import CountedBatches, Pace, TerminalHandler, setup_logging, setup_run
 from usg_psg.utils.program import TERMINAL, TRACEBACK_VARIABLE
 
 
@@ -61,3 +64,21 @@ def test_an_evaluation_shows_how_far_it_is(log, monkeypatch):
         "evaluation on psg_val: 1 of 3 images",
         "evaluation on psg_val: 2 of 3 images",
     ]
+
+
+def test_a_run_has_its_log_its_config_and_its_seed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "LOGGERS", ("test_terminal",))
+    monkeypatch.setattr(terminal, "logger", logging.getLogger("test_terminal"))
+    monkeypatch.setattr(terminal.progress_logger, "handlers", [])
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED = str(tmp_path / "run"), 3
+    drawn = []
+    for _ in range(2):
+        setup_logging(cfg.OUTPUT_DIR)
+        setup_run(cfg, Namespace(eval_only=True, opts=["SEED", "3"]))
+        drawn.append(torch.rand(()).item())
+    again = get_cfg()
+    again.merge_from_file(str(tmp_path / "run" / "config.yaml"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert again == cfg and drawn[0] == drawn[1] and capsys.readouterr().out == ""
+    assert log.count("command line: Namespace(eval_only=True") == 2

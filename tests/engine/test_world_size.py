@@ -9,7 +9,9 @@ from usg_psg.engine import Trainer, adapt_to_machine
 
 
 def written_for_eight():
-    cfg = build_cfg("psg/usg_par_convnext_large.yaml", ["SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.STEPS", "(40000,)"])
+    opts = ["SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.STEPS", "(40000,)", "SOLVER.MAX_ITER", "60000"]
+    opts += ["SOLVER.IMS_PER_BATCH", "16", "SOLVER.CHECKPOINT_PERIOD", "5000", "TEST.EVAL_PERIOD", "5000"]
+    cfg = build_cfg("psg/usg_par_convnext_large.yaml", opts)
     cfg.freeze()
     return cfg
 
@@ -31,8 +33,8 @@ def test_the_batch_per_process_stays(processes, batch, rate, steps, warmup, peri
 
 
 def test_zero_scales_nothing():
-    cfg = build_cfg("psg/usg_par_convnext_large.yaml")
-    assert DefaultTrainer.auto_scale_workers(cfg, 4).SOLVER.IMS_PER_BATCH == 16
+    cfg = build_cfg("psg/usg_par_released.yaml")
+    assert DefaultTrainer.auto_scale_workers(cfg, 4).SOLVER.IMS_PER_BATCH == 8
 
 
 def test_the_trainer_and_its_loader_follow(tmp_path, monkeypatch):

@@ -156,7 +156,12 @@ def test_weights_from_a_path(tmp_path):
     torch.save(saved.state_dict(), path)
     loaded = load_openclip(NAME, str(path))
     assert torch.equal(loaded.token_embedding.weight, saved.token_embedding.weight)
-    assert weights_identity(NAME, str(path)) != weights_identity(NAME)
+    first = weights_identity(NAME, str(path))
+    assert first != weights_identity(NAME)
+    with torch.no_grad():
+        saved.token_embedding.weight.add_(1.0)
+    torch.save(saved.state_dict(), path)
+    assert path.name in first["weights"] and weights_identity(NAME, str(path)) != first, "trained anew"
 
 
 def test_unknown_names_tags_and_files(tmp_path):

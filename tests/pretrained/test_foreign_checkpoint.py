@@ -19,7 +19,7 @@ from usg_psg.pretrained.foreign_checkpoint import read_foreign, write_converted
 
 from .. import programs
 from ..programs import exit_status
-from .published import fcclip_shapes, mask2former_shapes, random_weights
+from .foreign import fcclip_shapes, mask2former_shapes, random_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/usg_par_quickstart.yaml"

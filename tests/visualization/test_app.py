@@ -185,7 +185,7 @@ def test_an_app_needs_a_model():
         build_app({})
 
 
-BASE = ["app.py", "--config-file", "quickstart/usg_par_quickstart.yaml", "--checkpoint", "missing.pth"]
+BASE = ["app.py", "--config-file", "quickstart/usg_par_quickstart.yaml", "--weights", "missing.pth"]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,17 @@ from argparse import Namespace
 from detectron2.config import CfgNode
 
 from ..config import build_cfg
+from ..model_folder import model_config
 
 
 def config_of(args: Namespace) -> CfgNode:
-    """The config that --config-file, the overrides and, where a program has it, --vocabulary make."""
-    cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
+    """The config that --config-file or else --weights, the overrides and, where a program has it, --vocabulary make."""
+    weights = getattr(args, "weights", None)
+    if weights and not args.config_file:
+        cfg = model_config(weights, args.opts, trust_imports=args.trust_imports)
+    else:
+        cfg = build_cfg(args.config_file, args.opts, trust_imports=args.trust_imports)
+        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if getattr(args, "vocabulary", None):
         cfg.MODEL.USG.VOCABULARY = args.vocabulary
     return cfg

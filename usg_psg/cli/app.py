@@ -10,11 +10,10 @@ import threading
 from argparse import Namespace
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from ..config import build_cfg
+from ..engine.terminal import setup_logging
 from ..predictor import SceneGraphPredictor
 from ..utils.text import short_paths
+from . import config_of
 
 
 def load_predictors(args: Namespace) -> dict[str, SceneGraphPredictor]:
@@ -23,19 +22,19 @@ def load_predictors(args: Namespace) -> dict[str, SceneGraphPredictor]:
     Raises:
         ValueError, FileNotFoundError: if the numbers do not fit, or a file is missing or wrong.
     """
-    configs, checkpoints = args.config_file, args.checkpoint
-    if len(configs) not in (1, len(checkpoints)):
-        wanted = f"one, or one for each of the {len(checkpoints)} checkpoints"
+    configs = args.config_file or [None]
+    if len(configs) not in (1, len(args.weights)):
+        wanted = f"one, or one for each of the {len(args.weights)} checkpoints"
         raise ValueError(f"--config-file: expected {wanted}, got {len(configs)}")
     predictors = {}
-    shown = short_paths([Path(checkpoint) for checkpoint in checkpoints])
-    for config, checkpoint, name in zip(itertools.cycle(configs), checkpoints, shown, strict=False):
-        if not os.path.isfile(checkpoint):
-            raise FileNotFoundError(f"--checkpoint: there is no file {checkpoint}")
+    shown = short_paths([Path(weights) for weights in args.weights])
+    for config, weights, name in zip(itertools.cycle(configs), args.weights, shown, strict=False):
+        if config and not os.path.isfile(weights):
+            raise FileNotFoundError(f"--weights: there is no file {weights}")
         if name in predictors:
-            raise ValueError(f"--checkpoint: {checkpoint} is given twice")
-        cfg = build_cfg(config, [*args.opts, "MODEL.WEIGHTS", checkpoint], trust_imports=args.trust_imports)
-        predictors[name] = SceneGraphPredictor(cfg)
+            raise ValueError(f"--weights: {weights} is given twice")
+        each = Namespace(config_file=config, weights=weights, opts=args.opts, trust_imports=args.trust_imports)
+        predictors[name] = SceneGraphPredictor(config_of(each))
     return predictors
 
 
@@ -64,7 +63,7 @@ def run(args: Namespace) -> None:
             raise
         hint = "pip install 'gradio>=6', or pip install -e '.[app]' in this repository"
         raise ValueError(f"the app needs gradio: {hint}") from None
-    setup_logger(name="usg_psg")
+    setup_logging()
     check_port(args.host, args.port)
     limits = Limits(args.max_megabytes, args.max_megapixels, seconds=args.max_seconds)
     app = build_app(load_predictors(args), limits)

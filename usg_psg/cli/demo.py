@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
 from ..data import read_image
 from ..data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from ..engine import adapt_to_machine
+from ..engine.terminal import setup_logging
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.program import INTERRUPTED, Interruption
@@ -181,7 +181,7 @@ class Run:
 
 def run(args: Namespace) -> int:
     """0 if everything was parsed, 1 if files were left out or not written, 130 after Ctrl-C."""
-    setup_logger(name="usg_psg")
+    setup_logging()
     output = Path(args.output)
     paths = find_inputs(args.input)
     cfg = config_of(args)

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import subprocess
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 
+from .steps import run_step
+
 RECIPE = "quickstart/usg_par_quickstart.yaml"
-TOOLS = {"shapes": "make_synthetic_psg", "train": "train_net", "demo": "demo"}
 SHOWN = ("R@20", "R@50", "R@100", "mR@50")
-
-
-def run_step(title: str, command: str, words: list[str], env: dict[str, str]) -> None:
-    """Run a command, whose output goes to the screen.
-
-    Raises:
-        ChildProcessError: if it fails.
-    """
-    from_checkout = Path(sys.argv[0]).suffix == ".py"
-    shown = ["python", f"tools/{TOOLS[command]}.py"] if from_checkout else ["usg-psg", command]
-    print(f"\n=== {title}\n$ {shlex.join([*shown, *words])}", flush=True)
-    start = time.monotonic()
-    status = subprocess.run([sys.executable, "-m", "usg_psg_cli", command, *words], env=env).returncode
-    if status:
-        raise ChildProcessError(f"quickstart stopped: this step failed with exit code {status}")
-    print(f"--- {time.monotonic() - start:.0f} s", flush=True)
 
 
 def run(args: Namespace) -> None:

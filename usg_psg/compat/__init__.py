@@ -1,11 +1,8 @@
 """Chooses what `import detectron2` means: the installed package, or the bundled subset where there is none.
 
-Everything else in this project imports `detectron2` as any extension of it would; only this folder knows that a
-substitute exists. Deleting the folder, and the line in `usg_psg/__init__.py` that imports it, leaves a plain Detectron2
-extension.
-
-The environment variable `USG_PSG_ENGINE` is `auto` (default: the installed package if there is one), `detectron2`
-(an error if it is missing) or `bundled`.
+Everything else imports `detectron2` as any extension of it would; deleting this folder, and its import in
+`usg_psg/__init__.py`, leaves a plain Detectron2 extension. The environment variable `USG_PSG_ENGINE` is `auto`
+(default: the installed package if there is one), `detectron2` (an error if it is missing) or `bundled`.
 """
 
 from __future__ import annotations
@@ -32,15 +29,12 @@ _CHOICES = ("auto", "detectron2", "bundled")
 _PACKAGE = "detectron2"
 _BUNDLED_DIR = Path(__file__).resolve().parent / _PACKAGE
 
-_selected: str | None = None
+_selected = ""
 _logged = False
 
 
 class BundledFinder(importlib.abc.MetaPathFinder):
-    """Finds the bundled subset under the top-level name `detectron2`, and nothing else.
-
-    Submodules need no help: the import system looks for them on the package's `__path__`.
-    """
+    """Finds the bundled subset under the top-level name `detectron2`; Python finds its submodules by its `__path__`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -54,46 +48,39 @@ class BundledFinder(importlib.abc.MetaPathFinder):
 
 
 def select_engine(choice: str | None = None) -> str:
-    """Decide which package `import detectron2` gives, and make it so.
+    """Decide which package `import detectron2` gives, make it so, and return "detectron2" or "bundled".
 
     A `detectron2` that was imported before is kept, with a warning if another one was asked for.
 
     Args:
-        choice: "auto", "detectron2" or "bundled"; None reads `USG_PSG_ENGINE`, "auto" if that is unset.
-
-    Returns:
-        "detectron2" or "bundled".
+        choice: "auto", "detectron2" or "bundled"; None reads `USG_PSG_ENGINE`.
 
     Raises:
         ValueError: if the choice is none of the three.
         ImportError: if "detectron2" was asked for and is not installed.
     """
     global _selected
-    if choice is None:
-        choice = os.environ.get(ENGINE_VARIABLE) or "auto"
+    choice = choice or os.environ.get(ENGINE_VARIABLE) or "auto"
     if choice not in _CHOICES:
         raise ValueError(f"{ENGINE_VARIABLE} must be one of {', '.join(_CHOICES)}, got {choice!r}")
-
-    if _PACKAGE in sys.modules:
-        _selected = "bundled" if _is_bundled(sys.modules[_PACKAGE].__spec__) else "detectron2"
+    if module := sys.modules.get(_PACKAGE):
+        origin = module.__spec__ and module.__spec__.origin
+        _selected = "bundled" if origin and Path(origin).resolve().parent == _BUNDLED_DIR else "detectron2"
         if choice not in ("auto", _selected):
-            logger.warning(
-                "%s=%s has no effect: detectron2 was imported before (%s)", ENGINE_VARIABLE, choice, _selected
-            )
+            text = "%s=%s has no effect: detectron2 was imported before (%s)"
+            logger.warning(text, ENGINE_VARIABLE, choice, _selected)
     else:
-        _remove_finder()
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, BundledFinder)]
         found = importlib.util.find_spec(_PACKAGE)
+        # Without an origin it is a bare folder of that name, which Python would take for a namespace package.
         installed = found is not None and found.origin is not None
         if choice == "detectron2" and not installed:
             raise ImportError(
                 f"{ENGINE_VARIABLE}=detectron2, but Detectron2 is not installed. Install it with\n  {INSTALL_COMMAND}"
             )
-        if choice == "bundled" or (found is not None and not installed):
-            # Found without an origin: a bare folder of that name, which Python would take for a namespace package.
+        _selected = "detectron2" if installed and choice != "bundled" else "bundled"
+        if _selected == "bundled":
             sys.meta_path.insert(0, BundledFinder())
-        elif choice == "auto":
-            sys.meta_path.append(BundledFinder())
-        _selected = "bundled" if choice == "bundled" or not installed else "detectron2"
     if logger.hasHandlers():
         log_engine()
     return _selected
@@ -101,7 +88,7 @@ def select_engine(choice: str | None = None) -> str:
 
 def engine_name() -> str:
     """The engine that runs: "detectron2" or "bundled"."""
-    return _selected if _selected is not None else select_engine()
+    return _selected
 
 
 def log_engine() -> None:
@@ -110,7 +97,7 @@ def log_engine() -> None:
     if _logged:
         return
     _logged = True
-    if engine_name() == "detectron2":
+    if _selected == "detectron2":
         module = sys.modules.get(_PACKAGE)
         spec = module.__spec__ if module is not None else importlib.util.find_spec(_PACKAGE)
         logger.info("engine: installed Detectron2 (%s)", spec.origin if spec is not None else "imported before")
@@ -125,14 +112,6 @@ def new_instance(module: str, name: str) -> Any:
     """
     cls = getattr(importlib.import_module(module), name)
     return cls.__new__(cls)
-
-
-def _is_bundled(spec: ModuleSpec | None) -> bool:
-    return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == _BUNDLED_DIR
-
-
-def _remove_finder() -> None:
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, BundledFinder)]
 
 
 select_engine()

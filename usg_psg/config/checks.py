@@ -21,7 +21,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from ..data.mirrored_names import SidedNames
 from ..data.register_psg import check_dataset_files, get_vocabulary
 from ..modeling.build import MASK_DECODER_REGISTRY, RELATION_HEAD_REGISTRY
-from ..modeling.openclip import check_openclip
+from ..modeling.openclip import check_openclip, takes_checkpoint_weights
 from ..modeling.text_embeddings import check_vocabulary
 from ..utils.suggestions import did_you_mean
 from ..vocabulary import Vocabulary
@@ -85,7 +85,7 @@ def check_config(cfg: CfgNode, *, train: bool = False, evaluate: bool = False, w
             f"DATALOADER.NUM_WORKERS: expected at most {most} for each training process, "
             f"as this machine has {os.cpu_count()} cores, got {cfg.DATALOADER.NUM_WORKERS}"
         )
-    check_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    check_openclip(cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED)
     _check_templates(cfg)
     _check_datasets(cfg, train, evaluate)
 

@@ -34,6 +34,16 @@ def _only_false(reason: str) -> Allowed:
     return Allowed(f"False, as {reason}", lambda value: not value)
 
 
+def _is_multiplier(entry: object) -> bool:
+    return (
+        isinstance(entry, list | tuple)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and not ZERO_OR_MORE.error("", entry[1])
+    )
+
+
+MULTIPLIERS = Allowed("pairs of a module's name and a factor of 0 or more", lambda x: all(map(_is_multiplier, x)))
 # The trainer's own choices.
 OPTIMIZERS = one_of("ADAMW")
 CLIP_TYPES = one_of("full_model", "norm", "value")
@@ -43,12 +53,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "": {
         "IMPORTS": Key(
             [],
-            "Modules to import when the config is built, so that your own parts and data sets register "
-            "(docs/extending.md)",
+            "modules to import, which register your own parts and data sets (docs/extending.md)",
         ),
-        "CUDNN_BENCHMARK": Key(
-            KEPT, "let cuDNN time its kernels and keep the fastest, which may differ from run to run"
-        ),
+        "CUDNN_BENCHMARK": Key(KEPT, "let cuDNN choose the fastest kernels; runs may differ"),
         "FLOAT32_PRECISION": Key(
             KEPT,
             '`torch.set_float32_matmul_precision`; "" for PyTorch\'s own',
@@ -62,8 +69,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "RGB", "order of the channels, which OpenCLIP's weights expect", "OpenCLIP", one_of("RGB", "BGR")
         ),
-        "MIN_SIZE_TEST": Key(640, "length of an image's shorter side outside training, pixels", allowed=ONE_OR_MORE),
-        "MAX_SIZE_TEST": Key(1066, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
+        "MIN_SIZE_TEST": Key(480, "shorter side of an image outside training, pixels", allowed=ONE_OR_MORE),
+        "MAX_SIZE_TEST": Key(800, "upper limit of its longer side, pixels", allowed=ONE_OR_MORE),
         "MAX_SIZE_TRAIN": Key(KEPT, 'upper limit of the longer side with "shortest_edge", pixels', allowed=ONE_OR_MORE),
         "MIN_SIZE_TRAIN": Key(KEPT, 'lengths of the shorter side to choose from with "shortest_edge", pixels'),
         "MIN_SIZE_TRAIN_SAMPLING": Key(
@@ -71,8 +78,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "RANDOM_FLIP": Key(
             KEPT,
-            'mirror an image with probability 1/2: "horizontal" (which exchanges names of sides, such as "left of" '
-            'and "right of"), "vertical" or "none"',
+            'mirror an image with probability 1/2; "horizontal" exchanges names of sides ("left of", "right of")',
             allowed=FLIPS,
         ),
     },
@@ -84,45 +90,39 @@ SECTIONS: dict[str, dict[str, Key]] = {
             AUGMENTATIONS,
         ),
         "IMAGE_SIZE": Key(640, 'side of the square of "lsj", pixels', allowed=ONE_OR_MORE),
-        "MIN_SCALE": Key(
-            0.5, 'smallest scale of "lsj", relative to the one that fits the image into the square', allowed=ABOVE_ZERO
-        ),
+        "MIN_SCALE": Key(0.5, 'smallest scale of "lsj"; 1 fits the image into the square', allowed=ABOVE_ZERO),
         "MAX_SCALE": Key(1.5, 'largest scale of "lsj"', allowed=ABOVE_ZERO),
     },
     "DATALOADER": {
         "FILTER_EMPTY_ANNOTATIONS": Key(False, "leave images without segments out of training"),
         "ASPECT_RATIO_GROUPING": Key(
             False,
-            "Batches of images of one orientation. Not supported: the order of images depends on the seed alone",
+            "batches of images of one orientation",
             allowed=_only_false("batches keep the order of the run"),
         ),
         "SAMPLER_TRAIN": Key(
             "TrainingSampler",
-            '"RepeatFactorTrainingSampler": images with rare predicates come more often, by Detectron2\'s rule for '
-            "categories: max(1, sqrt(REPEAT_THRESHOLD / fraction of images with the predicate)), for the image's "
-            "rarest one; REPEAT_SQRT",
+            '"RepeatFactorTrainingSampler" repeats images by max(1, sqrt(REPEAT_THRESHOLD / f)), '
+            "f: fraction of images with their rarest predicate",
             "Detectron2; LVIS",
             SAMPLERS,
         ),
         "BAD_SAMPLES": Key(
             "error",
-            'What training does about faulty data. "error": the first fault stops it, while what can be mended '
-            "without guessing is mended (repeated relations count once, PNG ids that no segment lists are unlabelled, "
-            "segments without a pixel and relations of a segment to itself are left out) and counted in the log. "
-            '"skip": as "error", but faulty images are left out, counted and named at the end. "strict": what "error" '
-            'would mend stops training, too. An evaluation always acts as "error"',
+            'on faulty data: "error" stops at what cannot be mended; "skip" leaves out such images; '
+            '"strict" mends nothing (docs/robustness.md)',
             allowed=POLICIES,
         ),
         "NUM_WORKERS": Key(KEPT, "processes that load data, for each training process", allowed=ZERO_OR_MORE),
-        "REPEAT_SQRT": Key(KEPT, "take the square root in the repeat factors of `DATALOADER.SAMPLER_TRAIN`"),
+        "REPEAT_SQRT": Key(KEPT, "take that root"),
         "REPEAT_THRESHOLD": Key(
             KEPT,
-            "fraction of images below which a predicate is rare for `DATALOADER.SAMPLER_TRAIN`",
+            "of `DATALOADER.SAMPLER_TRAIN`; predicates in a smaller fraction of images are rare",
             allowed=ZERO_OR_MORE,
         ),
     },
     "DATASETS": {
-        "TEST": Key(KEPT, "registered data sets to evaluate on; they share one vocabulary"),
+        "TEST": Key(KEPT, "registered data sets to evaluate on, of one vocabulary"),
         "TRAIN": Key(KEPT, "registered data sets to train on"),
     },
     **MODEL_SECTIONS,
@@ -132,47 +132,55 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WEIGHT_DECAY": Key(0.01, "of linear and convolution weights", "SPEC 14", ZERO_OR_MORE),
         "WEIGHT_DECAY_NORM": Key(0.0, "of normalisation layers", "Mask2Former", ZERO_OR_MORE),
         "WEIGHT_DECAY_EMBED": Key(0.0, "of learned embeddings, logit scales and biases", "Mask2Former", ZERO_OR_MORE),
-        "BACKBONE_MULTIPLIER": Key(1.0, "of the learning rate, for a backbone that is trained", allowed=ZERO_OR_MORE),
+        "BACKBONE_MULTIPLIER": Key(
+            0.01,
+            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which "
+            "keeps CLIP's features; one of random weights needs 1",
+            "Mask2Former",
+            ZERO_OR_MORE,
+        ),
+        "MULTIPLIERS": Key(
+            [],
+            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that "
+            "fits counts, 0 leaves the module untrained",
+            allowed=MULTIPLIERS,
+        ),
         "LR_SCHEDULER_NAME": Key("WarmupCosineLR", "one of Detectron2's schedules", "SPEC 14"),
         "WARMUP_ITERS": Key(1000, "steps of linear warmup", "SPEC 14", ZERO_OR_MORE),
         "WARMUP_FACTOR": Key(0.001, "of the learning rate at the first step", allowed=ZERO_TO_ONE),
         "ACCUMULATION_STEPS": Key(
             1,
-            "A step's IMS_PER_BATCH images go through the model in this many parts; the gradients are those of the "
-            "whole batch",
+            "parts in which a step's images pass the model; same gradients",
             allowed=ONE_OR_MORE,
         ),
-        "CHECKPOINTS_TO_KEEP": Key(
-            3, "number of newest periodic checkpoints that are kept; 0 keeps all", allowed=ZERO_OR_MORE
-        ),
-        "BEST_METRIC": Key("sgdet/single/R@50", "the checkpoint with the highest value is kept as model_best.pth"),
-        "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints"),
+        "CHECKPOINTS_TO_KEEP": Key(3, "newest periodic checkpoints kept; 0: all", allowed=ZERO_OR_MORE),
+        "BEST_METRIC": Key("sgdet/single/R@50", 'its highest value makes model_best.pth; "": none does'),
+        "CHECKPOINT_PERIOD": Key(KEPT, "steps between checkpoints; 0: one at the end"),
         "IMS_PER_BATCH": Key(KEPT, "images per step, of all processes together", allowed=ONE_OR_MORE),
         "MAX_ITER": Key(KEPT, "steps of training", allowed=ONE_OR_MORE),
         "REFERENCE_WORLD_SIZE": Key(
             KEPT,
-            "scale batch, learning rate and schedule from this number of processes to the actual one; 0: leave them",
+            "processes that batch, learning rate and schedule are for, which others scale; 0: none scales",
         ),
         "WARMUP_METHOD": Key(
             KEPT,
-            'the learning rate of the warmup: "linear" rises to `SOLVER.BASE_LR`, "constant" stays at the first '
-            "step's",
+            "the learning rate rises, or stays at the first step's",
             allowed=one_of("linear", "constant"),
         ),
     },
     "SOLVER.AMP": {
-        "ENABLED": Key(True, "mixed precision on a GPU; without one, training runs in float32", "SPEC 14"),
+        "ENABLED": Key(True, "mixed precision on a GPU", "SPEC 14"),
         "DTYPE": Key("bfloat16", 'of mixed precision; or "float16", which scales the loss', allowed=AMP_DTYPES),
     },
     "SOLVER.CLIP_GRADIENTS": {
         "ENABLED": Key(True, "clip gradients", "SPEC 14"),
         "CLIP_TYPE": Key(
             "full_model",
-            'Detectron2\'s own types clip each parameter; "full_model" clips the norm of all gradients together',
+            '"full_model" clips the norm of all gradients together, "norm" that of each parameter, "value" each entry',
             "Mask2Former",
             CLIP_TYPES,
         ),
-        "CLIP_VALUE": Key(1.0, 'largest norm (or entry, with CLIP_TYPE "value")', "SPEC 14", ABOVE_ZERO),
+        "CLIP_VALUE": Key(1.0, "largest norm, or entry", "SPEC 14", ABOVE_ZERO),
         "NORM_TYPE": Key(2.0, "order of the norm"),
     },
     "SOLVER.EMA": {
@@ -181,7 +189,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "TEST": {
         "TASK": Key("sgdet", '"sgdet": from the image alone; "predcls": masks and labels are given', allowed=TASKS),
-        "EVAL_PERIOD": Key(KEPT, "steps between evaluations; 0: only at the end"),
+        "EVAL_PERIOD": Key(KEPT, "steps between evaluations; 0: one at the end"),
         "EXPECTED_RESULTS": Key(KEPT, "[[task, metric, value, tolerance], ...] that an evaluation must reach"),
     },
     "TEST.USG": {
@@ -189,23 +197,16 @@ SECTIONS: dict[str, dict[str, Key]] = {
             0.1, "minimum score for a query to own pixels of the panoptic map", allowed=ZERO_TO_ONE
         ),
         "OVERLAP_THRESHOLD": Key(0.5, "fraction of its own mask that a segment must keep there", allowed=ZERO_TO_ONE),
-        "RELATIONS_PER_IMAGE": Key(
-            100, "relations that are kept, with and without graph constraint each", allowed=ONE_OR_MORE
-        ),
+        "RELATIONS_PER_IMAGE": Key(100, "relations kept with, and without, graph constraint", allowed=ONE_OR_MORE),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "tau of logit adjustment after training: subtracts tau log(P pi_p) from the logits of each predicate. Not "
-            "together with the one in the loss. The training data's counts come with the checkpoint",
+            "the same after training, by the counts in the checkpoint; not with the one in the loss",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
-        "DTYPE": Key(
-            "float32", 'arithmetic of inference on a GPU; "bfloat16" and "float16" are faster', allowed=DTYPES
-        ),
-        "COMPILE": Key(
-            "none", "as MODEL.USG.COMPILE, outside training; pays off where all images have one size", allowed=MODES
-        ),
-        "ALLOW_RANDOM_WEIGHTS": Key(False, "evaluate without MODEL.WEIGHTS, to try out or time a model"),
+        "DTYPE": Key("float32", "arithmetic of inference on a GPU", allowed=DTYPES),
+        "COMPILE": Key("none", "as MODEL.USG.COMPILE, outside training, for images of one size", allowed=MODES),
+        "ALLOW_RANDOM_WEIGHTS": Key(False, "evaluate without MODEL.WEIGHTS"),
         "EXPORT": Key(
             "",
             "also write the predictions, in this format",
@@ -213,12 +214,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "FREQUENCY_BASELINE": Key(
             False,
-            "Also report zero-shot recall and the frequency baseline, which count the relations of DATASETS.TRAIN",
+            "also report zero-shot recall and the frequency baseline, which count DATASETS.TRAIN",
         ),
         "PLOTS": Key(False, "also draw recalls and the confusion among predicates"),
-        "PICTURES": Key(
-            0, "also draw this many of the worst images, annotation beside prediction", allowed=ZERO_OR_MORE
-        ),
+        "PICTURES": Key(0, "also draw this many of the worst images", allowed=ZERO_OR_MORE),
     },
     "TEST.PRECISE_BN": {
         "ENABLED": Key(

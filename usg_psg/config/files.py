@@ -15,7 +15,9 @@ from detectron2.config import CfgNode
 
 from ..utils.suggestions import did_you_mean
 from ..utils.unique_keys import UniqueKeyLoader
+from ..utils.weights_file import SUFFIXES, read_plain
 
+CONFIG_KEY = "config"  # of a checkpoint, which holds the config of its run as text
 BASE_KEY = "_BASE_"
 MAX_BASES = 50  # of one another
 TYPE_NAMES = {
@@ -29,7 +31,7 @@ TYPE_NAMES = {
 
 
 def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) -> None:
-    """Set the values of a YAML file, and before them those of the files that its `_BASE_` names.
+    """Set the values of a YAML file, or of a checkpoint's config, and before them those of files that `_BASE_` names.
 
     Args:
         cfg: changed.
@@ -43,10 +45,11 @@ def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) 
     """
     known, problems = dict(leaves(cfg)), []
     for file, content in _with_bases(path):
-        if content.get("IMPORTS") and trusted is not None and not any(map(file.resolve().is_relative_to, trusted)):
+        is_own = file.suffix not in SUFFIXES and any(map(file.resolve().is_relative_to, trusted or ()))
+        if content.get("IMPORTS") and trusted is not None and not is_own:
             problems.append(
-                f"{file}: its IMPORTS would run code, and the file is outside the working folder; if you trust it: "
-                "--trust-imports"
+                f"{file}: its IMPORTS would run code, and the file is a checkpoint, or outside the working folder; if "
+                "you trust it: --trust-imports"
             )
         problems += _merge(cfg, known, _flatten(content, known), str(file))
     if problems:
@@ -126,7 +129,8 @@ def _collect(path: Path, below: tuple[Path, ...], found: dict[Path, dict]) -> No
 
 def _read_yaml(path: Path) -> dict:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        text = _text_of_checkpoint(path) if path.suffix in SUFFIXES else path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if content is None:
@@ -134,6 +138,17 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected configuration keys, got {type(content).__name__}")
     return content
+
+
+def _text_of_checkpoint(path: Path) -> str:
+    try:
+        content = read_plain(path, mmap=True)
+    except Exception as error:  # of damaged files, those of several libraries
+        raise ValueError(str(error).partition(". ")[0]) from error
+    text = content.get(CONFIG_KEY) if isinstance(content, dict) else None
+    if not isinstance(text, str):
+        raise ValueError("it holds no config of its training: it is older, or not of this project")
+    return text
 
 
 def _flatten(content: dict, known: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

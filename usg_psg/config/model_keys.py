@@ -35,31 +35,28 @@ def _three_numbers(words: str, fits: Callable[[float], bool]) -> Allowed:
 LOGIT_SCALE = {
     "LOGIT_SCALE": Key(
         "learnable",
-        '"learnable": logits = scale * cosine + bias, both trained; "fixed": logits = cosine (the bare formula of '
-        "SPEC 5, 8 and 11, which trains badly: docs/results.md)",
+        '"learnable": scale * cosine + bias; "fixed": the cosine, worse for classes and predicates (docs/results.md)',
         allowed=LOGIT_SCALES,
     ),
-    "SCALE_INIT": Key(1 / 0.07, "initial value of the scale, 1/0.07", "CLIP", ABOVE_ZERO),
-    "PRIOR_PROB": Key(
-        0.01, "the bias is initialised so that a cosine of zero has this probability", allowed=BETWEEN_ZERO_AND_ONE
-    ),
+    "SCALE_INIT": Key(1 / 0.07, "initial scale, 1/0.07", "CLIP", ABOVE_ZERO),
+    "PRIOR_PROB": Key(0.01, "initial probability at a cosine of zero; sets the bias", allowed=BETWEEN_ZERO_AND_ONE),
 }
 MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL": {
         "META_ARCHITECTURE": Key("USGPar", "the registered model"),
         "PIXEL_MEAN": Key(
             [122.7709383, 116.7460125, 104.09373615],
-            "Subtracted from the channels of an image in 0..255, in the order of INPUT.FORMAT",
+            "subtracted from an image's channels (0..255, in the order of INPUT.FORMAT)",
             "OpenCLIP",
             _three_numbers("three numbers", lambda x: True),
         ),
         "PIXEL_STD": Key(
             [68.5005327, 66.6321579, 70.32316305],
-            "Divisors of the channels after that",
+            "divisors of the channels after that",
             "OpenCLIP",
             _three_numbers("three numbers above 0", lambda x: x > 0),
         ),
-        "DEVICE": Key(KEPT, '"cuda", "cuda:1", "cpu"; without a GPU, "cpu" is taken'),
+        "DEVICE": Key(KEPT, '"cuda", "cuda:1", "cpu"; "cpu" where there is no GPU'),
         "WEIGHTS": Key(KEPT, "checkpoint to start from, or to evaluate"),
     },
     "MODEL.BACKBONE": {
@@ -69,43 +66,41 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         "NAME": Key("convnext_large_d_320", "an OpenCLIP model with a timm ConvNeXt image tower", "SPEC 3"),
         "PRETRAINED": Key(
             "laion2b_s29b_b131k_ft_soup",
-            'An OpenCLIP tag, the path of a weight file, or "" for random weights',
+            'OpenCLIP tag, path of a weight file, or "" for random weights',
             "released code",
         ),
         "FREEZE": Key(True, "frozen weights of the backbone are neither trained nor saved", "SPEC 3"),
-        "FROZEN_DTYPE": Key("bfloat16", "Arithmetic of a frozen backbone on a GPU", allowed=DTYPES),
+        "FROZEN_DTYPE": Key("bfloat16", "arithmetic of a frozen backbone on a GPU", allowed=DTYPES),
         "OBJECT_TEMPLATES": Key(
             ["a photo of a {}.", "This is a photo of a {}", "There is a {} in the scene"],
-            "Prompts of object names, with {} in the name's place; a name's embeddings in all of them are averaged",
+            "prompts of object names, {} in the name's place; their embeddings are averaged",
         ),
         "PREDICATE_TEMPLATES": Key(
-            ["a photo of something {} something.", "one thing is {} another thing"], "Prompts of predicate names"
+            ["a photo of something {} something.", "one thing is {} another thing"], "prompts of predicate names"
         ),
-        "TEXT_CACHE": Key("", 'Folder of the text embedding cache; "" means $USG_PSG_CACHE, else ~/.cache/usg_psg'),
+        "TEXT_CACHE": Key("", 'folder of the text embedding cache; "": $USG_PSG_CACHE, else ~/.cache/usg_psg'),
     },
     "MODEL.USG": {
         "HIDDEN_DIM": Key(
             256,
-            "channels of queries and pixel features, `d`",
+            "channels of queries and pixel features",
             "SPEC 3",
             Allowed(f"a multiple of {GROUPS}", lambda x: x >= 1 and x % GROUPS == 0),
         ),
         "VOCABULARY": Key(
             "",
-            "Vocabulary file (docs/open_vocabulary.md): prompts and synonyms of a data set's names, or, where no data "
-            'set is involved, the names themselves. "" for the names of the data set in use',
+            "vocabulary file (docs/open_vocabulary.md): prompts and synonyms, or, without a data set, the names",
         ),
         "SIZE_DIVISIBILITY": Key(
             -1,
-            "Batches are padded to a multiple of this. Positions are relative to the padded size, so a model trained "
-            "on padded images does best on images padded in the same way. -1 for the backbone's own stride",
+            "pad batches to a multiple; -1: of the backbone's stride. Positions are relative to the padded size: "
+            "test on images padded as in training",
             allowed=Allowed(f"-1 or a multiple of {STRIDE}", lambda x: x == -1 or (x >= 1 and x % STRIDE == 0)),
         ),
         "COMPILE": Key(
             "none",
-            "How the network's parts run in training on a GPU. \"graphs\": as CUDA graphs, which save the host's "
-            'kernel launches; starts in seconds, needs batches of few shapes ("lsj" augmentation), no accumulation. '
-            '"kernels": by torch.compile; starts in minutes, needs Triton and a C compiler. "kernels+graphs": both',
+            'in training on a GPU; "graphs": CUDA graphs, for batches of few shapes ("lsj") without accumulation; '
+            '"kernels": torch.compile, which takes minutes and needs Triton and a C compiler',
             allowed=MODES,
         ),
     },
@@ -114,8 +109,8 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         "NUM_LAYERS": Key(6, "deformable encoder layers", "Mask2Former", ONE_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "Mask2Former", ONE_OR_MORE),
         "NUM_POINTS": Key(4, "points that a head samples in each level", "Mask2Former", ONE_OR_MORE),
-        "FFN_DIM": Key(1024, "width of the feed-forward networks", "Mask2Former", ONE_OR_MORE),
-        "DROPOUT": Key(0.0, "fraction of the encoder's activations set to zero in training", "Mask2Former", BELOW_ONE),
+        "FFN_DIM": Key(1024, "feed-forward width", "Mask2Former", ONE_OR_MORE),
+        "DROPOUT": Key(0.0, "fraction of activations set to zero in training", "Mask2Former", BELOW_ONE),
     },
     "MODEL.USG.MASK_DECODER": {
         "NAME": Key("MaskDecoder", "the registered mask decoder", "SPEC 4"),
@@ -124,7 +119,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "NUM_LAYERS": Key(6, "decoder layers", "SPEC 4", ONE_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "Mask2Former", ONE_OR_MORE),
-        "FFN_DIM": Key(2048, "width of the feed-forward networks", "Mask2Former", ONE_OR_MORE),
+        "FFN_DIM": Key(2048, "feed-forward width", "Mask2Former", ONE_OR_MORE),
         "LAYER_ORDER": Key(
             "self_first", 'which attention comes first; "cross_first" is Mask2Former\'s', "SPEC 4", LAYER_ORDERS
         ),
@@ -132,59 +127,54 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     },
     "MODEL.USG.CLASS_HEAD": {
         **LOGIT_SCALE,
-        "NUM_LAYERS": Key(3, "linear layers of the MLP from d to the text width", allowed=ONE_OR_MORE),
+        "NUM_LAYERS": Key(3, "linear layers to the text width", allowed=ONE_OR_MORE),
     },
     "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE": {
         "ENABLED": Key(
             False,
-            "Outside of training, mix CLIP's own scores of each mask's pixels into the class scores, mostly for names "
-            "that the model was not trained on (docs/open_vocabulary.md)",
+            "outside training, mix CLIP's own scores of each mask into the class scores (docs/open_vocabulary.md)",
             "FC-CLIP",
         ),
-        "ALPHA": Key(0.4, "CLIP's part in the scores of names that the model was trained on", "FC-CLIP", ZERO_TO_ONE),
-        "BETA": Key(0.8, "CLIP's part in the scores of other names", "FC-CLIP", ZERO_TO_ONE),
+        "ALPHA": Key(0.4, "CLIP's part in the scores of trained names", "FC-CLIP", ZERO_TO_ONE),
+        "BETA": Key(0.8, "of other names", "FC-CLIP", ZERO_TO_ONE),
         "SEEN": Key(
             "",
-            'Data set, or vocabulary file, with the names that the model was trained on; "" for the first of '
-            "DATASETS.TRAIN",
+            'data set or vocabulary file with the trained names; "": the first of DATASETS.TRAIN',
         ),
     },
     "MODEL.USG.RELATION_HEAD": {
         "NAME": Key("RelationHead", "the registered relation head; docs/extending.md adds one"),
         "QUERY_FORM": Key(
             "concat",
-            '"concat": MLP(q_i | q_j); "embedded": MLP(q_i + e_subject | q_j + e_object), as in the released code',
+            '"concat": MLP(q_i | q_j); "embedded": MLP(q_i + e_subject | q_j + e_object), the released code\'s',
             "SPEC 10",
             QUERY_FORMS,
         ),
         "NUM_LAYERS": Key(6, "layers of the relation decoder", "SPEC 11", ZERO_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "released code", ONE_OR_MORE),
-        "FFN_DIM": Key(2048, "width of the feed-forward networks", "released code", ONE_OR_MORE),
+        "FFN_DIM": Key(2048, "feed-forward width", "released code", ONE_OR_MORE),
         "FEATURE_LEVELS": Key(
             [0, 1, 2],
-            "Pixel decoder levels that the layers attend to in turn (0: stride 32, 1: stride 16, 2: stride 8)",
+            "pixel decoder levels that the layers attend to in turn",
             allowed=FEATURE_LEVELS,
         ),
     },
     "MODEL.USG.RELATION_HEAD.PREDICATE": {
         **LOGIT_SCALE,
-        "NUM_LAYERS": Key(3, "linear layers of the MLP from d to the text width", allowed=ONE_OR_MORE),
+        "NUM_LAYERS": Key(3, "linear layers to the text width", allowed=ONE_OR_MORE),
     },
     "MODEL.USG.RELATION_HEAD.RPC": {
         **LOGIT_SCALE,
         "NUM_LAYERS": Key(2, "two-way cross-attention layers", "SPEC 8", ZERO_OR_MORE),
         "NUM_HEADS": Key(8, "attention heads", "released code", ONE_OR_MORE),
-        "NUM_PAIRS": Key(200, "K, pairs passed to the relation decoder", "SPEC 8"),
-        "DETACH_QUERIES": Key(
-            False, "Keep L_pair's gradient from the queries: it trains the proposals alone, and not the mask decoder"
-        ),
+        "NUM_PAIRS": Key(200, "K, pairs passed to the relation decoder, at most Q (Q - 1)", "SPEC 8"),
+        "DETACH_QUERIES": Key(False, "L_pair trains the proposals alone, not the mask decoder"),
     },
     "MODEL.USG.LOSS": {
         "REDUCTION": Key(
             "per_target",
-            '"per_target": sums divided by the number of annotated objects or pairs; "mean": means over all '
-            "predictions, as in the released code: queries and classes, matched masks, pairs of queries, selected "
-            "pairs and predicates",
+            '"per_target": sums divided by the number of annotated objects or pairs; "mean": means '
+            "over all predictions, as in the released code",
             allowed=REDUCTIONS,
         ),
         "CLASS_WEIGHT": Key(1.0, "weight of the classes' sigmoid cross-entropy", "SPEC 7", ZERO_OR_MORE),
@@ -194,31 +184,29 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         "PREDICATE_WEIGHT": Key(1.0, "weight of the predicates' sigmoid cross-entropy", "SPEC 12", ZERO_OR_MORE),
         "OBJECT_WEIGHT": Key(1.0, "weight of the object losses together", "SPEC 13", ZERO_OR_MORE),
         "RELATION_WEIGHT": Key(1.0, "weight of the relation losses together", "SPEC 13", ZERO_OR_MORE),
-        "NO_OBJECT_WEIGHT": Key(
-            0.1, "weight of the all-zero class target of unmatched queries", "Mask2Former", ZERO_OR_MORE
-        ),
+        "NO_OBJECT_WEIGHT": Key(0.1, "weight of unmatched queries in the class loss", "Mask2Former", ZERO_OR_MORE),
         "PAIR_POS_WEIGHT": Key(
             5.0,
-            "Weight of related pairs in the pairs' cross-entropy; 0: unrelated pairs per related one of the batch",
+            "weight of related pairs in the pair loss; 0: unrelated pairs per related one of the batch",
             "SPEC 9",
             ZERO_OR_MORE,
         ),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "tau of logit adjustment for rare predicates in the loss; counts are those of DATASETS.TRAIN",
+            "tau of logit adjustment for rare predicates, by the counts of DATASETS.TRAIN",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
         "PREDICATE_BALANCE_BETA": Key(
             0.0,
-            "beta of class-balanced weights of predicates, for example 0.99; 0 for none",
+            "beta of class-balanced weights of predicates, such as 0.99; 0: none",
             "Cui et al., CVPR 2019",
             BELOW_ONE,
         ),
-        "ADD_MISSED_PAIRS": Key(False, "In training, put annotated pairs that the proposals missed among the K pairs"),
+        "ADD_MISSED_PAIRS": Key(False, "in training, put annotated pairs that the proposals missed among the K"),
         "NUM_POINTS": Key(
             12544,
-            "Mask losses and matching are computed on this many sampled points; 0: on all pixels at stride 4",
+            "sampled points of mask losses and matching; 0: all pixels at stride 4",
             "Mask2Former",
             ZERO_OR_MORE,
         ),
@@ -230,13 +218,12 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.USG.MATCHER": {
         "NAME": Key(
             "hungarian",
-            '"hungarian", or "fixed": object n of an image, in the annotation\'s order, goes to query n, a failing '
-            "baseline for comparison",
+            '"fixed": object n of an image goes to query n, a failing baseline',
             "SPEC 6",
             MATCHERS,
         ),
-        "CLASS_COST": Key(1.0, "weight of the class in the matching cost", "SPEC 6", ZERO_OR_MORE),
-        "MASK_COST": Key(5.0, "weight of the masks' binary cross-entropy", "SPEC 6", ZERO_OR_MORE),
-        "DICE_COST": Key(5.0, "weight of the masks' dice", "SPEC 6", ZERO_OR_MORE),
+        "CLASS_COST": Key(1.0, "weight in the matching cost: classes", "SPEC 6", ZERO_OR_MORE),
+        "MASK_COST": Key(5.0, "binary cross-entropy of masks", "SPEC 6", ZERO_OR_MORE),
+        "DICE_COST": Key(5.0, "dice of masks", "SPEC 6", ZERO_OR_MORE),
     },
 }

@@ -1,4 +1,4 @@
-"""Print the table of configuration keys; `--write` puts it into docs/configuration.md."""
+"""Print the list of configuration keys; `--write` puts it into docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ MARKS = "keys"
 
 
 def table() -> str:
-    """All keys as Markdown tables, one for each part of the config."""
+    """All keys as Markdown lists, one for each part of the config."""
     original, ours = dict(leaves(get_cfg())), dict(leaves(build_cfg()))
-    rows: dict[str, list[str]] = {}
-    kept: list[str] = []
+    sections: dict[str, dict[str, list[str]]] = {}  # title to what is said of keys to the keys
     for key, entry in KEYS.items():
         changed = key in original and original[key] != ours[key]
-        note = f" (Detectron2's default: `{_show(original[key])}`)" if changed else ""
-        lines = kept if entry.default is KEPT else rows.setdefault(_section(key), [])
-        lines.append(_row(key, ours[key], entry, note))
-    rows["Detectron2's keys that recipes set or this project reads"] = sorted(kept)
-    head = "| key | default | allowed | meaning | default from |\n| --- | --- | --- | --- | --- |\n"
-    return "\n\n".join(f"## {title}\n\n{head}" + "\n".join(lines) for title, lines in rows.items())
+        note = f"Detectron2: `{_show(original[key])}`" if changed else ""
+        title = "Detectron2's defaults" if entry.default is KEPT else _section(key)
+        sections.setdefault(title, {}).setdefault(_said(ours[key], entry, note), []).append(f"`{key}`")
+    kept = sections.pop("Detectron2's defaults")
+    sections["Detectron2's defaults"] = dict(sorted(kept.items(), key=lambda item: item[1]))
+    return "\n\n".join(
+        f"## {title}\n\n" + "\n".join(f"- {', '.join(keys)} {said}" for said, keys in section.items())
+        for title, section in sections.items()
+    )
 
 
 def _section(key: str) -> str:
@@ -40,11 +42,20 @@ def _section(key: str) -> str:
     return ".".join(parts[:2]) if parts[:2] == ["MODEL", "CLIP"] else parts[0]
 
 
-def _row(key: str, value: Any, entry: Key, note: str) -> str:
-    meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning[0].upper() + entry.meaning[1:]) + note
-    source = "Detectron2" if entry.default is KEPT else entry.source or "this project"
-    cells = (f"`{key}`", f"`{_show(value)}`", entry.allowed.words if entry.allowed else "", meaning, source)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _said(value: Any, entry: Key, note: str) -> str:
+    """`default`: meaning; allowed values (source; Detectron2's default)."""
+    meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning)
+    if entry.allowed:
+        choices = [f'"{choice}"' for choice in entry.allowed.choices]
+        if not choices or not all(choice in f'"{value}" {meaning}' for choice in choices):
+            meaning += "; " + (" ".join(choices) or _range(entry.allowed.words))
+    origin = "; ".join(filter(None, (entry.source, note)))
+    return f"`{_show(value)}`: {meaning}" + (f" ({origin})" if origin else "")
+
+
+def _range(words: str) -> str:
+    words = re.sub(r"^(\d+) or more$", r"≥\1", words.removeprefix("a number "))
+    return words.replace("above 0", ">0").removeprefix("from ")
 
 
 def _show(value: Any) -> str:

@@ -16,19 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 class Annotation(NamedTuple):
-    """Segments and relations of an image.
+    """Segments and relations of an image."""
 
-    Attributes:
-        labels: (N,) int64 category ids.
-        relations: (R, 3) int64 rows (subject, object, predicate), positions in labels.
-        label_map: (H, W) position + 1 of each pixel's segment, 0 where there is none.
-        is_crowd: (N,) bool.
-    """
-
-    labels: np.ndarray
-    relations: np.ndarray
-    label_map: np.ndarray
-    is_crowd: np.ndarray
+    labels: np.ndarray  # (N,) int64 category ids
+    relations: np.ndarray  # (R, 3) int64 rows (subject, object, predicate), positions in labels
+    label_map: np.ndarray  # (H, W) position + 1 of each pixel's segment, 0 where there is none
+    is_crowd: np.ndarray  # (N,) bool
 
 
 def reindex_relations(relations: np.ndarray | list, keep: np.ndarray) -> np.ndarray:
@@ -58,12 +51,7 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def annotation_of(record: dict, label_map: np.ndarray) -> Annotation:
-    """The annotation of a dataset dict; segments without a pixel go, with their relations.
-
-    Args:
-        record: as `load_psg_json` makes them.
-        label_map: (H, W) of all its segments, see `read_segment_index_map`.
-    """
+    """The annotation of a dict and the map of its segments; those without a pixel go, with their relations."""
     labels, relations, is_crowd = annotation_arrays(record)
     keep = np.bincount(label_map.ravel(), minlength=len(labels) + 1)[1:] > 0
     if not keep.all():
@@ -73,11 +61,7 @@ def annotation_of(record: dict, label_map: np.ndarray) -> Annotation:
 
 
 def read_annotation(record: dict) -> Annotation:
-    """The annotation of a dataset dict; reads its panoptic PNG, where ids that no segment lists are unlabelled.
-
-    Raises:
-        FileNotFoundError, ValueError: for a PNG that is missing or does not fit, see `read_segment_index_map`.
-    """
+    """The annotation of a dataset dict; reads its panoptic PNG, where ids that no segment lists are unlabelled."""
     label_map, disagreements = read_segment_index_map(record)
     for disagreement in disagreements:
         logger.warning("%s", disagreement)

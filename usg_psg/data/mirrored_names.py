@@ -1,7 +1,4 @@
-"""Names that a mirrored image turns into others: "left of" becomes "right of".
-
-Letters: n names.
-"""
+"""Names that a mirrored image turns into others: "left of" becomes "right of"."""
 
 from __future__ import annotations
 
@@ -16,14 +13,7 @@ _SIDE = re.compile(r"(?<![a-z])(left|right)(?=of|side|hand|most|ward|[^a-z]|$)")
 
 
 class SidedNames:
-    """Exchanges the classes and predicates of a mirrored image for their counterparts.
-
-    Args:
-        vocabulary: names of the data.
-
-    Raises:
-        ValueError: as `mirrored_indices`.
-    """
+    """Exchanges the classes and predicates of a mirrored image for their counterparts."""
 
     def __init__(self, vocabulary: Vocabulary):
         self._classes = [
@@ -40,17 +30,10 @@ class SidedNames:
 
 
 def mirrored_indices(names: Sequence[str], what: str) -> list[int]:
-    """Which name each becomes when the image is mirrored left to right.
-
-    Args:
-        names: n names of one vocabulary.
-        what: the kind of name, for errors.
-
-    Returns:
-        n positions in names: of the counterpart, or the name's own where it names no side.
+    """Position of the name that each becomes when the image is mirrored; its own where it names no side.
 
     Raises:
-        ValueError: if a name names a side and its counterpart is not among the names.
+        ValueError: if a name names a side and its counterpart is not among the names; `what` is the kind of name.
     """
     position = {_plain(name): i for i, name in enumerate(names)}
     found = []

@@ -158,24 +158,6 @@ def decode_panoptic_png(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no image, is cut off, has no three colour channels, another size, or too many pixels.
     """
-    return (_read_colours(file_name, size, image_id) & MAX_SEGMENT_ID).view(np.int32)
-
-
-def count_png_ids(
-    file_name: str, *, size: tuple[int, int] | None = None, image_id: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a panoptic PNG and their pixels; arguments and errors as in `decode_panoptic_png`.
-
-    Returns:
-        ids (n,) int64, ascending, 0 among them if it occurs; pixels (n,) int64.
-    """
-    colours, lengths = _runs(_read_colours(file_name, size, image_id))
-    ids, run_id = np.unique(colours & MAX_SEGMENT_ID, return_inverse=True)
-    return ids.astype(np.int64), np.bincount(run_id, weights=lengths, minlength=len(ids)).astype(np.int64)
-
-
-def _read_colours(file_name: str | IO[bytes], size: tuple[int, int] | None, image_id: str) -> np.ndarray:
-    """(H, W) uint32, R + 256 G + 256^2 B in the low three bytes; the fourth says nothing."""
     with _opened(file_name, image_id) as image:
         if image.mode != "RGB":
             message = f"a panoptic PNG has three 8-bit colour channels (mode RGB), this one has mode {image.mode}"
@@ -184,7 +166,8 @@ def _read_colours(file_name: str | IO[bytes], size: tuple[int, int] | None, imag
             message = _size_message("panoptic PNG", size, (image.height, image.width))
             raise _error("size", file_name, image_id, message)
         image.load()
-        return np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
+        colours = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
+    return (colours & MAX_SEGMENT_ID).view(np.int32)  # the fourth byte says nothing
 
 
 def encode_panoptic(ids: np.ndarray) -> np.ndarray:
@@ -212,9 +195,13 @@ def segment_index_map(
         ValueError: for more segments than the map can number.
     """
     if len(segments_info) > MAX_SEGMENTS:
-        raise _error("too_many_segments", file_name, image_id, too_many_message(len(segments_info)))
+        message = f"expected at most {MAX_SEGMENTS} segments, got {len(segments_info)}"
+        raise _error("too_many_segments", file_name, image_id, message)
     listed = np.array([s["id"] for s in segments_info], dtype=np.int64)
-    run_ids, lengths = _runs(ids)
+    # Segments are runs of equal pixels: thousands of them, but hundreds of thousands of pixels.
+    flat = ids.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: flat.size])
+    run_ids, lengths = flat[starts], np.diff(starts, append=flat.size)
     order = np.argsort(listed)
     place = np.searchsorted(listed, run_ids, sorter=order)
     number = np.append(order + 1, 0)[place]  # of the first listed id that is not smaller
@@ -222,38 +209,13 @@ def segment_index_map(
     unknown = np.unique(run_ids[(run_index == 0) & (run_ids != 0)])
     disagreements = []
     if len(unknown):
-        disagreements.append(_error("unlisted_ids", file_name, image_id, unlisted_message(unknown)))
+        message = f"segments_info lacks the ids {_some(unknown)} of the panoptic PNG"
+        disagreements.append(_error("unlisted_ids", file_name, image_id, message))
     missing = np.bincount(run_index, minlength=len(listed) + 1)[1:] == 0
     if missing.any():
-        disagreements.append(_error("ids_without_pixels", file_name, image_id, no_pixels_message(listed[missing])))
+        message = f"the panoptic PNG lacks the ids {_some(listed[missing])} of segments_info"
+        disagreements.append(_error("ids_without_pixels", file_name, image_id, message))
     return np.repeat(run_index.astype(np.uint16), lengths).reshape(ids.shape), disagreements
-
-
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and lengths of the runs of equal pixels, row after row.
-
-    Segments are runs: thousands of them, but hundreds of thousands of pixels.
-    """
-    flat = values.ravel()
-    if flat.size == 0:
-        return flat, np.zeros(0, dtype=np.int64)
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return flat[starts], np.diff(starts, append=flat.size)
-
-
-def unlisted_message(ids: np.ndarray) -> str:
-    """Text about ids (n,) of the PNG that segments_info lacks."""
-    return f"segments_info lacks the ids {_some(ids)} of the panoptic PNG"
-
-
-def no_pixels_message(ids: np.ndarray) -> str:
-    """Text about ids (n,) of segments_info that the PNG lacks."""
-    return f"the panoptic PNG lacks the ids {_some(ids)} of segments_info"
-
-
-def too_many_message(number: int) -> str:
-    """Text of the error for more segments than an index map holds."""
-    return f"expected at most {MAX_SEGMENTS} segments, got {number}"
 
 
 def read_segment_index_map(dataset_dict: dict) -> tuple[np.ndarray, list[ImageError]]:

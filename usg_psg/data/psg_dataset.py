@@ -14,8 +14,6 @@ from .psg_mapper import PSGDatasetMapper
 class PSGDataset(Dataset):
     """Images with their segments and relations, in the frame of the image.
 
-    Every index of a sample refers to the order of its segments.
-
     Args:
         dataset_dicts: as `load_psg_json` or `DatasetCatalog.get` returns them.
         mapper: yields image, instances and relations of a dict; by default nothing is resized.
@@ -33,7 +31,7 @@ class PSGDataset(Dataset):
 
         Returns:
             image (3, H, W) uint8; gt_labels (N,) int64 category ids; gt_masks (N, H, W) bool; gt_relations, a list of
-            (subject, object, predicate), 0-based; image_id.
+            (subject, object, predicate), 0-based positions in gt_labels and a predicate; image_id.
         """
         mapped = self.mapper(self.dataset_dicts[index])
         instances = mapped["instances"]

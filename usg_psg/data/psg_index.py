@@ -1,8 +1,8 @@
 """A packed copy of a PSG file beside it, from which a data set is loaded without reading the JSON.
 
-`psg.json.index` is a safetensors file of flat arrays, mapped into memory: processes share its pages, and an image's
-dict is made when it is asked for. It holds what `load_psg_json` would find, problems included, and the size, time and
-ends of the JSON file that it was made from.
+`psg.json.index` is a safetensors file of short JSON texts, mapped into memory: processes share its pages, and the
+dict of an image is made when it is asked for. It holds what `load_psg_json` would find, problems included, and the
+size, time and ends of the JSON file that it was made from.
 """
 
 from __future__ import annotations
@@ -28,39 +28,21 @@ from .validation.records import Problem
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".index"
-VERSION = "2"
+VERSION = "3"
 _END_BYTES = 2**16
-_ARRAYS = {
-    "height": np.int32,
-    "width": np.int32,
-    "segment_end": np.int64,
-    "segment_id": np.int32,
-    "category_id": np.int32,
-    "isthing": np.bool_,
-    "iscrowd": np.bool_,
-    "area": np.int64,
-    "bbox": np.float64,
-    "relation_end": np.int64,
-    "relations": np.int32,
-    "name_end": np.int64,
-    "names": np.uint8,
-    "text": np.uint8,
-}
+_SEGMENT_KEYS = ("id", "category_id", "isthing", "iscrowd", "area", "bbox")
 
 
 @dataclass(frozen=True)
 class PSGIndex:
     """An opened index; stands in for `PSGFile` where no record's JSON is needed.
 
-    Letters: n images, S segments and R relations of all of them.
-
     Attributes:
         path: the PSG file that it stands for.
         image_ids, test_image_ids, vocabulary: as in `PSGFile`.
         problems: of the records that have any, by position; those with an error are not packed.
-        arrays: height, width (n,); segment_end, relation_end, name_end (n,), (n,), (2 n,): ends of each image's part
-            of segment_id, category_id, isthing, iscrowd, area (S,), bbox (S, 4) as x0, y0, x1, y1, relations (R, 3)
-            and names, UTF-8 bytes of file_name and pan_seg_file_name.
+        ends: (n,) int64, where each image's part of records ends.
+        records: (bytes,) uint8 JSON, for each image its file names, height, width, segments and relations.
     """
 
     path: str
@@ -68,7 +50,8 @@ class PSGIndex:
     test_image_ids: frozenset[str]
     vocabulary: Vocabulary
     problems: dict[int, list[Problem]]
-    arrays: dict[str, np.ndarray]
+    ends: np.ndarray
+    records: np.ndarray
 
     def validate_record(self, position: int) -> Sequence[Problem]:
         """Problems of one record."""
@@ -76,21 +59,18 @@ class PSGIndex:
 
     def dataset_dict(self, position: int, root: Path) -> dict:
         """One image as `load_psg_json` describes it, without problems."""
-        a = self.arrays
-        first, last = _span(a["segment_end"], position)
-        keys = ("id", "category_id", "isthing", "iscrowd", "area", "bbox", "bbox_mode")
-        columns = [a["segment_id" if key == "id" else key][first:last].tolist() for key in keys[:-1]]
-        segments = [dict(zip(keys, (*row, BoxMode.XYXY_ABS), strict=True)) for row in zip(*columns, strict=True)]
-        first, last = _span(a["relation_end"], position)
-        names = [bytes(a["names"][slice(*_span(a["name_end"], 2 * position + k))]).decode() for k in (0, 1)]
+        packed = self.records[self.ends[position - 1] if position else 0 : self.ends[position]]
+        file_name, pan_seg_file_name, height, width, segments, relations = json.loads(packed.tobytes())
         return {
-            "file_name": str(root / names[0]),
-            "pan_seg_file_name": str(root / names[1]),
+            "file_name": str(root / file_name),
+            "pan_seg_file_name": str(root / pan_seg_file_name),
             "image_id": self.image_ids[position],
-            "height": int(a["height"][position]),
-            "width": int(a["width"][position]),
-            "segments_info": segments,
-            "relations": a["relations"][first:last].tolist(),
+            "height": height,
+            "width": width,
+            "segments_info": [
+                {**dict(zip(_SEGMENT_KEYS, values, strict=True)), "bbox_mode": BoxMode.XYXY_ABS} for values in segments
+            ],
+            "relations": relations,
         }
 
 
@@ -133,10 +113,6 @@ def _reopen(json_file: str, positions: np.ndarray, root: Path) -> PSGRecords:
     return PSGRecords(index, positions, root)
 
 
-def _span(ends: np.ndarray, position: int) -> tuple[int, int]:
-    return int(ends[position - 1]) if position else 0, int(ends[position])
-
-
 def index_path(json_file: str | Path) -> Path:
     """Where the index of a PSG file lies."""
     return Path(f"{json_file}{SUFFIX}")
@@ -158,7 +134,7 @@ def open_index(json_file: str | Path) -> PSGIndex | None:
                 raise ValueError("not an index of this version")
             if json.loads(metadata["source"]) != file_identity(json_file):
                 raise ValueError(f"{json_file} has changed since")
-            arrays = {name: file.get_tensor(name).numpy() for name in _ARRAYS}
+            arrays = {name: file.get_tensor(name).numpy() for name in ("ends", "records", "text")}
         if _digest(arrays) != metadata["sha256"]:
             raise ValueError("its content is damaged")
         text = json.loads(bytes(arrays["text"]))
@@ -176,13 +152,13 @@ def open_index(json_file: str | Path) -> PSGIndex | None:
         frozenset(text["test_image_ids"]),
         Vocabulary.from_names(text["vocabulary"]),
         problems,
-        arrays,
+        arrays["ends"],
+        arrays["records"],
     )
 
 
 def pack_index(
     dicts: list[dict | None],
-    names: list[tuple[str, str]],
     image_ids: list[str],
     test_image_ids: frozenset[str],
     vocabulary: Vocabulary,
@@ -192,42 +168,28 @@ def pack_index(
     """Content of an index file.
 
     Args:
-        dicts: dataset dict of each record, None for one that is not valid.
-        names: file_name and pan_seg_file_name of each, relative to the data root.
+        dicts: dataset dict of each record, its paths relative to the data root; None for one that is not valid.
         image_ids, test_image_ids, vocabulary: of the file.
         problems: by position.
         identity: of the PSG file, see `file_identity`, from before it was read.
     """
-    segments = [s for d in dicts if d for s in d["segments_info"]]
-    encoded = [name.encode() for pair in names for name in pair]
+    keys = ("file_name", "pan_seg_file_name", "height", "width")
+    packed = []
+    for each in dicts:
+        segments = [[segment[key] for key in _SEGMENT_KEYS] for segment in each["segments_info"]] if each else []
+        packed.append(json.dumps([*(each[key] for key in keys), segments, each["relations"]]) if each else "")
     text = {
         "image_ids": image_ids,
         "test_image_ids": sorted(test_image_ids),
         "vocabulary": vocabulary.names,
         "faults": [(position, asdict(problem)) for position, found in problems.items() for problem in found],
     }
-    columns: dict[str, np.ndarray | list] = {
-        "height": [d["height"] if d else 0 for d in dicts],
-        "width": [d["width"] if d else 0 for d in dicts],
-        "segment_end": np.cumsum([len(d["segments_info"]) if d else 0 for d in dicts]),
-        "segment_id": [s["id"] for s in segments],
-        "category_id": [s["category_id"] for s in segments],
-        "isthing": [s["isthing"] for s in segments],
-        "iscrowd": [s["iscrowd"] for s in segments],
-        "area": [s["area"] for s in segments],
-        "bbox": np.array([s["bbox"] for s in segments], dtype=np.float64).reshape(-1, 4),
-        "relation_end": np.cumsum([len(d["relations"]) if d else 0 for d in dicts]),
-        "relations": np.array([r for d in dicts if d for r in d["relations"]], dtype=np.int32).reshape(-1, 3),
-        "name_end": np.cumsum([len(name) for name in encoded]),
-        "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "text": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8),
+    arrays = {
+        "ends": np.cumsum([len(each) for each in packed], dtype=np.int64),
+        "records": np.frombuffer("".join(packed).encode("ascii"), dtype=np.uint8),
+        "text": np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8),
     }
-    arrays: dict[str, np.ndarray] = {name: np.asarray(columns[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
-    metadata = {
-        "format": f"usg_psg index {VERSION}",
-        "source": json.dumps(identity),
-        "sha256": _digest(arrays),
-    }
+    metadata = {"format": f"usg_psg index {VERSION}", "source": json.dumps(identity), "sha256": _digest(arrays)}
     return save_safetensors(arrays, metadata)
 
 

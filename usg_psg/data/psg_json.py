@@ -44,24 +44,16 @@ VAL_FRACTION = 40  # at most one image in 40 is held out; PSG's 46,563 give the 
 
 @dataclass(frozen=True)
 class PSGFile:
-    """Content of a PSG file, unchecked but for its outermost level.
-
-    Attributes:
-        path: the file.
-        records: the entries of `data`, as in the file.
-        image_ids: id of each record as a string; "#<position>" where a record has none.
-        test_image_ids: ids of the test images as strings.
-        vocabulary: names of categories and predicates.
-    """
+    """Content of a PSG file, unchecked but for its outermost level."""
 
     path: str
-    records: list
-    image_ids: list[str]
+    records: list  # the entries of `data`
+    image_ids: list[str]  # of each record; "#<position>" where it has none
     test_image_ids: frozenset[str]
     vocabulary: Vocabulary
 
     def validate_record(self, position: int) -> Iterator[Problem]:
-        """Problems of one record that can be seen without opening an image."""
+        """Problems of one record."""
         return validate_record(self.records[position], self.image_ids[position], self.vocabulary)
 
     def dataset_dict(self, position: int, root: Path) -> dict:
@@ -71,7 +63,7 @@ class PSGFile:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Python's garbage collector would go through millions of new objects again and again and find none to free."""
+    """Python's garbage collector would go through millions of new objects again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -86,9 +78,8 @@ def read_psg_json(json_file: str | Path) -> PSGFile:
     """Open a PSG file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON, is cut off, lacks or repeats one of PSG's outermost keys, or its names or test
-            images are ambiguous (`name_problem`, `test_id_problem`).
+        FileNotFoundError, ValueError: if there is no such file, or it is not JSON, is cut off, lacks or repeats one of
+            PSG's outermost keys, or its names or test images are ambiguous (`name_problem`, `test_id_problem`).
     """
     path = str(json_file)
     try:
@@ -138,10 +129,7 @@ def select_split(image_ids: list[str], test_image_ids: frozenset[str], split: st
 
     test: the images listed in test_image_ids. trainval: all others. val: those of trainval whose sha1 of the image_id
     comes first, min(1000, n // 40) of n images, so that a small file keeps its images for training. train: the rest
-    of trainval.
-
-    Raises:
-        ValueError: if the split is unknown.
+    of trainval. ValueError for another split.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -248,20 +236,13 @@ def invalid_positions(content: PSGFile | PSGIndex, chosen: Sequence[int]) -> set
 
 
 def write_index(json_file: str | Path) -> Path:
-    """Make a PSG file's index; returns its path.
-
-    Raises:
-        as `read_psg_json`; OSError: if it cannot be written.
-    """
+    """Make a PSG file's index and return its path; errors as in `read_psg_json`."""
     identity = file_identity(json_file) if Path(json_file).is_file() else {}
     content = read_psg_json(json_file)
     problems = {i: found for i in range(len(content.records)) if (found := list(content.validate_record(i)))}
     invalid = {i for i, found in problems.items() if any(f.is_error for f in found)}
-    dicts, names = [], []
-    for i, record in enumerate(content.records):
-        dicts.append(None if i in invalid else content.dataset_dict(i, Path()))
-        names.append(("", "") if i in invalid else (record["file_name"], record["pan_seg_file_name"]))
-    packed = pack_index(dicts, names, content.image_ids, content.test_image_ids, content.vocabulary, problems, identity)
+    dicts = [None if i in invalid else content.dataset_dict(i, Path()) for i in range(len(content.records))]
+    packed = pack_index(dicts, content.image_ids, content.test_image_ids, content.vocabulary, problems, identity)
     path = index_path(json_file)
     remove_temporary_files(path.parent, unused_seconds=3600)
     write_whole(path, lambda file: file.write(packed))
@@ -269,11 +250,7 @@ def write_index(json_file: str | Path) -> Path:
 
 
 def check_vocabulary(content: PSGFile | PSGIndex, expected: Vocabulary) -> None:
-    """Compare a file's names with those that its data set is registered with.
-
-    Raises:
-        ValueError: at the first difference, with both names.
-    """
+    """Raise ValueError at the first name that differs from those that the file's data set is registered with."""
     for key in NAME_KEYS:
         registered, own = getattr(expected, key), getattr(content.vocabulary, key)
         if registered == own:
@@ -298,20 +275,18 @@ def _split_problems(
 
 
 def _dataset_dict(record: dict, image_id: str, root: Path) -> dict:
-    segments = []
-    for segment, annotation in zip(record["segments_info"], record["annotations"], strict=True):
-        box = BoxMode.convert(annotation["bbox"], BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS)
-        segments.append(
-            {
-                "id": segment["id"],
-                "category_id": segment["category_id"],
-                "isthing": bool(segment["isthing"]),
-                "iscrowd": bool(segment["iscrowd"]),
-                "area": int(segment["area"]),
-                "bbox": [float(v) for v in box],
-                "bbox_mode": BoxMode.XYXY_ABS,
-            }
-        )
+    segments = [
+        {
+            "id": segment["id"],
+            "category_id": segment["category_id"],
+            "isthing": bool(segment["isthing"]),
+            "iscrowd": bool(segment["iscrowd"]),
+            "area": int(segment["area"]),
+            "bbox": [float(v) for v in BoxMode.convert(box["bbox"], BoxMode(box["bbox_mode"]), BoxMode.XYXY_ABS)],
+            "bbox_mode": BoxMode.XYXY_ABS,
+        }
+        for segment, box in zip(record["segments_info"], record["annotations"], strict=True)
+    ]
     return {
         "file_name": str(root / record["file_name"]),
         "pan_seg_file_name": str(root / record["pan_seg_file_name"]),

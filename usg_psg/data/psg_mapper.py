@@ -32,17 +32,10 @@ AUGMENTATIONS = one_of("lsj", "shortest_edge")
 
 
 def transform_index_map(transforms: T.TransformList, index_map: np.ndarray) -> np.ndarray:
-    """Apply an image's transforms to its map of positions, nearest neighbour, void (0) where they pad.
+    """Apply an image's transforms to its map of positions, (h, w) uint16 to (H, W) int32, void (0) where they pad.
 
     Detectron2 resizes 8-bit maps on the same sampling grid as images, wider types on another one; so a map of more
     than 255 segments goes through as two of eight bits.
-
-    Args:
-        transforms: what the image's augmentations returned.
-        index_map: (h, w) uint16.
-
-    Returns:
-        (H, W) int32.
     """
     result = transforms.apply_segmentation((index_map & 255).astype(np.uint8)).astype(np.int32)
     if index_map.max(initial=0) > 255:
@@ -58,11 +51,7 @@ def is_mirrored(transforms: T.TransformList, width: int) -> bool:
 
 
 class ResizeToPixels(T.Augmentation):
-    """A resize whose shorter side keeps at least one pixel, however thin the image is.
-
-    Args:
-        resize: an augmentation that chooses a `ResizeTransform`.
-    """
+    """A resize whose shorter side keeps at least one pixel, however thin the image is."""
 
     def __init__(self, resize: T.Augmentation):
         super().__init__()
@@ -82,9 +71,6 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     Training: a flip as INPUT.RANDOM_FLIP says, then INPUT.USG.AUGMENTATION: "lsj" resizes to a random scale
     (MIN_SCALE..MAX_SCALE of what fits into the square) and crops or pads to IMAGE_SIZE x IMAGE_SIZE;
     "shortest_edge" resizes by MIN_SIZE_TRAIN and MAX_SIZE_TRAIN. Test: MIN_SIZE_TEST and MAX_SIZE_TEST.
-
-    Raises:
-        ValueError: if a setting has no such choice.
     """
     if not is_train:
         return [ResizeToPixels(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"))]
@@ -130,12 +116,11 @@ class PSGDatasetMapper:
             augmentations: applied in order, to image and segments alike.
             image_format: "RGB" or "BGR", the order of the channels.
             with_annotations: read the panoptic PNG and yield instances and relations; None means is_train.
-            with_ground_truth: read the panoptic PNG, where the dict names one, and yield the annotation of the original
-                image, for an evaluator.
-            bad_sample: what an unreadable or inconsistent image causes: "error"; "strict", also where segments_info and
-                panoptic PNG list different ids, of which "error" uses those in both and counts the image in
-                `skipped_samples`; or, in training only, "skip": the mapper then returns None, in whose place the
-                training loader draws another image, logs a warning and adds the image to `skipped_samples`.
+            with_ground_truth: yield the annotation of the original image, where the dict names a panoptic PNG.
+            bad_sample: "error" raises for an unreadable or inconsistent image, and counts one whose segments_info and
+                PNG list different ids, of which it uses those in both, in `skipped_samples`; "strict" raises for that,
+                too; "skip", in training only, logs and counts, and returns None, in whose place the training loader
+                draws another image.
             sided_names: the vocabulary, of which classes and predicates that name a side ("left of") are exchanged for
                 their counterparts where the augmentations mirror an image; None leaves all as they are.
 
@@ -231,30 +216,18 @@ class PSGDatasetMapper:
         if with_ground_truth:
             result["annotation"] = annotation_of(result, original)
         if not self.with_annotations:
-            result.pop("segments_info", None)
-            result.pop("relations", None)
-            return result
+            return {key: value for key, value in result.items() if key not in ("segments_info", "relations")}
         if self.sided_names is not None and is_mirrored(transforms, image.shape[1]):
             self.sided_names.exchange(result)
         index_map = transform_index_map(transforms, original)
-        num_segments = len(result["segments_info"])
-        keep = np.bincount(index_map.ravel(), minlength=num_segments + 1)[1:] > 0
+        keep = np.bincount(index_map.ravel(), minlength=len(result["segments_info"]) + 1)[1:] > 0
+        numbers = (np.flatnonzero(keep) + 1)[:, None, None]  # in the maps
         result["segments_info"] = [s for s, kept in zip(result["segments_info"], keep, strict=True) if kept]
-        result["instances"] = self._instances(index_map, keep, result["segments_info"])
+        classes = torch.tensor([s["category_id"] for s in result["segments_info"]], dtype=torch.int64)
+        masks = torch.from_numpy(index_map[None] == numbers)
+        result["instances"] = Instances(index_map.shape, gt_classes=classes, gt_masks=masks)
         rows = dict.fromkeys(map(tuple, result["relations"])) if self.is_train else result["relations"]
         result["relations"] = torch.from_numpy(reindex_relations(list(rows), keep))
         if not self.is_train:
-            numbers = np.flatnonzero(keep) + 1
-            result["original_masks"] = torch.from_numpy(original[None] == numbers[:, None, None])
+            result["original_masks"] = torch.from_numpy(original[None] == numbers)
         return result
-
-    @staticmethod
-    def _instances(index_map: np.ndarray, keep: np.ndarray, segments_info: list[dict]) -> Instances:
-        """Classes and masks of the kept segments; index_map counts all of them from 1."""
-        numbers = np.flatnonzero(keep) + 1
-        masks = index_map[None] == numbers[:, None, None]
-        instances = Instances(index_map.shape)
-        classes = [s["category_id"] for s in segments_info]
-        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-        instances.gt_masks = torch.from_numpy(masks)
-        return instances

@@ -5,6 +5,7 @@ loaded or its metadata asked for, not only on import, so setting it afterwards w
 
     $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   images
     $DETECTRON2_DATASETS/psg/psg.json                                                   psg_{train,val,trainval,test}
+    $DETECTRON2_DATASETS/psg/coco_panoptic.json, of `convert_coco_panoptic`             coco_panoptic_{train,val}
     $DETECTRON2_DATASETS/psg_shapes/{coco,psg}                                          psg_shapes_{train,val}
     the same of preset psg: psg_complete.json, psg_seen.json                            psg_shapes_{train,val}_complete,
                                                                                         psg_shapes_train_seen
@@ -13,7 +14,7 @@ loaded or its metadata asked for, not only on import, so setting it afterwards w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,13 +33,21 @@ LABEL_DIVISOR = 1000
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a registered data set lies; the paths are functions because the root may change until they are used."""
+    """Where a registered data set lies; paths that are not absolute start at `datasets_root`, wherever it is then."""
 
-    json_file: Callable[[], Path]
-    image_root: Callable[[], Path]
+    json_path: Path
+    root_path: Path
     split: str
     vocabulary: Vocabulary | None
     policy: str
+
+    @property
+    def json_file(self) -> Path:
+        return datasets_root() / self.json_path
+
+    @property
+    def image_root(self) -> Path:
+        return datasets_root() / self.root_path
 
 
 _SOURCES: dict[str, _Source] = {}
@@ -73,15 +82,11 @@ def register_psg(
         ValueError: if the name is taken, or split or policy unknown.
     """
     json_path, root_path = Path(json_file).expanduser().resolve(), Path(image_root).expanduser().resolve()
-    _register(name, _Source(lambda: json_path, lambda: root_path, split, vocabulary, policy))
+    _register(name, _Source(json_path, root_path, split, vocabulary, policy))
 
 
 def unregister_psg(name: str) -> None:
-    """Take a data set of `register_psg` out of both catalogs.
-
-    Raises:
-        KeyError: if it is not registered.
-    """
+    """Take a data set of `register_psg` out of both catalogs; KeyError if it is not registered."""
     _SOURCES.pop(name)
     DatasetCatalog.remove(name)
     if name in MetadataCatalog.list():
@@ -109,7 +114,7 @@ def get_psg_metadata(name: str) -> Metadata:
             return MetadataCatalog.get(name)
         near = did_you_mean(name, _SOURCES) or f"; registered are: {', '.join(sorted(_SOURCES)) or 'none'}"
         raise ValueError(f"{name!r} is not a registered PSG data set{near}")
-    paths = {"json_file": str(source.json_file()), "image_root": str(source.image_root())}
+    paths = {"json_file": str(source.json_file), "image_root": str(source.image_root)}
     metadata = MetadataCatalog.get(name)
     if metadata.get("json_file", paths["json_file"]) != paths["json_file"]:
         # The root was set to another folder since; a Metadata object refuses new values.
@@ -129,18 +134,14 @@ def get_vocabulary(name: str) -> Vocabulary:
 def check_dataset_files(name: str) -> None:
     """Raise FileNotFoundError if a data set of this module has no file or no folder of images where they belong."""
     if source := _SOURCES.get(name):
-        _require_file(name, source.json_file())
-        if not source.image_root().is_dir():
-            raise FileNotFoundError(f"data set {name!r}: there is no folder {source.image_root()} ({_root_hint()})")
+        _require_file(name, source.json_file)
+        if not source.image_root.is_dir():
+            raise FileNotFoundError(f"data set {name!r}: there is no folder {source.image_root} ({_root_hint()})")
 
 
 @contextmanager
 def bad_record_policy(policy: str) -> Iterator[None]:
-    """Load data sets with this policy for invalid records, unless they are registered with another than "error".
-
-    Raises:
-        ValueError: if the policy is unknown.
-    """
+    """Load data sets with this policy for invalid records, unless they are registered with another than "error"."""
     global _policy_override
     POLICIES.check("DATALOADER.BAD_SAMPLES", policy)
     before, _policy_override = _policy_override, policy
@@ -153,7 +154,10 @@ def bad_record_policy(policy: str) -> Iterator[None]:
 def register_builtin_psg() -> None:
     """Register the data sets of this module's docstring."""
     for split in SPLITS:
-        _register_builtin(f"psg_{split}", "psg/psg.json", "coco", split, PSG_VOCABULARY)
+        _register_builtin(f"psg_{split}", _Source(Path("psg/psg.json"), Path("coco"), split, PSG_VOCABULARY, "error"))
+    for name, split in (("train", "trainval"), ("val", "test")):
+        source = _Source(Path("psg/coco_panoptic.json"), Path("coco"), split, PSG_VOCABULARY, "error")
+        _register_builtin(f"coco_panoptic_{name}", source)
     for name, file, split in (
         ("train", "psg", "trainval"),
         ("val", "psg", "test"),
@@ -161,18 +165,12 @@ def register_builtin_psg() -> None:
         ("val_complete", "psg_complete", "test"),
         ("train_seen", "psg_seen", "trainval"),
     ):
-        _register_builtin(f"psg_shapes_{name}", f"psg_shapes/psg/{file}.json", "psg_shapes/coco", split, None)
+        json_path, root_path = Path(f"psg_shapes/psg/{file}.json"), Path("psg_shapes/coco")
+        _register_builtin(f"psg_shapes_{name}", _Source(json_path, root_path, split, None, "error"))
 
 
-def _register_builtin(name: str, json_file: str, image_root: str, split: str, vocabulary: Vocabulary | None) -> None:
+def _register_builtin(name: str, source: _Source) -> None:
     if name not in _SOURCES:
-        source = _Source(
-            lambda: datasets_root() / json_file,
-            lambda: datasets_root() / image_root,
-            split,
-            vocabulary,
-            "error",
-        )
         _register(name, source)
 
 
@@ -190,14 +188,9 @@ def _register(name: str, source: _Source) -> None:
 
 def _load(name: str) -> Sequence[dict]:
     source = _SOURCES[name]
-    _require_file(name, source.json_file())
-    return load_psg_json(
-        source.json_file(),
-        source.image_root(),
-        source.split,
-        vocabulary=source.vocabulary,
-        policy=source.policy if source.policy != "error" else _policy_override,
-    )
+    _require_file(name, source.json_file)
+    policy = source.policy if source.policy != "error" else _policy_override
+    return load_psg_json(source.json_file, source.image_root, source.split, vocabulary=source.vocabulary, policy=policy)
 
 
 def _require_file(name: str, json_file: Path) -> None:

@@ -24,7 +24,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
@@ -63,15 +62,14 @@ def seeded(seed: int) -> Iterator[None]:
 class SampleStream(Sampler):
     """Batches of (position, index): which image stands at each position of the run.
 
-    The run goes through the data set again and again, each time in another order. With repeat factors, an image of
-    factor r occurs r times in each pass, on average.
+    The run goes through the data set again and again, each time in another order.
 
     Args:
         size: N.
         batch_size: B, samples of this process per batch.
         seed: of the orders, equal in all processes.
         start: position to start at: the number of samples that all processes have used up.
-        repeat_factors: (N,) floats >= 1, None for ones.
+        repeat_factors: (N,) how often an image occurs in a pass, on average, floats >= 1; None for ones.
         rank, world_size: of the process; the samples of one step are dealt out in contiguous parts.
         steps_per_update: consecutive batches of a process that belong to one step of the optimizer.
     """
@@ -157,10 +155,9 @@ class MappedSamples(Dataset):
                 sample = self.mapper(self.dataset[index])
             if sample is not None:
                 return sample
-            last, index = index, int(others.integers(len(self.dataset)))
-        name = self.dataset[last].get("file_name", last)
+            last, index = self.dataset[index].get("file_name", index), int(others.integers(len(self.dataset)))
         raise ValueError(
-            f"no usable image among {self.MAX_TRIES} drawn ones, the last of them {name}: check the data set"
+            f"no usable image among {self.MAX_TRIES} drawn ones, the last of them {last}: check the data set"
         )
 
 
@@ -176,16 +173,10 @@ class Batch(list):
         return self
 
 
-def _start_worker(worker_id: int) -> None:
-    # For code that draws outside of samples; inside, `seeded` decides.
-    seed_all_rng(torch.initial_seed() % 2**31)
-    leave_signals_to_parent()
-
-
 PARENT_CHECK = 2.0  # seconds
 
 
-def leave_signals_to_parent() -> None:
+def leave_signals_to_parent(_worker_id: int) -> None:
     """Ignore signals to stop from now on, but for a SIGTERM that the parent process sends itself; end with it.
 
     A scheduler's warning goes to every process of a job, and Ctrl-C to every process of a terminal. A loader process
@@ -253,14 +244,9 @@ def _death(code: int, num_workers: int) -> str:
 class PSGTrainLoader:
     """Endless batches of this process, lists of the mapper's samples.
 
-    `start_at` tells it where the run goes on; it must be called before the first batch is taken, if at all.
-
     Args:
-        dataset: dataset dicts of all images.
-        mapper: see `MappedSamples`.
-        batch_size: B.
-        seed: equal in all processes.
-        repeat_factors, steps_per_update: see `SampleStream`.
+        dataset, mapper: see `MappedSamples`.
+        batch_size, seed, repeat_factors, steps_per_update: see `SampleStream`.
         num_workers: loader processes.
         pin_memory: whether batches are page-locked.
     """
@@ -306,7 +292,7 @@ class PSGTrainLoader:
         return self.stream.seed
 
     def start_at(self, position: int, seed: int | None = None) -> None:
-        """Begin after `position` samples of all processes, in the orders of `seed` (None: unchanged)."""
+        """Begin the next iterator after `position` samples of all processes, in the orders of `seed` if given."""
         self.stream.start = position
         if seed is not None:
             self.stream.seed = self.samples.seed = seed
@@ -316,16 +302,8 @@ class PSGTrainLoader:
 
     def batches(self, num_workers: int) -> Iterator[Batch]:
         """The same batches by another number of loader processes; see `guarded`."""
-        return guarded(
-            DataLoader(
-                self.samples,
-                batch_sampler=self.stream,
-                num_workers=num_workers,
-                collate_fn=Batch,
-                pin_memory=self.pin_memory,
-                worker_init_fn=_start_worker,
-            )
-        )
+        options = {"collate_fn": Batch, "pin_memory": self.pin_memory, "worker_init_fn": leave_signals_to_parent}
+        return guarded(DataLoader(self.samples, batch_sampler=self.stream, num_workers=num_workers, **options))
 
 
 def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> PSGTrainLoader:
@@ -336,12 +314,10 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
         mapper: None for `PSGDatasetMapper`.
 
     Raises:
-        ValueError: if the batch cannot be split evenly, or a setting asks for another order of the data.
+        ValueError: if the batch cannot be split evenly.
     """
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     SAMPLERS.check("DATALOADER.SAMPLER_TRAIN", sampler)
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        raise ValueError("DATALOADER.ASPECT_RATIO_GROUPING must be False: batches keep the order of the run")
     total, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS
     if cfg.SOLVER.ACCUMULATION_STEPS < 1 or total <= 0 or total % parts:
         raise ValueError(

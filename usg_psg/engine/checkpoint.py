@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor, nn
 
+from ..config.files import CONFIG_KEY
 from ..modeling import USGPar
 from ..modeling.openclip import is_random
+from ..modeling.text_embeddings import Phrases, configured_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
 from ..utils.files import write_whole
 from ..utils.weights_file import CONVERSION_KEY
+from ..vocabulary import VOCABULARY_KEY, NameEmbeddings, Vocabulary
 from .checkpoint_file import (
     EMA_KEY,
     FREQUENCY_KEY,
@@ -28,7 +33,7 @@ from .checkpoint_file import (
     require_trainer_state,
 )
 from .state_dict_check import check_state_dict
-from .training_record import TrainingRecord
+from .training_record import TrainingRecord, text_identity
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,19 @@ def frozen_identity(model: nn.Module) -> dict[str, str] | None:
     return identity if is_left_out else None
 
 
-def _backbone_digest(model: nn.Module) -> str:
+def with_embeddings(cfg: CfgNode, vocabulary: Vocabulary, model: USGPar) -> Vocabulary:
+    """A vocabulary with its embeddings, or else those that a model has of it, and the prompts of which they are."""
+    phrases, known = Phrases.of(cfg, vocabulary), vocabulary.embeddings
+    tower = text_identity(cfg) if known is None else known.tower
+    return replace(
+        vocabulary,
+        object_templates=phrases.object_templates,
+        predicate_templates=phrases.predicate_templates,
+        embeddings=NameEmbeddings(model.object_text, model.predicate_text, tower),
+    )
+
+
+def backbone_digest(model: nn.Module) -> str:
     """SHA-256 of the weights, by name: the same wherever they were read from, and on whatever device they lie."""
     digest = hashlib.sha256()
     for name, value in sorted(model.get_submodule("backbone").state_dict().items()):
@@ -53,8 +70,8 @@ def _backbone_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class USGCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with some differences.
+class USGCheckpointer(Checkpointer):
+    """fvcore's checkpointer, as Detectron2's is, with some differences.
 
     Weights of a frozen backbone are left out if OpenCLIP gives them again (they are most of the file); their name, tag
     and digest are recorded and compared on loading. Files record what the model was trained on, and appear under their
@@ -62,8 +79,9 @@ class USGCheckpointer(DetectionCheckpointer):
     (`weights_only`); damaged files, weights that do not fit the model, and states that cannot be restored are refused.
 
     Args:
-        as `DetectionCheckpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
-            inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on.
+        as `Checkpointer`; load_ema: load the moving average of the weights where a checkpoint has one, for
+            inference; trained_on: of the run that saves, None for what the loaded checkpoint was trained on; cfg: of
+            that run, saved with its names and embeddings, all that `SceneGraphPredictor.from_pretrained` needs.
 
     Attributes:
         trained_on: what the model's weights were trained on, None if that is not known.
@@ -76,6 +94,7 @@ class USGCheckpointer(DetectionCheckpointer):
         *,
         load_ema: bool = False,
         trained_on: TrainingRecord | None = None,
+        cfg: CfgNode | None = None,
         **checkpointables: Any,
     ):
         is_main = comm.is_main_process()
@@ -83,20 +102,17 @@ class USGCheckpointer(DetectionCheckpointer):
         self._frozen: dict[str, str] | None = None
         self.load_ema = load_ema
         self.trained_on = self._run = trained_on
+        self.cfg = cfg
         self._loaded_file = ""
         self._restored: list[str] = []
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`.
-
-        Args:
-            tag: make it the checkpoint that a resumed run goes on from.
-        """
+        """Save model, optimizer and the like, and kwargs, to `<save_dir>/<name>.pth`; with `tag`, --resume takes it."""
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
         if self._frozen is None and (identity := frozen_identity(self.model)) is not None:
-            self._frozen = {**identity, "digest": _backbone_digest(self.model)}  # of weights that never change
+            self._frozen = {**identity, "digest": backbone_digest(self.model)}  # of weights that never change
         if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith(BACKBONE)}
             data[FROZEN_KEY] = self._frozen
@@ -104,6 +120,11 @@ class USGCheckpointer(DetectionCheckpointer):
             data[FREQUENCY_KEY] = self.model.predicate_frequency.record()
         if self.trained_on is not None:
             data[TRAINED_ON_KEY] = self.trained_on.record()
+        if self.cfg is not None:
+            data[CONFIG_KEY] = self.cfg.dump()
+            if isinstance(self.model, USGPar):
+                names = configured_vocabulary(self.cfg, self.cfg.DATASETS.TRAIN[0])
+                data[VOCABULARY_KEY] = with_embeddings(self.cfg, names, self.model).record()
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
@@ -115,18 +136,15 @@ class USGCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make `last_checkpoint` name this file."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+        content = last_filename_basename.encode()
+        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(content))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights and the states of checkpointables.
+        """Load weights and the states of checkpointables; returns other entries of the file.
 
         Args:
             path: a file or address; "" leaves the model as it is.
             checkpointables: keywords of those to restore, None for all.
-
-        Returns:
-            Other entries of the file.
 
         Raises:
             ValueError: if the file cannot be used; a trainer's state that it lacks is one of the reasons.
@@ -156,7 +174,9 @@ class USGCheckpointer(DetectionCheckpointer):
         if frequency is not None and isinstance(self.model, USGPar) and self.model.predicate_frequency is None:
             # A model in training keeps the counts of its own data.
             self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
-        self._take_record(checkpoint.pop(TRAINED_ON_KEY, None))
+        record = checkpoint.pop(TRAINED_ON_KEY, None)
+        loaded = None if record is None else TrainingRecord.from_record(record)
+        self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)
         if EMA_KEY in checkpoint and not self.load_ema and EMA_KEY not in self._restored:
             starts = self._run is not None and TRAINER_KEY not in self._restored
             why = "training starts from the last ones" if starts else "SOLVER.EMA.ENABLED True takes it"
@@ -166,10 +186,6 @@ class USGCheckpointer(DetectionCheckpointer):
         if has_backbone:
             self._note_backbone(checkpoint["model"])
         return super()._load_model(checkpoint)
-
-    def _take_record(self, record: Any) -> None:
-        loaded = None if record is None else TrainingRecord.from_record(record)
-        self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)
 
     def _note_backbone(self, weights: dict[str, Tensor]) -> None:
         """A backbone that comes from the file and not from OpenCLIP must be saved again, although it is frozen."""
@@ -216,19 +232,15 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     return weights
 
 
-def _is_on_meta(model: nn.Module) -> bool:
-    return any(value.is_meta for value in model.state_dict().values())
-
-
 def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -> None:
     """Refuse a model whose frozen backbone has other weights, whatever it is called, or whose backbone is trained."""
-    backbone = getattr(model, "backbone", None)
+    backbone: Any = getattr(model, "backbone", None)
     is_frozen, present = getattr(backbone, "freeze", False), getattr(backbone, "weights_identity", None)
     name = {key: value for key, value in recorded.items() if key != "digest"}
     digest = recorded.get("digest")  # old checkpoints have none
     if is_frozen and digest is None and present == name:
         return
-    if is_frozen and digest is not None and (_is_on_meta(model) or _backbone_digest(model) == digest):
+    if is_frozen and digest is not None and (next(backbone.parameters()).is_meta or backbone_digest(model) == digest):
         return
     if is_frozen and present == name:
         raise ValueError(

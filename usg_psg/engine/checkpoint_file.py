@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.files import CONFIG_KEY
 from ..predicate_frequency import PredicateFrequency
 from ..utils.weights_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
+from ..vocabulary import VOCABULARY_KEY, Vocabulary
 from .training_record import TrainingRecord
 
 EMA_KEY = "ema"
@@ -22,11 +24,7 @@ TRAINED_ON_KEY = "trained_on"  # data sets and names, see `TrainingRecord`
 
 
 def check_suffix(filename: str) -> None:
-    """Refuse files whose format is unknown, by their name.
-
-    Raises:
-        ValueError: names the formats.
-    """
+    """Refuse files whose format is unknown, by their name."""
     suffix = Path(filename).suffix
     if suffix not in SUFFIXES:
         hint = "; tools/convert_checkpoint.py reads pickles of published models" if suffix == ".pkl" else ""
@@ -99,7 +97,14 @@ def _malformed_entries(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         problems.append((FROZEN_KEY, "expected texts by name"))
     if not isinstance(conversion, dict) or not isinstance(conversion.get("source"), str):
         problems.append((CONVERSION_KEY, "expected the record of a conversion"))
-    for key, kind in ((FREQUENCY_KEY, PredicateFrequency), (TRAINED_ON_KEY, TrainingRecord)):
+    if not isinstance(data.get(CONFIG_KEY, ""), str):
+        problems.append((CONFIG_KEY, f"expected text, got {type(data[CONFIG_KEY]).__name__}"))
+    kinds: dict[str, Any] = {
+        FREQUENCY_KEY: PredicateFrequency,
+        TRAINED_ON_KEY: TrainingRecord,
+        VOCABULARY_KEY: Vocabulary,
+    }
+    for key, kind in kinds.items():
         if key in data:
             try:
                 kind.from_record(data[key])

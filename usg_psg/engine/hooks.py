@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -19,7 +19,7 @@ from ..data.validation.skipped_samples import SkippedSamples
 from ..utils.files import write_whole
 from ..utils.program import TERMINAL
 from .checkpoint import USGCheckpointer
-from .launch import SECOND_CTRL_C, handle_stop_signals
+from .launch import SECOND_CTRL_C
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,7 @@ class BestCheckpointHook(HookBase):
 
 
 class LossLogHook(HookBase):
-    """Writes the losses of every single step, unsmoothed, to `losses.jsonl`; `metrics.json` has medians.
-
-    Args:
-        path: lines are added to it.
-    """
+    """Writes the losses of every single step, unsmoothed, to `losses.jsonl`; `metrics.json` has medians."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -144,20 +140,15 @@ class LossLogHook(HookBase):
 
 
 class ShortHistoryHook(HookBase):
-    """Forgets old values of the logged scalars, of which the trainer would keep a million each.
+    """Forgets old values of the logged scalars, of which the trainer would keep a million each."""
 
-    Args:
-        keep: newest values of a scalar; printing looks at no more than a thousand.
-    """
-
-    def __init__(self, keep: int = 1000):
-        self.keep = keep
+    KEEP = 1000  # printing looks at no more
 
     def after_step(self) -> None:
         """Cut the histories at the period."""
-        if self.trainer.iter % self.keep == 0:
+        if self.trainer.iter % self.KEEP == 0:
             for history in self.trainer.storage.histories().values():
-                del history.values()[: -self.keep]
+                del history.values()[: -self.KEEP]
 
 
 def truncate_log(path: Path, first_iteration: int) -> None:
@@ -215,17 +206,13 @@ class StopHook(HookBase):
 
     def __init__(self, checkpoint: CheckpointHook | None):
         self.checkpoint = checkpoint
-        self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._asked = 0.0  # time of the first signal
         self._by = ""
         self._evaluates = False
 
-    def before_train(self) -> None:
-        """Take over the signals."""
-        self._before = handle_stop_signals(self._on_signal)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def on_signal(self, number: int, _frame: object) -> None:
+        """The handler that `Trainer.train` gives to the signals while it runs."""
         if os.getpid() != self._process:
             return  # a loader process of an evaluation, forked from this one
         runner, now = self.trainer._trainer, time.monotonic()
@@ -280,8 +267,3 @@ class StopHook(HookBase):
             f"after step {done} of {self.trainer.max_iter}",
         ]
         logger.warning("%s; the state is saved, and --resume goes on from here", " ".join(filter(None, words)))
-
-    def after_train(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

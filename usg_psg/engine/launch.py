@@ -58,10 +58,7 @@ def launch(
     """
     if under_torchrun():
         check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]))
-        run_process(
-            int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["RANK"]),
-            int(os.environ["WORLD_SIZE"]), "env://", main, args,
-        )  # fmt: skip
+        run_process("env://", main, args)
         return
     check_gpus(num_gpus)
     if num_gpus * num_machines == 1:
@@ -73,10 +70,10 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{free_port()}"
     elif machine_rank == 0:
         check_port(dist_url)
-    world_size = num_gpus * num_machines
-    places = (num_gpus, machine_rank, world_size, dist_url, multiprocessing.get_start_method(), main, args)
+    sizes = {"LOCAL_WORLD_SIZE": num_gpus, "WORLD_SIZE": num_gpus * num_machines}
+    given = (machine_rank * num_gpus, sizes, dist_url, multiprocessing.get_start_method(), main, args)
     with _ctrl_c_waits():
-        processes = mp.start_processes(_start, args=places, nprocs=num_gpus, join=False, start_method="spawn")
+        processes = mp.start_processes(_start, args=given, nprocs=num_gpus, join=False, start_method="spawn")
     _join(processes)
 
 
@@ -94,15 +91,20 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def handle_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Have the main thread call handler(number, frame) for signals to stop; returns the handlers before.
+@contextmanager
+def stop_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have the main thread call handler(number, frame) for signals to stop inside, and as before afterwards.
 
     Those that are ignored stay so, as Ctrl-C in the background of a script, and the terminal's end under nohup.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in numbers}
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in STOP_SIGNALS if in_main and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _join(processes: mp.ProcessContext) -> None:
@@ -120,17 +122,14 @@ def _join(processes: mp.ProcessContext) -> None:
         if again:
             raise KeyboardInterrupt
 
-    before = handle_stop_signals(pass_on)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
     try:
-        while not processes.join():
-            pass
+        with stop_signals(pass_on):
+            while not processes.join():
+                pass
     except mp.ProcessExitedException as error:
         # It has said why, unless a signal killed it.
         raise SystemExit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def under_torchrun() -> bool:
@@ -187,9 +186,8 @@ def check_port(dist_url: str) -> None:
 
 def _start(
     local_rank: int,
-    local_size: int,
-    machine_rank: int,
-    world_size: int,
+    first_rank: int,
+    sizes: dict[str, int],
     dist_url: str,
     start_method: str,
     main: Callable[..., Any],
@@ -198,11 +196,13 @@ def _start(
     # A spawned process would spawn its own ones too: loader processes that each import everything anew, and that on a
     # machine with GPUs end in "terminate called without an active exception". They are to start as everywhere else.
     multiprocessing.set_start_method(start_method, force=True)
-    rank = machine_rank * local_size + local_rank
+    rank = first_rank + local_rank
+    places = {"RANK": rank, "LOCAL_RANK": local_rank, **sizes}
+    os.environ.update({name: str(value) for name, value in places.items()})  # as torchrun does
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        run_process(local_rank, local_size, rank, world_size, dist_url, main, args)
+        run_process(dist_url, main, args)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if rank == 0:
@@ -214,19 +214,12 @@ def _start(
         raise SystemExit(report(error)) from None
 
 
-def run_process(
-    local_rank: int,
-    local_size: int,
-    rank: int,
-    world_size: int,
-    init_method: str,
-    main: Callable[..., Any],
-    args: tuple,
-) -> None:
-    """Join the process group, call `main(*args)`, leave the group."""
-    has_gpu = torch.cuda.is_available()
+def run_process(init_method: str, main: Callable[..., Any], args: tuple) -> None:
+    """Join the process group at the place that torchrun's variables say, call `main(*args)`, leave the group."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_size, has_gpu = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.is_available()
     if has_gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if "OMP_NUM_THREADS" not in os.environ:  # processes that each want all cores wait for one another most of the time
         torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     dist.init_process_group(

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..config.defaults import CLIP_TYPES, OPTIMIZERS
+from ..utils.suggestions import did_you_mean
 
 NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -15,8 +16,16 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Trained parameters with their learning rate and weight decay, equal settings in one group.
 
     Normalisation layers use WEIGHT_DECAY_NORM; embeddings and everything with fewer than two axes besides (biases,
-    logit scales) use WEIGHT_DECAY_EMBED; the backbone's learning rate is multiplied by BACKBONE_MULTIPLIER.
+    logit scales) use WEIGHT_DECAY_EMBED. Learning rates are multiplied as `rate_factor` says; parameters whose factor
+    is 0 are in no group.
+
+    Raises:
+        ValueError: if SOLVER.MULTIPLIERS names a module that the model lacks.
     """
+    known = [name for name, _ in model.named_modules() if name]
+    for name, _ in cfg.SOLVER.MULTIPLIERS:
+        if name not in known:
+            raise ValueError(f"SOLVER.MULTIPLIERS: the model has no module {name!r}{did_you_mean(name, known)}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -30,19 +39,35 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 decay = cfg.SOLVER.WEIGHT_DECAY_NORM
             elif isinstance(module, nn.Embedding) or parameter.ndim < 2 or name == "level_embed":
                 decay = cfg.SOLVER.WEIGHT_DECAY_EMBED
-            in_backbone = "backbone" in full_name.split(".")
-            rate = cfg.SOLVER.BASE_LR * (cfg.SOLVER.BACKBONE_MULTIPLIER if in_backbone else 1.0)
-            groups.setdefault((rate, decay), []).append(parameter)
+            if factor := rate_factor(cfg, full_name):
+                groups.setdefault((cfg.SOLVER.BASE_LR * factor, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def rate_factor(cfg: CfgNode, parameter: str) -> float:
+    """Factor of a parameter's learning rate, by its full name.
+
+    The longest module name of SOLVER.MULTIPLIERS that leads to it counts; without one, SOLVER.BACKBONE_MULTIPLIER does
+    for the backbone.
+    """
+    leading = [(name, factor) for name, factor in cfg.SOLVER.MULTIPLIERS if parameter.startswith(f"{name}.")]
+    if leading:
+        return max(leading, key=lambda entry: len(entry[0]))[1]
+    return cfg.SOLVER.BACKBONE_MULTIPLIER if "backbone" in parameter.split(".") else 1.0
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW, with one kernel for all parameters where they are on a GPU. It does not clip, see `GradientClipper`.
 
+    Parameters whose factor is 0 no longer require gradients.
+
     Raises:
-        ValueError: for another SOLVER.OPTIMIZER, or a model without trained parameters.
+        ValueError: for another SOLVER.OPTIMIZER, a module that the model lacks, or a model without trained parameters.
     """
     OPTIMIZERS.check("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER)
+    for name, parameter in model.named_parameters():
+        if not rate_factor(cfg, name):
+            parameter.requires_grad_(False)
     groups = parameter_groups(cfg, model)
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, cfg.SOLVER.BASE_LR, fused=fused)

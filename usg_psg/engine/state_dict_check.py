@@ -10,12 +10,7 @@ from torch import Tensor
 
 
 def check_state_dict(filename: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not those of a model, name by name and shape by shape.
-
-    Args:
-        filename: for the error.
-        weights: of the checkpoint.
-        own: of the model.
+    """Refuse weights of a checkpoint that are not a model's own, name by name and shape by shape.
 
     Raises:
         ValueError: counts and first names of missing, unexpected and mis-shaped weights, by part of the model.

@@ -31,17 +31,11 @@ EXTRA = ("data_time", "stop", "skipped_steps", "skipped_in_a_row", "grad_norm")
 
 @dataclass
 class NonFiniteReport:
-    """A loss that is not finite, and the images that gave it.
+    """A loss that is not finite, and the images that gave it."""
 
-    Attributes:
-        iteration: of the step; its update was not made.
-        losses: values by name, of each process that had one that is not finite.
-        images: file names of the step's images in those processes.
-    """
-
-    iteration: int
-    losses: list[dict[str, float]]
-    images: list[str]
+    iteration: int  # its update was not made
+    losses: list[dict[str, float]]  # by name, of each process that had one that is not finite
+    images: list[str]  # file names of the step's images in those processes
 
     def __str__(self) -> str:
         bad = {name: value for losses in self.losses for name, value in losses.items() if not abs(value) < float("inf")}
@@ -132,7 +126,7 @@ class StepRunner:
                 names, terms = tuple(losses), terms + stacked.detach()
                 if is_last:
                     to_host = _HostCopy(self._gather(terms, waited))
-                self.backward(stacked.sum())
+                self.grad_scaler.scale(stacked.sum()).backward()
         values = to_host.get()
         self._check_finite(names, values, batches)
         self.update()
@@ -200,10 +194,6 @@ class StepRunner:
         comm.synchronize()  # the first process to fail ends the others, which may still be writing
         raise FloatingPointError(str(report))
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a scalar loss."""
-        self.grad_scaler.scale(loss).backward()
-
     def update(self) -> None:
         """Clip, update weights unless a gradient is not finite, update the moving average."""
         self.grad_scaler.unscale_(self.optimizer)
@@ -256,11 +246,7 @@ class StepRunner:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; the next batch is the one that would have come next.
-
-        Raises:
-            ValueError: if the state is that of another kind of trainer.
-        """
+        """Restore what `state_dict` returned; the next batch is the one that would have come next."""
         missing = {"optimizer", "grad_scaler", "seed", "samples_seen", "counters"} - set(state_dict)
         if missing:
             raise ValueError(f"the checkpoint cannot be resumed, its trainer state lacks {', '.join(sorted(missing))}")

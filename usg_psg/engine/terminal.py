@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
+import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 import detectron2
+import numpy as np
 import torch
+import torchvision
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, default_setup
+from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from termcolor import colored
 from torch import nn
 from torch.utils.data import DataLoader
@@ -31,8 +33,7 @@ logger = logging.getLogger(__name__)
 progress_logger = logging.getLogger("usg_psg_progress")  # for lines that log.txt has in another form
 progress_logger.propagate = False
 
-OWN_LOGGERS = ("usg_psg", "mask2former_ops")
-LOGGERS = (*OWN_LOGGERS, "fvcore", "detectron2", progress_logger.name)
+LOGGERS = ("usg_psg", "mask2former_ops", "fvcore", "detectron2")
 
 
 class TerminalHandler(logging.StreamHandler):
@@ -65,40 +66,52 @@ class TerminalHandler(logging.StreamHandler):
         return f"{colored(record.levelname, colour) if self.stream.isatty() else record.levelname} {text}"
 
 
-@contextmanager
-def _terminal_taken() -> Iterator[None]:
-    """Replace handlers of the terminal that are made inside by one `TerminalHandler`, on the main process."""
-    terminal = sys.stdout
-    with open(os.devnull, "w") as nowhere:
-        with redirect_stdout(nowhere):  # the handlers are known by their stream then
-            yield
-        handler = TerminalHandler(terminal)
-        for name in LOGGERS:
-            target = logging.getLogger(name)
-            for old in list(target.handlers):
-                if isinstance(old, TerminalHandler) or getattr(old, "stream", None) in (nowhere, terminal, sys.stderr):
-                    target.removeHandler(old)
-            if comm.is_main_process():
-                target.addHandler(handler)
+def setup_logging(output_dir: str = "") -> None:
+    """Log to the terminal, on the main process and in part, see `TerminalHandler`, and all to log.txt in a folder.
 
-
-def setup_logging(output_dir: str) -> None:
-    """Log this package to a folder, and in part to the terminal, see `TerminalHandler`."""
-    with _terminal_taken():
-        for name in OWN_LOGGERS:
-            setup_logger(output=output_dir, distributed_rank=comm.get_rank(), name=name)
+    Process n > 0 writes to log.txt.rank<n>.
+    """
+    rank = comm.get_rank()
+    terminal = [TerminalHandler(sys.stdout)] if rank == 0 else []
+    handlers: list[logging.Handler] = [*terminal]
+    if output_dir:
+        path = Path(output_dir, "log.txt" if rank == 0 else f"log.txt.rank{rank}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+        handlers.append(file)
+    for name in LOGGERS:
+        target = logging.getLogger(name)
+        for old in target.handlers:
+            old.close()
+        target.handlers, target.propagate = list(handlers), False
+        target.setLevel(logging.DEBUG)
+    progress_logger.handlers = list(terminal)
     progress_logger.setLevel(logging.INFO)
 
 
 def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Detectron2's `default_setup`, whose messages are for log.txt alone.
+    """Log the machine, the command line and the config, keep the config in OUTPUT_DIR, seed, and set precisions.
 
-    Args:
-        cfg: frozen.
-        args: the command line, for the log.
+    As Detectron2's `default_setup`, which would log all of it to the terminal, too.
     """
-    with _terminal_taken():
-        default_setup(cfg, args)
+    path, rank = Path(cfg.OUTPUT_DIR, "config.yaml"), comm.get_rank()
+    versions = [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, np, detectron2)]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    seed = cfg.SEED + rank if cfg.SEED >= 0 else int.from_bytes(os.urandom(4), "big")
+    logger.info("process %d of %d, seed %d; command line: %s", rank, comm.get_world_size(), seed, args)
+    logger.info("%s; Python %s; %s", platform.platform(), platform.python_version(), ", ".join(versions))
+    logger.info("CUDA %s, cuDNN %s, GPUs %s", torch.version.cuda, torch.backends.cudnn.version(), gpus)
+    if rank == 0:
+        path.write_text(cfg.dump(), encoding="utf-8")
+        logger.info("full config, saved to %s:\n%s", path, cfg.dump())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only  # images of a test differ in size
+    if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
 
 
 def log_to_terminal(text: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.checks import check_one_vocabulary, value_problems
-from ..config.defaults import AMP_DTYPES
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
 from ..data.register_psg import get_vocabulary
-from ..evaluation import SGDetEvaluator, TrainingTriplets
+from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..predicate_frequency import PredicateFrequency
 from ..utils.files import write_whole
-from ..visualization import draw_evaluation
 from ..vocabulary import Vocabulary
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
@@ -49,6 +48,7 @@ from .hooks import (
     StopHook,
     truncate_log,
 )
+from .launch import stop_signals
 from .optimizer import GradientClipper, build_optimizer
 from .preflight import read_test_data
 from .step_runner import NonFiniteReport, StepRunner
@@ -71,12 +71,7 @@ def adapt_to_machine(cfg: CfgNode) -> None:
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """dtype of mixed precision; None for float32.
-
-    Raises:
-        ValueError: for an unknown SOLVER.AMP.DTYPE.
-    """
-    AMP_DTYPES.check("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE)
+    """dtype of mixed precision; None for float32."""
     return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
 
 
@@ -99,16 +94,10 @@ class Trainer(DefaultTrainer):
     """Detectron2's trainer around `StepRunner`: USGPar's losses, exact resumption, and checkpoints that are kept.
 
     Subclasses may replace the same methods as Detectron2's: `build_model`, `build_optimizer`, `build_train_loader`,
-    `build_hooks`, ...
-
-    Attributes:
-        recipe: file of the config, for the summary at the terminal.
-
-    Raises:
-        ValueError: for a setting that this trainer does not have.
+    `build_hooks`, ... ValueError for a setting that this trainer does not have.
     """
 
-    recipe = ""
+    recipe = ""  # file of the config, for the summary at the terminal
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own builds a loop without exact resumption
@@ -133,22 +122,19 @@ class Trainer(DefaultTrainer):
             on_nonfinite=self._keep_for_inspection,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        extra: dict[str, Any] = {} if self.ema is None else {EMA_KEY: self.ema}
         trained_on = TrainingRecord.from_config(cfg)
         warn_about_test_data(trained_on, cfg)
-        extra[TRAINER_KEY] = weakref.proxy(self)
-        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, **extra)
+        parts: dict[str, Any] = {} if self.ema is None else {EMA_KEY: self.ema}
+        parts[TRAINER_KEY] = weakref.proxy(self)
+        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, cfg=cfg, **parts)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.stop: StopHook | None = None
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint in OUTPUT_DIR, or load only weights, from MODEL.WEIGHTS.
-
-        Args:
-            resume: False never looks for a checkpoint.
-        """
+        """Go on from the last checkpoint in OUTPUT_DIR if asked to, or load only weights, from MODEL.WEIGHTS."""
         resumed = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
         if self.ema is not None and not (resumed and self.ema.restored):
@@ -166,7 +152,8 @@ class Trainer(DefaultTrainer):
             images = read_test_data(self.cfg)
             log_to_terminal(training_summary(self, self.recipe, images))
         try:
-            results = super().train()
+            with nullcontext() if self.stop is None else stop_signals(self.stop.on_signal):
+                results = super().train()
         finally:
             self._trainer.close()
         log_to_terminal(f"finished; the last checkpoint is {Path(self.cfg.OUTPUT_DIR) / 'model_final.pth'}")
@@ -175,7 +162,6 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Timer, schedule, loss log, checkpoints, evaluation, best checkpoint, writers, orderly stop: in this order."""
         cfg = self.cfg
-
         # The account of images that were left out first, so that it is given even if another hook fails at the end.
         skipped = SkippedSamplesReport(self._trainer.data_loader.skipped_samples)
         built: list[HookBase] = [skipped, hooks.IterationTimer(), hooks.LRScheduler(), ShortHistoryHook()]
@@ -187,7 +173,7 @@ class Trainer(DefaultTrainer):
             # The log before the checkpoint, so that it is never behind; that before the evaluation, so that one that
             # fails can be repeated.
             built += [LossLogHook(Path(cfg.OUTPUT_DIR) / LOSS_LOG), checkpoints]
-        stop = StopHook(checkpoints)
+        self.stop = stop = StopHook(checkpoints)
 
         def evaluate() -> dict:
             try:
@@ -240,9 +226,10 @@ class Trainer(DefaultTrainer):
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             task=cfg.TEST.TASK,
             training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
+            novel=novel_names(cfg.DATASETS.TRAIN, dataset_name),
             export=cfg.TEST.USG.EXPORT,
             keep_worst=cfg.TEST.USG.PICTURES,
-            draw=partial(draw_evaluation, plots=cfg.TEST.USG.PLOTS),
+            draw=partial(_draw_evaluation, plots=cfg.TEST.USG.PLOTS),
         )
 
     @classmethod
@@ -252,11 +239,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
-        """Evaluate on DATASETS.TEST in the vocabulary of those data sets; the model gets its own back afterwards.
-
-        Raises:
-            ValueError: if the data sets of DATASETS.TEST do not share one vocabulary.
-        """
+        """Evaluate on DATASETS.TEST, in the one vocabulary of those data sets; the model gets its own back after it."""
         if not cfg.DATASETS.TEST:
             return {}
         core: Any = getattr(model, "module", model)
@@ -275,6 +258,11 @@ class Trainer(DefaultTrainer):
             core.set_vocabulary(own)
 
 
+def _draw_evaluation(evaluator: SGDetEvaluator, plots: bool) -> None:
+    # Only now: matplotlib takes a second and memory in every process, and few of them ever draw.
+    import_module("usg_psg.visualization").draw_evaluation(evaluator, plots)
+
+
 def relation_counts(frequency: PredicateFrequency | None, vocabulary: Vocabulary) -> np.ndarray | None:
     """(P,) int64 relations of the training data of each predicate; None if the data lacked one, or is not known."""
     names = vocabulary.predicate_classes
@@ -283,13 +271,17 @@ def relation_counts(frequency: PredicateFrequency | None, vocabulary: Vocabulary
     return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
 
 
-def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | None:
-    """Relations of the training data sets, in the vocabulary of a test set.
+def novel_names(train: Sequence[str], test: str) -> NovelNames | None:
+    """Names of a test set that the training data sets lack; None if they lack none, or are not there to tell."""
+    try:
+        return NovelNames.of(get_vocabulary(train[0]), get_vocabulary(test)) if train else None
+    except FileNotFoundError as error:
+        logger.info("names that training lacked are not told apart: %s", error)
+        return None
 
-    Returns:
-        None, with a warning that says which metrics are left out, if there are none: no annotation, no relations, or
-        another vocabulary.
-    """
+
+def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | None:
+    """Relations of the training data sets, in the vocabulary of a test set; None, with a warning, if there are none."""
     missing = f"DATASETS.TRAIN {tuple(train)} has no relations in the vocabulary of {test}"
     try:
         if train and all(get_vocabulary(name) == get_vocabulary(test) for name in train):

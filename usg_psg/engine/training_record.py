@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,13 @@ def text_identity(cfg: CfgNode) -> dict[str, str]:
     return weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
-def use_warnings(record: TrainingRecord, cfg: CfgNode, phrases: Phrases, generated: bool = False) -> list[str]:
+def use_warnings(
+    record: TrainingRecord,
+    cfg: CfgNode,
+    phrases: Phrases,
+    generated: bool = False,
+    tower: Mapping[str, str] | None = None,
+) -> list[str]:
     """Warn, a sentence each, of images, names and text towers that a model was not trained on.
 
     Args:
@@ -89,16 +95,18 @@ def use_warnings(record: TrainingRecord, cfg: CfgNode, phrases: Phrases, generat
         cfg: MODEL.CLIP embeds the names.
         phrases: names and prompts to look for.
         generated: whether the images are known to be generated.
+        tower: identity of the text tower that embedded the names, None for that of MODEL.CLIP.
     """
+    tower = tower or text_identity(cfg)
     found = []
     if record.data and set(record.data.values()) == {GENERATED} and not generated:
         names = ", ".join(record.data)
         found.append(
             f"the model was trained on generated drawings alone ({names}): do not expect it to understand photographs"
         )
-    if record.text != text_identity(cfg):
+    if record.text != tower:
         found.append(
-            f"names are embedded by OpenCLIP {_shown(text_identity(cfg))}, in training by {_shown(record.text)}: "
+            f"names are embedded by OpenCLIP {_shown(tower)}, in training by {_shown(record.text)}: "
             "unless these are the same weights, set MODEL.CLIP.NAME and MODEL.CLIP.PRETRAINED as in training"
         )
     is_random = not cfg.MODEL.CLIP.PRETRAINED
@@ -141,5 +149,5 @@ def _first(name: str) -> str:
     return name.partition(",")[0]
 
 
-def _shown(identity: dict[str, str]) -> str:
+def _shown(identity: Mapping[str, str]) -> str:
     return f"{identity.get('model')} ({identity.get('weights')})"

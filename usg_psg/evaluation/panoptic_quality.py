@@ -5,7 +5,7 @@ Letters: C object classes, S predicted segments, G annotated segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,15 +68,20 @@ class PanopticQuality:
         self.iou_sum += other.iou_sum
         self.counts += other.counts
 
-    def compute(self) -> dict[str, float]:
-        """PQ, SQ, RQ in percent, of all classes, things (`_th`) and stuff (`_st`): means over classes that occur."""
+    def compute(self, parts: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+        """PQ, SQ, RQ in percent, of all classes, things (`_th`) and stuff (`_st`): means over classes that occur.
+
+        Args:
+            parts: C flags of further groups of classes, by suffix.
+        """
         found, false, missed = self.counts.T
         occurs = self.counts.any(axis=1)
         iou_sum = self.iou_sum / _IOU_UNIT
         sq = iou_sum / np.maximum(found, 1)
         rq = found / np.maximum(found + 0.5 * false + 0.5 * missed, 0.5)
         result = {}
-        for suffix, group in (("", occurs), ("_th", occurs & self.is_thing), ("_st", occurs & ~self.is_thing)):
+        groups = {"": occurs, "_th": self.is_thing, "_st": ~self.is_thing, **(parts or {})}
+        for suffix, group in ((suffix, occurs & part) for suffix, part in groups.items()):
             for name, values in (("PQ", sq * rq), ("SQ", sq), ("RQ", rq)):
                 result[name + suffix] = 100.0 * float(values[group].mean()) if group.any() else float("nan")
         return result

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .image_match import Ranks
+from .novel_names import PARTS
 from .recall import RecallTable, harmonic_mean, mean_over_predicates
 
 
@@ -58,20 +59,32 @@ class ProtocolCounts:
         ks: ranks of the recalls.
         num_predicates: P.
         zero_shot: also count the triplets that are marked as unseen.
+        novel: also count the parts of `NovelNames`.
     """
 
-    def __init__(self, protocol: Protocol, ks: Sequence[int], num_predicates: int, zero_shot: bool = False):
+    def __init__(
+        self,
+        protocol: Protocol,
+        ks: Sequence[int],
+        num_predicates: int,
+        zero_shot: bool = False,
+        novel: bool = False,
+    ):
         self.protocol = protocol
         names = ["R", "mR", "NgR", "NgmR", "PR"] if protocol.matching != "rows" else ["R", "mR", "PR"]
         names += ["zR"] if zero_shot else []
-        self.tables = {name: RecallTable(ks, num_predicates if "m" in name else 1) for name in names}
+        names += [f"{name}/{part}" for part in PARTS for name in ("R", "mR")] if novel else []
+        self.tables = {name: RecallTable(ks, num_predicates if is_mean(name) else 1) for name in names}
 
-    def add(self, ranks: Ranks, unseen: np.ndarray | None = None) -> None:
+    def add(
+        self, ranks: Ranks, unseen: np.ndarray | None = None, parts: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Count one image.
 
         Args:
             ranks: of its annotated triplets.
             unseen: (T,) bool, the triplet's type is not in the training data; for zero-shot recall, else None.
+            parts: (T,) bool of each of `PARTS`, where those are counted.
 
         Raises:
             ValueError: if it is missing, or of no use.
@@ -87,6 +100,9 @@ class ProtocolCounts:
             self.tables["NgmR"].add(ranks.unconstrained, predicate)
         if unseen is not None:
             self.tables["zR"].add(ranks.constrained[unseen])
+        for part, chosen in (parts or {}).items():
+            self.tables[f"R/{part}"].add(ranks.constrained[chosen])
+            self.tables[f"mR/{part}"].add(ranks.constrained[chosen], predicate[chosen])
 
     def merge(self, other: ProtocolCounts) -> None:
         """Add the counts of another process.
@@ -106,7 +122,7 @@ class ProtocolCounts:
             groups: "head", "body", "tail" to predicate indices.
 
         Returns:
-            metrics: by key, e.g. "single/mR@50", "single/mR@50/head".
+            metrics: by key, e.g. "single/mR@50", "single/mR@50/head", "single/R@50/novel_class".
             per_predicate: "mR" and "NgmR" to recalls of each predicate, (K, P), NaN for absent ones.
         """
         metrics: dict[str, float] = {}
@@ -114,8 +130,13 @@ class ProtocolCounts:
         prefix, as_zero = self.protocol.name, self.protocol.absent_as_zero
         for name, table in self.tables.items():
             recall = 100.0 * (table.pooled() if self.protocol.pooled else table.image_mean())
-            if "m" not in name:
-                metrics.update({f"{prefix}/{name}@{k}": float(r[0]) for k, r in zip(table.ks, recall, strict=True)})
+            metric, slash, part = name.partition("/")
+            keys = [f"{prefix}/{metric}@{k}{slash}{part}" for k in table.ks]
+            if slash and is_mean(name):
+                metrics.update({key: mean_over_predicates(r, False) for key, r in zip(keys, recall, strict=True)})
+                continue
+            if not is_mean(name):
+                metrics.update({key: float(r[0]) for key, r in zip(keys, recall, strict=True)})
                 continue
             per_predicate[name] = recall
             for k, row in zip(table.ks, recall, strict=True):
@@ -125,3 +146,8 @@ class ProtocolCounts:
                     metrics[f"{prefix}/F@{k}"] = harmonic_mean(metrics[f"{prefix}/R@{k}"], metrics[key])
                     metrics.update({f"{key}/{g}": mean_over_predicates(row, as_zero, a) for g, a in groups.items()})
         return metrics, per_predicate
+
+
+def is_mean(name: str) -> bool:
+    """Whether a recall is a mean over predicates, "mR" or "NgmR"."""
+    return "mR" in name

@@ -11,6 +11,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..utils.files import write_json
+from .novel_names import PARTS
 from .protocols import PROTOCOLS
 from .sgdet_metrics import BASELINE, SGDetResults
 
@@ -75,6 +76,8 @@ def format_summary(results: SGDetResults) -> str:
     ]
     if "gt_zero_shot_triplets" in counts:
         lines.append(f"zR: {counts['gt_zero_shot_triplets']} of the triplets are of types that training data lack")
+    if f"gt_{PARTS[0]}_triplets" in counts:
+        lines += [_novel_line(results, part) for part in PARTS]
     oracle = [f"{key.removeprefix('oracle/')} {value:.2f}" for key, value in results.metrics.items() if "oracle" in key]
     lines.append("found: " + ", ".join(oracle))
     for name, rel in (("panoptic", False), ("panoptic, only images with relations", True)):
@@ -84,6 +87,13 @@ def format_summary(results: SGDetResults) -> str:
     if any(key.startswith(f"{BASELINE}/") for key in results.metrics):
         lines += ["frequency baseline, the same objects:", _protocol_table(results, f"{BASELINE}/")]
     return "\n".join(lines)
+
+
+def _novel_line(results: SGDetResults, part: str) -> str:
+    protocol = PROTOCOLS[0].name
+    keys = [f"{name}@{k}" for k in result_ks(results) for name in ("R", "mR")]
+    values = ", ".join(f"{key} {results.metrics[f'{protocol}/{key}/{part}']:.2f}" for key in keys)
+    return f"{part}, {results.counts[f'gt_{part}_triplets']} triplets: {protocol} {values}"
 
 
 def _protocol_table(results: SGDetResults, prefix: str) -> str:
@@ -122,8 +132,8 @@ def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k
 
 def result_ks(results: SGDetResults) -> list[int]:
     """The ranks that the recalls were computed at."""
-    prefix = f"{PROTOCOLS[0].name}/R@"
-    return [int(key.removeprefix(prefix)) for key in results.metrics if key.startswith(prefix)]
+    ranks = (key.removeprefix(f"{PROTOCOLS[0].name}/R@") for key in results.metrics)
+    return [int(rank) for rank in ranks if rank.isdecimal()]
 
 
 def _without_nan(value: object) -> object:

@@ -21,6 +21,7 @@ from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
 from .inputs import GroundTruth, Prediction
 from .matching import Overlap, mask_overlap
+from .novel_names import NovelNames
 from .records import count_missing, ground_truth, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
 from .sgdet_metrics import KS, SGDetMetrics, SGDetResults
@@ -46,6 +47,7 @@ class SGDetEvaluator(DatasetEvaluator):
         export: one of `EXPORT_FORMATS`: also write the predictions; needs output_dir.
         training: relations of the training data, for zero-shot recall and the frequency baseline, which are left out
             without them.
+        novel: names that the model was not trained on, see `SGDetMetrics`.
         keep_worst: keep so many of the worst images in `worst`, with their annotation and prediction as scene graphs.
         draw: called with this evaluator, on the main process, when `results` and `worst` are there; see
             `visualization.draw_evaluation`.
@@ -59,6 +61,7 @@ class SGDetEvaluator(DatasetEvaluator):
         ks: Sequence[int] = KS,
         predicate_frequency: np.ndarray | None = None,
         training: TrainingTriplets | None = None,
+        novel: NovelNames | None = None,
         export: str = "",
         keep_worst: int = 0,
         draw: Callable[[SGDetEvaluator], object] | None = None,
@@ -70,6 +73,7 @@ class SGDetEvaluator(DatasetEvaluator):
             raise ValueError(f"keep_worst: expected 0 or more, got {keep_worst}")
         self.dataset_name, self.output_dir, self.task = dataset_name, output_dir, task
         self.ks, self.predicate_frequency, self.training = tuple(ks), predicate_frequency, training
+        self.novel = novel
         self.export, self.keep_worst, self.draw = export, keep_worst, draw
         self.results: SGDetResults | None = None
         self._writer: PredictionWriter | None = None
@@ -111,6 +115,7 @@ class SGDetEvaluator(DatasetEvaluator):
             training=self.training,
             baseline=self.training is not None,
             baseline_scores=self.task == "sgdet",
+            novel=self.novel,
         )
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:

@@ -14,6 +14,7 @@ from .frequency_baseline import TrainingTriplets
 from .image_match import ImageMatch
 from .inputs import GroundTruth, Prediction
 from .matching import NEVER, first_ranks, match_any, pair_hits
+from .novel_names import PARTS, NovelNames
 from .panoptic_quality import PanopticQuality
 from .protocols import PROTOCOLS, ProtocolCounts
 from .recall import RecallTable
@@ -30,8 +31,8 @@ class SGDetResults:
     Attributes:
         metrics: percentages by key, e.g. "single/mR@50", of the baseline "frequency/single/mR@50"; NaN where there is
             nothing to average.
-        panoptic: PQ, SQ, RQ in percent, with the suffix "_rel" over the images with relations only; empty if not
-            computed.
+        panoptic: PQ, SQ, RQ in percent, with the suffix "_rel" over the images with relations only, "_base" and
+            "_novel" over the classes that training had and lacked; empty if not computed.
         counts: images, triplets and the like.
         predicate_recall: per protocol and "mR" or "NgmR", (K, P) percent, NaN for absent predicates.
         predicate_counts: (P,) annotated triplets without exact duplicates.
@@ -63,6 +64,7 @@ class SGDetMetrics:
         training: relations of the training data; without them there is no zero-shot recall.
         baseline: also score `TrainingTriplets.rank` on the predicted objects, under "frequency/...".
         baseline_scores: the baseline's ranking heeds the scores of the masks; not wanted where objects are given.
+        novel: names that training lacked: recalls and panoptic quality are told for them and for the others, too.
 
     Raises:
         ValueError: for no ranks, a rank below 1, another number of frequencies, training data of other vocabularies,
@@ -79,6 +81,7 @@ class SGDetMetrics:
         training: TrainingTriplets | None = None,
         baseline: bool = False,
         baseline_scores: bool = True,
+        novel: NovelNames | None = None,
     ):
         if predicate_frequency is not None and len(predicate_frequency) != num_predicates:
             raise ValueError(f"predicate_frequency: expected {num_predicates} numbers, got {len(predicate_frequency)}")
@@ -96,6 +99,7 @@ class SGDetMetrics:
         self.training, self.baseline_scores = training, baseline_scores
         self.ks, self.proposal_ks = tuple(ks), tuple(proposal_ks)
         self.predicate_frequency = predicate_frequency
+        self.novel = novel
         self.protocols = self._protocol_counts()
         self.baseline = self._protocol_counts() if baseline else None
         self.is_thing = is_thing
@@ -120,7 +124,8 @@ class SGDetMetrics:
 
     def _protocol_counts(self) -> dict[str, ProtocolCounts]:
         zero_shot = self.training is not None
-        return {p.name: ProtocolCounts(p, self.ks, self.num_predicates, zero_shot) for p in PROTOCOLS}
+        novel = self.novel is not None
+        return {p.name: ProtocolCounts(p, self.ks, self.num_predicates, zero_shot, novel) for p in PROTOCOLS}
 
     def __getstate__(self) -> dict:
         # Other processes need the counts only, not megabytes of training statistics from each.
@@ -182,7 +187,8 @@ class SGDetMetrics:
             if len(match.prediction.triplets) or not protocol.skip_unpredicted:
                 ranks = match.ranks(protocol.matching)
                 unseen = None if self.training is None else self.training.unseen(match.gt.labels, ranks.triplets)
-                counts[protocol.name].add(ranks, unseen)
+                parts = None if self.novel is None else self.novel.parts(match.gt.labels, ranks.triplets)
+                counts[protocol.name].add(ranks, unseen, parts)
 
     def merge(self, other: SGDetMetrics) -> None:
         """Add what another process counted on other images.
@@ -270,7 +276,13 @@ class SGDetMetrics:
         counts = dict(self.counts)
         if "zR" in self.protocols["openpsg_strict"].tables:
             counts["gt_zero_shot_triplets"] = int(self.protocols["openpsg_strict"].tables["zR"].num_triplets()[0])
-        panoptic = {f"{key}{x}": value for x, q in self.panoptic.items() for key, value in q.compute().items()}
+        classes = {}
+        if self.novel is not None:
+            classes = {"_base": ~self.novel.classes, "_novel": self.novel.classes}
+            for part in PARTS:
+                table = self.protocols["openpsg_strict"].tables[f"R/{part}"]
+                counts[f"gt_{part}_triplets"] = int(table.num_triplets()[0])
+        panoptic = {f"{key}{x}": value for x, q in self.panoptic.items() for key, value in q.compute(classes).items()}
         return SGDetResults(
             metrics=metrics,
             panoptic=panoptic,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,11 +19,28 @@ from ..utils.suggestions import did_you_mean
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0
 RANDOM = "random"
+_END = 65536  # bytes; of an archive of torch, the checksums of its tensors
+_from_checkpoint: ContextVar[bool] = ContextVar("from_checkpoint", default=False)
+
+
+@contextmanager
+def checkpoint_weights() -> Iterator[None]:
+    """Build backbones without reading MODEL.CLIP.PRETRAINED: a checkpoint that holds their weights is loaded next."""
+    token = _from_checkpoint.set(True)
+    try:
+        yield
+    finally:
+        _from_checkpoint.reset(token)
+
+
+def takes_checkpoint_weights() -> bool:
+    """Whether this is inside `checkpoint_weights`."""
+    return _from_checkpoint.get()
 
 
 @lru_cache(maxsize=1)
 def register_project_models() -> None:
-    """Make this project's small model known to OpenCLIP (`usg_convnext_zepto`)."""
+    """Make this project's small models known to OpenCLIP (`usg_convnext_zepto` and others)."""
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
 
 
@@ -99,15 +118,19 @@ def check_openclip(name: str, pretrained: str = "") -> None:
 def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:
     """What identifies the weights of an OpenCLIP model, for caches and checkpoints, without reading them all.
 
-    A weight file counts by its name and size, not by its folder or date, so that a copy on another machine is the same.
+    A weight file counts by its name, size and end, not by its folder or date, so that a copy on another machine is the
+    same, and weights trained anew under the old name are not.
     Random weights depend on the library's initialisation, so they carry its version.
     """
     identity = {"model": name, "weights": pretrained}
     if not pretrained:
         identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, open_clip {open_clip.__version__}"
     elif Path(pretrained).is_file():
-        path = Path(pretrained)
-        identity["weights"] = f"{path.name}, {path.stat().st_size} bytes"
+        path, size = Path(pretrained), Path(pretrained).stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _END))
+            end = hashlib.sha256(file.read()).hexdigest()[:12]
+        identity["weights"] = f"{path.name}, {size} bytes, end {end}"
     return identity
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
-from .openclip import load_openclip, weights_identity
+from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
 
 if TYPE_CHECKING:
     from timm.models.convnext import ConvNeXt
@@ -26,7 +26,7 @@ class OpenCLIPConvNeXt(Backbone):
 
     Frozen means: no gradient, always in eval mode (no drop path), no autograd graph, and, on a GPU, weights, features
     and arithmetic in `frozen_dtype`, whatever autocast is on around; for the types of 16 bits from a second copy of the
-    weights. (Autocast would do the norm layers and the sums in float32; `docs/performance.md` has what that costs.)
+    weights. (Autocast would do the norm layers and the sums in float32; `docs/history.md` has what that costs.)
     Frozen weights are left out of checkpoints (`usg_psg/engine/checkpoint.py`).
 
     Args:
@@ -74,8 +74,8 @@ class OpenCLIPConvNeXt(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Arguments from MODEL.CLIP; reads the weights."""
-        clip = load_openclip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        """Arguments from MODEL.CLIP; reads the weights, unless a checkpoint has them."""
+        clip = load_openclip(cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED)
         trunk = getattr(clip.visual, "trunk", None)
         if trunk is None:
             raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} has no timm image tower")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -26,7 +26,7 @@ from ..structures import TextEmbeddings
 from ..utils.files import remove_temporary_files, write_whole
 from ..utils.text import spoken_name
 from ..vocabulary import Vocabulary, check_template
-from .openclip import load_openclip, weights_identity
+from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
 
 logger = logging.getLogger(__name__)
 
@@ -78,17 +78,18 @@ def configured_vocabulary(cfg: CfgNode, dataset_name: str | None) -> Vocabulary:
     file.check_covers(dataset_name, own)
     if unused := file.number_beyond(own):
         logger.info("%d names of %s are not in %s and take no part", unused, path, dataset_name)
-    return replace(
-        file,
-        thing_classes=own.thing_classes,
-        stuff_classes=own.stuff_classes,
-        predicate_classes=own.predicate_classes,
-    )
+    return file.renamed(own)
 
 
 def embed_vocabulary(cfg: CfgNode, vocabulary: Vocabulary) -> TextEmbeddings:
-    """Text embeddings of a vocabulary by the text tower of MODEL.CLIP."""
+    """Text embeddings of a vocabulary: its own if they are of MODEL.CLIP's text tower, or else made by that."""
     clip, phrases = cfg.MODEL.CLIP, Phrases.of(cfg, vocabulary)
+    known = vocabulary.embeddings
+    if known is not None and (
+        takes_checkpoint_weights() or known.tower == weights_identity(clip.NAME, clip.PRETRAINED)
+    ):
+        names = vocabulary.predicate_classes, phrases.objects
+        return TextEmbeddings(known.objects, known.predicates, vocabulary.is_thing, *names)
     tower = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
     tower["device"] = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
     return TextEmbeddings(

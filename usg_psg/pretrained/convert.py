@@ -28,26 +28,18 @@ from .rules import NEW, NEW_MASK2FORMER, Rule, source_rules
 NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
 FCCLIP_CLIP = "convnext_large_d_320"  # its features are read and its text space is projected into
 DDP_PREFIX = "module."
-PUBLISHED_HEADS, PUBLISHED_POINTS = 8, 4  # of every published configuration; weights do not tell them
+FOREIGN_HEADS, FOREIGN_POINTS = 8, 4  # of every published configuration; weights do not tell them
 
 
 @dataclass
 class Conversion:
-    """Converted weights and the account of every name.
+    """Converted weights and the account of every name."""
 
-    Attributes:
-        weights: ours, by our names.
-        used: (published name, our name).
-        left_out: (published name, reason).
-        new: (our name, where it starts).
-        record: plain values that go into the file and are compared on loading, see `check_record`.
-    """
-
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    used: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    new: list[tuple[str, str]] = field(default_factory=list)
-    record: dict = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)  # by our names
+    used: list[tuple[str, str]] = field(default_factory=list)  # (published name, our name)
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (published name, reason)
+    new: list[tuple[str, str]] = field(default_factory=list)  # (our name, where it starts)
+    record: dict = field(default_factory=dict)  # goes into the file, compared on loading, see `check_record`
 
 
 def target_model(cfg: CfgNode) -> nn.ModuleDict:
@@ -99,39 +91,23 @@ def model_choices(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, int |
 
 
 def choose_layers(available: int, wanted: int, layers: Sequence[int] | None = None) -> list[int]:
-    """Published decoder layers that become layers 0, 1, ... of ours.
-
-    Args:
-        available: L of the source.
-        wanted: L of ours.
-        layers: a choice; None takes the first ones.
+    """Which of the checkpoint's decoder layers become layers 0, 1, ... of ours; the first ones unless chosen.
 
     Raises:
         ValueError: if there are too few, or one would attend to another level than it was trained on.
     """
-    if layers is None:
-        if available < wanted:
+    chosen = _choose("layers", "decoder layers", "NUM_LAYERS", available, wanted, layers)
+    for own, layer in enumerate(chosen):
+        if layer % NUM_LEVELS != own % NUM_LEVELS:
             raise ValueError(
-                f"the checkpoint has {available} decoder layers, MASK_DECODER.NUM_LAYERS asks for {wanted}"
-            )
-        return list(range(wanted))
-    if len(layers) != wanted:
-        raise ValueError(f"layers: expected {wanted} numbers (MASK_DECODER.NUM_LAYERS), got {len(layers)}")
-    if len(set(layers)) != len(layers):
-        raise ValueError(f"layers: each at most once, got {list(layers)}")
-    for own, published in enumerate(layers):
-        if not 0 <= published < available:
-            raise ValueError(f"layers: the checkpoint has 0 to {available - 1}, got {published}")
-        if published % NUM_LEVELS != own % NUM_LEVELS:
-            raise ValueError(
-                f"layers: layer {published} attends to level {published % NUM_LEVELS}, "
+                f"layers: layer {layer} attends to level {layer % NUM_LEVELS}, "
                 f"but layer {own} here to level {own % NUM_LEVELS}"
             )
-    return list(layers)
+    return chosen
 
 
 def choose_queries(available: int, wanted: int, queries: str | Sequence[int] = "first") -> list[int]:
-    """Published queries that become queries 0, 1, ... of ours.
+    """Which of the checkpoint's queries become queries 0, 1, ... of ours.
 
     Args:
         available: Q of the source.
@@ -142,21 +118,27 @@ def choose_queries(available: int, wanted: int, queries: str | Sequence[int] = "
     Raises:
         ValueError: if there are too few or a number is out of range.
     """
-    if isinstance(queries, str):
-        if queries not in ("first", "spread"):
-            raise ValueError(f"queries: expected first, spread or numbers, got {queries!r}")
+    if isinstance(queries, str) and queries not in ("first", "spread"):
+        raise ValueError(f"queries: expected first, spread or numbers, got {queries!r}")
+    numbers = None if isinstance(queries, str) else queries
+    chosen = _choose("queries", "queries", "NUM_QUERIES", available, wanted, numbers)
+    return [i * available // wanted for i in range(wanted)] if queries == "spread" else chosen
+
+
+def _choose(option: str, noun: str, key: str, available: int, wanted: int, numbers: Sequence[int] | None) -> list[int]:
+    if numbers is None:
         if available < wanted:
-            raise ValueError(f"the checkpoint has {available} queries, MASK_DECODER.NUM_QUERIES asks for {wanted}")
-        return [i * available // wanted for i in range(wanted)] if queries == "spread" else list(range(wanted))
-    if len(queries) != wanted:
-        raise ValueError(f"queries: expected {wanted} numbers (MASK_DECODER.NUM_QUERIES), got {len(queries)}")
-    if len(set(queries)) != len(queries) or not all(0 <= q < available for q in queries):
-        raise ValueError(f"queries: expected different numbers from 0 to {available - 1}, got {list(queries)}")
-    return list(queries)
+            raise ValueError(f"the checkpoint has {available} {noun}, MASK_DECODER.{key} asks for {wanted}")
+        return list(range(wanted))
+    if len(numbers) != wanted:
+        raise ValueError(f"{option}: expected {wanted} numbers (MASK_DECODER.{key}), got {len(numbers)}")
+    if len(set(numbers)) != wanted or not all(0 <= number < available for number in numbers):
+        raise ValueError(f"{option}: expected different numbers from 0 to {available - 1}, got {list(numbers)}")
+    return list(numbers)
 
 
 def convert(
-    published: Mapping[str, Tensor],
+    foreign: Mapping[str, Tensor],
     source: str,
     target: nn.ModuleDict,
     *,
@@ -167,7 +149,7 @@ def convert(
     """Weights of a published checkpoint for this project's model.
 
     Args:
-        published: by published name, with or without the prefix of DistributedDataParallel.
+        foreign: by its own names, with or without the prefix of DistributedDataParallel.
         source: "fcclip" or "mask2former".
         target: of `target_model`.
         layers, queries: see `choose_layers` and `choose_queries`.
@@ -179,9 +161,9 @@ def convert(
     Raises:
         ValueError: names the key that no rule knows, that two rules know, whose shape does not fit, or that is missing.
     """
-    published = without_ddp_prefix(published)
-    matches = _match(published, source_rules(source, with_backbone))
-    _check_sources(matches, published, with_backbone)
+    foreign = without_ddp_prefix(foreign)
+    matches = _match(foreign, source_rules(source, with_backbone))
+    _check_sources(matches, foreign, with_backbone)
     choices = model_choices(target)
     _check_choices(choices, source)
     kept = {
@@ -198,7 +180,7 @@ def convert(
         if reason:
             result.left_out.append((name, reason))
             continue
-        value = published[name]
+        value = foreign[name]
         if rule.axis == "queries" and value.ndim == 2:
             rows = choose_queries(len(value), int(choices["MODEL.USG.MASK_DECODER.NUM_QUERIES"]), queries)
             value = value[rows]
@@ -224,11 +206,7 @@ def without_ddp_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_record(record: Mapping, weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Refuse to load converted weights into a model that lacks a place for them or would read them differently.
-
-    Args:
-        record, weights: of a conversion.
-        model: a USGPar.
+    """Refuse to load a conversion into a USGPar that lacks a place for its weights or would read them differently.
 
     Raises:
         ValueError: names the configuration keys that differ, or else the parameter that does not fit.
@@ -245,11 +223,11 @@ def check_record(record: Mapping, weights: Mapping[str, Tensor], model: nn.Modul
             raise ValueError(f"{hint}: {name} is {tuple(value.shape)}, the model's {shapes.get(name)}")
 
 
-def _match(published: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, tuple[Rule, re.Match]]:
+def _match(foreign: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, tuple[Rule, re.Match]]:
     """The one rule of every name."""
     compiled = [(rule, re.compile(rule.pattern)) for rule in rules]
     found = {}
-    for name in published:
+    for name in foreign:
         hits = [(rule, match) for rule, pattern in compiled if (match := pattern.fullmatch(name))]
         if not hits:
             raise ValueError(f"{name}: no rule knows this name; is it a checkpoint of another model?")
@@ -260,11 +238,11 @@ def _match(published: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, 
 
 
 def _check_sources(
-    matches: Mapping[str, tuple[Rule, re.Match]], published: Mapping[str, Tensor], with_backbone: bool
+    matches: Mapping[str, tuple[Rule, re.Match]], foreign: Mapping[str, Tensor], with_backbone: bool
 ) -> None:
     """Raise ValueError for faults that the rules cannot see, as they look at one name at a time."""
     counts = {name: value.shape[0] for name, (rule, _) in matches.items()
-              if rule.axis == "queries" and (value := published[name]).ndim}  # fmt: skip
+              if rule.axis == "queries" and (value := foreign[name]).ndim}  # fmt: skip
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"queries: expected as many features as embeddings, got {listed}")
@@ -283,9 +261,9 @@ def _count_layers(matches: Mapping[str, tuple[Rule, re.Match]], axis: str) -> in
 def _check_choices(choices: Mapping[str, int | str], source: str) -> None:
     """Raise ValueError for a recipe that differs where the shapes of the weights do not tell."""
     expected: dict[str, int | str] = {
-        "MODEL.USG.PIXEL_DECODER.NUM_HEADS": PUBLISHED_HEADS,
-        "MODEL.USG.PIXEL_DECODER.NUM_POINTS": PUBLISHED_POINTS,
-        "MODEL.USG.MASK_DECODER.NUM_HEADS": PUBLISHED_HEADS,
+        "MODEL.USG.PIXEL_DECODER.NUM_HEADS": FOREIGN_HEADS,
+        "MODEL.USG.PIXEL_DECODER.NUM_POINTS": FOREIGN_POINTS,
+        "MODEL.USG.MASK_DECODER.NUM_HEADS": FOREIGN_HEADS,
     }
     if source == "fcclip":
         expected["MODEL.CLIP.NAME"] = FCCLIP_CLIP

@@ -52,11 +52,7 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Callable:
-        """The allowed class or function of that name.
-
-        Raises:
-            pickle.UnpicklingError: if it is not allowed.
-        """
+        """The class or function of that name; UnpicklingError if it is not allowed."""
         numpy_name = f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')}.{name}"
         if module.startswith(("numpy.core.", "numpy._core.")) and numpy_name in self.NUMPY:
             return self.NUMPY[numpy_name]
@@ -108,14 +104,7 @@ def _as_tensor(path: Path, name: str, value: Any) -> Tensor:
 
 
 def write_converted(path: str | Path, conversion: Conversion) -> None:
-    """Write weights and record, whole or not at all.
-
-    Args:
-        path: .pth or .safetensors; MODEL.WEIGHTS takes either.
-
-    Raises:
-        ValueError: for another suffix.
-    """
+    """Write weights and record to a .pth or .safetensors file, whole or not at all; ValueError for another suffix."""
     path = Path(path)
     if path.suffix not in SUFFIXES_WRITTEN:
         raise ValueError(f"{path}: expected a file {' or '.join(SUFFIXES_WRITTEN)}")

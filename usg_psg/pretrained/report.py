@@ -24,12 +24,8 @@ def format_conversion(conversion: Conversion, verbose: bool = False) -> str:
     )
     lines = []
     for title, headers, rows in parts:
-        lines.append(f"{title}: {len(rows)} parameters")
-        if verbose:
-            lines.append(tabulate(rows, headers))
-        else:
-            lines.append(tabulate(_grouped(rows), ("count", *headers)))
-        lines.append("")
+        table = tabulate(rows, headers) if verbose else tabulate(_grouped(rows), ("count", *headers))
+        lines += [f"{title}: {len(rows)} parameters", table, ""]
     record = conversion.record
     lines.append(f"decoder layers {_ranges(record['layers'])}, queries {_ranges(record['queries'])}")
     order = record["MODEL.USG.MASK_DECODER.LAYER_ORDER"]

@@ -13,21 +13,13 @@ SOURCES = ("fcclip", "mask2former")
 
 @dataclass(frozen=True)
 class Rule:
-    """Where the published names that `pattern` matches completely go.
+    """Where the published names that `pattern` matches completely go."""
 
-    Attributes:
-        pattern: regular expression; a group named "layer" counts layers.
-        target: our name, a template for `Match.expand`; "" leaves the weights out.
-        reason: why they are left out.
-        absent: reason to leave the weights out where the recipe's model has no such parameter; "" makes that an error.
-        axis: choice of the weights: "decoder" and "encoder" layers (group "layer"), "queries" (rows), or "".
-    """
-
-    pattern: str
-    target: str = ""
-    reason: str = ""
-    absent: str = ""
-    axis: str = ""
+    pattern: str  # a group named "layer" counts layers
+    target: str = ""  # our name, a template for `Match.expand`; "" leaves the weights out
+    reason: str = ""  # why they are left out
+    absent: str = ""  # why they are left out where the recipe's model has no such parameter; "" makes that an error
+    axis: str = ""  # choice of the weights: "decoder" and "encoder" layers (group "layer"), "queries" (rows)
 
 
 _PIXEL = r"sem_seg_head\.pixel_decoder\."

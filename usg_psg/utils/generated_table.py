@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 def split_at_marks(text: str, name: str) -> tuple[str, str, str]:
-    """A document up to the start mark, what stands between the marks, and the rest from the end mark on.
-
-    Raises:
-        ValueError: if a mark is missing.
-    """
+    """A document up to the start mark, the text between the marks, and the rest; ValueError if a mark is missing."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
     before, start, rest = text.partition(start)
     between, end, after = rest.partition(end)
@@ -25,18 +21,7 @@ def split_at_marks(text: str, name: str) -> tuple[str, str, str]:
 def print_or_write(
     make: Callable[[], str], document: Path, name: str, description: str, argv: list[str] | None = None
 ) -> None:
-    """A program that prints the table, or with `--write` puts it into its document.
-
-    Args:
-        make: the table as Markdown.
-        document: where it stands.
-        name: of its marks.
-        description: of the program, for `--help`.
-        argv: arguments; None for the command line's.
-
-    Raises:
-        ValueError: if a mark is missing; the document is left as it was.
-    """
+    """A program that prints the table of `make`, or with `--write` puts it between the marks `name` of a document."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--write", action="store_true", help=f"update {document.name} instead of printing")
     if not parser.parse_args(argv).write:

@@ -16,6 +16,7 @@ from .files import check_archive
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 CONVERSION_KEY = "conversion"  # of the record that tools/convert_checkpoint.py writes beside the weights
+RECORDS_KEY = "usg_psg"  # of the other records beside the weights of a safetensors file
 
 
 def read_plain(filename: str | Path, mmap: bool = False) -> Any:
@@ -38,9 +39,21 @@ def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def weight_names(filename: str | Path) -> list[str]:
+    """Names of the weights in a file, without reading them."""
+    if str(filename).endswith(".safetensors"):
+        with safe_open(filename, framework="pt") as file:
+            return list(file.keys())
+    content = read_plain(filename, mmap=True)
+    return list(content.get("model", content))
+
+
 def _read_safetensors(filename: str) -> dict[str, Any]:
-    """Weights, or weights and the record of a conversion, which is text in the file's metadata."""
+    """Weights; or weights and the records beside them, which are text in the file's metadata."""
     with safe_open(filename, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        record = (file.metadata() or {}).get(CONVERSION_KEY)
-    return weights if record is None else {"model": weights, CONVERSION_KEY: json.loads(record)}
+        metadata = file.metadata() or {}
+    records = json.loads(metadata.get(RECORDS_KEY, "{}"))
+    if CONVERSION_KEY in metadata:
+        records[CONVERSION_KEY] = json.loads(metadata[CONVERSION_KEY])
+    return {"model": weights, **records} if records else weights

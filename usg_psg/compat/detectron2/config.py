@@ -16,15 +16,6 @@ class CfgNode(_CfgNode):
     """fvcore's config node, which also checks the version of the configs that it reads."""
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Merge a YAML file, and the files that its `_BASE_` names, into this config.
-
-        Args:
-            cfg_filename: path of the file.
-            allow_unsafe: also read YAML that constructs Python objects, which can run code: read such a file first.
-
-        Raises:
-            ValueError: if the file is written for another config version.
-        """
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
         version = loaded.get("VERSION", self.VERSION)
         if version != self.VERSION:
@@ -33,16 +24,13 @@ class CfgNode(_CfgNode):
 
 
 def get_cfg() -> CfgNode:
-    """A copy of the default config."""
     return _DEFAULTS.clone()
 
 
 def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
-    """Let a constructor or a function with explicit arguments be called with a config instead.
+    """Let a constructor (`@configurable`) or function (`@configurable(from_config=f)`) be called with a config, too.
 
-    `@configurable` on `__init__` asks the class's `from_config(cls, cfg, ...)` for the arguments;
-    `@configurable(from_config=f)` on a function asks `f(cfg, ...)`. Keyword arguments of the call that `from_config`
-    does not take go to the constructor, and win over what `from_config` returned.
+    Keyword arguments of the call that `from_config` does not take win over those that it returned.
     """
     if init_func is None:
         return functools.partial(_configurable, of_call=lambda args: (from_config, args))

@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetEvaluator:
-    """Base class: `reset`, then `process` each batch, then `evaluate`."""
+    """Base class: `reset`, then `process` each batch, then `evaluate`, which may give None but on the main process."""
 
     def reset(self) -> None:
-        """Forget what was processed."""
+        pass
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take one batch of model inputs and what the model returned for it."""
+        pass
 
     def evaluate(self) -> dict | None:
-        """Results as {task: {metric: value}} on the main process; may be None elsewhere."""
+        pass
 
 
 def inference_on_dataset(
@@ -41,16 +41,7 @@ def inference_on_dataset(
     evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
     callbacks: dict[str, Callable] | None = None,
 ) -> dict:
-    """Run the model over this process's share of the data, without gradients and in eval mode, and evaluate.
-
-    Args:
-        model: a module, from a batch of the loader to outputs; its training mode is restored afterwards.
-        data_loader: with a length.
-        evaluator: one; several, or none, are not supported here, nor are callbacks.
-
-    Returns:
-        what `evaluator.evaluate()` returns, {} for None.
-    """
+    """Run the model over this process's share of the data, in eval mode, and evaluate; {} where that gives None."""
     if callbacks or not isinstance(evaluator, DatasetEvaluator):
         raise NotImplementedError("callbacks, and other than one evaluator: install Detectron2 for them")
     total = len(data_loader)
@@ -72,13 +63,11 @@ def inference_on_dataset(
                 left = datetime.timedelta(seconds=int(each * (total - done)))
                 text = "Inference done %d/%d. %.4f s / batch (%.4f s in the model). ETA=%s"
                 logger.info(text, done, total, each, in_model / done, left)
-    results = evaluator.evaluate()
-    return {} if results is None else results
+    return evaluator.evaluate() or {}
 
 
 @contextlib.contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block, the mode before it afterwards."""
     training = model.training
     model.eval()
     try:

@@ -13,8 +13,6 @@ __all__ = ["Conv2d", "ShapeSpec"]
 
 @dataclass
 class ShapeSpec:
-    """What is known of a feature map's shape; stride is relative to the input image."""
-
     channels: int | None = None
     height: int | None = None
     width: int | None = None
@@ -31,7 +29,6 @@ class Conv2d(nn.Conv2d):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W')."""
         x = super().forward(x)
         x = x if self.norm is None else self.norm(x)
         return x if self.activation is None else self.activation(x)

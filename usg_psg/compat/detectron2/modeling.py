@@ -12,12 +12,7 @@ from .layers import ShapeSpec
 from .utils.registry import Registry
 
 __all__ = [
-    "BACKBONE_REGISTRY",
-    "META_ARCH_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "Backbone",
-    "build_backbone",
-    "build_model",
+    "BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY", "Backbone", "build_backbone", "build_model",
 ]  # fmt: skip
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
@@ -26,8 +21,6 @@ SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 
 
 class Backbone(nn.Module, ABC):
-    """Base class of backbones."""
-
     def __init__(self) -> None:
         super().__init__()
 
@@ -37,19 +30,14 @@ class Backbone(nn.Module, ABC):
 
     @property
     def size_divisibility(self) -> int:
-        """What height and width of the input must be a multiple of; 0 for anything."""
         return 0
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature map."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
+        channels, strides = self._out_feature_channels, self._out_feature_strides
+        return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build MODEL.BACKBONE.NAME for images of input_shape; None takes their channels from MODEL.PIXEL_MEAN."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)

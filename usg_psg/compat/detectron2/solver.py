@@ -18,19 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .config import CfgNode
 
-__all__ = ["LRMultiplier", "LRScheduler", "WarmupParamScheduler", "build_lr_scheduler"]
+__all__ = ["LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler"]
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """A schedule over training progress in [0, 1] whose beginning is replaced by a warmup.
-
-    Args:
-        scheduler: the schedule.
-        warmup_factor: the warmup starts at this times the schedule's first value.
-        warmup_length: part of the training that warms up, in [0, 1].
-        warmup_method: "linear" ramp or "constant" value.
-        rescale_interval: squeeze the whole schedule into what follows the warmup, instead of cutting its beginning off.
-    """
+    """A schedule over training progress in [0, 1] whose first warmup_length is replaced by a warmup."""
 
     def __init__(
         self,
@@ -55,14 +47,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """torch scheduler that multiplies every group's initial learning rate by a schedule's value.
-
-    Args:
-        optimizer: torch optimizer.
-        multiplier: schedule over training progress in [0, 1].
-        max_iter: iterations of the whole training.
-        last_iter: the iteration that was finished last; -1 before the first.
-    """
+    """Multiplies every group's initial learning rate by a schedule over training progress in [0, 1]."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
@@ -72,11 +57,9 @@ class LRMultiplier(LRScheduler):
         super().__init__(optimizer, last_epoch=last_iter)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position and initial rates; the schedule itself has no state."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
     def get_lr(self) -> list[float]:
-        """Learning rate of each group."""
         factor = self._multiplier(self.last_epoch / self._max_iter)
         return [base * factor for base in self.base_lrs]
 

@@ -14,12 +14,7 @@ __all__ = ["BoxMode", "ImageList", "Instances"]
 
 
 class Instances:
-    """Fields of equal length that describe the instances of one image; a field is an attribute.
-
-    Args:
-        image_size: (height, width).
-        kwargs: fields.
-    """
+    """Fields of equal length that describe the instances of one image; a field is an attribute."""
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any):
         self._image_size = image_size
@@ -29,7 +24,6 @@ class Instances:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width)."""
         return self._image_size
 
     def __setattr__(self, name: str, val: Any) -> None:
@@ -46,34 +40,21 @@ class Instances:
         return fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field.
-
-        Raises:
-            AssertionError: if its length is not that of the other fields.
-        """
         if self._fields and len(value) != len(self):
             raise AssertionError(f"field {name!r} has length {len(value)}, the Instances have {len(self)}")
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether there is such a field."""
         return name in self._fields
 
     def get(self, name: str) -> Any:
-        """A field by name."""
         return self._fields[name]
 
-    def get_fields(self) -> dict[str, Any]:
-        """All fields, not copied."""
-        return self._fields
-
     def to(self, *args: Any, **kwargs: Any) -> Instances:
-        """A copy with every field that can be moved or cast moved or cast."""
         moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
         return Instances(self._image_size, **moved)
 
     def __getitem__(self, item: int | slice | torch.Tensor) -> Instances:
-        """The chosen instances; an int gives Instances of length 1."""
         if type(item) is int:
             if not -len(self) <= item < len(self):
                 raise IndexError(f"Instances index {item} out of range, length is {len(self)}")
@@ -91,12 +72,7 @@ class Instances:
 
 
 class ImageList:
-    """Images of different sizes in one padded tensor.
-
-    Args:
-        tensor: (B, C, H, W).
-        image_sizes: (height, width) of each image before padding.
-    """
+    """Images of different sizes in one padded tensor (B, C, H, W), and each one's (height, width) before padding."""
 
     def __init__(self, tensor: torch.Tensor, image_sizes: list[tuple[int, int]]):
         self.tensor = tensor
@@ -112,12 +88,7 @@ class ImageList:
         pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
     ) -> ImageList:
-        """Pad images (C, Hi, Wi) with pad_value at the right and bottom to a common size, and stack them.
-
-        Args:
-            size_divisibility: the common height and width are rounded up to a multiple of it; 0 or 1 for none.
-            padding_constraints: not supported here.
-        """
+        """Pad images (C, Hi, Wi) at the right and bottom to a common multiple of size_divisibility, and stack them."""
         if padding_constraints:
             raise NotImplementedError("padding_constraints: install Detectron2 for them")
         divisor = max(size_divisibility, 1)
@@ -141,11 +112,7 @@ class BoxMode(IntEnum):
     def convert(
         box: Sequence[float] | torch.Tensor | np.ndarray, from_mode: BoxMode, to_mode: BoxMode
     ) -> list[float] | tuple[float, ...] | torch.Tensor | np.ndarray:
-        """Convert one box, a list or tuple of 4, from XYWH_ABS to XYXY_ABS; any box to its own mode.
-
-        Raises:
-            NotImplementedError: for other modes and types.
-        """
+        """Convert one box, a list or tuple of 4, from XYWH_ABS to XYXY_ABS; any box to its own mode."""
         if from_mode == to_mode:
             return box
         if (from_mode, to_mode) != (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) or not isinstance(box, (list, tuple)):

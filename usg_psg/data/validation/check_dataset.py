@@ -23,24 +23,16 @@ SEVERITIES = ("error", "mended", "warning")
 
 @dataclass
 class Report:
-    """What a pass found.
-
-    Attributes:
-        json_file, image_root: what was checked.
-        num_images: images of the file.
-        num_checked: images that were looked at, fewer if the pass was interrupted.
-        counts: problems by kind; `records.severity_of` tells which are errors, mended, or warnings.
-        examples: the first problems of each kind, in the file's order.
-        images: number of images with errors.
-    """
+    """What a pass over a file found."""
 
     json_file: str
     image_root: str
     num_images: int = 0
-    num_checked: int = 0
-    counts: Counter = field(default_factory=Counter)
+    num_checked: int = 0  # fewer if the pass was interrupted
+    counts: Counter = field(default_factory=Counter)  # by kind, see `records.severity_of`
+    # The first problems of each kind, with their positions, in the file's order.
     examples: dict[str, list[tuple[int, Problem]]] = field(default_factory=lambda: defaultdict(list))
-    images: int = 0
+    images: int = 0  # with errors
 
     @property
     def complete(self) -> bool:

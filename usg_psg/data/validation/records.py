@@ -49,23 +49,18 @@ _SEGMENT_KEYS = ("id", "category_id", "isthing", "iscrowd", "area")
 _ANNOTATION_KEYS = ("bbox", "bbox_mode", "category_id")
 
 
+Finding = tuple[str, str, str]  # kind, field and message of a `Problem`
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One violated rule.
+    """One violated rule."""
 
-    Attributes:
-        kind: name of the rule, for counting.
-        image_id: the image, "" if the file as a whole is meant.
-        field: where, for example "relations[3]"; "" if the message says all.
-        message: what was expected and what was found.
-        file: path of the image file that is meant, "" for the PSG file.
-    """
-
-    kind: str
-    image_id: str
-    field: str
-    message: str
-    file: str = ""
+    kind: str  # name of the rule, for counting
+    image_id: str  # "" if the file as a whole is meant
+    field: str  # where, for example "relations[3]"; "" if the message says all
+    message: str  # what was expected and what was found
+    file: str = ""  # path of the image file that is meant, "" for the PSG file
 
     @property
     def severity(self) -> str:
@@ -78,11 +73,7 @@ class Problem:
         return self.severity == "error"
 
     def describe(self, file: str) -> str:
-        """The problem as one line, in the words of the loader's error.
-
-        Args:
-            file: path of the PSG file.
-        """
+        """The problem of a PSG file as one line, in the words of the loader's error."""
         if not self.field:
             return self.message
         if self.file:
@@ -117,61 +108,55 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def structure_problems(record: object, image_id: str) -> Iterator[Problem]:
+def structure_problems(record: object) -> Iterator[Finding]:
     """Missing and repeated keys, and wrong JSON types; the other rules need a record that passes this one."""
     if not isinstance(record, dict):
-        yield Problem("structure", image_id, "data", f"expected an object, got {type(record).__name__}")
+        yield "structure", "data", f"expected an object, got {type(record).__name__}"
         return
-    yield from _key_problems(record, _RECORD_TYPES, image_id, "")
+    yield from _key_problems(record, _RECORD_TYPES, "")
     for key, types in _RECORD_TYPES.items():
         if key in record and (not isinstance(record[key], types) or isinstance(record[key], bool)):
             expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
-            yield Problem("structure", image_id, key, f"expected {expected}, got {type(record[key]).__name__}")
+            yield "structure", key, f"expected {expected}, got {type(record[key]).__name__}"
     for name, keys in (("segments_info", _SEGMENT_KEYS), ("annotations", _ANNOTATION_KEYS)):
         items = record.get(name)
         for i, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict):
-                yield Problem("structure", image_id, f"{name}[{i}]", f"expected an object, got {type(item).__name__}")
+                yield "structure", f"{name}[{i}]", f"expected an object, got {type(item).__name__}"
             else:
-                yield from _key_problems(item, keys, image_id, f"{name}[{i}].")
+                yield from _key_problems(item, keys, f"{name}[{i}].")
 
 
-def _key_problems(item: dict, keys: Iterable[str], image_id: str, where: str) -> Iterator[Problem]:
+def _key_problems(item: dict, keys: Iterable[str], where: str) -> Iterator[Finding]:
     for key in keys:
         if key not in item:
-            yield Problem("missing_key", image_id, where + key, "the key is missing")
+            yield "missing_key", where + key, "the key is missing"
     if isinstance(item, RepeatedKeys):
         for key in item.repeated:
-            yield Problem("repeated_key", image_id, where + key, "the key occurs more than once")
+            yield "repeated_key", where + key, "the key occurs more than once"
 
 
-def size_problems(record: dict, image_id: str) -> Iterator[Problem]:
+def size_problems(record: dict) -> Iterator[Finding]:
     """Height and width are positive."""
     for key in ("height", "width"):
         if not 0 < record[key] <= MAX_SIDE:
-            yield Problem("size", image_id, key, f"expected a positive number of pixels, got {record[key]}")
+            yield "size", key, f"expected a positive number of pixels, got {record[key]}"
 
 
-def text_problems(record: dict, image_id: str) -> Iterator[Problem]:
-    """The id is text that UTF-8 can hold."""
-    if not is_text(image_id):
-        yield Problem("text", image_id, "image_id", f"expected text without lone surrogates, got {image_id!r}")
-
-
-def file_name_problems(record: dict, image_id: str) -> Iterator[Problem]:
+def file_name_problems(record: dict) -> Iterator[Finding]:
     """File names are relative, stay inside the data root, and are text that UTF-8 can hold."""
     for key in IMAGE_KEYS:
         name = record[key]
         if not is_text(name):
-            yield Problem("text", image_id, key, f"expected text without lone surrogates, got {name!r}")
+            yield "text", key, f"expected text without lone surrogates, got {name!r}"
             continue
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts
         if not name or leaves:
-            yield Problem("file_name", image_id, key, f"expected a path inside the data root, got {name!r}")
+            yield "file_name", key, f"expected a path inside the data root, got {name!r}"
 
 
-def segment_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
+def segment_problems(record: dict, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Segment ids are unique and fit a PNG pixel; category, isthing, iscrowd and area are possible values."""
     num_things, num_classes = len(vocabulary.thing_classes), len(vocabulary.object_classes)
     seen: dict[int, int] = {}
@@ -179,43 +164,40 @@ def segment_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Ite
         where = f"segments_info[{i}]"
         segment_id, category = segment["id"], segment["category_id"]
         if not is_segment_id(segment_id):
-            yield Problem("segment_id", image_id, f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {segment_id!r}")
+            yield "segment_id", f"{where}.id", f"expected 1..{MAX_SEGMENT_ID}, got {segment_id!r}"
         elif seen.setdefault(segment_id, i) != i:
             message = f"id {segment_id} is already used by segments_info[{seen[segment_id]}]"
-            yield Problem("duplicate_segment_id", image_id, f"{where}.id", message)
+            yield "duplicate_segment_id", f"{where}.id", message
         if not is_integer(category) or not 0 <= category < num_classes:
-            message = f"expected 0..{num_classes - 1}, got {category!r}"
-            yield Problem("category_id", image_id, f"{where}.category_id", message)
+            yield "category_id", f"{where}.category_id", f"expected 0..{num_classes - 1}, got {category!r}"
         elif segment["isthing"] not in (0, 1):
-            message = f"expected 0, 1, false or true, got {segment['isthing']!r}"
-            yield Problem("isthing", image_id, f"{where}.isthing", message)
+            yield "isthing", f"{where}.isthing", f"expected 0, 1, false or true, got {segment['isthing']!r}"
         elif bool(segment["isthing"]) != (category < num_things):
             message = f"{segment['isthing']!r} disagrees with category {vocabulary.object_classes[category]!r}"
-            yield Problem("isthing", image_id, f"{where}.isthing", message)
+            yield "isthing", f"{where}.isthing", message
         if segment["iscrowd"] not in (0, 1):
-            yield Problem("iscrowd", image_id, f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}")
+            yield "iscrowd", f"{where}.iscrowd", f"expected 0 or 1, got {segment['iscrowd']!r}"
         area = segment["area"]
         if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area <= MAX_NUMBER:
-            yield Problem("area", image_id, f"{where}.area", f"expected a number of pixels, got {area!r}")
+            yield "area", f"{where}.area", f"expected a number of pixels, got {area!r}"
 
 
-def annotation_problems(record: dict, image_id: str) -> Iterator[Problem]:
+def annotation_problems(record: dict) -> Iterator[Finding]:
     """Annotations run parallel to the segments; their boxes are four numbers of at most 2^53 in a known mode."""
     segments, annotations = record["segments_info"], record["annotations"]
     if len(segments) != len(annotations):
-        message = f"expected one per segment ({len(segments)}), got {len(annotations)}"
-        yield Problem("annotations", image_id, "annotations", message)
+        yield "annotations", "annotations", f"expected one per segment ({len(segments)}), got {len(annotations)}"
         return
     for i, (segment, annotation) in enumerate(zip(segments, annotations, strict=True)):
         where, box = f"annotations[{i}]", annotation["bbox"]
         if annotation["category_id"] != segment["category_id"]:
             message = f"{annotation['category_id']!r} differs from its segment's {segment['category_id']!r}"
-            yield Problem("annotations", image_id, f"{where}.category_id", message)
+            yield "annotations", f"{where}.category_id", message
         if annotation["bbox_mode"] not in (0, 1):
             message = f"expected 0 (x0, y0, x1, y1) or 1 (x, y, w, h), got {annotation['bbox_mode']!r}"
-            yield Problem("bbox", image_id, f"{where}.bbox_mode", message)
+            yield "bbox", f"{where}.bbox_mode", message
         if not _is_box(box):
-            yield Problem("bbox", image_id, f"{where}.bbox", f"expected four finite numbers, got {box!r}")
+            yield "bbox", f"{where}.bbox", f"expected four finite numbers, got {box!r}"
 
 
 def _is_box(box: object) -> TypeGuard[list[float]]:
@@ -224,7 +206,7 @@ def _is_box(box: object) -> TypeGuard[list[float]]:
     )
 
 
-def box_warnings(record: dict, image_id: str) -> Iterator[Problem]:
+def box_warnings(record: dict) -> Iterator[Finding]:
     """Boxes are not empty and lie inside the image; nothing here computes with them."""
     for i, annotation in enumerate(record["annotations"]):
         box = annotation["bbox"]
@@ -233,58 +215,45 @@ def box_warnings(record: dict, image_id: str) -> Iterator[Problem]:
         x0, y0, x1, y1 = box if annotation["bbox_mode"] == 0 else (*box[:2], box[0] + box[2], box[1] + box[3])
         if not (0 <= x0 < x1 <= record["width"] and 0 <= y0 < y1 <= record["height"]):
             message = f"expected a box inside height x width {record['height']} x {record['width']}, got {box!r}"
-            yield Problem("box_outside", image_id, f"annotations[{i}].bbox", message)
+            yield "box_outside", f"annotations[{i}].bbox", message
 
 
-def relation_problems(record: dict, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
+def relation_problems(record: dict, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Relations are [subject, object, predicate], 0-based, in range, of two segments, each once."""
     num_segments, num_predicates = len(record["segments_info"]), len(vocabulary.predicate_classes)
     first: dict[tuple, int] = {}
     for i, relation in enumerate(record["relations"]):
         where = f"relations[{i}]"
         if not isinstance(relation, list) or len(relation) != 3 or not all(map(is_integer, relation)):
-            message = f"expected [subject, object, predicate] as integers, got {relation!r}"
-            yield Problem("relation_form", image_id, where, message)
+            yield "relation_form", where, f"expected [subject, object, predicate] as integers, got {relation!r}"
             continue
         subject, object_, predicate = relation
         bad_end = False
         for role, index in (("subject", subject), ("object", object_)):
             if not 0 <= index < num_segments:
                 bad_end = True
-                message = f"{role} {index} is no position in segments_info (0..{num_segments - 1})"
-                yield Problem("relation_range", image_id, where, message)
+                yield "relation_range", where, f"{role} {index} is no position in segments_info (0..{num_segments - 1})"
         if not 0 <= predicate < num_predicates:
-            message = f"predicate {predicate} is out of range, expected 0..{num_predicates - 1}"
-            yield Problem("predicate_range", image_id, where, message)
+            yield "predicate_range", where, f"predicate {predicate} is out of range, expected 0..{num_predicates - 1}"
         if subject == object_ and not bad_end:
-            yield Problem("self_relation", image_id, where, f"segment {subject} is related to itself")
+            yield "self_relation", where, f"segment {subject} is related to itself"
         elif first.setdefault(tuple(relation), i) != i:
-            yield Problem("duplicate_relation", image_id, where, f"the same as relations[{first[tuple(relation)]}]")
+            yield "duplicate_relation", where, f"the same as relations[{first[tuple(relation)]}]"
 
 
 def validate_record(record: object, image_id: str, vocabulary: Vocabulary) -> Iterator[Problem]:
     """Every problem of one image."""
-    broken = list(structure_problems(record, image_id))
-    if broken or not isinstance(record, dict):
-        yield from broken
-        return
-    yield from text_problems(record, image_id)
-    yield from size_problems(record, image_id)
-    yield from file_name_problems(record, image_id)
-    yield from segment_problems(record, image_id, vocabulary)
-    yield from annotation_problems(record, image_id)
-    yield from relation_problems(record, image_id, vocabulary)
+    findings = list(structure_problems(record))
+    if not findings and isinstance(record, dict):
+        if not is_text(image_id):
+            findings.append(("text", "image_id", f"expected text without lone surrogates, got {image_id!r}"))
+        findings += [*size_problems(record), *file_name_problems(record), *segment_problems(record, vocabulary)]
+        findings += [*annotation_problems(record), *relation_problems(record, vocabulary)]
+    yield from (Problem(kind, image_id, field, message) for kind, field, message in findings)
 
 
 def duplicate_images(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Problem]]:
-    """Each image occurs once.
-
-    Args:
-        image_ids: positions in the file and ids.
-
-    Yields:
-        for each further occurrence, its position and the problem.
-    """
+    """Each image occurs once; gives the position and the problem of each further occurrence."""
     first: dict[str, int] = {}
     for i, image_id in image_ids:
         if first.setdefault(image_id, i) != i:
@@ -303,10 +272,6 @@ def test_id_problem(test_image_ids: list, image_ids: list[str]) -> str:
 
     Ids are texts or whole numbers. One that names no image must not differ from the id of another split's image in form
     only (leading zeros, spaces, 123.0): that image would be trained on.
-
-    Args:
-        test_image_ids: as in the file.
-        image_ids: of the records, as strings.
     """
     for i, value in enumerate(test_image_ids):
         if not isinstance(value, str | int) or isinstance(value, bool):

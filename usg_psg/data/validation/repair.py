@@ -20,7 +20,7 @@ import numpy as np
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
-from ..panoptic import ImageError, MissingImageError, count_png_ids
+from ..panoptic import ImageError, MissingImageError, decode_panoptic_png
 from ..psg_json import PSGFile, read_psg_json
 from .check_dataset import TIMEOUT, validate_file
 from .images import validate_image
@@ -32,18 +32,11 @@ _BROKEN_KINDS = ("structure", "missing_key", "repeated_key", "file_name", "text"
 
 @dataclass(frozen=True)
 class Change:
-    """One removal.
+    """One removal."""
 
-    Attributes:
-        what: "image", "segment", "relation" or "test_image_id".
-        image_id: the image.
-        field: where it was in the original file.
-        reason: its problem.
-    """
-
-    what: str
+    what: str  # "image", "segment", "relation" or "test_image_id"
     image_id: str
-    field: str
+    field: str  # where it was in the original file
     reason: str
 
     def describe(self) -> str:
@@ -127,11 +120,7 @@ def repair_image(
 ) -> tuple[dict | None, list[Change]]:
     """One record without its problems, and what was removed; None for one that goes as a whole.
 
-    Args:
-        record: entry of the file's `data`; not changed.
-        image_id: its id.
-        field: where it is in the file.
-        vocabulary, root: as in `validate_image`.
+    `field` says where it is in the file; other arguments as in `validate_image`.
     """
     problems = validate_image(record, image_id, vocabulary, root)
     broken = [f for f in problems if f.is_error and f.kind in _BROKEN_KINDS]
@@ -170,7 +159,7 @@ def _drop_segments(record: dict, rows: list[int], image_id: str, field: str, roo
     rows says where in the file the record's relations are.
     """
     try:
-        ids = set(count_png_ids(os.path.join(root, record["pan_seg_file_name"]))[0].tolist())
+        ids = set(np.unique(decode_panoptic_png(os.path.join(root, record["pan_seg_file_name"]))).tolist())
     except (ImageError, MissingImageError):
         return []
     # An impossible id stays: pixels that the PNG has under an unlisted one may be its.

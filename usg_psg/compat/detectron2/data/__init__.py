@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections import UserDict
 from collections.abc import Callable
@@ -47,23 +46,19 @@ class Metadata(SimpleNamespace):
         super().__setattr__(key, val)
 
     def set(self, **kwargs: Any) -> Metadata:
-        """Set attributes; returns itself."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An attribute, or a default."""
         return self.__dict__.get(key, default)
 
 
 class _Catalog(UserDict):
     def list(self) -> list[str]:
-        """Names in the catalog."""
         return list(self.data)
 
     def remove(self, name: str) -> None:
-        """Forget a name."""
         self.data.pop(name)
 
 
@@ -71,23 +66,18 @@ class _DatasetCatalog(_Catalog):
     """From a data set's name to the function that loads its list of dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
-        """Add a data set; func must return the same each time. AssertionError if the name is taken."""
         if name in self.data:
             raise AssertionError(f"Dataset {name!r} is already registered")
         self.data[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """Load a data set; KeyError if there is none of that name."""
         if name not in self.data:
             raise KeyError(f"Dataset {name!r} is not registered; available are {', '.join(self.data)}")
         return self.data[name]()
 
 
 class _MetadataCatalog(_Catalog):
-    """From a data set's name to its `Metadata`."""
-
     def get(self, name: str) -> Metadata:
-        """The metadata of that name, empty at the first call, the same object at every call."""
         return self.data.setdefault(name, Metadata(name=name))
 
 
@@ -103,30 +93,19 @@ class _WorkerReady(Dataset):
 
 
 class DatasetFromList(_WorkerReady):
-    """A list as a data set.
-
-    Args:
-        lst: the elements.
-        copy: give out deep copies (serialised elements are new each time anyway).
-        serialize: keep pickled elements in one tensor, which worker processes share instead of copying.
-    """
+    """A list whose pickled elements are in one tensor, which worker processes share instead of copying."""
 
     def __init__(self, lst: list, copy: bool = True, serialize: bool = True):
-        self._copy = copy
-        self._serialized = serialize
         if not serialize:
-            self._items = lst
-            return
+            raise NotImplementedError("serialize=False: install Detectron2 for it")
         pickled = [np.frombuffer(pickle.dumps(item, protocol=-1), dtype=np.uint8) for item in lst]
         self._ends = torch.from_numpy(np.cumsum([len(each) for each in pickled], dtype=np.int64))
         self._items = torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *pickled]))
 
     def __len__(self) -> int:
-        return len(self._ends if self._serialized else self._items)
+        return len(self._ends)
 
     def __getitem__(self, idx: int) -> Any:
-        if not self._serialized:
-            return copy.deepcopy(self._items[idx]) if self._copy else self._items[idx]
         start = 0 if idx == 0 else self._ends[idx - 1].item()
         return pickle.loads(memoryview(self._items[start : self._ends[idx].item()].numpy()))
 
@@ -146,20 +125,12 @@ class _MappedDataset(_WorkerReady):
         return mapped
 
 
-class _InferenceSampler(Sampler):
-    """Every index once: each process has a contiguous part, the first ones an index more where they are not equal."""
-
-    def __init__(self, size: int):
-        rank, world_size = comm.get_rank(), comm.get_world_size()
-        share, longer = divmod(size, world_size)
-        begin = rank * share + min(rank, longer)
-        self._indices = range(begin, begin + share + (rank < longer))
-
-    def __iter__(self):
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
+def _own_share(size: int) -> range:
+    """A contiguous part of all indices for each process, the first ones an index longer where they are not equal."""
+    rank = comm.get_rank()
+    share, longer = divmod(size, comm.get_world_size())
+    begin = rank * share + min(rank, longer)
+    return range(begin, begin + share + (rank < longer))
 
 
 def get_detection_dataset_dicts(
@@ -171,14 +142,7 @@ def get_detection_dataset_dicts(
 ) -> list[dict] | Dataset:
     """Load registered data sets into one list, or, if the first is a torch Dataset, into one Dataset.
 
-    Args:
-        names: one or several data sets.
-        filter_empty, check_consistency: concern dicts with `annotations`, which this project's have not.
-        min_keypoints, proposal_files: not supported here, must keep their defaults.
-
-    Raises:
-        KeyError: if a data set is not registered.
-        ValueError: if one is empty, or its dicts have `annotations`.
+    filter_empty and check_consistency concern dicts with `annotations`, which are refused here.
     """
     if min_keypoints or proposal_files is not None:
         raise NotImplementedError("min_keypoints and proposal_files: install Detectron2 for them")
@@ -210,21 +174,12 @@ def build_detection_test_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list], Any] | None = None,
 ) -> DataLoader:
-    """A loader of this process's share of the test data, in order; also called as (cfg, dataset_name, mapper=).
-
-    Args:
-        dataset: list of dataset dicts, or an indexable data set.
-        mapper: from a dataset dict to what the model takes.
-        sampler: of indices; None gives every process its share.
-        batch_size: images per batch of this process.
-        num_workers: loader processes of this process.
-        collate_fn: from the list to a batch; None keeps the list.
-    """
+    """A loader of this process's share of the test data, in order; also called as (cfg, dataset_name, mapper=)."""
     dataset = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     return DataLoader(
         _MappedDataset(dataset, mapper),
         batch_size=batch_size,
-        sampler=_InferenceSampler(len(dataset)) if sampler is None else sampler,
+        sampler=_own_share(len(dataset)) if sampler is None else sampler,
         num_workers=num_workers,
         collate_fn=collate_fn or _as_list,
     )

@@ -29,13 +29,7 @@ __all__ = [
 
 
 class ResizeTransform(Transform):
-    """Resize with PIL.
-
-    Args:
-        h, w: size of the input.
-        new_h, new_w: size of the output.
-        interp: PIL's filter; None for BILINEAR. Segmentations always use NEAREST.
-    """
+    """Resize with PIL's filter `interp`, None for BILINEAR; segmentations always use NEAREST."""
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None):
         super().__init__()
@@ -43,28 +37,20 @@ class ResizeTransform(Transform):
         self.interp = Image.BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """(H, W) or (H, W, 3) uint8 to the new size; interp replaces the transform's own."""
         if img.shape[:2] != (self.h, self.w) or img.dtype != np.uint8:
             raise AssertionError(f"expected uint8, {self.h} x {self.w}, got {img.dtype} of shape {img.shape}")
         interp = self.interp if interp is None else interp
         return np.asarray(Image.fromarray(img).resize((self.new_w, self.new_h), interp))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) positions (x, y) to the new size."""
         return coords * (self.new_w / self.w, self.new_h / self.h)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 labels to the new size, by nearest neighbour."""
         return self.apply_image(segmentation, interp=Image.NEAREST)
 
 
 class AugInput:
-    """What augmentations look at and change: an image; boxes and segmentations are transformed by their caller.
-
-    Args:
-        image: (H, W) or (H, W, 3), uint8.
-        boxes, sem_seg: not supported here.
-    """
+    """What augmentations look at and change: an image; boxes and segmentations are transformed by their caller."""
 
     def __init__(self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None):
         if boxes is not None or sem_seg is not None:
@@ -72,7 +58,6 @@ class AugInput:
         self.image = image
 
     def transform(self, tfm: Transform) -> None:
-        """Apply a transform."""
         self.image = tfm.apply_image(self.image)
 
 
@@ -97,13 +82,6 @@ class AugmentationList(Augmentation):
 
 
 class RandomFlip(Augmentation):
-    """Mirror with a probability, left-right or upside down.
-
-    Args:
-        prob: of mirroring.
-        horizontal, vertical: exactly one of them.
-    """
-
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False):
         if horizontal == vertical:
             raise ValueError(f"RandomFlip is either horizontal or vertical, got {horizontal=} and {vertical=}")
@@ -118,14 +96,7 @@ class RandomFlip(Augmentation):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Resize to a random length of the shorter side, keeping the aspect ratio.
-
-    Args:
-        short_edge_length: "range": (smallest, largest); "choice": lengths to choose from; an int for always the same.
-        max_size: upper limit of the longer side, which wins.
-        sample_style: "range" or "choice".
-        interp: as in `ResizeTransform`.
-    """
+    """Resize to a random length of the shorter side, keeping the aspect ratio; the limit of the longer side wins."""
 
     def __init__(
         self,
@@ -168,13 +139,7 @@ class ResizeShortestEdge(Augmentation):
 
 
 class ResizeScale(Augmentation):
-    """Fit the image into a target size times a random factor, keeping the aspect ratio: scale jitter.
-
-    Args:
-        min_scale, max_scale: range of the factor.
-        target_height, target_width: size to fit into at factor 1.
-        interp: as in `ResizeTransform`.
-    """
+    """Fit the image into a target size times a random factor, keeping the aspect ratio: scale jitter."""
 
     def __init__(
         self, min_scale: float, max_scale: float, target_height: int, target_width: int, interp: int = Image.BILINEAR
@@ -192,14 +157,7 @@ class ResizeScale(Augmentation):
 
 
 class FixedSizeCrop(Augmentation):
-    """Crop at random what is larger than a size, pad at the right and bottom what is smaller.
-
-    Args:
-        crop_size: (height, width).
-        pad: False leaves smaller images smaller.
-        pad_value: of image pixels.
-        seg_pad_value: of segmentation labels.
-    """
+    """Crop at random what is larger than a size, pad at the right and bottom what is smaller."""
 
     def __init__(self, crop_size: tuple[int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255):
         self.crop_size = crop_size

@@ -1,7 +1,7 @@
-"""Training: the loop with hooks, the base of trainers and set-up."""
+"""Training: the loop with hooks, and the base of trainers."""
 
 from . import hooks
-from .defaults import DefaultTrainer, default_setup, default_writers
+from .defaults import DefaultTrainer
 from .train_loop import HookBase, TrainerBase
 
-__all__ = ["DefaultTrainer", "HookBase", "TrainerBase", "default_setup", "default_writers", "hooks"]
+__all__ = ["DefaultTrainer", "HookBase", "TrainerBase", "hooks"]

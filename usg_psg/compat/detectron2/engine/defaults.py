@@ -1,71 +1,26 @@
-"""The usual training program: set-up, the base of trainers."""
+"""The base of trainers that are built from a config."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import platform
-import sys
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import CfgNode
 from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from ..modeling import build_model
-from ..solver import LRScheduler, build_lr_scheduler
+from ..solver import build_lr_scheduler
 from ..utils import comm
-from ..utils.env import seed_all_rng
 from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
-from ..utils.logger import setup_logger
 from .train_loop import TrainerBase
 
-__all__ = ["DefaultTrainer", "default_setup", "default_writers"]
+__all__ = ["DefaultTrainer"]
 
 logger = logging.getLogger(__name__)
-
-
-def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Set up logging to OUTPUT_DIR, log machine, arguments and config, save the config there, seed, set precisions.
-
-    Args:
-        args: the command line, for the log; `eval_only` leaves cuDNN's benchmark mode alone.
-    """
-    rank = comm.get_rank()
-    for name in ("fvcore", "detectron2"):
-        setup_logger(cfg.OUTPUT_DIR or None, distributed_rank=rank, name=name)
-    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    logger.info("Environment info:\n%s", _environment())
-    logger.info("Command line arguments: %s", args)
-    if comm.is_main_process() and cfg.OUTPUT_DIR:
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(cfg.dump())
-        logger.info("Full config, saved to %s:\n%s", path, cfg.dump())
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if not getattr(args, "eval_only", False):
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
-
-
-def _environment() -> str:
-    rows = [f"platform {platform.platform()}", "Python " + sys.version.replace("\n", "")]
-    rows += [f"{name} {import_module(name).__version__}" for name in ("detectron2", "torch", "torchvision", "numpy")]
-    rows.append(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
-    rows += [f"GPU {index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    return "\n".join(rows)
-
-
-def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Writers to the log, to metrics.json and to TensorBoard, in a folder that is made if missing."""
-    os.makedirs(output_dir, exist_ok=True)
-    metrics = JSONWriter(os.path.join(output_dir, "metrics.json"))
-    return [CommonMetricPrinter(max_iter), metrics, TensorboardXWriter(output_dir)]
 
 
 def _of_inner_trainer(name: str) -> property:
@@ -73,14 +28,11 @@ def _of_inner_trainer(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Base class of trainers that are built from a config.
+    """Detectron2's without its constructor.
 
-    A subclass's constructor calls `TrainerBase.__init__` and sets cfg, start_iter, max_iter, checkpointer, scheduler
-    and `_trainer`, which has model, data_loader, optimizer, `run_step`, `state_dict` and `load_state_dict`. It has
-    class methods build_test_loader and build_evaluator, of a config and the name of a data set.
-
-    Args:
-        cfg: the config.
+    A subclass's calls `TrainerBase.__init__` and sets cfg, start_iter, max_iter, checkpointer, scheduler and
+    `_trainer`, which has model, data_loader, optimizer, `run_step`, `state_dict` and `load_state_dict`. It has class
+    methods build_test_loader and build_evaluator, of a config and the name of a data set.
     """
 
     model = _of_inner_trainer("model")
@@ -93,25 +45,20 @@ class DefaultTrainer(TrainerBase):
         )
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint in OUTPUT_DIR, or load only weights, from MODEL.WEIGHTS.
-
-        Args:
-            resume: False never looks for a checkpoint.
-        """
+        """Go on from the last checkpoint in OUTPUT_DIR, or load only weights, from MODEL.WEIGHTS."""
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1  # the checkpoint names the last finished iteration
 
     def build_writers(self) -> list[EventWriter]:
-        """`default_writers` to OUTPUT_DIR."""
-        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        """Writers to the log, to metrics.json and to TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        os.makedirs(folder, exist_ok=True)
+        metrics = JSONWriter(os.path.join(folder, "metrics.json"))
+        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
 
     def train(self) -> dict | None:
-        """Train from start_iter to SOLVER.MAX_ITER.
-
-        Returns:
-            the last evaluation's results where TEST.EXPECTED_RESULTS are given and met, else None.
-        """
+        """Train to SOLVER.MAX_ITER; returns the last evaluation where TEST.EXPECTED_RESULTS are given, else None."""
         super().train(self.start_iter, self.max_iter)
         if not self.cfg.TEST.EXPECTED_RESULTS or not comm.is_main_process():
             return None
@@ -131,28 +78,19 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model of MODEL.META_ARCHITECTURE."""
         model = build_model(cfg)
         logger.info("Model:\n%s", model)
         return model
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """`solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None
     ) -> dict:
-        """Evaluate a model on each data set of DATASETS.TEST.
-
-        Args:
-            evaluators: one per data set; None asks `build_evaluator`.
-
-        Returns:
-            results by data set; of the only one, if there is one only.
-        """
+        """Evaluate a model on each data set of DATASETS.TEST; results by data set, or of the only one."""
         names = cfg.DATASETS.TEST
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
@@ -170,12 +108,6 @@ class DefaultTrainer(TrainerBase):
         """Keep the batch size per process when their number is not SOLVER.REFERENCE_WORLD_SIZE.
 
         Batch size and learning rate are multiplied by the ratio of the numbers, all iteration counts divided by it.
-
-        Args:
-            num_workers: processes of the job.
-
-        Returns:
-            a changed copy; cfg itself if nothing is to change or REFERENCE_WORLD_SIZE is 0.
         """
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
-from ..solver import LRScheduler as _TorchScheduler
 from ..utils import comm
 from ..utils.events import EventWriter
 from .train_loop import HookBase
@@ -19,11 +19,7 @@ __all__ = ["EvalHook", "IterationTimer", "LRScheduler", "PeriodicWriter"]
 
 
 class IterationTimer(HookBase):
-    """Puts the seconds of each step into the storage as `time`; belongs first among the hooks.
-
-    Args:
-        warmup_iter: how many iterations at the start are not counted.
-    """
+    """Puts the seconds of each step but the first few into the storage as `time`; belongs first among the hooks."""
 
     def __init__(self, warmup_iter: int = 3):
         self._warmup_iter = warmup_iter
@@ -66,12 +62,7 @@ class PeriodicWriter(HookBase):
 
 
 class LRScheduler(HookBase):
-    """Steps the learning rate schedule after each iteration and puts the rate into the storage as `lr`.
-
-    Args:
-        optimizer: None takes the trainer's.
-        scheduler: torch scheduler; None takes the trainer's.
-    """
+    """Steps the learning rate schedule after each iteration and puts the rate into the storage as `lr`."""
 
     def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: _TorchScheduler | None = None):
         self._optimizer = optimizer
@@ -79,7 +70,6 @@ class LRScheduler(HookBase):
 
     @property
     def scheduler(self) -> _TorchScheduler:
-        """The schedule."""
         return self._scheduler or self.trainer.scheduler
 
     def after_step(self) -> None:
@@ -97,13 +87,7 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Evaluates every `eval_period` iterations and after the last one; the metrics go into the storage.
-
-    Args:
-        eval_period: 0 for only after the last.
-        eval_function: returns a nested dict of numbers, on all processes together.
-        eval_after_train: False leaves the last one out.
-    """
+    """Evaluates every `eval_period` iterations (0: never) and after the last one; metrics go into the storage."""
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True):
         self._period = eval_period

@@ -14,39 +14,28 @@ logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """What a trainer calls around its steps: before_train, (before_step, step, after_step)..., after_train.
-
-    `self.trainer` is the trainer, from the hook's registration on. Work belongs in after_step: the time between
-    before_step and after_step counts as the step's.
-    """
+    """What a trainer calls around its steps: before_train, (before_step, step, after_step)..., after_train."""
 
     trainer: TrainerBase = None
 
     def before_train(self) -> None:
-        """Before the first iteration."""
+        pass
 
     def after_train(self) -> None:
-        """After the last iteration, also when training failed."""
+        """Also when training failed."""
 
     def before_step(self) -> None:
-        """Before each iteration."""
+        pass
 
     def after_step(self) -> None:
-        """After each iteration."""
+        pass
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the hook; a hook that returns something also has `load_state_dict`."""
         return {}
 
 
 class TrainerBase:
-    """A loop from start_iter to max_iter that calls hooks; subclasses implement `run_step`.
-
-    Attributes:
-        iter: current iteration, from 0; max_iter after a training that did not fail.
-        start_iter, max_iter: first iteration, and the one before which training ends.
-        storage: `EventStorage` of the running training.
-    """
+    """A loop from start_iter to max_iter that calls hooks; subclasses implement `run_step`."""
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
@@ -56,14 +45,12 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
-        """Add hooks, to be called in this order after those already there; None is left out."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = weakref.proxy(self)  # the trainer owns its hooks, not the reverse
                 self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations start_iter to max_iter - 1."""
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter

@@ -14,7 +14,7 @@ __all__ = [
     "is_main_process", "shared_random_seed", "synchronize",
 ]  # fmt: skip
 
-_local_group: dist.ProcessGroup | None = None
+_processes_per_machine: int | None = None
 
 
 def _is_distributed() -> bool:
@@ -22,45 +22,29 @@ def _is_distributed() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes of the job."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def get_rank() -> int:
-    """This process's number within the job, from 0."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is process 0."""
     return get_rank() == 0
 
 
-@functools.lru_cache
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Group the processes of one machine; all processes of the job call it, after init_process_group.
-
-    Args:
-        num_workers_per_machine: processes per machine; divides the world size.
-    """
-    global _local_group
-    world_size = get_world_size()
-    if world_size % num_workers_per_machine != 0:
-        raise ValueError(f"num_workers_per_machine {num_workers_per_machine} does not divide {world_size} processes")
-    for first in range(0, world_size, num_workers_per_machine):
-        ranks = list(range(first, first + num_workers_per_machine))
-        group = dist.new_group(ranks)  # collective: every process creates every group
-        if get_rank() in ranks:
-            _local_group = group
+    """Called by all processes of the job after init_process_group, for `get_local_rank`."""
+    global _processes_per_machine
+    _processes_per_machine = num_workers_per_machine
 
 
 def get_local_rank() -> int:
-    """This process's number on its machine, from 0; RuntimeError before `create_local_process_group`."""
     if not _is_distributed():
         return 0
-    if _local_group is None:
+    if _processes_per_machine is None:
         raise RuntimeError("call comm.create_local_process_group(processes per machine) after init_process_group")
-    return dist.get_rank(group=_local_group)
+    return get_rank() % _processes_per_machine
 
 
 def synchronize() -> None:
@@ -78,7 +62,6 @@ def _cpu_group() -> dist.ProcessGroup:
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Collect one picklable object from every process; all get the objects, by rank."""
     if get_world_size() == 1:
         return [data]
     group = _cpu_group() if group is None else group
@@ -94,7 +77,7 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     group = _cpu_group() if group is None else group
     gathered: list[Any] | None = [None] * dist.get_world_size(group) if get_rank() == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
-    return [] if gathered is None else gathered
+    return gathered or []
 
 
 def shared_random_seed() -> int:

@@ -22,23 +22,18 @@ _open_storages: list[EventStorage] = []
 
 
 def get_event_storage() -> EventStorage:
-    """The innermost storage whose `with` block is running; AssertionError outside of any."""
+    """The innermost storage whose `with` block is running."""
     if not _open_storages:
         raise AssertionError("get_event_storage() must be called inside a 'with EventStorage(...)' block")
     return _open_storages[-1]
 
 
 def has_event_storage() -> bool:
-    """Whether a storage's `with` block is running."""
     return bool(_open_storages)
 
 
 class EventStorage:
-    """Scalars by name and iteration; current inside its `with` block.
-
-    Args:
-        start_iter: number of the first iteration.
-    """
+    """Scalars by name and iteration; current inside its `with` block."""
 
     def __init__(self, start_iter: int = 0):
         self.iter = start_iter  # the current iteration
@@ -47,12 +42,7 @@ class EventStorage:
         self._smoothing: dict[str, bool] = {}
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Record one scalar.
-
-        Args:
-            smoothing_hint: whether writers should show a median over recent values; the same for a name each time.
-            cur_iter: iteration; None for the current one.
-        """
+        """smoothing_hint: whether writers should show a median of recent values; the same for a name each time."""
         iteration = self.iter if cur_iter is None else cur_iter
         if self._smoothing.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"scalar {name} was put with smoothing_hint={not smoothing_hint} before")
@@ -61,12 +51,10 @@ class EventStorage:
         self._latest[name] = (value, iteration)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
-        """Record several scalars given as keywords."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """All values of all names."""
         return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
@@ -100,17 +88,16 @@ class EventStorage:
 
 
 class EventWriter:
-    """Base class of what reads the current storage and writes it somewhere; `window_size` as in `EventStorage`."""
+    """Base class of what reads the current storage and writes it somewhere."""
 
-    _window_size = 20
+    _window_size = 20  # of medians
     _written = -1  # last iteration that was written
 
     def write(self) -> None:
-        """Write what is new."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release files."""
+        pass
 
     def _new_scalars(self) -> dict[int, dict[str, float]]:
         """Scalars by iteration that have not been written."""
@@ -140,8 +127,6 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Scalars to TensorBoard files in a folder; kwargs are further arguments of torch's SummaryWriter."""
-
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
         self._arguments = {"log_dir": log_dir, **kwargs}
         self._window_size = window_size
@@ -163,12 +148,7 @@ class TensorboardXWriter(EventWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """One log line per write: time left, iteration, losses, times, learning rate, GPU memory.
-
-    Args:
-        max_iter: iterations of the run; None prints no time left.
-        window_size: iterations over which values are medians.
-    """
+    """One log line per write: time left, iteration, losses, times, learning rate, GPU memory."""
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20):
         self.logger = logging.getLogger(__name__)
