@@ -42,13 +42,23 @@ def text_cache(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def psg_mini() -> Path:
-    """Root of five real photographs in PSG format, which are not part of the project."""
-    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "psg_mini"
+def photographs(name: str) -> Path:
+    root = Path(__file__).resolve().parents[2] / "shared" / "data" / name
     if not root.is_dir():
         pytest.skip("the sample of real photographs is not here")
     return root
+
+
+@pytest.fixture(scope="session")
+def psg_mini() -> Path:
+    """Root of five real photographs in PSG format, which are not part of the project."""
+    return photographs("psg_mini")
+
+
+@pytest.fixture(scope="session")
+def psg_photos() -> Path:
+    """Root of 150 real photographs in PSG format, which are not part of the project."""
+    return photographs("psg_photos")
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import usg_psg_cli
 from usg_psg.config import build_cfg
 from usg_psg.config.files import leaves
 
@@ -168,6 +169,8 @@ def test_commands_are_understood(block, command, monkeypatch):
             script = next(word for word in rest if word.endswith(".sh"))
             assert (ROOT / script).is_file()
             check_program("tools/train_net.py", rest[rest.index(script) + 1 :], monkeypatch)
+        case ["usg-psg", name, *rest]:
+            usg_psg_cli.parse(name, rest)
         case ["make", *rest]:
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
             assert all(word in targets for word in rest if "=" not in word), command

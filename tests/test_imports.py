@@ -13,10 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top to the ground floor. A room is a folder or a file of the package; `compat` is no room of the house.
 ROOMS = (
     "cli", "predictor", "model_folder", "engine", "visualization", "evaluation", "pretrained", "config", "modeling",
-    "inference", "losses", "data", "scene_graph", "structures", "masks", "predicate_frequency", "vocabulary", "utils",
+    "inference", "losses", "data", "graph_formats", "scene_graph", "structures", "masks", "predicate_frequency",
+    "vocabulary", "utils",
 )  # fmt: skip
 # What a user may do without: packages, the module that needs gradio, and setuptools, which compiling needs.
-OPTIONAL = {"gradio", "networkx", "usg_psg.visualization.app", "torch.utils.cpp_extension", "torch.utils"}
+OPTIONAL = {
+    "gradio",
+    "networkx",
+    "pyarrow.parquet",
+    "sentence_transformers",
+    "usg_psg.visualization.app",
+    "torch.utils.cpp_extension",
+    "torch.utils",
+}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -103,13 +112,13 @@ def test_functions_import_only_what_may_be_missing():
     assert not found
 
 
-def test_evaluation_and_losses_draw_nothing():
+def test_evaluation_and_training_draw_nothing():
     drawing = {"matplotlib", "PIL.ImageDraw", "usg_psg.visualization"}
     found = [
         f"{name}: {target}"
         for name, targets in IMPORTS.items()
         for target, _ in targets
-        if room(name) in ("evaluation", "losses", "inference", "modeling")
+        if room(name) in ("evaluation", "losses", "inference", "modeling", "engine")
         and any(target == each or target.startswith(each + ".") for each in drawing)
     ]
     assert not found

@@ -36,7 +36,7 @@ def config(output: Path, *opts: str):
 
 def train(output: Path, *opts: str) -> dict[str, float]:
     """Losses of the first step."""
-    torch.manual_seed(3)  # of the initial weights, as default_setup does
+    torch.manual_seed(3)  # of the initial weights, as `setup_run` does
     trainer = Trainer(config(output, *opts))
     trainer.resume_or_load(resume=False)
     trainer.train()

@@ -10,7 +10,7 @@ import torch
 from usg_psg.data import PSG_VOCABULARY
 from usg_psg.data.psg_shapes import generate_psg_shapes
 
-from .pretrained.published import fcclip_shapes, random_weights
+from .pretrained.foreign import fcclip_shapes, random_weights
 
 WIDTH, QUERIES, TEXT_WIDTH = 32, 12, 64
 CHANNELS = {0: 256, 1: 128, 2: 64, "adapter": 32}  # of usg_convnext_zepto

@@ -2,13 +2,12 @@
 """Train a recipe once as it is and once for each change of one setting; write one table of the results.
 
     python tools/ablate.py --config-file configs/quickstart/usg_par_quickstart.yaml --output output/ablation
-    python tools/ablate.py --config-file ... --output ... --jobs 4 --seeds 1 2 3 --rows baseline layer_order \\
-        --opts SOLVER.MAX_ITER 300
+    python tools/ablate.py --config-file ... --output ... --seeds 1 2 3 --rows layer_order --opts SOLVER.MAX_ITER 300
     python tools/ablate.py --config-file ... --output ... --list     # the commands alone; --table: what is finished
 
-Each row is an ordinary run of tools/train_net.py, whose command is printed and stands in --output/commands.sh. Rows
-that are finished are kept: the same command line goes on where it was stopped. A row that fails is reported in the
-table, --output/table.md, and tried again next time. Jobs share the machine's cores and its GPU.
+Each row is a run of tools/train_net.py, whose command stands in --output/commands.sh. Finished rows are kept: the same
+command line goes on where it was stopped, and tries again what failed. The table is --output/table.md. Jobs share the
+machine. Rows that change the batch change the number of steps, so that all rows see as many samples.
 """
 
 from __future__ import annotations
@@ -97,13 +96,52 @@ SIZES = {
 }
 
 
-def choices_of(recipe: str) -> Callable[[CfgNode], list[str]]:
-    """Another recipe's losses, matching, heads and order of layers; sizes, data and schedule stay the same."""
+# The numbers of a recipe's optimiser.
+OPTIMIZER = {"BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_EMBED", "CLIP_GRADIENTS.CLIP_VALUE"}
+
+
+def batches(cfg: CfgNode, size: int) -> list[str]:
+    """Batches of another size, in as many steps as give the same number of samples."""
+    solver, factor = cfg.SOLVER, size / cfg.SOLVER.IMS_PER_BATCH
+    if factor == 1:
+        return []
+    steps = {"IMS_PER_BATCH": size}
+    steps.update((name, max(1, round(solver[name] / factor))) for name in ("MAX_ITER", "WARMUP_ITERS"))
+    return [word for name, value in steps.items() for word in (f"SOLVER.{name}", str(value))]
+
+
+def scaled_batch(factor: float, exponent: float) -> Callable[[CfgNode], list[str]]:
+    """Batches larger by a factor, with the learning rate times its power: 1 for linear scaling, 0.5 for the root."""
+    return lambda cfg: [
+        *batches(cfg, max(1, round(cfg.SOLVER.IMS_PER_BATCH * factor))),
+        *scaled(cfg, "SOLVER.BASE_LR", factor**exponent),
+    ]
+
+
+def relation_rate(cfg: CfgNode, factor: float) -> list[str]:
+    """Another learning rate of pair proposals and relation decoder alone."""
+    rest = [entry for entry in cfg.SOLVER.MULTIPLIERS if entry[0] != "relation_head"]
+    return ["SOLVER.MULTIPLIERS", str([*rest, ["relation_head", factor]])]
+
+
+def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list[str]]:
+    """Another recipe's losses, matching, heads and order of layers; sizes, data and number of samples stay the same.
+
+    Args:
+        recipe: a file of configs/.
+        optimizer: also take its learning rate, weight decay and clipping.
+    """
 
     def overrides(cfg: CfgNode) -> list[str]:
-        own, other_recipe = dict(leaves(cfg.MODEL.USG)), dict(leaves(build_cfg(recipe).MODEL.USG))
-        changed = (key for key in own if own[key] != other_recipe[key] and key.split(".")[-1] not in SIZES)
-        return [word for key in changed for word in (USG + key, str(other_recipe[key]))]
+        own, theirs = dict(leaves(cfg)), dict(leaves(build_cfg(recipe)))
+
+        def taken(key: str) -> bool:
+            if key.startswith(USG):
+                return key.split(".")[-1] not in SIZES
+            return optimizer and key.removeprefix("SOLVER.") in OPTIMIZER
+
+        changed = (key for key in own if taken(key) and own[key] != theirs[key])
+        return [word for key in changed for word in (key, str(theirs[key]))]
 
     return overrides
 
@@ -140,11 +178,26 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "pair_detached": lambda cfg: other(cfg, USG + "RELATION_HEAD.RPC.DETACH_QUERIES", "True", "False"),
     "pair_prior_tenth": lambda cfg: scaled(cfg, USG + "RELATION_HEAD.RPC.PRIOR_PROB", 0.1),
     "mean_losses": lambda cfg: other(cfg, USG + "LOSS.REDUCTION", "mean", "per_target"),
+    "rate_quarter": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.25),
     "rate_half": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.5),
+    "rate_more": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 1.4),
     "rate_double": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 2),
+    "relations_rate_half": lambda cfg: relation_rate(cfg, 0.5),
+    "relations_rate_quarter": lambda cfg: relation_rate(cfg, 0.25),
+    "batch_half_linear": scaled_batch(0.5, 1),
+    "batch_half_root": scaled_batch(0.5, 0.5),
+    "batch_double_linear": scaled_batch(2, 1),
+    "batch_double_root": scaled_batch(2, 0.5),
+    "batch_fourfold_linear": scaled_batch(4, 1),
+    "batch_fourfold_root": scaled_batch(4, 0.5),
+    "ema": lambda cfg: other(cfg, "SOLVER.EMA.ENABLED", "True", "False"),
     "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
-    "released": choices_of("psg/usg_par_released.yaml"),
-    "specification": choices_of("psg/usg_par_convnext_large.yaml"),
+    "mask_decoder_deepest": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 2.25),
+    # The head-to-head: other recipes at this one's size, data and number of samples. `released_tuned` keeps this
+    # recipe's optimiser. usg_par_best.yaml's own pair weight is for 250 queries: usg_par_shapes_psg.yaml stands for it.
+    "specification": choices_of("psg/usg_par_convnext_large.yaml", optimizer=True),
+    "released": lambda cfg: choices_of("psg/usg_par_released.yaml", optimizer=True)(cfg) + batches(cfg, 8),
+    "released_tuned": choices_of("psg/usg_par_released.yaml"),
     "class_balanced": lambda cfg: [USG + "LOSS.PREDICATE_BALANCE_BETA", "0.999"],
 }
 

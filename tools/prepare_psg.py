@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The commands `usg-psg check`, `stats`, `index`, `fix` and `coco`."""
+"""The commands `usg-psg download`, `import`, `check`, `stats`, `index` and `fix`."""
 
 from usg_psg_cli import program
 
-main = program("check", "stats", "index", "fix", "coco")
+main = program("download", "import", "check", "stats", "index", "fix")
 
 if __name__ == "__main__":
     raise SystemExit(main())

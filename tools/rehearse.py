@@ -46,7 +46,7 @@ PERIOD = 50  # steps between checkpoints, so that one is there when the run is k
 def make_data(args: argparse.Namespace) -> dict:
     """Scenes, psg.json and weights."""
     sys.path.append(str(ROOT))
-    from tests.pretrained.published import fcclip_shapes, random_weights
+    from tests.pretrained.foreign import fcclip_shapes, random_weights
 
     start, root = time.monotonic(), args.folder / "datasets"
     workers = min(os.cpu_count() or 1, 32) if args.scenes > 50 else 0

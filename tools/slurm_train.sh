@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Trains on one or several machines of a SLURM cluster: one torchrun per machine, one process per GPU.
 #
-#   sbatch --nodes 2 --gpus-per-node 8 tools/slurm_train.sh --config-file configs/psg/usg_par_convnext_large.yaml \
-#       OUTPUT_DIR /shared/usg_par SOLVER.IMS_PER_BATCH 64 \
-#       SOLVER.MAX_ITER 15000 SOLVER.CHECKPOINT_PERIOD 1250 TEST.EVAL_PERIOD 1250    # the recipe's epochs at 64 images a step
+#   sbatch --nodes 2 --gpus-per-node 8 tools/slurm_train.sh --config-file configs/psg/usg_par_best.yaml \
+#       OUTPUT_DIR /shared/usg_par
 #
 # Submit it from the repository's root, with the project's environment active; --partition, --account and --time go before
 # the script's name. OUTPUT_DIR must be on a disk that all machines see. It always resumes, so a new experiment needs a new

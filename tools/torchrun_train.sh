@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains with torchrun on one machine, or on several without a cluster's scheduler.
 #
-#   tools/torchrun_train.sh --config-file configs/psg/usg_par_convnext_large.yaml OUTPUT_DIR output/usg_par
+#   tools/torchrun_train.sh --config-file configs/psg/usg_par_best.yaml OUTPUT_DIR output/psg
 #   NODES=2 MASTER=10.0.0.1:29500 tools/torchrun_train.sh ...        # the same command on each of the two machines
 #
 # PROCESSES_PER_NODE: default one per GPU, one on a machine without GPUs.

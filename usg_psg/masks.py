@@ -42,38 +42,45 @@ def encode_segments(panoptic: np.ndarray, ids: Iterable[int]) -> list[dict]:
     return encoded
 
 
-def decode_masks(masks: Masks, name: str = "masks") -> np.ndarray:
+def decode_masks(masks: Masks, name: str = "masks", size: tuple[int, ...] | None = None) -> np.ndarray:
     """Bool masks (N, H, W) of either form.
 
     Args:
-        masks: (N, H, W) bool or 0/1 array, or N run lengths of one size.
+        masks: (N, H, W) bool or 0/1 array, or N run lengths.
         name: what an error calls them.
+        size: (H, W) that they must have; None for any that all of them have.
 
     Raises:
-        ValueError: for another shape, values other than 0 and 1, run lengths of different sizes, or as `check_rles`.
+        ValueError: for another shape, values other than 0 and 1, sizes that differ, or as `check_rles`.
     """
     if isinstance(masks, np.ndarray):
         if masks.ndim != 3:
             raise ValueError(f"{name}: expected shape (N, H, W), got {masks.shape}")
         if masks.dtype != bool and masks.size and not ((masks == 0) | (masks == 1)).all():
             raise ValueError(f"{name}: expected bool or 0/1 values, got {masks.dtype} with other values")
+        sizes = {masks.shape[1:]}
+    else:
+        masks = check_rles(masks, name)
+        sizes = {tuple(int(x) for x in rle["size"]) for rle in masks}
+    if not len(masks) and (size or not sizes):
+        return np.zeros((0, *(size or (0, 0))), dtype=bool)
+    # Run lengths may say up to 2^32 pixels, so before they are decoded.
+    wrong = sizes - {size} if size else sizes
+    if len(wrong) > (size is None):
+        wanted = f"height and width {size}" if size else "masks of one size"
+        raise ValueError(f"{name}: expected {wanted}, got {', '.join(map(str, sorted(wrong)[:4]))}")
+    if isinstance(masks, np.ndarray):
         return masks.astype(bool, copy=False)
-    compressed = check_rles(masks, name)
-    sizes = {tuple(int(x) for x in rle["size"]) for rle in compressed}
-    if len(sizes) > 1:
-        raise ValueError(f"{name}: expected run lengths of one size, got {sorted(sizes)}")
-    if not sizes:
-        return np.zeros((0, 0, 0), dtype=bool)
-    return np.ascontiguousarray(np.moveaxis(coco_mask.decode(compressed), -1, 0)).view(bool)
+    return np.ascontiguousarray(np.moveaxis(coco_mask.decode(masks), -1, 0)).view(bool)
 
 
-def label_map_from_masks(masks: Masks, name: str = "masks") -> np.ndarray:
-    """Label map (H, W) int32 of masks without overlaps.
+def label_map_from_masks(masks: Masks, name: str = "masks", size: tuple[int, ...] | None = None) -> np.ndarray:
+    """Label map (H, W) int32 of masks without overlaps; arguments as of `decode_masks`.
 
     Raises:
         ValueError: if two masks share a pixel, or as `decode_masks`.
     """
-    masks = decode_masks(masks, name)
+    masks = decode_masks(masks, name, size)
     if (masks.sum(axis=0) > 1).any():
         raise ValueError(f"{name}: expected masks without overlaps, got a pixel inside more than one")
     label_map = np.zeros(masks.shape[1:], dtype=np.int32)
@@ -105,11 +112,7 @@ def area(rle: dict) -> int:
 def check_rles(rles: Sequence[dict], name: str = "masks") -> list[dict]:
     """Refuse run lengths that do not fill their mask, and compress those that are lists of numbers.
 
-    pycocotools does not look: it takes what lies in memory for missing runs.
-
-    Args:
-        rles: dicts of "size" [H, W] and "counts", compressed or a list of numbers.
-        name: what an error calls them.
+    pycocotools does not look: it takes what lies in memory for missing runs. `name` is what an error calls them.
 
     Raises:
         ValueError: for a size or counts of another form, a negative run, or runs that do not add up to H * W.

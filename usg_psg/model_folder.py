@@ -21,6 +21,7 @@ from .config import add_usg_config, build_cfg
 from .config.files import merge_overrides
 from .engine.checkpoint import BACKBONE
 from .engine.checkpoint_file import check_suffix
+from .modeling.build import backbone_keys
 from .utils.files import write_whole
 from .utils.weights_file import RECORDS_KEY, SUFFIXES
 from .vocabulary import Vocabulary
@@ -115,8 +116,9 @@ def save_model(
     cfg.MODEL.CLIP.TEXT_CACHE, cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.SEEN = "", ""
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.SOLVER.EMA.ENABLED = False  # the weights are the average already
-    if Path(cfg.MODEL.CLIP.PRETRAINED).is_file():
-        cfg.MODEL.CLIP.PRETRAINED = Path(cfg.MODEL.CLIP.PRETRAINED).name
+    for keys in (cfg.MODEL.CLIP, cfg.MODEL.TIMM):
+        if Path(keys.PRETRAINED).is_file():
+            keys.PRETRAINED = Path(keys.PRETRAINED).name
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()},
         metadata={RECORDS_KEY: json.dumps(records)},
@@ -169,7 +171,8 @@ def model_card(
         ]
         or None,
     )
-    backbone = f"{cfg.MODEL.BACKBONE.NAME}, {cfg.MODEL.CLIP.NAME} ({cfg.MODEL.CLIP.PRETRAINED or 'random weights'})"
+    keys = backbone_keys(cfg)
+    backbone = f"{cfg.MODEL.BACKBONE.NAME}, {keys.NAME} ({keys.PRETRAINED or 'random weights'})"
     counts = f"{len(vocabulary.thing_classes)} things, {len(vocabulary.stuff_classes)} stuff classes"
     lines = [
         "# USG-Par: panoptic scene graphs of images",
@@ -182,7 +185,7 @@ def model_card(
         "print(graph.constrained().top(10).to_json())",
         "```",
         "",
-        f"- Backbone: {backbone}; its weights are {'in this folder' if has_backbone else 'downloaded by OpenCLIP'}.",
+        f"- Backbone: {backbone}; its weights are {'in this folder' if has_backbone else 'downloaded by its library'}.",
         f"- Names: {counts}, {len(vocabulary.predicate_classes)} predicates, with their text embeddings.",
         f"- Training data: {', '.join(data) or 'not recorded'}"
         + (": generated drawings alone, so do not expect it to understand photographs." if generated else "."),

@@ -27,11 +27,12 @@ from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
 from .engine.checkpoint_file import FREQUENCY_KEY, FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
-from .engine.training_record import TrainingRecord, text_identity, use_warnings
+from .engine.training_record import TrainingRecord, use_warnings
 from .model_folder import model_config, push_folder, save_model
+from .modeling.build import backbone_keys
 from .modeling.compile import run_as_configured
 from .modeling.openclip import checkpoint_weights, is_random
-from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary
+from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary, text_identity
 from .scene_graph import SceneGraph
 from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
@@ -112,14 +113,14 @@ class SceneGraphPredictor:
 
         Args:
             folder: created if it is missing.
-            with_backbone: write a frozen backbone's weights, too; None leaves them out if OpenCLIP gives them by tag.
+            with_backbone: write a frozen backbone's weights, too; None leaves them out if they have a tag.
             results: metrics by name for the card, such as the content of a results JSON.
 
         Returns:
             the folder.
         """
         state, identity = self.model.state_dict(), frozen_identity(self.model)
-        is_local = Path(self.cfg.MODEL.CLIP.PRETRAINED).is_file()
+        is_local = Path(backbone_keys(self.cfg).PRETRAINED).is_file()
         records: dict[str, Any] = {TRAINED_ON_KEY: self.trained_on.record()}
         if identity is not None and not (with_backbone or is_local or is_random(identity)):
             state = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}
@@ -141,13 +142,9 @@ class SceneGraphPredictor:
         return bool(path) and any(name.startswith(BACKBONE) for name in weight_names(path))
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Look for other objects and relations from now on, without retraining.
+        """Look for other objects and relations from now on, without retraining; ValueError for empty names or none.
 
-        Args:
-            vocabulary: one without prompts takes those of the model's own for the same names, or else of the config.
-
-        Raises:
-            ValueError: if there is no object or no predicate, or a name is empty.
+        A vocabulary without prompts takes those of the model's own for the same names, or else of the config.
         """
         if vocabulary == Vocabulary.from_names(self.own_vocabulary.names):
             vocabulary = self.own_vocabulary
@@ -172,8 +169,7 @@ class SceneGraphPredictor:
         """Parse one image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is none of these, or cannot be read.
+            FileNotFoundError, ValueError: if there is no such file; if it is none of these, or cannot be read.
         """
         return self.batch([image])[0]
 

@@ -95,14 +95,10 @@ class SceneGraph:
 
     @classmethod
     def from_output(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
-        """The graph between the segments of the panoptic map, of the model's output of one image.
+        """The graph between the segments of the panoptic map, of the model's output of one image, see `USGPar.forward`.
 
         Queries that lost their pixels to a better one are duplicates, so their relations are left out; where two
         queries became one segment, the best relation of each pair of segments and predicate stays.
-
-        Args:
-            output: see `USGPar.forward`.
-            vocabulary: names of its categories and predicates.
         """
         panoptic, segments_info = output["panoptic_seg"]
         # Turned on the device, for `encode_segments`, and as small as it can be.
@@ -142,8 +138,7 @@ class SceneGraph:
 
         Args:
             size: (H, W) of the image.
-            labels: N category ids.
-            masks: N COCO run lengths.
+            labels, masks: N category ids; N COCO run lengths.
             triplets: R rows (subject, object, predicate id), best first.
             vocabulary: names of the ids.
             object_scores, relation_scores: N and R scores; None for 1, as annotations have.
@@ -218,13 +213,17 @@ class SceneGraph:
         return graph
 
     def to_networkx(self) -> networkx.MultiDiGraph:
-        """Nodes are object indices, edges relations; attributes are the fields of both."""
+        """Nodes are object indices, edges relations, with their fields as attributes that all formats can hold.
+
+        A mask is the JSON of its run lengths; `rank` of an edge is its position in `relations`. `graph_formats` writes
+        files.
+        """
         import networkx
 
-        graph = networkx.MultiDiGraph()
+        graph = networkx.MultiDiGraph(height=self.height, width=self.width)
         for index, obj in enumerate(self.objects):
-            graph.add_node(index, **asdict(obj))
-        for relation in self.relations:
+            graph.add_node(index, **{**asdict(obj), "mask": json.dumps(obj.mask)})
+        for rank, relation in enumerate(self.relations):
             attributes = asdict(relation)
-            graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes)
+            graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes, rank=rank)
         return graph

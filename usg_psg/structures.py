@@ -202,8 +202,7 @@ class SceneGraphTargets:
 
         Args:
             instances: per image, Detectron2 `Instances` with `gt_classes` (N,) and bool `gt_masks` (N, h, w).
-            relations: per image, (R, 3) int64 (subject, object, predicate), indices into that image's objects; None for
-                none.
+            relations: per image, (R, 3) int64 rows of that image's objects; None for none.
             size: (H, W) of the padded batch; masks are padded at the bottom and the right, as images are.
             device: where the targets go.
         """

@@ -1,4 +1,4 @@
-"""Commands that lead from data to results, each a chain of others, and what prepares data for one."""
+"""Commands that lead from data to results, each a chain of others."""
 
 from __future__ import annotations
 
@@ -15,28 +15,10 @@ def quickstart(parser: ArgumentParser) -> None:
     Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
     `make quickstart` calls this.
     """
-    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and pictures")
+    parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and drawings")
     parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
     add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
     add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
-
-
-def coco(parser: ArgumentParser) -> Check:
-    """Write COCO's panoptic annotation in PSG's form, for coco_panoptic_train and coco_panoptic_val.
-
-    %(prog)s --annotations datasets/coco/annotations --output datasets/psg/coco_panoptic.json \\
-        --exclude datasets/psg/psg.json
-    """
-    add = parser.add_argument
-    add("--annotations", required=True, type=Path, metavar="FOLDER", help="of panoptic_{train,val}2017.json")
-    add("--output", required=True, type=Path, metavar="FILE.json", help="file to write")
-    add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of the training images")
-
-    def check(args: Namespace) -> None:
-        if not args.output.absolute().parent.is_dir():
-            raise ValueError(f"--output: there is no folder {args.output.absolute().parent}")
-
-    return check
 
 
 def reproduce(parser: ArgumentParser) -> Check:

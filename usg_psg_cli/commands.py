@@ -24,18 +24,19 @@ from .arguments import (
     score,
     whole_number,
 )
-from .chains import coco, quickstart, reproduce
+from .chains import quickstart, reproduce
+from .data_commands import check, download, fix, import_data, index, stats
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
 KS = (10, 20, 50, 100)
 EXPORT_FORMATS = ("json", "sgbench", "openpsg", "coco_panoptic")
+GRAPH_FORMATS = ("graphml", "gexf", "dot", "turtle", "json-ld", "csv")
 ERROR_PROTOCOLS = ("single", "openpsg")
 SOURCES = ("fcclip", "mask2former")
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
 PRESETS = ("easy", "hard", "psg")
 WEAK_SCORE = 0.02
-TIMEOUT = 60.0
 PLOTTED = ("sgdet/single/R@50", "sgdet/single/mR@50", "panoptic/PQ")
 MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill the memory
 
@@ -52,7 +53,7 @@ class Command:
 def train(parser: ArgumentParser) -> Check:
     """Train USG-Par, or evaluate it with --eval-only.
 
-    %(prog)s --config-file configs/psg/usg_par_convnext_large.yaml --num-gpus 8
+    %(prog)s --config-file configs/psg/usg_par_best.yaml --num-gpus 8
     %(prog)s --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     %(prog)s --config-file ... --eval-only --vocabulary prompts.yaml MODEL.WEIGHTS ...
     %(prog)s --config-file ... SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 5e-4 OUTPUT_DIR output/ablation
@@ -102,10 +103,12 @@ def demo(parser: ArgumentParser) -> Check:
     add_weights(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
     parser.add_argument("--output", required=True, help="folder for the results")
-    add_number(parser, "--top-k", whole_number(0), 10, "relations in the pictures, the JSON has all")
-    pictures = "least score in the pictures, and at which the page starts"
-    add_number(parser, "--score-threshold", score, WEAK_SCORE, pictures, "S")
+    add_number(parser, "--top-k", whole_number(0), 10, "relations in the drawings, the JSON has all")
+    drawn = "least score in the drawings, and at which the page starts"
+    add_number(parser, "--score-threshold", score, WEAK_SCORE, drawn, "S")
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
+    formats = "also write the graph for other programs, see docs/visualization.md"
+    parser.add_argument("--format", nargs="+", choices=GRAPH_FORMATS, default=[], help=formats)
     add_number(parser, "--frame-step", positive_integer, 1, "parse every N-th frame of a video")
     add_number(parser, "--max-frames", positive_integer, None, "frames of each video")
     add_number(parser, "--page-relations", whole_number(0), 200, "relations per image on the page")
@@ -122,7 +125,7 @@ def demo(parser: ArgumentParser) -> Check:
 
 
 def app(parser: ArgumentParser) -> None:
-    """Serve a web page: a picture or the webcam in; masks, scene graph, table of relations and JSON out.
+    """Serve a web page: an image or the webcam in; masks, scene graph, table of relations and JSON out.
 
     pip install -e .[app]
     %(prog)s --weights output/quickstart/model_final.pth
@@ -138,8 +141,8 @@ def app(parser: ArgumentParser) -> None:
     add("--share", action="store_true", help="also publish the page through gradio's servers")
     add("--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under")
     add_number(parser, "--max-megabytes", positive_number, 20, "largest upload")
-    add_number(parser, "--max-megapixels", positive_number, 30, "largest picture")
-    add_number(parser, "--max-seconds", positive_number, 120, "for one picture")
+    add_number(parser, "--max-megapixels", positive_number, 30, "largest image")
+    add_number(parser, "--max-seconds", positive_number, 120, "for one image")
 
 
 def evaluate(parser: ArgumentParser) -> Check:
@@ -180,86 +183,6 @@ def evaluate(parser: ArgumentParser) -> Check:
     return check
 
 
-def check(parser: ArgumentParser) -> Check:
-    """List every problem of a data set: errors, what the loader mends, and warnings.
-
-    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --workers 8
-
-    The status is 0 if the loader takes every image, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
-    """
-    _add_images(parser)
-    add_number(parser, "--limit-examples", positive_integer, 5, "of each kind")
-    report = "also write the report to this file"
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help=report)
-    parser.add_argument("--psg-names", action="store_true", help="the file must have PSG's names, as psg_train expects")
-    return _check_paths
-
-
-def index(parser: ArgumentParser) -> Check:
-    """Write JSON_FILE.index, from which a data set is loaded in no time."""
-    _add_json(parser)
-    return _check_paths
-
-
-def stats(parser: ArgumentParser) -> Check:
-    """Count the objects, relations, predicates and pairs of a data set.
-
-    %(prog)s --json datasets/psg/psg.json --output statistics
-    """
-    _add_json(parser)
-    complete = "the same images with all relations: which share is annotated"
-    parser.add_argument("--complete", type=Path, metavar="FILE.json", help=complete)
-    output = "also write statistics.json and predicates.png"
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)
-    return _check_paths
-
-
-def fix(parser: ArgumentParser) -> Check:
-    """Write a copy of a data set without what the loader rejects.
-
-    %(prog)s --json datasets/psg/psg.json --image-root datasets/coco --output clean.json
-    """
-    _add_images(parser)
-    output = "the copy; must not exist"
-    parser.add_argument("--output", required=True, type=Path, metavar="OUT.json", help=output)
-    log = "list of all changes, default OUT.json.changes.json"
-    parser.add_argument("--log", type=Path, metavar="FILE.json", help=log)
-
-    def check(args: Namespace) -> None:
-        _check_paths(args)
-        if args.output.exists():
-            raise ValueError(f"--output: {args.output} exists; it is not overwritten")
-        if args.log is not None and args.log.resolve() == args.output.resolve():
-            raise ValueError(f"--log: {args.log} is --output, too")
-
-    return check
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", required=True, type=Path, help="psg.json, or a file of the same form")
-
-
-def _add_images(parser: ArgumentParser) -> None:
-    _add_json(parser)
-    root = "folder that its file names are relative to"
-    parser.add_argument("--image-root", required=True, type=Path, help=root)
-    add_number(parser, "--workers", positive_integer, os.cpu_count() or 1, "processes")
-    add_number(parser, "--timeout", positive_number, TIMEOUT, "for one image", "SECONDS")
-
-
-def _check_paths(args: Namespace) -> None:
-    if not args.json.is_file():
-        raise ValueError(f"--json: there is no file {args.json}")
-    if "image_root" in args and not args.image_root.is_dir():
-        raise ValueError(f"--image-root: there is no folder {args.image_root}")
-    for name in ("report", "output", "log"):
-        path = getattr(args, name, None)
-        if path is not None and path.exists() and path.samefile(args.json):
-            raise ValueError(f"--{name}: {path} is the input; it is not overwritten")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"--{name}: there is no folder {path.absolute().parent}")
-
-
 def visualize(parser: ArgumentParser) -> Check:
     """Write an HTML page of a data set's annotation, or of the errors of predictions on it.
 
@@ -276,7 +199,7 @@ def visualize(parser: ArgumentParser) -> Check:
     source.add_argument("--json", type=Path, help="psg.json, or a file of the same form")
     add("--config-file", default="", metavar="FILE", help="recipe whose IMPORTS register --dataset")
     add_trust(parser)
-    add("--image-root", type=Path, help="pictures of --json, default ../coco beside the file's folder")
+    add("--image-root", type=Path, help="images of --json, default ../coco beside the file's folder")
     split = "images of --json, default test with --predictions, otherwise trainval"
     add("--split", choices=SPLITS, help=split)
     add("--output", required=True, type=Path, help="folder for index.html, or the name of the page")
@@ -333,7 +256,7 @@ def convert(parser: ArgumentParser) -> Check:
     """Turn a published FC-CLIP or Mask2Former checkpoint into MODEL.WEIGHTS of this project.
 
     %(prog)s --source fcclip --input fcclip_cocopan.pth \\
-        --config-file configs/psg/usg_par_convnext_large.yaml --output fcclip_init.safetensors
+        --config-file configs/psg/usg_par_best.yaml --output fcclip_init.safetensors
 
     Every name of the input is used or left out with a reason; docs/model_zoo.md explains the choices. To keep the
     published computation exactly, convert for and train with the overrides MODEL.USG.MASK_DECODER.NUM_LAYERS 9
@@ -432,17 +355,19 @@ def clip(parser: ArgumentParser) -> None:
     add("--data", required=True, type=Path, metavar="FOLDER", help="with psg/psg.json and coco/, as `shapes` writes it")
     add("--output", required=True, type=Path, metavar="FILE", help="weights to write, for MODEL.CLIP.PRETRAINED")
     add("--model", default="usg_clip_femto", metavar="NAME", help="an OpenCLIP model with a timm ConvNeXt")
-    add_number(parser, "--steps", positive_integer, 1500, "of training")
+    add_number(parser, "--steps", positive_integer, 2500, "of training")
     add_number(parser, "--batch-size", positive_integer, 512, "captioned windows of a step")
     add_number(parser, "--image-size", positive_integer, 96, "side that windows are scaled to, pixels")
     add_number(parser, "--seed", whole_number(0), 0, "of the windows")
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, quickstart, reproduce),
+    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
+    reproduce,
 )
-_OF_DATASET = (check, fix, stats, index, coco)
+_OF_DATASET = (check, fix, stats, index)
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
+    "import": Command(import_data, "import_data", "run"),
 }

@@ -115,3 +115,23 @@ def test_every_row_but_the_first_changes_the_recipe(recipe):
 def test_wrong_arguments(datasets, tmp_path, arguments):
     done = ablate(datasets, tmp_path, *arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_rows_of_another_batch_see_as_many_samples():
+    plain = build_cfg(CONFIG)
+    rows = [row for name, row in load_tool("ablate").ROWS.items() if name.startswith("batch_") or name == "released"]
+    solvers = [build_cfg(CONFIG, row(plain)).SOLVER for row in rows]
+    samples = {solver.MAX_ITER * solver.IMS_PER_BATCH for solver in solvers}
+    assert samples == {plain.SOLVER.MAX_ITER * plain.SOLVER.IMS_PER_BATCH}
+    rates = sorted(solver.BASE_LR / plain.SOLVER.BASE_LR for solver in solvers[:6])
+    assert rates == pytest.approx([0.5, 0.5**0.5, 2**0.5, 2, 2, 4], rel=1e-5), "linear and root"
+
+
+def test_whole_recipes_bring_their_optimiser_unless_it_is_tuned():
+    tool, plain, theirs = load_tool("ablate"), build_cfg(CONFIG), build_cfg("psg/usg_par_released.yaml").SOLVER
+    released, tuned = (build_cfg(CONFIG, tool.ROWS[name](plain)) for name in ("released", "released_tuned"))
+    for key in ("BASE_LR", "WEIGHT_DECAY_NORM", "IMS_PER_BATCH"):
+        assert released.SOLVER[key] == theirs[key]
+        assert tuned.SOLVER[key] == plain.SOLVER[key]
+    assert released.MODEL.USG == tuned.MODEL.USG
+    assert released.MODEL.USG.MASK_DECODER.NUM_LAYERS == plain.MODEL.USG.MASK_DECODER.NUM_LAYERS

@@ -5,14 +5,16 @@ from importlib import import_module
 
 import pytest
 
+from usg_psg import graph_formats
 from usg_psg.cli import plot
 from usg_psg.data import psg_json
 from usg_psg.data.psg_shapes import VOCABULARIES
+from usg_psg.data.sources import coco, hub, rebuild
 from usg_psg.data.validation import check_dataset
 from usg_psg.evaluation import EXPORT_FORMATS, errors, sgdet_evaluator, sgdet_metrics
 from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
-from usg_psg_cli import commands, main
+from usg_psg_cli import commands, data_commands, main
 
 from ..programs import ROOT, exit_status, load_tool, run, start
 
@@ -82,8 +84,11 @@ def test_repeated_values_are_those_of_the_package():
     assert commands.KS == sgdet_metrics.KS and commands.EXPORT_FORMATS == tuple(EXPORT_FORMATS)
     assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
     assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS
+    assert ("json", *commands.GRAPH_FORMATS) == tuple(graph_formats.SUFFIXES)
     assert set(commands.PRESETS) == set(VOCABULARIES)
-    assert (commands.WEAK_SCORE, commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
+    assert (commands.WEAK_SCORE, data_commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
+    assert (data_commands.COCO_URL, data_commands.MIN_IOU) == (coco.COCO_URL, rebuild.MIN_IOU)
+    assert data_commands.PSG_REPOSITORY == hub.PSG_REPOSITORY
 
 
 @pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"], ["train", "--help"]])

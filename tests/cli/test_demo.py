@@ -16,6 +16,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.video import count_frames, read_frames
 from usg_psg.engine import USGCheckpointer
+from usg_psg.graph_formats import read_graph
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg_cli import parse, program
@@ -89,17 +90,18 @@ def test_a_folder_with_images_videos_and_broken_files(run, tmp_path, capsys):
     (folder / "broken.mp4").write_bytes(b"no video")
     (folder / "notes.txt").write_text("neither")
     arguments = ["--frame-step", "2", "--max-frames", "2", "--svg", "--page-relations", "5"]
+    arguments += ["--format", "graphml", "csv"]
     assert run("--input", str(folder), "--output", str(output), *arguments) == 1
     captured = capsys.readouterr()
     assert "broken.mp4: left out" in captured.err and "3 of 4 images parsed" in captured.out
     stems = ["a", "clip_000000", "clip_000002"]
-    endings = ["_overlay.png", "_graph.png", "_graph.svg", ".json"]
+    endings = ["_overlay.png", "_graph.png", "_graph.svg", ".json", ".graphml", ".objects.csv", ".relations.csv"]
     assert {f.name for f in output.iterdir()} == {*(s + e for s in stems for e in endings), "index.html"}
     assert page_names(output) == ["a.png", "clip.avi frame 0 (0:00.00)", "clip.avi frame 2 (0:00.20)"]
     page = (output / "index.html").read_text()
     assert str(tmp_path) not in page and '"least":0.02' in page
     graph = SceneGraph.from_json((output / "clip_000002.json").read_text())
-    assert (graph.height, graph.width) == (48, 64)
+    assert (graph.height, graph.width) == (48, 64) and read_graph(output / "clip_000002.graphml") == graph
     assert (output / "a_graph.svg").read_text().lstrip().startswith("<?xml")
 
 

@@ -147,7 +147,7 @@ def test_bad_input_is_named(data, tmp_path, capsys):
     content["images"][0].update(height=5, width=5, pan_seg_file_name="small.png")
     broken.write_text(json.dumps(content))
     message = refused(capsys, *arguments)
-    assert image_id in message and "5 x 5" in message
+    assert image_id in message and "(5, 5)" in message
     content = json.loads(predictions.read_text())
     content["images"].append(content["images"][0])
     broken.write_text(json.dumps(content))

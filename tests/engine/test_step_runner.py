@@ -184,12 +184,14 @@ def test_moving_average():
     start = weights(layer)
     with torch.no_grad():
         layer.weight.add_(4.0)
-    ema.update()
+    ema.update(26)  # (1 + 26) / (10 + 26), the decay from there on
     moved = weights(layer)
     with ema.applied():
         torch.testing.assert_close(layer.weight, start["weight"] + 1.0)
         torch.testing.assert_close(layer.bias, start["bias"])
     assert torch.equal(layer.weight, moved["weight"])
+    ema.update(0)
+    torch.testing.assert_close(ema.state_dict()["weight"], start["weight"] + 0.1 + 0.9 * 4.0)
     with pytest.raises(ValueError, match="other weights"):
         ema.load_state_dict({"weight": start["weight"]})
     with pytest.raises(ValueError, match="decay: expected"):

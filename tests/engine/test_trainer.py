@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -13,7 +14,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
-from usg_psg.engine.trainer import training_relations
+from usg_psg.engine.trainer import novel_names, training_relations
 
 SMALL = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64"]
 SMALL += ["INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "TEST.EVAL_PERIOD", "0"]
@@ -100,7 +101,8 @@ def test_checkpoints_record_what_the_run_and_those_before_it_were_trained_on(cfg
 
 
 def test_the_evaluator_gets_the_relations_of_the_training_data(cfg, tmp_path, caplog):
-    assert Trainer.build_evaluator(cfg, "psg_shapes_val").training is None
+    evaluator = Trainer.build_evaluator(cfg, "psg_shapes_val")
+    assert evaluator.training is None and evaluator.novel is None
     cfg.TEST.USG.FREQUENCY_BASELINE = True
     training = Trainer.build_evaluator(cfg, "psg_shapes_val").training
     records = DatasetCatalog.get("psg_shapes_train")
@@ -115,7 +117,9 @@ def test_the_evaluator_gets_the_relations_of_the_training_data(cfg, tmp_path, ca
     (path.parent / "other.json").write_text(json.dumps(words))
     register_psg("other_words", path.parent / "other.json", path.parent.parent / "coco", "train")
     cfg.DATASETS.TRAIN = ("other_words",)
-    assert Trainer.build_evaluator(cfg, "psg_shapes_val").training is None
+    evaluator = Trainer.build_evaluator(cfg, "psg_shapes_val")
+    assert evaluator.training is None
+    assert np.flatnonzero(evaluator.novel.predicates).tolist() == [0] and not evaluator.novel.classes.any()
     unregister_psg("other_words")
     assert "zR and the frequency baseline are left out: DATASETS.TRAIN ('other_words',) has no relations" in caplog.text
     path.unlink()
@@ -123,3 +127,4 @@ def test_the_evaluator_gets_the_relations_of_the_training_data(cfg, tmp_path, ca
     caplog.clear()
     assert training_relations(cfg.DATASETS.TRAIN, "psg_test") is None
     assert "zR and the frequency baseline are left out: " in caplog.text
+    assert novel_names(("psg_shapes_train_seen",), "psg_test") is None, "there is no such file"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from usg_psg.config import build_cfg
-from usg_psg.engine.training_record import GENERATED, OTHER, TrainingRecord, text_identity, use_warnings
-from usg_psg.modeling.text_embeddings import Phrases
+from usg_psg.engine.training_record import GENERATED, OTHER, TrainingRecord, use_warnings
+from usg_psg.modeling.text_embeddings import Phrases, text_identity
 
 WORDS = Phrases(("person", "cup,mug", "sky"), ("on", "holding"), ("a {}",), ("x {} y",))
 
@@ -66,4 +66,4 @@ def test_another_text_tower(cfg):
     other = cfg.clone()
     other.MODEL.CLIP.NAME = "convnext_base"
     texts = use_warnings(record(cfg), other, WORDS)
-    assert "names are embedded by OpenCLIP convnext_base" in texts[0] and "convnext_large_d_320" in texts[0]
+    assert "names are embedded by convnext_base" in texts[0] and "convnext_large_d_320" in texts[0]

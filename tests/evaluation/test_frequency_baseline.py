@@ -97,13 +97,7 @@ def test_misuse_is_refused():
         SGDetMetrics(3, baseline=True)
     with pytest.raises(ValueError, match="training: expected relations of 4 classes and 3 predicates, got 3 and 3"):
         SGDetMetrics(3, [True] * 4, training=training())
-    both, one = SGDetMetrics(3, training=training(), baseline=True), SGDetMetrics(3, training=training())
-    with pytest.raises(ValueError, match="other: only one of the two scores the baseline"):
-        one.merge(both)
-    with pytest.raises(ValueError, match="other: expected counts of R, mR, NgR, NgmR, PR, got"):
-        SGDetMetrics(3).merge(one)
-    with pytest.raises(ValueError, match="other: only one of the two scores the baseline, or panoptic quality"):
-        SGDetMetrics(3, [True] * 3).merge(SGDetMetrics(3))
+    one = SGDetMetrics(3, training=training())
     gt = GroundTruth(np.array([0, 3]), np.array([[0, 1, 0]]), np.ones((1, 1), int), image_id="7")
     with pytest.raises(ValueError, match="image '7': annotated class: expected 0 to 2, got 3"):
         one.update(gt, Prediction.nothing(gt))

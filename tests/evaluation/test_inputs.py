@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
+from usg_psg.evaluation.image_match import ImageMatch
 from usg_psg.evaluation.matching import mask_overlap
 
 MASKS = np.arange(3)[:, None, None] == np.arange(3)[None, :, None].repeat(4, 2)  # a row of pixels each
@@ -37,15 +38,15 @@ def test_a_prediction_is_compared_with_each_annotation():
     for row in range(3):
         label_map = np.zeros((3, 4), dtype=np.int64)
         label_map[row] = 1
-        overlap = made.overlap_with(GroundTruth(np.array([0]), np.zeros((0, 3), int), label_map))
+        overlap = ImageMatch(GroundTruth(np.array([0]), np.zeros((0, 3), int), label_map), made).overlap
         assert overlap.intersection.ravel().tolist() == [4 * (n == row) for n in range(3)]
 
 
 def test_an_overlap_with_another_annotation_is_refused():
     made = make(overlap=mask_overlap(MASKS, np.ones((3, 4), int), 1))
     gt = GroundTruth(np.array([0, 1]), ROWS[:1], np.ones((3, 4), int))
-    with pytest.raises(ValueError, match=r"image '7': overlap: expected \(3, 2\), got \(3, 1\)"):
-        made.overlap_with(gt)
+    with pytest.raises(ValueError, match=r"overlap: expected \(3, 2\), got \(3, 1\)"):
+        _ = ImageMatch(gt, made).overlap
 
 
 @pytest.mark.parametrize("name", ["triplet_scores", "mask_scores"])

@@ -61,5 +61,5 @@ def test_processes_add_up_and_nothing_is_told_apart_where_training_had_every_nam
     assert NovelNames.of(NAMES, TRAINED) is None
     plain = SGDetMetrics(3, [True] * 3).compute()
     assert not any("novel" in key for key in [*plain.metrics, *plain.panoptic, *plain.counts])
-    with pytest.raises(ValueError, match="other: expected counts of"):
+    with pytest.raises(ValueError, match="other: expected counts with the same"):
         SGDetMetrics(3, [True] * 3).merge(total)

@@ -336,6 +336,10 @@ def test_sgbench_differs_where_two_segments_of_a_class_have_exactly_half_of_a_ma
 
 
 def test_shards_with_other_settings_are_refused():
-    a, b = SGDetMetrics(3, ks=(10,)), SGDetMetrics(3, ks=(20,))
-    with pytest.raises(ValueError, match=r"other: expected ks \(10,\) and 1 groups, got \(20,\) and 1"):
-        a.merge(b)
+    training = random_training(np.random.default_rng(0))
+    given = {"num_predicates": NUM_PREDICATES, "training": training}
+    changes = {"ks": (20,), "baseline": True, "is_thing": [True] * NUM_CLASSES, "training": None}
+    for name, value in changes.items():
+        expected = "num_classes, tables" if name == "training" else name
+        with pytest.raises(ValueError, match=f"other: expected counts with the same {expected}$"):
+            SGDetMetrics(**given).merge(SGDetMetrics(**{**given, name: value}))

@@ -126,7 +126,7 @@ def test_misuse_is_refused(dataset):
     cut.pred_masks = wrong["instances"].pred_masks[:, :5, :5]
     for name in ("pred_classes", "scores", "segment_ids"):
         cut.set(name, wrong["instances"].get(name))
-    with pytest.raises(ValueError, match=f"image '{other}': pred_masks: expected height x width 12 x 16, got 5 x 5"):
+    with pytest.raises(ValueError, match=f"image '{other}': masks: expected height and width .12, 16., got .5, 5."):
         evaluator.process([{"image_id": other}], [{**wrong, "instances": cut}])
 
 

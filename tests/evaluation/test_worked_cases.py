@@ -349,5 +349,5 @@ def test_bad_values_of_an_image_are_refused():
         metrics.update(GroundTruth(np.array([0, 1]), np.array([[0, 1, 3]]), MAP, image_id="7"), good)
     with pytest.raises(ValueError, match="predicted class: expected 0 to 1, got 4"):
         metrics.update(gt_of((0, 1, 0)), Prediction(np.array([0, 4]), np.array([[0, 1, 0]]), MASKS))
-    with pytest.raises(ValueError, match="expected height x width 1 x 20, got 1 x 19"):
+    with pytest.raises(ValueError, match=r"expected height and width \(1, 20\), got \(1, 19\)"):
         metrics.update(gt_of((0, 1, 0)), Prediction(np.array([0, 1]), np.array([[0, 1, 0]]), MASKS[..., 1:]))

@@ -9,15 +9,19 @@ from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
 from usg_psg.engine import adapt_to_machine, build_optimizer
+from usg_psg.predicate_frequency import PredicateFrequency
 
 from ..tiny import tiny_input
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "psg"
-RECIPES = sorted(path.name for path in CONFIGS.glob("usg_par_*.yaml"))
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = sorted(f"{path.parent.name}/{path.name}" for path in CONFIGS.glob("p*/usg_par_*.yaml"))
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.CLIP.NAME": "usg_convnext_zepto",
     "MODEL.CLIP.PRETRAINED": "",
+    "MODEL.TIMM.NAME": "test_vit",
+    "MODEL.TIMM.PRETRAINED": "",
+    "MODEL.TIMM.PYRAMID_DIM": "16",
     "MODEL.USG.HIDDEN_DIM": "32",
     "MODEL.USG.SIZE_DIVISIBILITY": "64",
     "MODEL.USG.PIXEL_DECODER.FFN_DIM": "32",
@@ -32,7 +36,7 @@ SMALL = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_trains_a_step_and_infers(recipe):
     torch.manual_seed(0)
-    cfg = build_cfg(f"psg/{recipe}", [word for pair in SMALL.items() for word in pair])
+    cfg = build_cfg(recipe, [word for pair in SMALL.items() for word in pair])
     adapt_to_machine(cfg)
     model = build_model(cfg).train()
     samples = [tiny_input(), tiny_input(2, relations=((1, 0, 5),))]
@@ -47,6 +51,8 @@ def test_recipe_trains_a_step_and_infers(recipe):
     optimizer.step()
     changed = [name for name, value in model.named_parameters() if name in trained and (value != trained[name]).any()]
     assert len(changed) > 0.9 * len(trained)
+    names = model.predicate_names
+    model.set_predicate_frequency(PredicateFrequency(names, (1,) * len(names), (1,) * len(names), 1))
     with torch.no_grad():
         result = model.eval()(samples[:1])[0]
     assert len(result["pairs"]["score"]) <= 30 and torch.isfinite(result["relations"]["score"]).all()

@@ -10,7 +10,7 @@ import torch
 
 from usg_psg.modeling import text_embeddings as module
 from usg_psg.modeling.openclip import load_openclip, weights_identity
-from usg_psg.modeling.text_embeddings import encode_names, spoken_name, text_embeddings
+from usg_psg.modeling.text_embeddings import OpenCLIPText, encode_names, spoken_name, text_embeddings
 
 NAME = "usg_convnext_zepto"
 NAMES = ["person", "wall-other-merged", "in front of"]
@@ -64,7 +64,9 @@ def test_damaged_cache_is_computed_again(tmp_path, count_loads, caplog, content)
 def test_the_text_tower_runs_where_it_is_asked_to(tmp_path, monkeypatch):
     devices = []
     monkeypatch.setattr(
-        module, "encode_names", lambda clip, *_: devices.append(next(clip.parameters()).device.type) or torch.ones(3, 2)
+        module,
+        "encode_names",
+        lambda tower, *_: devices.append(next(tower.clip.parameters()).device.type) or torch.ones(3, 2),
     )
     embed(tmp_path, device="meta")  # a device that every machine has
     assert devices == ["meta"]
@@ -111,14 +113,14 @@ def test_processes_that_make_the_cache_at_once_do_not_damage_it(tmp_path):
 
 
 def test_embeddings_are_normalised_means_over_templates_and_synonyms():
-    clip, tokenizer = load_openclip(NAME), open_clip.get_tokenizer(NAME)
-    both = encode_names(clip, tokenizer, ["dog,cat"], ["{}", "a {}"])
-    parts = torch.cat([encode_names(clip, tokenizer, [n], [t]) for n in ("dog", "cat") for t in ("{}", "a {}")])
+    tower = OpenCLIPText(load_openclip(NAME), open_clip.get_tokenizer(NAME))
+    both = encode_names(tower, ["dog,cat"], ["{}", "a {}"])
+    parts = torch.cat([encode_names(tower, [n], [t]) for n in ("dog", "cat") for t in ("{}", "a {}")])
     torch.testing.assert_close(both[0], torch.nn.functional.normalize(parts.sum(0), dim=0))
     torch.testing.assert_close(both.norm(dim=1), torch.ones(1))
     torch.testing.assert_close(
-        encode_names(clip, tokenizer, NAMES, ["{}"], batch_size=2),
-        encode_names(clip, tokenizer, NAMES, ["{}"]),
+        encode_names(tower, NAMES, ["{}"], batch_size=2),
+        encode_names(tower, NAMES, ["{}"]),
         atol=1e-6,
         rtol=1e-5,
     )

@@ -64,17 +64,17 @@ def files(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("uploads")
     rng = np.random.default_rng(0)
     paths = {name: str(folder / f"{name}.jpg") for name in ("good", "turned", "text", "cut", "many", "big")}
-    picture = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
-    picture.save(paths["good"], quality=90)
+    image = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    image.save(paths["good"], quality=90)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by a quarter
-    picture.save(paths["turned"], exif=exif)
-    Path(paths["text"]).write_text("not a picture\n" * 20)
+    image.save(paths["turned"], exif=exif)
+    Path(paths["text"]).write_text("not an image\n" * 20)
     Path(paths["cut"]).write_bytes(Path(paths["good"]).read_bytes()[:2000])
     Image.new("RGB", (400, 300)).save(paths["many"])
     Path(paths["big"]).write_bytes(Path(paths["good"]).read_bytes() + bytes(600_000))
     paths["gif"] = str(folder / "moving.gif")
-    picture.save(paths["gif"])
+    image.save(paths["gif"])
     return paths
 
 
@@ -84,7 +84,7 @@ def parse(session, path, **changes):
     )
 
 
-def test_a_good_picture_gives_everything(session, files):
+def test_a_good_image_gives_everything(session, files):
     overlay, graph, rows, file, text = parse(session, files["good"])
     assert overlay.shape[1] * 96 == overlay.shape[0] * 128 and overlay.dtype == graph.dtype == np.uint8
     whole = SceneGraph.from_json(Path(file).read_text())
@@ -126,7 +126,7 @@ def test_the_orientation_note_of_cameras_is_followed(session, files):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("text", "text.jpg is not a picture"),
+        ("text", "text.jpg is not an image"),
         ("cut", "cut.jpg: not a readable image"),
         ("many", "400 x 300 pixels"),
         ("big", "0.6 MB"),
@@ -148,7 +148,7 @@ def test_size_is_checked_before_pixels_are_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(data)
     with pytest.raises(ValueError, match="too many pixels"):
         check_upload(str(tmp_path / "bomb.png"), Limits())
-    with pytest.raises(BadInputError, match="Choose a picture"):
+    with pytest.raises(BadInputError, match="Choose an image"):
         parse(Session({}, LIMITS), None)
 
 
@@ -260,11 +260,11 @@ def page(predictor, new_page):
 
 def upload(page, path: str) -> None:
     page.reload()
-    page.locator("#picture input[type=file]").first.set_input_files(path)
+    page.locator("#image input[type=file]").first.set_input_files(path)
 
 
 def send(page) -> None:
-    page.locator("#picture img").first.wait_for()
+    page.locator("#image img").first.wait_for()
     page.locator("#threshold input[type=number]").fill("0")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Find the scene graph").click()
@@ -276,15 +276,15 @@ def column(page, number: int) -> list[str]:
     return [text.strip() for text in cells.all_inner_texts()]
 
 
-def test_visit_with_a_good_picture(page, files):
+def test_visit_with_a_good_image(page, files):
     upload(page, files["good"])
     assert page.get_by_label("Capture from camera").count() == 1
     send(page)
     for name in ("overlay", "graph"):
-        picture = page.locator(f"#{name} img")
-        picture.wait_for()
-        page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
-        top = picture.bounding_box()["y"]
+        image = page.locator(f"#{name} img")
+        image.wait_for()
+        page.wait_for_function("image => image.naturalWidth > 400", arg=image.element_handle())
+        top = image.bounding_box()["y"]
         covers = page.locator(f"#{name} button:not(:has(img)), #{name} [data-testid=block-label]")
         boxes = [box for box in (cover.bounding_box() for cover in covers.all()) if box]
         assert len(boxes) >= 3 and all(box["y"] + box["height"] <= top + 1 for box in boxes), "they hide names"
@@ -299,18 +299,18 @@ def test_visit_with_a_good_picture(page, files):
         page.screenshot(path=f"{folder}/app.png", full_page=True)
 
 
-def test_a_tall_picture_leaves_the_results_in_sight(page, tmp_path):
+def test_a_tall_image_leaves_the_results_in_sight(page, tmp_path):
     Image.new("RGB", (20, 3000), (90, 120, 200)).save(tmp_path / "tall.png")
     upload(page, str(tmp_path / "tall.png"))
     send(page)
-    for name, most in (("picture", 750), ("overlay", 1275)):  # of 1500 pixels
-        picture = page.locator(f"#{name} img").first
-        picture.wait_for()
-        page.wait_for_function("image => image.naturalHeight > 1000", arg=picture.element_handle())
-        assert 0 < picture.bounding_box()["height"] <= most
+    for name, most in (("image", 750), ("overlay", 1275)):  # of 1500 pixels
+        image = page.locator(f"#{name} img").first
+        image.wait_for()
+        page.wait_for_function("image => image.naturalHeight > 1000", arg=image.element_handle())
+        assert 0 < image.bounding_box()["height"] <= most
 
 
-@pytest.mark.parametrize("name, message", [("text", "text.jpg is not a picture"), ("many", "400 x 300 pixels")])
+@pytest.mark.parametrize("name, message", [("text", "text.jpg is not an image"), ("many", "400 x 300 pixels")])
 def test_visit_with_a_bad_file(page, files, name, message):
     upload(page, files[name])
     send(page)

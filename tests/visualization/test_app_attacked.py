@@ -64,8 +64,8 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    """A picture of this machine that no visitor sent."""
+def image(tmp_path_factory):
+    """An image of this machine that no visitor sent."""
     path = tmp_path_factory.mktemp("private") / "secret.png"
     Image.new("RGB", (64, 48), (250, 10, 10)).save(path)
     return path
@@ -99,9 +99,9 @@ def upload(netloc: str, name: str, content: bytes):
     return answer[0], answer[2]
 
 
-def test_an_upload_is_answered(server, picture):
+def test_an_upload_is_answered(server, image):
     netloc, _ = server
-    status, text = upload(netloc, "mine.png", picture.read_bytes())
+    status, text = upload(netloc, "mine.png", image.read_bytes())
     assert status == 200
     payload = {"path": json.loads(text)[0]}
     for more in ({}, {"meta": {"_type": "gradio.FileData"}}):
@@ -111,22 +111,22 @@ def test_an_upload_is_answered(server, picture):
     assert "event: error" in parse(netloc, payload, top_k="many")
 
 
-def test_files_that_nobody_uploaded_are_all_answered_alike(server, picture, tmp_path):
-    """A foreign picture, a link to it, none, a folder, a pipe, which would be waited for: nothing tells them apart."""
+def test_files_that_nobody_uploaded_are_all_answered_alike(server, image, tmp_path):
+    """A foreign image, a link to it, none, a folder, a pipe, which would be waited for: nothing tells them apart."""
     netloc, uploads = server
     os.mkfifo(tmp_path / "pipe")
-    os.symlink(picture, uploads / "link.png")
+    os.symlink(image, uploads / "link.png")
     os.mkfifo(uploads / "pipe")
-    outside = [picture, tmp_path / "absent.png", tmp_path, tmp_path / "pipe", "/etc/passwd", "/dev/zero"]
+    outside = [image, tmp_path / "absent.png", tmp_path, tmp_path / "pipe", "/etc/passwd", "/dev/zero"]
     inside = [uploads, uploads / "link.png", uploads / "pipe", uploads / "absent.png", f"{uploads}/../{uploads.name}x"]
-    climbing = [f"{uploads}/{os.path.relpath(picture, uploads)}", f"{uploads}x/a.png", "secret.png", "a\0b", ""]
+    climbing = [f"{uploads}/{os.path.relpath(image, uploads)}", f"{uploads}x/a.png", "secret.png", "a\0b", ""]
     answers = {parse(netloc, {"path": str(path)}) for path in (*outside, *inside, *climbing)}
     (answer,) = answers
     assert NOT_ARRIVED in answer and "secret" not in answer
     for path in (*outside, *climbing[:1]):
         answer = parse(netloc, {"path": str(path), "meta": {"_type": "gradio.FileData"}})
         assert "event: error" in answer and "MB" not in answer
-    for path in (picture, "/etc/passwd", tmp_path / "absent.png"):
+    for path in (image, "/etc/passwd", tmp_path / "absent.png"):
         assert ask(netloc, "GET", f"/gradio_api/file={path}")[0] in (403, 404)
 
 
@@ -202,10 +202,10 @@ def test_what_is_too_large_is_not_taken_in(server):
     assert sum(len(files) for *_, files in os.walk(uploads)) == before
 
 
-def test_thirty_at_once(server, picture):
+def test_thirty_at_once(server, image):
     """Each gets an answer: its scene graph, or that too many wait; and the page is served meanwhile."""
     netloc, _ = server
-    path = json.loads(upload(netloc, "mine.png", picture.read_bytes())[1])[0]
+    path = json.loads(upload(netloc, "mine.png", image.read_bytes())[1])[0]
     with ThreadPoolExecutor(31) as visitors:
         asked = [visitors.submit(parse, netloc, {"path": path}) for _ in range(30)]
         assert ask(netloc, "GET", "/")[0] == 200
@@ -215,16 +215,16 @@ def test_thirty_at_once(server, picture):
     assert "2 relations shown" in parse(netloc, {"path": path})
 
 
-def test_work_that_takes_too_long_is_given_up(picture):
+def test_work_that_takes_too_long_is_given_up(image):
     predictor = Predictor()
     session = Session({"a": predictor}, Limits(seconds=0.2))
     predictor.go.clear()
     for _ in range(2):  # the second one waits for the first, which cannot be stopped
         with pytest.raises(BadInputError, match="more than 0.2 seconds"):
-            session.parse(str(picture), "a", 5, 0.0, "", "")
+            session.parse(str(image), "a", 5, 0.0, "", "")
     predictor.go.set()
     session.limits = Limits(seconds=PATIENCE)
-    assert "2 relations shown" in session.parse(str(picture), "a", 5, 0.0, "", "")[4]
+    assert "2 relations shown" in session.parse(str(image), "a", 5, 0.0, "", "")[4]
     for _ in range(100):
         if session.count == 2:
             break
@@ -232,19 +232,19 @@ def test_work_that_takes_too_long_is_given_up(picture):
     assert session.count == 2, "the first, late, and the last; the second one was never begun"
 
 
-def test_hostile_names_stay_text(server, picture, new_page, tmp_path):
+def test_hostile_names_stay_text(server, image, new_page, tmp_path):
     """Names come from anybody: from a vocabulary file, a checkpoint's data set, a visitor, a file."""
     netloc, _ = server
     names = ["</script><script>window.broken = 1</script>", "<img src=x onerror='window.broken = 1'>"]
     names += ["${window.broken = 1} {{7*7}}", "[x](javascript:alert(1))", "<b>bold</b> $x^2$ **strong**"]
     path = tmp_path / "<img src=x onerror='window.broken = 1'>.png"
-    path.write_bytes(picture.read_bytes())
+    path.write_bytes(image.read_bytes())
     page = new_page(viewport={"width": 1400, "height": 1200})
     page.set_default_timeout(60_000)
     page.goto(f"http://{netloc}/")
     page.get_by_text("Vocabulary").click()
-    page.locator("#picture input[type=file]").first.set_input_files(path)
-    page.locator("#picture img").first.wait_for()
+    page.locator("#image input[type=file]").first.set_input_files(path)
+    page.locator("#image img").first.wait_for()
     for name in names:
         page.locator("#objects textarea").fill(f"first {name}\nsecond {name}")
         page.locator("#predicates textarea").fill(f"sees {name}")
@@ -255,12 +255,12 @@ def test_hostile_names_stay_text(server, picture, new_page, tmp_path):
     page.locator("#objects textarea").fill(f"{names[0]} {'x' * 80}")
     page.get_by_role("button", name="Find the scene graph").click()
     page.locator("#status").get_by_text("letters").wait_for()
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     page.reload()
-    page.locator("#picture input[type=file]").first.set_input_files(path)
-    page.locator("#picture img").first.wait_for()
+    page.locator("#image input[type=file]").first.set_input_files(path)
+    page.locator("#image img").first.wait_for()
     page.get_by_role("button", name="Find the scene graph").click()
-    page.locator("#status").get_by_text("is not a picture").wait_for()
+    page.locator("#status").get_by_text("is not an image").wait_for()
     assert page.locator("#status b, #status strong, #status img, #relations img, #relations script").count() == 0
     assert page.evaluate("window.broken") is None
     if folder := os.environ.get("USG_PSG_SCREENSHOTS"):

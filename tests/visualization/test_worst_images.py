@@ -56,7 +56,7 @@ def test_an_evaluation_draws_its_worst_images(dataset, tmp_path, caplog):
     order = [image.image_id for image in evaluator.worst.images]
     expected = [f"{n:03d}_{image_id}.png" for n, image_id in enumerate(order, start=1) if image_id != "folder/7"]
     assert written == expected and len(written) == 7
-    assert "no picture of image folder/7" in caplog.text
+    assert "no drawing of image folder/7" in caplog.text
     assert Image.open(folder / written[0]).width > 1000
     assert (out / f"plots_{NAME}" / "recall_over_k.png").exists()
 

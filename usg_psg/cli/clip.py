@@ -23,7 +23,7 @@ from ..data.psg_json import open_psg
 from ..modeling.clip_ensemble import CLIPVisualHead
 from ..modeling.openclip import load_openclip
 from ..modeling.openclip_convnext import OpenCLIPConvNeXt
-from ..modeling.text_embeddings import encode_names
+from ..modeling.text_embeddings import OpenCLIPText, encode_names
 from ..utils.files import write_whole
 
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1e-3, 0.05, 0.1  # the last: part of the steps
@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu() for name, value in clip.state_dict().items()}
     write_whole(args.output, lambda file: torch.save(weights, file))
-    text = encode_names(clip, tokenizer, vocabulary.object_classes, TEMPLATES).to(device)
+    text = encode_names(OpenCLIPText(clip, tokenizer), vocabulary.object_classes, TEMPLATES).to(device)
     if records := load_psg_json(json_file, images, "test")[:NUM_CHECKED]:
         right, total = count_named(clip, text, records)
         where = f"segments of {len(records)} other images"

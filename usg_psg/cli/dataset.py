@@ -13,7 +13,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..data import PSG_VOCABULARY
-from ..data.coco_panoptic import convert_coco_panoptic
 from ..data.psg_json import write_index
 from ..data.validation.check_dataset import check_dataset, format_report, one_line, report_to_dict
 from ..data.validation.repair import repair_dataset
@@ -50,13 +49,6 @@ def run_index(args: Namespace) -> None:
     """Pack the file for the loader."""
     path = write_index(args.json)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
-
-
-def run_coco(args: Namespace) -> None:
-    """Write COCO as a PSG file, and say which images are not in it."""
-    skipped = convert_coco_panoptic(args.annotations, args.output, args.exclude)
-    of = f" the {skipped:,} training images that {args.exclude} tests on" if args.exclude else ""
-    print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, without{of or ' relations'}")
 
 
 def run_stats(args: Namespace) -> None:

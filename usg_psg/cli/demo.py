@@ -1,4 +1,4 @@
-"""Parses images and videos, and writes pictures, JSON and a page of them."""
+"""Parses images and videos, and writes drawings, JSON and a page of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ..data import read_image
 from ..data.video import VIDEO_SUFFIXES, count_frames, is_video, read_frames
 from ..engine import adapt_to_machine
 from ..engine.terminal import setup_logging
+from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
+from ..graph_formats import check_formats, save_graph
 from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.program import INTERRUPTED, Interruption
@@ -72,12 +74,12 @@ def has_utf8_name(path: Path) -> bool:
     return printable(str(path)) == str(path)
 
 
-def count_pictures(path: Path, step: int, limit: int | None) -> int | None:
-    """How many pictures `read_pictures` gives, as far as the file says; None if unknown."""
+def count_images(path: Path, step: int, limit: int | None) -> int | None:
+    """How many images `read_images` gives, as far as the file says; None if unknown."""
     return count_frames(path, step, limit) if is_video(path) and has_utf8_name(path) else 1
 
 
-def read_pictures(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
+def read_images(path: Path, stem: str, step: int, limit: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
     """Read what a file holds: an image, or the frames of a video.
 
     Yields:
@@ -106,6 +108,8 @@ def write_results(name: str, stem: str, graph: SceneGraph, image: np.ndarray, ar
         output / f"{stem}_graph.png": lambda path: drawing.savefig(path, bbox_inches="tight"),
         output / f"{stem}.json": lambda path: path.write_text(graph.to_json(), encoding="utf-8"),
     }
+    for suffix in (suffix for name in args.format for suffix in GRAPH_SUFFIXES[name]):
+        writers[output / f"{stem}{suffix}"] = lambda path: save_graph(graph, path)
     if args.svg:
         writers[output / f"{stem}_graph.svg"] = lambda path: drawing.savefig(path, bbox_inches="tight")
     try:
@@ -135,22 +139,22 @@ class Run:
     def parse(self, paths: list[Path], page: PageWriter) -> None:
         """Every image and frame; what cannot be read or parsed is left out with a message."""
         step, limit = self.args.frame_step, self.args.max_frames
-        counts = [count_pictures(path, step, limit) for path in paths]
+        counts = [count_images(path, step, limit) for path in paths]
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
         with Interruption() as interruption, tqdm(total=self.total, unit="image") as bar:
             for (path, stem), shown in zip(unique_stems(paths), short_paths(paths), strict=True):
-                pictures = read_pictures(path, stem, step, limit)
-                while picture := self._next(pictures, path):
+                found = read_images(path, stem, step, limit)
+                while current := self._next(found, path):
                     interruption.check()
-                    frame, stem, image = picture
+                    frame, stem, image = current
                     self._parse_one(f"{path}{frame}", f"{shown}{frame}", stem, image, page)
                     bar.update()
 
-    def _next(self, pictures: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
-        """The next picture of a file; None at its end or, with a message, where it cannot be read."""
+    def _next(self, images: Iterator[tuple[str, str, np.ndarray]], path: Path) -> tuple[str, str, np.ndarray] | None:
+        """The next image of a file; None at its end or, with a message, where it cannot be read."""
         try:
-            return next(pictures, None)
+            return next(images, None)
         except (ValueError, OSError) as error:
             self._leave_out(str(path), error)
             return None
@@ -183,6 +187,7 @@ def run(args: Namespace) -> int:
     """0 if everything was parsed, 1 if files were left out or not written, 130 after Ctrl-C."""
     setup_logging()
     output = Path(args.output)
+    check_formats(args.format)
     paths = find_inputs(args.input)
     cfg = config_of(args)
     adapt_to_machine(cfg)

@@ -15,11 +15,11 @@ import torch
 from .. import __version__
 from ..compat import engine_name
 from ..config import build_cfg
+from ..data.sources.coco import ARCHIVES, COCO_URL
 from ..evaluation.protocols import PROTOCOLS
 from ..utils.files import write_json, write_whole
 from . import steps
 
-COCO_HOST = "http://images.cocodataset.org"
 RECIPES = {True: "psg/usg_par_best_1gpu.yaml", False: "psg/usg_par_best.yaml"}  # by whether there is one GPU
 TEST = "psg_test"
 SHOWN = (20, 50, 100)
@@ -30,10 +30,10 @@ EVALUATIONS: dict[str, tuple[str, str, list[str]]] = {
         "sgdet",
         ["TEST.USG.EXPORT", "json", "TEST.USG.FREQUENCY_BASELINE", "True"],
     ),
-    "sgdet_tail": (
-        "the same, logits adjusted for rare predicates: more mR, less R",
+    "sgdet_unadjusted": (
+        "the same, without the adjustment of logits for rare predicates",
         "sgdet",
-        ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
+        ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "0.0"],
     ),
     "predcls": ("predicates between given masks and labels", "predcls", ["TEST.TASK", "predcls"]),
 }
@@ -70,24 +70,17 @@ class Step:
 
 def inputs(datasets: Path, weights: Path) -> list[Input]:
     """Data of PSG and COCO, and FC-CLIP's weights."""
-    coco = datasets / "coco"
-    archive = f"{COCO_HOST}/annotations/panoptic_annotations_trainval2017.zip, 0.8 GB"
-    pictures = [
-        Input(coco / "train2017", f"{COCO_HOST}/zips/train2017.zip, 18 GB", f"unzip in {coco}"),
-        Input(coco / "val2017", f"{COCO_HOST}/zips/val2017.zip, 0.8 GB", f"unzip in {coco}"),
+    coco, panoptic = datasets / "coco", f"{COCO_URL}/{ARCHIVES['panoptic'][0]}, 0.8 GB"
+    needed = [
+        Input(coco / part, f"{COCO_URL}/{ARCHIVES[part][0]}, {size} GB", f"unzip in {coco}")
+        for part, size in (("train2017", 18), ("val2017", 0.8))
     ]
-    inner = [
-        Input(coco / name, archive, f"unzip in {coco}, then annotations/{name}.zip, which is in it, too")
-        for name in ("panoptic_train2017", "panoptic_val2017")
-    ]
+    for name in ("panoptic_train2017", "panoptic_val2017"):
+        inner = f"unzip in {coco}, then annotations/{name}.zip, which is in it, too"
+        needed.append(Input(coco / name, panoptic, inner))
     openpsg = "https://github.com/Jingkang50/OpenPSG, README, 'full dataset': psg.json, not psg_train_val.json"
     fcclip = "https://drive.google.com/file/d/1-91PIns86vyNaL3CzMmDD39zKGnPMtvj, 1.5 GB (FC-CLIP, ConvNeXt-Large, COCO)"
-    return [
-        *pictures,
-        *inner,
-        Input(datasets / "psg" / "psg.json", openpsg, "as it is"),
-        Input(weights, fcclip, "as it is"),
-    ]
+    return [*needed, Input(datasets / "psg" / "psg.json", openpsg, "as it is"), Input(weights, fcclip, "as it is")]
 
 
 def plan(args: Namespace) -> list[Step]:
@@ -162,6 +155,9 @@ def run(args: Namespace) -> None:
     missing = [each for each in needed if not each.is_there()]
     for each in missing:
         print(f"missing: {each.path}\n    from {each.source}\n    {each.unpack}")
+    if any(each.path != args.fcclip.absolute() for each in missing):
+        fetch = steps.shown("download", ["--output", str(args.datasets.absolute())])
+        print(f"all but FC-CLIP's weights can be fetched by: {fetch}")
     if args.dry_run:
         print(f"export DETECTRON2_DATASETS={args.datasets.absolute()}")
         for step in planned:

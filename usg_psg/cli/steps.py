@@ -15,6 +15,7 @@ TOOLS = {
     "demo": "demo.py",
     "check": "prepare_psg.py check",
     "index": "prepare_psg.py index",
+    "download": "prepare_psg.py download",
     "convert": "convert_checkpoint.py",
 }
 

@@ -70,7 +70,7 @@ def choose(records: list[dict], image_ids: list[str] | None) -> list[dict]:
 
 
 def annotation_item(source: Source, record: dict) -> PageItem:
-    """An annotated image; reads its pictures."""
+    """An annotated image; reads its files."""
     gt = ground_truth(record)
     return PageItem(
         name=str(record["image_id"]),
@@ -142,8 +142,7 @@ class ErrorPage:
         try:
             return image_id, gt, triplet_errors(ImageMatch(gt, prediction), self.args.protocol, self.args.top_k)
         except ValueError as error:
-            where = f"{self.args.predictions}, image {image_id!r}"
-            raise ValueError(f"{where}: {str(error).removeprefix(f'image {image_id!r}: ')}") from None
+            raise ValueError(f"{self.args.predictions}, image {image_id!r}: {error}") from None
 
     def write(self, page: PageWriter) -> str:
         """Fill the page; returns the summary to print. Images without annotated relations are left out."""

@@ -22,7 +22,8 @@ from ..data.mirrored_names import SidedNames
 from ..data.register_psg import check_dataset_files, get_vocabulary
 from ..modeling.build import MASK_DECODER_REGISTRY, RELATION_HEAD_REGISTRY
 from ..modeling.openclip import check_openclip, takes_checkpoint_weights
-from ..modeling.text_embeddings import check_vocabulary
+from ..modeling.text_embeddings import check_sentence_encoder, check_vocabulary
+from ..modeling.timm_models import check_timm
 from ..utils.suggestions import did_you_mean
 from ..vocabulary import Vocabulary
 from .defaults import KEYS
@@ -86,6 +87,10 @@ def check_config(cfg: CfgNode, *, train: bool = False, evaluate: bool = False, w
             f"as this machine has {os.cpu_count()} cores, got {cfg.DATALOADER.NUM_WORKERS}"
         )
     check_openclip(cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED)
+    if cfg.MODEL.BACKBONE.NAME == "TimmBackbone":
+        check_timm(cfg.MODEL.TIMM.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.TIMM.PRETRAINED)
+    if cfg.MODEL.USG.SENTENCE_ENCODER and not takes_checkpoint_weights():
+        check_sentence_encoder()
     _check_templates(cfg)
     _check_datasets(cfg, train, evaluate)
 

@@ -185,7 +185,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "SOLVER.EMA": {
         "ENABLED": Key(False, "evaluate with the moving average of the trained weights"),
-        "DECAY": Key(0.9998, "fraction of the average that a step keeps", allowed=BELOW_ONE),
+        "DECAY": Key(
+            0.9998,
+            "fraction of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
+            allowed=BELOW_ONE,
+        ),
     },
     "TEST": {
         "TASK": Key("sgdet", '"sgdet": from the image alone; "predcls": masks and labels are given', allowed=TASKS),
@@ -223,7 +227,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "ENABLED": Key(
             KEPT,
             "recompute statistics of batch normalisation before an evaluation",
-            allowed=_only_false("the trained parts have no batch normalisation"),
+            allowed=_only_false("it uses those of training"),
         ),
     },
 }

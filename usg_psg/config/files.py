@@ -47,9 +47,9 @@ def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) 
     for file, content in _with_bases(path):
         is_own = file.suffix not in SUFFIXES and any(map(file.resolve().is_relative_to, trusted or ()))
         if content.get("IMPORTS") and trusted is not None and not is_own:
+            what = "is a checkpoint" if file.suffix in SUFFIXES else "is outside the working folder"
             problems.append(
-                f"{file}: its IMPORTS would run code, and the file is a checkpoint, or outside the working folder; if "
-                "you trust it: --trust-imports"
+                f"{file}: its IMPORTS would run code, and the file {what}; if you trust it: --trust-imports"
             )
         problems += _merge(cfg, known, _flatten(content, known), str(file))
     if problems:

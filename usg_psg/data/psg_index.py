@@ -184,7 +184,7 @@ def pack_index(
         "vocabulary": vocabulary.names,
         "faults": [(position, asdict(problem)) for position, found in problems.items() for problem in found],
     }
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "ends": np.cumsum([len(each) for each in packed], dtype=np.int64),
         "records": np.frombuffer("".join(packed).encode("ascii"), dtype=np.uint8),
         "text": np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8),

@@ -62,7 +62,7 @@ class PSGFile:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Python's garbage collector would go through millions of new objects again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -73,7 +73,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_collector_paused()
+@collector_paused()
 def read_psg_json(json_file: str | Path) -> PSGFile:
     """Open a PSG file.
 
@@ -147,7 +147,7 @@ def _sha1(text: str) -> str:
     return hashlib.sha1(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@_collector_paused()
+@collector_paused()
 def load_psg_json(
     json_file: str | Path,
     image_root: str | Path,

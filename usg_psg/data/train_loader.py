@@ -160,9 +160,22 @@ class MappedSamples(Dataset):
             f"no usable image among {self.MAX_TRIES} drawn ones, the last of them {last}: check the data set"
         )
 
+    def collate(self, samples: list) -> Batch:
+        """The samples, and the images that were skipped or mended since the last call."""
+        batch = Batch(samples)
+        if (skipped := getattr(self.mapper, "skipped_samples", None)) is not None:
+            batch.skipped = skipped.take_new()
+        return batch
+
 
 class Batch(list):
-    """A list of samples that a loader's pinning thread can pin."""
+    """A list of samples that a loader's pinning thread can pin.
+
+    Attributes:
+        skipped: entries of `SkippedSamples`.
+    """
+
+    skipped: Sequence[tuple[str, str, str]] = ()
 
     def pin_memory(self) -> Batch:
         """Move images and masks to page-locked memory, which copies to a GPU without waiting."""
@@ -249,6 +262,9 @@ class PSGTrainLoader:
         batch_size, seed, repeat_factors, steps_per_update: see `SampleStream`.
         num_workers: loader processes.
         pin_memory: whether batches are page-locked.
+
+    Attributes:
+        skipped_samples: images that could not be used, or were mended, for the batches so far.
     """
 
     def __init__(
@@ -263,6 +279,7 @@ class PSGTrainLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ):
+        self.dataset, self.seed = dataset, seed
         self.samples = MappedSamples(dataset, mapper, seed)
         self.stream = SampleStream(
             len(dataset),
@@ -275,35 +292,31 @@ class PSGTrainLoader:
         )
         self.num_workers = num_workers
         self.pin_memory = pin_memory
-
-    @property
-    def dataset(self) -> Sequence[dict]:
-        """Dataset dicts of all images."""
-        return self.samples.dataset
-
-    @property
-    def skipped_samples(self) -> SkippedSamples | None:
-        """The mapper's list of images that could not be used, if it keeps one."""
-        return getattr(self.samples.mapper, "skipped_samples", None)
-
-    @property
-    def seed(self) -> int:
-        """Of the orders of the data."""
-        return self.stream.seed
+        self.skipped_samples = SkippedSamples()
 
     def start_at(self, position: int, seed: int | None = None) -> None:
         """Begin the next iterator after `position` samples of all processes, in the orders of `seed` if given."""
         self.stream.start = position
         if seed is not None:
-            self.stream.seed = self.samples.seed = seed
+            self.seed = self.stream.seed = self.samples.seed = seed
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(self.num_workers)
 
     def batches(self, num_workers: int) -> Iterator[Batch]:
         """The same batches by another number of loader processes; see `guarded`."""
-        options = {"collate_fn": Batch, "pin_memory": self.pin_memory, "worker_init_fn": leave_signals_to_parent}
-        return guarded(DataLoader(self.samples, batch_sampler=self.stream, num_workers=num_workers, **options))
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=self.stream,
+            num_workers=num_workers,
+            collate_fn=self.samples.collate,
+            pin_memory=self.pin_memory,
+            worker_init_fn=leave_signals_to_parent,
+        )
+        for batch in guarded(loader):
+            for entry in batch.skipped:
+                self.skipped_samples.add(*entry)
+            yield batch
 
 
 def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> PSGTrainLoader:

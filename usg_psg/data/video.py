@@ -30,18 +30,12 @@ def count_frames(path: Path | str, step: int = 1, limit: int | None = None) -> i
 def read_frames(path: Path | str, step: int = 1, limit: int | None = None) -> Iterator[tuple[int, float, np.ndarray]]:
     """Every step-th frame of a video, from the first one on.
 
-    Args:
-        path: the file.
-        step: 1 for every frame.
-        limit: most frames to give; None for no limit.
-
     Yields:
         number of the frame from 0; its time in seconds, NaN if the file does not say; (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: if step or limit is less than 1.
-        FileNotFoundError: if there is no such file.
-        ValueError: if no frame of the file can be read. A file that breaks off later ends there.
+        FileNotFoundError, ValueError: for step or limit below 1, or if there is no such file, or no frame of it can be
+            read. A file that breaks off later ends there.
     """
     if step < 1 or (limit is not None and limit < 1):
         raise ValueError(f"step and limit: expected 1 or more, got {step} and {limit}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config.files import CONFIG_KEY
 from ..modeling import USGPar
 from ..modeling.openclip import is_random
-from ..modeling.text_embeddings import Phrases, configured_vocabulary
+from ..modeling.text_embeddings import Phrases, configured_vocabulary, text_identity
 from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
 from ..utils.files import write_whole
@@ -33,12 +33,12 @@ from .checkpoint_file import (
     require_trainer_state,
 )
 from .state_dict_check import check_state_dict
-from .training_record import TrainingRecord, text_identity
+from .training_record import TrainingRecord
 
 logger = logging.getLogger(__name__)
 
-BACKBONE = "backbone."
-FROM_CHECKPOINT = "of a checkpoint"  # identity of frozen weights that no OpenCLIP tag or file gives
+BACKBONE = "backbone.trunk."  # what of a backbone can be frozen; a pyramid on top of it is trained
+FROM_CHECKPOINT = "of a checkpoint"  # identity of frozen weights that no tag or file gives
 
 
 def frozen_identity(model: nn.Module) -> dict[str, str] | None:
@@ -61,10 +61,15 @@ def with_embeddings(cfg: CfgNode, vocabulary: Vocabulary, model: USGPar) -> Voca
     )
 
 
+def _backbone(model: nn.Module) -> dict[str, Any]:
+    """Weights that a frozen backbone leaves out of checkpoints, by their names in the backbone."""
+    return {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if k.startswith(BACKBONE)}
+
+
 def backbone_digest(model: nn.Module) -> str:
     """SHA-256 of the weights, by name: the same wherever they were read from, and on whatever device they lie."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.get_submodule("backbone").state_dict().items()):
+    for name, value in sorted(_backbone(model).items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -73,7 +78,7 @@ def backbone_digest(model: nn.Module) -> str:
 class USGCheckpointer(Checkpointer):
     """fvcore's checkpointer, as Detectron2's is, with some differences.
 
-    Weights of a frozen backbone are left out if OpenCLIP gives them again (they are most of the file); their name, tag
+    Weights of a frozen backbone are left out if its library gives them again (they are most of the file); name, tag
     and digest are recorded and compared on loading. Files record what the model was trained on, and appear under their
     name only when complete: written beside it, flushed to the disk, renamed. Loading never runs code from the file
     (`weights_only`); damaged files, weights that do not fit the model, and states that cannot be restored are refused.
@@ -158,9 +163,11 @@ class USGCheckpointer(Checkpointer):
                 except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
                     reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
                     raise ValueError(f"checkpoint {path}, {key}: cannot be restored: {reason}") from error
-        identity = getattr(getattr(self.model, "backbone", None), "weights_identity", None) or {}
+        backbone = getattr(self.model, "backbone", None)
+        identity = getattr(backbone, "weights_identity", None) or {}
         if is_random(identity):
-            logger.warning("the backbone, %s, has random weights: MODEL.CLIP.PRETRAINED is empty", identity["model"])
+            key = f"{_section(backbone)}.PRETRAINED"
+            logger.warning("the backbone, %s, has random weights: %s is empty", identity["model"], key)
         return rest
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -188,10 +195,10 @@ class USGCheckpointer(Checkpointer):
         return super()._load_model(checkpoint)
 
     def _note_backbone(self, weights: dict[str, Tensor]) -> None:
-        """A backbone that comes from the file and not from OpenCLIP must be saved again, although it is frozen."""
+        """A backbone that comes from the file and not from its library must be saved again, although it is frozen."""
         backbone = self.model.get_submodule("backbone")
-        own = backbone.state_dict()
-        if all(torch.equal(value, weights[BACKBONE + name].to(value)) for name, value in own.items()):
+        own = _backbone(self.model)
+        if all(torch.equal(value, weights[f"backbone.{name}"].to(value)) for name, value in own.items()):
             return
         identity = getattr(backbone, "weights_identity", None) or {}
         backbone.weights_identity = {**identity, "weights": FROM_CHECKPOINT}
@@ -232,12 +239,17 @@ def complete_weights(filename: str, checkpoint: dict[str, Any], model: nn.Module
     return weights
 
 
+def _section(backbone: nn.Module | None) -> str:
+    """Of the configuration keys of a backbone."""
+    return getattr(backbone, "section", "MODEL.CLIP")
+
+
 def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -> None:
     """Refuse a model whose frozen backbone has other weights, whatever it is called, or whose backbone is trained."""
     backbone: Any = getattr(model, "backbone", None)
     is_frozen, present = getattr(backbone, "freeze", False), getattr(backbone, "weights_identity", None)
     name = {key: value for key, value in recorded.items() if key != "digest"}
-    digest = recorded.get("digest")  # old checkpoints have none
+    digest, section = recorded.get("digest"), _section(backbone)  # old checkpoints have no digest
     if is_frozen and digest is None and present == name:
         return
     if is_frozen and digest is not None and (next(backbone.parameters()).is_meta or backbone_digest(model) == digest):
@@ -245,10 +257,10 @@ def _check_backbone(filename: str, recorded: dict[str, str], model: nn.Module) -
     if is_frozen and present == name:
         raise ValueError(
             f"checkpoint {filename} was trained on a frozen backbone with other weights than this model's, though both "
-            f"are called {name}: give those as MODEL.CLIP.PRETRAINED"
+            f"are called {name}: give those as {section}.PRETRAINED"
         )
     raise ValueError(
         f"checkpoint {filename} was trained on the frozen backbone {name}, "
         f"this model has {present if is_frozen else 'a trained one'}; "
-        "set MODEL.CLIP.NAME, MODEL.CLIP.PRETRAINED and MODEL.CLIP.FREEZE accordingly"
+        f"set {section}.NAME, {section}.PRETRAINED and {section}.FREEZE accordingly"
     )

@@ -13,11 +13,15 @@ from ..utils.allowed import BELOW_ONE
 
 
 class ModelEMA:
-    """average = decay * average + (1 - decay) * weights, after each step; frozen weights have none.
+    """average = d * average + (1 - d) * weights, after each step; frozen weights have none.
+
+    d = min(decay, (1 + n) / (10 + n)) after n earlier steps, so that the first weights are soon forgotten.
 
     Args:
         model: its trained parameters are averaged.
         decay: in [0, 1).
+
+    Source: the warm-up of `tf.train.ExponentialMovingAverage` and of timm.
 
     Attributes:
         restored: whether a checkpoint's averages were loaded.
@@ -29,13 +33,14 @@ class ModelEMA:
         self.names = list(trained)
         self.parameters = list(trained.values())
         self.averages = [p.detach().clone() for p in self.parameters]
-        self._average = get_ema_multi_avg_fn(decay)
+        self.decay = decay
         self.restored = False
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the present weights."""
-        self._average(self.averages, [p.detach() for p in self.parameters], None)
+    def update(self, iteration: int) -> None:
+        """Take in the present weights, after step `iteration` of the run, from 0."""
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + iteration) / (10 + iteration)))
+        average(self.averages, [p.detach() for p in self.parameters], None)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

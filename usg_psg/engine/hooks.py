@@ -30,12 +30,9 @@ def is_last(trainer) -> bool:
 
 
 class CheckpointHook(HookBase):
-    """Saves `model_<iteration>.pth` every so many steps and `model_final.pth` after the last.
+    """Saves `model_<iteration>.pth` every `period` steps (0: never) and `model_final.pth` after the last.
 
-    Args:
-        checkpointer: of the main process.
-        period: steps; 0 or less saves the final checkpoint only.
-        keep: how many of the periodic ones stay, the newest; 0 for all.
+    The newest `keep` of the periodic ones stay; 0 for all.
     """
 
     def __init__(self, checkpointer: USGCheckpointer, period: int, keep: int = 0):
@@ -180,17 +177,14 @@ class SkippedSamplesReport(HookBase):
     """Logs at the end of training, also of one that failed, how many images were left out and the first of them.
 
     Each process counts the images that its own loader met.
-
-    Args:
-        skipped_samples: the loader's list; None if it leaves nothing out.
     """
 
-    def __init__(self, skipped_samples: SkippedSamples | None):
+    def __init__(self, skipped_samples: SkippedSamples):
         self.skipped_samples = skipped_samples
 
     def after_train(self) -> None:
         """Log the summary."""
-        if self.skipped_samples is not None and (summary := self.skipped_samples.summary()):
+        if summary := self.skipped_samples.summary():
             logger.warning("%s", summary)
 
 

@@ -143,11 +143,7 @@ def is_first_process(machine_rank: int) -> bool:
 
 
 def number_of_processes(num_gpus: int, num_machines: int) -> int:
-    """Processes of the whole run: torchrun's, or those that `launch` is going to start.
-
-    Raises:
-        ValueError: if this machine has fewer GPUs than processes.
-    """
+    """Processes of the whole run: torchrun's, or those that `launch` is going to start; checks its GPUs."""
     check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else num_gpus)
     return int(os.environ["WORLD_SIZE"]) if under_torchrun() else num_gpus * num_machines
 

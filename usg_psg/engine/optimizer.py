@@ -48,12 +48,13 @@ def rate_factor(cfg: CfgNode, parameter: str) -> float:
     """Factor of a parameter's learning rate, by its full name.
 
     The longest module name of SOLVER.MULTIPLIERS that leads to it counts; without one, SOLVER.BACKBONE_MULTIPLIER does
-    for the backbone.
+    for the backbone but a pyramid on top of it, which is always new.
     """
     leading = [(name, factor) for name, factor in cfg.SOLVER.MULTIPLIERS if parameter.startswith(f"{name}.")]
     if leading:
         return max(leading, key=lambda entry: len(entry[0]))[1]
-    return cfg.SOLVER.BACKBONE_MULTIPLIER if "backbone" in parameter.split(".") else 1.0
+    parts = parameter.split(".")
+    return cfg.SOLVER.BACKBONE_MULTIPLIER if "backbone" in parts and "pyramid" not in parts else 1.0
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

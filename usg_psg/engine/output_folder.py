@@ -27,16 +27,10 @@ RECORDS = (*RESULTS, "model_best.json", "nonfinite.json", "events.out.tfevents.*
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold a folder for this process, and remove the temporary files that killed writers have left in it.
+    """Hold an OUTPUT_DIR, made if missing, and remove the temporary files that killed writers have left in it.
 
     The lock is the process's own (POSIX record lock): its children do not inherit it, and the system releases it
-    however the process ends.
-
-    Args:
-        folder: OUTPUT_DIR; made if missing.
-
-    Raises:
-        ValueError: if another process holds it.
+    however the process ends. ValueError if another process holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,15 +65,10 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def start_new_training(folder: str | Path, weights: str = "", overwrite: bool = False) -> None:
-    """Refuse a folder with the results of a training, or remove them.
-
-    Args:
-        folder: OUTPUT_DIR, held by this process.
-        weights: file that the new training starts from, "" for none.
-        overwrite: remove checkpoints and logs; files of other names stay.
+    """Refuse an OUTPUT_DIR with the results of a training, or remove its checkpoints and logs.
 
     Raises:
-        ValueError: if there are results and overwrite is False, or weights is among them.
+        ValueError: if there are results and overwrite is False, or the new training's weights are among them.
     """
     folder = Path(folder)
     found = [name for name in RESULTS if (folder / name).is_file() and (folder / name).stat().st_size]

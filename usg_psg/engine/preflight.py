@@ -14,7 +14,7 @@ from ..data.register_psg import get_vocabulary
 from ..evaluation.records import ground_truth
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
-from ..pretrained.convert import target_model
+from ..pretrained.convert import TARGET_BACKBONES, target_model
 from ..utils.suggestions import did_you_mean
 from .checkpoint import complete_weights
 from .checkpoint_file import check_suffix, read_checkpoint, require_trainer_state
@@ -58,8 +58,7 @@ def weights_path(cfg: CfgNode, resume: bool = False) -> str:
     """The file of weights that a run starts from; "" if there is none, or it is an address and no path.
 
     Raises:
-        FileNotFoundError: if it is not there; the message names a similar file beside it.
-        ValueError: if it is an address that cannot be opened, or a file of an unknown format.
+        FileNotFoundError, ValueError: if it is not there, or an address or a format that cannot be read.
     """
     key, weights = "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
     last = last_checkpoint(cfg)
@@ -86,13 +85,10 @@ def last_checkpoint(cfg: CfgNode) -> Path:
 
 
 def read_test_data(cfg: CfgNode) -> dict[str, int]:
-    """Read DATASETS.TEST, records and pictures, as its evaluation does after hours of training.
+    """Read DATASETS.TEST, records and pictures, and raise what its evaluation would after hours of training.
 
     Returns:
         the number of images of each data set.
-
-    Raises:
-        ValueError, FileNotFoundError: the first fault, in the words that the evaluation would have for it.
     """
     images = {}
     for name in cfg.DATASETS.TEST:
@@ -123,4 +119,4 @@ def _check_best_metric(cfg: CfgNode) -> None:
 
 def _has_known_parts(cfg: CfgNode) -> bool:
     """Whether `target_model` knows the parts; weights of others are checked when they are loaded."""
-    return cfg.MODEL.META_ARCHITECTURE == "USGPar" and cfg.MODEL.BACKBONE.NAME == "OpenCLIPConvNeXt"
+    return cfg.MODEL.META_ARCHITECTURE == "USGPar" and cfg.MODEL.BACKBONE.NAME in TARGET_BACKBONES

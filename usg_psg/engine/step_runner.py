@@ -213,7 +213,7 @@ class StepRunner:
         skipped, in_a_row = self._counters[0] + unusable, (self._counters[1] + 1) * unusable
         self._counters = torch.stack([skipped, in_a_row, norm])
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(self.iter)
 
     def _write(self, names: tuple[str, ...], values: Tensor) -> None:
         """Losses averaged over processes, the longest wait for data; counters and norm are those before this step."""

@@ -120,13 +120,7 @@ def log_to_terminal(text: str) -> None:
 
 
 def training_summary(trainer: Any, recipe: str, test_images: Mapping[str, int]) -> str:
-    """Describe a training: data, model, steps, device and folder.
-
-    Args:
-        trainer: before its first step.
-        recipe: file of the config.
-        test_images: of each data set of DATASETS.TEST.
-    """
+    """Describe a training before its first step: data, model, steps, device and folder."""
     cfg, first, last = trainer.cfg, trainer.start_iter, trainer.max_iter
     images = len(getattr(trainer.data_loader, "samples", ()))
     batch = cfg.SOLVER.IMS_PER_BATCH
@@ -245,12 +239,7 @@ class ProgressHook(HookBase):
 
 
 class CountedBatches:
-    """An evaluation's loader that shows how far it is, and names the death of one of its processes.
-
-    Args:
-        loader: with a length.
-        name: of the data set.
-    """
+    """An evaluation's loader that shows how far it is, and names the death of one of its processes."""
 
     def __init__(self, loader: DataLoader, name: str):
         self.loader, self.name = loader, name

@@ -10,8 +10,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..modeling.openclip import weights_identity
-from ..modeling.text_embeddings import Phrases, configured_vocabulary
+from ..modeling.openclip import is_random
+from ..modeling.text_embeddings import Phrases, configured_vocabulary, text_identity
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,6 @@ def is_generated(dataset_name: str) -> bool:
     return dataset_name.startswith("psg_shapes")
 
 
-def text_identity(cfg: CfgNode) -> dict[str, str]:
-    """Of the text tower of a config."""
-    return weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
-
-
 def use_warnings(
     record: TrainingRecord,
     cfg: CfgNode,
@@ -92,10 +87,10 @@ def use_warnings(
 
     Args:
         record: of its checkpoint.
-        cfg: MODEL.CLIP embeds the names.
+        cfg: names the text tower.
         phrases: names and prompts to look for.
         generated: whether the images are known to be generated.
-        tower: identity of the text tower that embedded the names, None for that of MODEL.CLIP.
+        tower: identity of the text tower that embedded the names, None for that of `cfg`.
     """
     tower = tower or text_identity(cfg)
     found = []
@@ -106,19 +101,19 @@ def use_warnings(
         )
     if record.text != tower:
         found.append(
-            f"names are embedded by OpenCLIP {_shown(tower)}, in training by {_shown(record.text)}: "
-            "unless these are the same weights, set MODEL.CLIP.NAME and MODEL.CLIP.PRETRAINED as in training"
+            f"names are embedded by {_shown(tower)}, in training by {_shown(record.text)}: unless these are the same "
+            "weights, set MODEL.CLIP.NAME, MODEL.CLIP.PRETRAINED and MODEL.USG.SENTENCE_ENCODER as in training"
         )
-    is_random = not cfg.MODEL.CLIP.PRETRAINED
+    random = is_random(text_identity(cfg))
     known = record.phrases
-    objects = _new(phrases.objects, known.objects, is_random, phrases.object_templates == known.object_templates)
+    objects = _new(phrases.objects, known.objects, random, phrases.object_templates == known.object_templates)
     same_prompts = phrases.predicate_templates == known.predicate_templates
-    new = objects + _new(phrases.predicates, known.predicates, is_random, same_prompts)
+    new = objects + _new(phrases.predicates, known.predicates, random, same_prompts)
     if new:
         total = len(phrases.objects) + len(phrases.predicates)
         listed = ", ".join(new[:MAX_NAMES]) + (", ..." if len(new) > MAX_NAMES else "")
         begin = f"{len(new)} of {total} names ({listed}) were not in training"
-        if is_random:
+        if random:
             found.append(
                 f"{begin}, or in other prompts: they mean nothing to the model, whose text tower has random weights "
                 "(MODEL.CLIP.PRETRAINED is empty)"

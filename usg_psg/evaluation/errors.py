@@ -21,11 +21,9 @@ class TripletErrors:
     """The first k triplets of a prediction, with graph constraint, and the annotated triplets that they hit.
 
     Attributes:
-        labels: (S,) class of each predicted segment.
-        masks: S COCO run lengths.
+        labels, masks: (S,) class of each predicted segment, and S COCO run lengths.
         triplets: (R, 3) the first k rows of the ranking, indices into `labels`; best first.
-        hits: (R,) bool: the row hits an annotated triplet.
-        near: (R,) bool: it hits none, but its pair is annotated with another predicate.
+        hits, near: (R,) bool: the row hits an annotated triplet; or none, but its pair has another predicate.
         ranks: (T,) int64: first row that hits each of `GroundTruth.unique_triplets`, `NEVER` for none.
     """
 
@@ -55,10 +53,7 @@ class TripletErrors:
 def triplet_errors(match: ImageMatch, protocol: str, k: int) -> TripletErrors:
     """Compare the first k triplets of an image with its annotation.
 
-    Args:
-        match: of the image.
-        protocol: "single" (segments of the map, matched one to one) or "openpsg" (every mask, matched to any).
-        k: rows of the ranking that count.
+    Under "single": segments of the map, matched one to one; under "openpsg": every mask, matched to any.
 
     Raises:
         ValueError: for another protocol, or where sizes or values do not fit.
@@ -66,7 +61,7 @@ def triplet_errors(match: ImageMatch, protocol: str, k: int) -> TripletErrors:
     if protocol not in ERROR_PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(ERROR_PROTOCOLS)}, got {protocol!r}")
     if protocol == "single":
-        segment_map, labels, _ = match.prediction.ensure_map(match.gt.label_map.shape)
+        segment_map, labels, _ = match.panoptic
         rows, matched = match.segment_triplets[0], match.segments
         masks = encode_segments(segment_map, range(1, len(labels) + 1))
     else:

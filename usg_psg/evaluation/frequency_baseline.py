@@ -31,13 +31,7 @@ class TrainingTriplets:
     def count(
         cls, images: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int, num_predicates: int
     ) -> TrainingTriplets:
-        """Count images.
-
-        Args:
-            images: of each the classes of its segments (G,) and its relations (T, 3), 0-based.
-            num_classes: C.
-            num_predicates: P.
-        """
+        """Count images: of each the classes of its segments (G,) and its relations (T, 3), 0-based."""
         relations = np.zeros((num_classes, num_classes, num_predicates), dtype=np.int32)
         pairs = np.zeros((num_classes, num_classes), dtype=np.int64)
         for labels, triplets in images:
@@ -50,11 +44,7 @@ class TrainingTriplets:
         return cls(relations, pairs)
 
     def check(self, num_classes: int | None, num_predicates: int) -> None:
-        """Compare the numbers of classes, where known, and of predicates.
-
-        Raises:
-            ValueError: if they differ.
-        """
+        """Raise ValueError unless the numbers of classes, where known, and of predicates are these."""
         found = self.relations.shape
         expected = (found[0] if num_classes is None else num_classes, num_predicates)
         if (found[0], found[2]) != expected:
@@ -69,12 +59,7 @@ class TrainingTriplets:
         return self.relations.sum(axis=(0, 1), dtype=np.int64)
 
     def unseen(self, labels: np.ndarray, triplets: np.ndarray) -> np.ndarray:
-        """(T,) bool: no training image has a relation of these two classes and this predicate.
-
-        Args:
-            labels: (G,) classes of an image's segments.
-            triplets: (T, 3).
-        """
+        """(T,) bool: no training image has a relation of these classes, labels (G,), and this predicate."""
         return self.relations[labels[triplets[:, 0]], labels[triplets[:, 1]], triplets[:, 2]] == 0
 
     @cached_property
@@ -87,18 +72,12 @@ class TrainingTriplets:
         return np.argsort(np.argsort(-self.predicates, kind="stable"))
 
     def rank(self, labels: np.ndarray, scores: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The relations that frequency alone predicts for the objects of an image.
+        """The relations that frequency alone predicts for N objects of classes `labels`, and `scores` unless equal.
 
-        An ordered pair of objects gets each predicate that some training pair of their classes has. Its score is the
-        share of such training pairs that have it, n / (N + 1), so that a pair of classes met once is not certain, times
-        the scores of both objects. Pairs of classes without any relation in training come after all others, by the
-        scores of the objects, with the predicate that is most frequent over all. Ties: the pair that comes first in
-        the order of objects, subject before object; then the predicate that is more frequent over all; then the
-        vocabulary's order.
-
-        Args:
-            labels: (N,) classes.
-            scores: (N,); None for equal ones.
+        Each ordered pair gets each predicate that some training pair of its classes has, scored by the share of those
+        pairs that have it, n / (N + 1), so that a pair met once is not certain, times both objects' scores. Pairs of
+        classes without any relation in training come last, with the predicate that is most frequent over all. Ties: the
+        first pair, subject before object; then the more frequent predicate; then the vocabulary's order.
 
         Returns:
             triplets: (R, 3) with graph constraint, the best predicate of each pair, best first.

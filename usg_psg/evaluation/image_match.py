@@ -18,6 +18,7 @@ from .matching import (
     first_ranks,
     greedy_ranks,
     joint_histogram,
+    mask_overlap,
     match_any,
     match_one_to_one,
     overlap_of_maps,
@@ -34,8 +35,7 @@ class Ranks:
 
     Attributes:
         triplets: (T, 3) the annotated triplets that count.
-        constrained: (T,) in the ranking with graph constraint.
-        unconstrained: (T,) in the one without; None where the rules have none.
+        constrained, unconstrained: (T,) with and without graph constraint; None where the rules have no such ranking.
         pairs: (T',) of each annotated pair that counts, predicates left out, with graph constraint.
     """
 
@@ -46,34 +46,37 @@ class Ranks:
 
 
 class ImageMatch:
-    """A prediction and the annotation of its image; everything is computed once, when it is first asked for.
-
-    Args:
-        gt: annotation.
-        prediction: None for an image that nothing was predicted for. Its panoptic map is made if it has none.
-    """
+    """A prediction, None for none, and the annotation of its image; all is computed when it is first asked for."""
 
     def __init__(self, gt: GroundTruth, prediction: Prediction | None):
         self.gt, self.prediction = gt, Prediction.nothing(gt) if prediction is None else prediction
         self._ranks: dict[str, Ranks] = {}
 
     def check(self) -> None:
-        """Compare sizes before anything is counted.
-
-        Raises:
-            ValueError: if masks or map have another size than the annotation, or there are neither.
-        """
+        """Raise ValueError if sizes differ, or there are neither masks nor overlap, before anything is counted."""
         _ = self.overlap, self.joint
 
     @cached_property
     def overlap(self) -> Overlap:
-        """Of the N masks with the annotated segments."""
-        return self.prediction.overlap_with(self.gt)
+        """Of the N masks with the annotated segments: the one that was given, or one made of the masks."""
+        given, expected = self.prediction.overlap, (len(self.prediction.labels), len(self.gt.labels))
+        if given is None:
+            if self.prediction.masks is None:
+                raise ValueError("masks: expected masks, or their overlap, got neither")
+            return mask_overlap(self.prediction.masks, self.gt.label_map, len(self.gt.labels))
+        if given.intersection.shape != expected:
+            raise ValueError(f"overlap: expected {expected}, got {given.intersection.shape}")
+        return given
+
+    @cached_property
+    def panoptic(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The map (H, W), the labels (S,) of its segments and the segment of each mask (N,)."""
+        return self.prediction.ensure_map(self.gt.label_map.shape)
 
     @cached_property
     def joint(self) -> np.ndarray:
         """(S + 1, G + 1) pixels of the panoptic map's segments on annotated ones, see `joint_histogram`."""
-        segment_map, labels, _ = self.prediction.ensure_map(self.gt.label_map.shape)
+        segment_map, labels, _ = self.panoptic
         return joint_histogram(segment_map, self.gt.label_map, len(labels), len(self.gt.labels))
 
     @cached_property
@@ -84,22 +87,16 @@ class ImageMatch:
     @cached_property
     def segments(self) -> np.ndarray:
         """(S, G) bool: the segment of the map is the annotated one's match, see `match_one_to_one`."""
-        iou = overlap_of_maps(self.joint).iou()
-        labels = self.prediction.ensure_map(self.gt.label_map.shape)[1]
-        return match_one_to_one(iou, labels, self.gt.labels)
+        return match_one_to_one(overlap_of_maps(self.joint).iou(), self.panoptic[1], self.gt.labels)
 
     @cached_property
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
         """The prediction's rankings on the segments of the map, see `Prediction.segment_triplets`."""
-        self.prediction.ensure_map(self.gt.label_map.shape)
+        _ = self.panoptic
         return self.prediction.segment_triplets()
 
     def ranks(self, matching: str) -> Ranks:
-        """Ranks of the annotated triplets under one way of matching.
-
-        Args:
-            matching: one of `MATCHINGS`, see `protocols.Protocol`.
-        """
+        """Ranks of the annotated triplets under one of `MATCHINGS`, see `protocols.Protocol`."""
         if matching not in self._ranks:
             self._ranks[matching] = self._compute_ranks(matching)
         return self._ranks[matching]

@@ -6,13 +6,24 @@ T annotated triplets, K pair proposals, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from ..masks import Masks, decode_masks
-from .matching import Overlap, first_of_each, mask_overlap
+from .matching import Overlap, first_of_each
+
+
+@contextmanager
+def naming_image(image_id: str) -> Iterator[None]:
+    """Put the image, if it has an id, before the text of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise (ValueError(f"image {image_id!r}: {error}") if image_id else error) from None
 
 
 @dataclass
@@ -23,8 +34,7 @@ class GroundTruth:
         labels: (G,) class of each segment, 0-based.
         triplets: (T, 3) rows (subject, object, predicate), 0-based; duplicates are allowed.
         label_map: (H, W) integers: n + 1 inside segment n, 0 elsewhere.
-        is_crowd: (G,) bool; None for no crowds. Crowds are segments like others for relations, as in every evaluator of
-            PSG, and are left out of panoptic quality only.
+        is_crowd: (G,) bool; None for none. Only panoptic quality leaves crowds out, as in every evaluator of PSG.
         image_id: named in errors.
     """
 
@@ -35,17 +45,21 @@ class GroundTruth:
     image_id: str = ""
 
     def __post_init__(self) -> None:
-        self.labels = _labels(self.labels, "labels", self.image_id)
-        self.triplets = _rows(self.triplets, 3, len(self.labels), "triplets", self.image_id)
-        where, limit, values = _where(self.image_id), len(self.labels), self.label_map
+        with naming_image(self.image_id):
+            self._check()
+
+    def _check(self) -> None:
+        self.labels = _labels(self.labels, "labels")
+        self.triplets = _rows(self.triplets, 3, len(self.labels), "triplets")
+        limit, values = len(self.labels), self.label_map
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"{where}label_map: expected integers (H, W), got {values.dtype} of shape {values.shape}")
+            raise ValueError(f"label_map: expected integers (H, W), got {values.dtype} of shape {values.shape}")
         if values.size and not (0 <= values.min() and values.max() <= limit):
-            raise ValueError(f"{where}label_map: expected 0 to {limit}, got {values.min()} to {values.max()}")
+            raise ValueError(f"label_map: expected 0 to {limit}, got {values.min()} to {values.max()}")
         if self.is_crowd is not None:
             self.is_crowd = np.asarray(self.is_crowd, dtype=bool)
             if self.is_crowd.shape != self.labels.shape:
-                raise ValueError(f"{where}is_crowd: expected {limit} flags, got shape {self.is_crowd.shape}")
+                raise ValueError(f"is_crowd: expected {limit} flags, got shape {self.is_crowd.shape}")
 
     @cached_property
     def unique_triplets(self) -> np.ndarray:
@@ -63,8 +77,8 @@ class Prediction:
     """Prediction for one image.
 
     `triplets` may hold several predicates for one pair: the first row of each ordered pair, in order, is the ranking
-    with graph constraint. `single` and panoptic quality need a map without overlaps; if none is given, it is made of
-    the masks, see `flatten_masks`.
+    with graph constraint. `single` and panoptic quality need a map without overlaps; if none is given, `flatten_masks`
+    makes it.
 
     Attributes:
         labels: (N,) class of each mask.
@@ -72,9 +86,8 @@ class Prediction:
         masks: (N, H, W) bool, or N COCO run lengths; may overlap. May be None if `overlap` is given.
         triplet_scores: (R,); if given, triplets and scores are sorted by it, best first, ties in the given order.
         triplets_ng: (R', 3) ranking without graph constraint, best first; None takes `triplets`.
-        mask_scores: (N,), used by `flatten_masks` only.
-        segment_map: (H, W) integers: n + 1 inside segment n of the panoptic map, 0 elsewhere.
-        segment_labels: (S,) class of each segment of the map.
+        mask_scores: (N,), for `flatten_masks`.
+        segment_map, segment_labels: (H, W) integers, n + 1 inside segment n, and (S,) class of each segment.
         mask_segment: (N,) segment of the map that each mask became, -1 for none.
         pairs: (K, 2) pair proposals as mask indices, best first.
         overlap: of the masks with the annotation, where it was computed already (e.g. on a GPU).
@@ -103,40 +116,41 @@ class Prediction:
         return cls(none, rows, masks, pairs=rows[:, :2], overlap=overlap, image_id=gt.image_id)
 
     def __post_init__(self) -> None:
-        where, count = self.image_id, len(self.labels)
-        self.labels = _labels(self.labels, "labels", where)
-        self.triplets = _rows(self.triplets, 3, count, "triplets", where)
+        with naming_image(self.image_id):
+            self._check()
+            self._check_map()
+
+    def _check(self) -> None:
+        count = len(self.labels)
+        self.labels = _labels(self.labels, "labels")
+        self.triplets = _rows(self.triplets, 3, count, "triplets")
         if self.triplet_scores is not None:
-            scores = _scores(self.triplet_scores, len(self.triplets), "triplet_scores", where)
+            scores = _scores(self.triplet_scores, len(self.triplets), "triplet_scores")
             order = np.argsort(-scores, kind="stable")
             self.triplets, self.triplet_scores = self.triplets[order], scores[order]
         if self.mask_scores is not None:
-            self.mask_scores = _scores(self.mask_scores, count, "mask_scores", where)
+            self.mask_scores = _scores(self.mask_scores, count, "mask_scores")
         if self.triplets_ng is not None:
-            self.triplets_ng = _rows(self.triplets_ng, 3, count, "triplets_ng", where)
+            self.triplets_ng = _rows(self.triplets_ng, 3, count, "triplets_ng")
         if self.pairs is not None:
-            self.pairs = _rows(self.pairs, 2, count, "pairs", where)
+            self.pairs = _rows(self.pairs, 2, count, "pairs")
         if self.masks is not None and len(self.masks) != count:
-            raise ValueError(f"{_where(where)}masks: expected {count} as there are labels, got {len(self.masks)}")
-        self._check_map()
+            raise ValueError(f"masks: expected {count} as there are labels, got {len(self.masks)}")
 
     def _check_map(self) -> None:
-        given = [x is not None for x in (self.segment_map, self.segment_labels, self.mask_segment)]
-        if any(given) and not all(given):
-            raise ValueError(
-                f"{_where(self.image_id)}segment_map, segment_labels and mask_segment belong together, got "
-                f"{sum(given)} of the three"
-            )
-        if not any(given):
+        given = sum(x is not None for x in (self.segment_map, self.segment_labels, self.mask_segment))
+        if not given:
             return
-        self.segment_labels = _labels(np.asarray(self.segment_labels), "segment_labels", self.image_id)
-        mask_segment = self.mask_segment = np.asarray(self.mask_segment, dtype=np.int64)
+        if given < 3:
+            raise ValueError(f"segment_map, segment_labels and mask_segment belong together, got {given} of the three")
+        self.segment_labels = _labels(self.segment_labels, "segment_labels")
+        self.mask_segment = np.asarray(self.mask_segment, dtype=np.int64)
         limit = len(self.segment_labels)
-        bad = (mask_segment < -1) | (mask_segment >= limit)
-        if mask_segment.shape != self.labels.shape or bad.any():
+        bad = self.mask_segment[(self.mask_segment < -1) | (self.mask_segment >= limit)]
+        if self.mask_segment.shape != self.labels.shape or len(bad):
             raise ValueError(
-                f"{_where(self.image_id)}mask_segment: expected {len(self.labels)} segments from -1 to {limit - 1}, "
-                f"got shape {mask_segment.shape}" + (f" with {int(mask_segment[bad][0])}" if bad.any() else "")
+                f"mask_segment: expected {len(self.labels)} segments from -1 to {limit - 1}, got shape "
+                f"{self.mask_segment.shape}" + (f" with {bad[0]}" if len(bad) else "")
             )
 
     @cached_property
@@ -152,46 +166,20 @@ class Prediction:
         rows = self.triplets if self.triplets_ng is None else self.triplets_ng
         return rows[first_of_each(rows)]
 
-    def overlap_with(self, gt: GroundTruth) -> Overlap:
-        """Overlap of the masks with the annotated segments: the given one, or one made of the masks.
-
-        Raises:
-            ValueError: if neither masks nor overlap were given, or the sizes differ.
-        """
-        where, expected = _where(self.image_id), (len(self.labels), len(gt.labels))
-        if self.overlap is not None:
-            if self.overlap.intersection.shape != expected:
-                raise ValueError(f"{where}overlap: expected {expected}, got {self.overlap.intersection.shape}")
-            return self.overlap
+    def decoded_masks(self, size: tuple[int, ...] | None = None) -> np.ndarray:
+        """(N, H, W) bool; a ValueError if no masks were given, or they have another size."""
         if self.masks is None:
-            raise ValueError(f"{where}masks: expected masks, or their overlap, got neither")
-        try:
-            return mask_overlap(self.masks, gt.label_map, len(gt.labels))
-        except ValueError as error:
-            raise ValueError(f"{where}{error}") from None
-
-    def decoded_masks(self) -> np.ndarray:
-        """(N, H, W) bool.
-
-        Raises:
-            ValueError: if no masks were given.
-        """
-        if self.masks is None:
-            raise ValueError(f"{_where(self.image_id)}masks: expected masks, got none")
-        return decode_masks(self.masks)
+            raise ValueError("masks: expected masks, got none")
+        return decode_masks(self.masks, size=size)
 
     def ensure_map(self, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`segment_map`, `segment_labels` and `mask_segment`, made of the masks if none were given.
-
-        Args:
-            size: (H, W) of the image.
+        """`segment_map`, `segment_labels`, `mask_segment`, made of the masks if none were given; size is (H, W).
 
         Raises:
             ValueError: if neither a map nor masks were given.
         """
         if self.segment_map is None or self.segment_labels is None or self.mask_segment is None:
-            masks = self.decoded_masks()
-            masks = masks if len(masks) else np.zeros((0, *size), dtype=bool)
+            masks = self.decoded_masks(size)
             self.segment_map, source, self.mask_segment = flatten_masks(masks, self._mask_order())
             self.segment_labels = self.labels[source]
         return self.segment_map, self.segment_labels, self.mask_segment
@@ -206,9 +194,8 @@ class Prediction:
     def segment_triplets(self) -> tuple[np.ndarray, np.ndarray]:
         """Rankings with and without graph constraint, on the segments of the panoptic map, which must be there.
 
-        Rows with an end that is in no segment are left out. Rows whose two ends became one segment stay: they match
-        nothing that is annotated between two segments, but take a rank. Of several rows that become the same, the best
-        stays; with graph constraint, the best row of each ordered pair of segments stays.
+        Rows with an end that is in no segment are left out. Rows whose two ends became one segment match nothing, but
+        take a rank. Of rows that become the same, or one pair under graph constraint, the best stays.
 
         Source: scripts/convert_openpsg.py of fair-psgg at fba4da3, which keeps and drops the same rows.
         """
@@ -226,16 +213,10 @@ class Prediction:
 def flatten_masks(
     masks: np.ndarray, order: np.ndarray, threshold: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks that may overlap to a map in which each pixel has one owner.
+    """Masks (N, H, W) that may overlap to a map in which each pixel has one owner.
 
-    A mask whose IoU with an earlier kept one reaches the threshold is the same segment, whatever its label: the kept
-    one stands for both. Every other mask is kept and gets the pixels that are still free. Masks without overlaps
-    come out as they are.
-
-    Args:
-        masks: (N, H, W) bool.
-        order: (N,) mask indices, the most trusted first.
-        threshold: IoU from which two masks are one segment.
+    From the most trusted mask on, `order` (N,): a mask whose IoU with a kept one reaches the threshold is the same
+    segment, whatever its label; any other is kept and gets the pixels that are still free.
 
     Returns:
         segment_map: (H, W) int32, n + 1 inside segment n, 0 elsewhere.
@@ -267,47 +248,41 @@ def flatten_masks(
     return owner.reshape(masks.shape[1:]), np.array(source, dtype=np.int64), mask_segment
 
 
-def _where(image_id: str) -> str:
-    return f"image {image_id!r}: " if image_id else ""
+def _labels(values: np.ndarray | None, name: str) -> np.ndarray:
+    array = _integers(values, (0,))
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array < 0).any():
+        found = f" with {array.min()}" if array.dtype != object and array.size else ""
+        raise ValueError(f"{name}: expected a vector of class indices from 0, got {_kind(array)}{found}")
+    return array.astype(np.int64)
 
 
-def _labels(values: np.ndarray, name: str, image_id: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.size == 0:
-        array = np.zeros(0, dtype=np.int64)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or (array < 0).any():
+def _rows(values: np.ndarray, width: int, num_masks: int, name: str) -> np.ndarray:
+    array = _integers(values, (0, width))
+    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integers of shape (rows, {width}), got {_kind(array)}")
+    bad = array[(array < 0).any(axis=1) | (array[:, :2] >= num_masks).any(axis=1)]
+    if len(bad):
         raise ValueError(
-            f"{_where(image_id)}{name}: expected a vector of class indices from 0, got {array.dtype} of shape "
-            f"{array.shape}" + (f" with {array.min()}" if array.dtype != object and array.size else "")
+            f"{name}: expected subject and object from 0 to {num_masks - 1} and no negative value, got the row "
+            f"{bad[0].tolist()}"
         )
     return array.astype(np.int64)
 
 
-def _rows(values: np.ndarray, width: int, num_masks: int, name: str, image_id: str) -> np.ndarray:
+def _integers(values: np.ndarray | None, empty: tuple[int, ...]) -> np.ndarray:
+    """An array as given; numpy takes an empty list for one of floats."""
     array = np.asarray(values)
-    if array.size == 0:
-        return np.zeros((0, width), dtype=np.int64)
-    if array.ndim != 2 or array.shape[1] != width or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"{_where(image_id)}{name}: expected integers of shape (rows, {width}), got {array.dtype} of shape "
-            f"{array.shape}"
-        )
-    if (array < 0).any() or (array[:, :2] >= num_masks).any():
-        bad = array[(array < 0).any(axis=1) | (array[:, :2] >= num_masks).any(axis=1)][0]
-        raise ValueError(
-            f"{_where(image_id)}{name}: expected subject and object from 0 to {num_masks - 1} and no negative "
-            f"value, got the row {bad.tolist()}"
-        )
-    return array.astype(np.int64)
+    return array if array.size else np.zeros(empty, dtype=np.int64)
 
 
-def _scores(values: np.ndarray, count: int, name: str, image_id: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.size == 0:
-        array = np.zeros(0)
-    if array.shape != (count,) or array.dtype.kind not in "iuf" or np.isnan(array).any():
-        raise ValueError(
-            f"{_where(image_id)}{name}: expected {count} numbers, got {array.dtype} of shape {array.shape}"
-            + (" with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else "")
-        )
+def _scores(values: np.ndarray, count: int, name: str) -> np.ndarray:
+    array = np.asarray(values) if np.size(values) else np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: expected {count} numbers, got {_kind(array)}")
+    if np.isnan(array).any():
+        raise ValueError(f"{name}: expected {count} numbers, got some with NaN")
     return array.astype(np.float64)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"

@@ -6,7 +6,6 @@ T annotated triplets, H W pixels. Triplets are rows (subject, object, predicate)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,24 +40,12 @@ class Overlap:
 
 
 def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
-    """Overlap of masks that may cover each other with a map.
+    """Overlap of N masks, which may cover each other, with a map (H, W): n + 1 inside annotated segment n.
 
     Bits are packed 64 pixels to a word, and each annotated segment is compared with all masks at once, inside its
-    bounding box only: a tenth of the time of a float32 matrix product.
-
-    Args:
-        pred_masks: (N, H, W) bool, or N COCO run lengths.
-        gt_map: (H, W) integers: n + 1 inside annotated segment n, 0 elsewhere.
-        num_gt: G.
-
-    Raises:
-        ValueError: if the sizes differ.
+    bounding box only: a tenth of the time of a float32 matrix product. ValueError if the sizes differ.
     """
-    masks = decode_masks(pred_masks, "pred_masks")
-    if len(masks) == 0:
-        masks = np.zeros((0, *gt_map.shape), dtype=bool)
-    if masks.shape[1:] != gt_map.shape:
-        raise ValueError(f"pred_masks: expected height x width {_size(gt_map.shape)}, got {_size(masks.shape[1:])}")
+    masks = decode_masks(pred_masks, "masks", gt_map.shape)
     intersection = np.zeros((len(masks), num_gt), dtype=np.int64)
     gt_area = np.zeros(num_gt, dtype=np.int64)
     boxes = find_objects(gt_map.astype(np.int32, copy=False), max_label=num_gt)
@@ -102,7 +89,7 @@ def joint_histogram(pred_map: np.ndarray, gt_map: np.ndarray, num_pred: int, num
         ValueError: if the sizes differ or a value is out of range.
     """
     if pred_map.shape != gt_map.shape:
-        raise ValueError(f"segment_map: expected height x width {_size(gt_map.shape)}, got {_size(pred_map.shape)}")
+        raise ValueError(f"segment_map: expected height and width {gt_map.shape}, got {pred_map.shape}")
     for name, values, limit in (("segment_map", pred_map, num_pred), ("label_map", gt_map, num_gt)):
         if values.size and not (0 <= values.min() and values.max() <= limit):
             raise ValueError(f"{name}: expected values 0 to {limit}, got {values.min()} to {values.max()}")
@@ -118,14 +105,9 @@ def overlap_of_maps(joint: np.ndarray) -> Overlap:
 def match_any(
     iou: np.ndarray, pred_labels: np.ndarray | None, gt_labels: np.ndarray | None, threshold: float = 0.5
 ) -> np.ndarray:
-    """(N, G) bool: same label and IoU at or above the threshold.
+    """(N, G) bool: same label (None leaves labels out) and IoU at or above the threshold.
 
     A prediction may match several segments and a segment several predictions, as in OpenPSG's evaluator.
-
-    Args:
-        iou: (N, G).
-        pred_labels, gt_labels: (N,), (G,); None leaves labels out.
-        threshold: least IoU; the threshold itself matches.
     """
     matched = iou >= threshold
     if pred_labels is not None and gt_labels is not None:
@@ -161,10 +143,7 @@ def match_one_to_one(
 def triplet_hits(triplets: np.ndarray, matched: np.ndarray, gt_triplets: np.ndarray) -> np.ndarray:
     """(R, T) bool: both ends of the predicted triplet match those of the annotated one, and the predicates agree.
 
-    Args:
-        triplets: (R, 3), indices into the rows of `matched`.
-        matched: (N, G) bool.
-        gt_triplets: (T, 3), indices into its columns.
+    Ends of triplets (R, 3) are rows of `matched` (N, G), those of gt_triplets (T, 3) its columns.
     """
     return pair_hits(triplets, matched, gt_triplets) & (triplets[:, None, 2] == gt_triplets[None, :, 2])
 
@@ -203,7 +182,3 @@ def first_of_each(rows: np.ndarray) -> np.ndarray:
     for column in rows.T:
         key = key * (int(column.max()) + 1) + column
     return np.sort(np.unique(key, return_index=True)[1])
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " x ".join(str(x) for x in shape)

@@ -14,14 +14,11 @@ _IOU_UNIT = 2.0**40
 
 
 class PanopticQuality:
-    """Accumulates PQ, SQ and RQ.
+    """Accumulates PQ, SQ and RQ of C classes, whose flags are is_thing.
 
     A predicted and an annotated segment match if their classes agree and their IoU, void pixels left out of the
     union, exceeds one half; at most one pair can. Crowd segments are neither found nor missed. An unmatched predicted
     segment counts as false unless more than half of it lies on void pixels or on crowds of its class.
-
-    Args:
-        is_thing: C flags.
     """
 
     def __init__(self, is_thing: Sequence[bool]):
@@ -33,13 +30,7 @@ class PanopticQuality:
     def add(
         self, joint: np.ndarray, pred_labels: np.ndarray, gt_labels: np.ndarray, is_crowd: np.ndarray | None = None
     ) -> None:
-        """Count one image.
-
-        Args:
-            joint: (S + 1, G + 1) pixels, see `matching.joint_histogram`; row and column 0 are void.
-            pred_labels, gt_labels: (S,), (G,) class indices.
-            is_crowd: (G,) bool, None for no crowds.
-        """
+        """Count one image: `joint_histogram` (S + 1, G + 1), classes (S,) and (G,), crowd flags (G,)."""
         num_classes = len(self.is_thing)
         crowd = np.zeros(len(gt_labels), dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool)
         intersection = joint[1:, 1:]

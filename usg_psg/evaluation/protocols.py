@@ -21,11 +21,11 @@ class Protocol:
 
     Attributes:
         name: prefix of its keys.
-        matching: "one_to_one": segments of the panoptic map, each annotated segment matched at most once, IoU above
-            one half. "any": the predicted masks, any number for one segment, IoU of one half and above. "rows": as
-            "any", but every predicted row takes a rank, repeated pairs and triplets too, there is no ranking without
-            graph constraint, and pair recall counts annotated triplets. "greedy": as "any", but each predicted
-            triplet takes at most one annotated one and duplicates in the annotation count.
+        matching: "one_to_one": segments of the panoptic map, each annotated segment matched at most once, IoU above one
+            half. "any": the predicted masks, any number for one segment, IoU of one half and above. "rows": as "any",
+            but every predicted row takes a rank, repeated ones too, there is no ranking without graph constraint, and
+            pair recall counts annotated triplets. "greedy": as "any", but a predicted triplet takes one annotated one
+            at most, and duplicates in the annotation count.
         skip_unpredicted: leave images without any predicted triplet out of every mean; otherwise they count as 0.
         absent_as_zero: predicates without annotation count as 0 in mean recall; otherwise they are left out.
         pooled: recall over the triplets of all images together; otherwise per image, then the mean over images.
@@ -52,14 +52,9 @@ PROTOCOLS = (
 
 
 class ProtocolCounts:
-    """What one protocol keeps of a data set.
+    """Recall tables of a data set under one protocol.
 
-    Args:
-        protocol: the rules.
-        ks: ranks of the recalls.
-        num_predicates: P.
-        zero_shot: also count the triplets that are marked as unseen.
-        novel: also count the parts of `NovelNames`.
+    With zero_shot also of the triplets that are marked as unseen, with novel of the parts of `NovelNames`.
     """
 
     def __init__(
@@ -85,9 +80,6 @@ class ProtocolCounts:
             ranks: of its annotated triplets.
             unseen: (T,) bool, the triplet's type is not in the training data; for zero-shot recall, else None.
             parts: (T,) bool of each of `PARTS`, where those are counted.
-
-        Raises:
-            ValueError: if it is missing, or of no use.
         """
         if ("zR" in self.tables) != (unseen is not None):
             raise ValueError(f"unseen: expected it exactly for zero-shot recall, got {unseen}")
@@ -105,21 +97,12 @@ class ProtocolCounts:
             self.tables[f"mR/{part}"].add(ranks.constrained[chosen], predicate[chosen])
 
     def merge(self, other: ProtocolCounts) -> None:
-        """Add the counts of another process.
-
-        Raises:
-            ValueError: if only one of the two counts zero-shot recall, or as `RecallTable.merge`.
-        """
-        if self.tables.keys() != other.tables.keys():
-            raise ValueError(f"other: expected counts of {', '.join(self.tables)}, got {', '.join(other.tables)}")
+        """Add the counts of another process."""
         for name, table in self.tables.items():
             table.merge(other.tables[name])
 
     def metrics(self, groups: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Percentages.
-
-        Args:
-            groups: "head", "body", "tail" to predicate indices.
+        """Percentages; groups are "head", "body", "tail" to predicate indices.
 
         Returns:
             metrics: by key, e.g. "single/mR@50", "single/mR@50/head", "single/R@50/novel_class".

@@ -11,15 +11,10 @@ import numpy as np
 
 
 class RecallTable:
-    """Counts behind "recall per image, then the mean over images", per group of annotated triplets.
+    """Counts behind "recall per image, then the mean over images", for ranks `ks` and C groups of annotated triplets.
 
-    Images are sorted by how many triplets of a group they have: n triplets with h hits add h/n to the sum, so
-    keeping the sum of h and the number of images for each n holds everything, in integers. The result therefore does
-    not depend on the order of images, nor on how they were spread over processes, to the last bit.
-
-    Args:
-        ks: ranks up to which a hit counts, e.g. (20, 50, 100).
-        num_groups: C.
+    An image with n triplets of a group and h hits adds h/n, so the sum of h and the number of images for each n hold
+    everything, in integers: the result does not depend, to the last bit, on the order of images or on processes.
     """
 
     def __init__(self, ks: Sequence[int], num_groups: int = 1):
@@ -29,12 +24,7 @@ class RecallTable:
         self.images = np.zeros((num_groups, 1), dtype=np.int64)
 
     def add(self, ranks: np.ndarray, groups: np.ndarray | None = None) -> None:
-        """Count one image.
-
-        Args:
-            ranks: (T,) rank from 0 at which each annotated triplet is hit, see `matching.first_ranks`.
-            groups: (T,) group of each, 0 to C - 1; None for group 0.
-        """
+        """Count one image: ranks from 0 (T,) of the annotated triplets, see `first_ranks`, and their groups (T,)."""
         found = (ranks < np.array(self.ks)[:, None]).astype(np.int64)
         if groups is None:
             self._grow(len(ranks))
@@ -48,15 +38,7 @@ class RecallTable:
         np.add.at(self.hits, (np.arange(len(self.ks))[:, None], groups, totals[groups]), found)
 
     def merge(self, other: RecallTable) -> None:
-        """Add the counts of another table, e.g. of another process.
-
-        Raises:
-            ValueError: if it counts other ranks or another number of groups.
-        """
-        if self.ks != other.ks or len(self.images) != len(other.images):
-            raise ValueError(
-                f"other: expected ks {self.ks} and {len(self.images)} groups, got {other.ks} and {len(other.images)}"
-            )
+        """Add the counts of another table, e.g. of another process."""
         size = other.images.shape[1]
         self._grow(size - 1)
         self.hits[..., :size] += other.hits
@@ -91,15 +73,11 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def mean_over_predicates(recall: np.ndarray, absent_as_zero: bool, among: np.ndarray | None = None) -> float:
-    """Mean recall.
+    """Mean of recalls (P,), NaN for predicates without annotation; NaN if nothing is left to average.
 
     Args:
-        recall: (P,) per predicate, NaN for predicates without annotation.
         absent_as_zero: count those as 0, as OpenPSG's tables do; otherwise leave them out.
         among: indices of the predicates to average; None for all.
-
-    Returns:
-        The mean, NaN if nothing is left to average.
     """
     recall = recall if among is None else recall[among]
     recall = np.nan_to_num(recall, nan=0.0) if absent_as_zero else recall[~np.isnan(recall)]

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ..data.annotation import annotation_arrays, read_annotation
 from ..data.psg_index import PSGIndex
 from ..data.psg_json import PSGFile, check_vocabulary, select_split
@@ -21,23 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def ground_truth(record: dict) -> GroundTruth:
-    """What predictions of an image are compared with.
-
-    Args:
-        record: the mapper's dict, which has the annotation, or a dataset dict, whose panoptic PNG is then read.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_annotation`.
-    """
+    """The annotation in the mapper's dict, or of a dataset dict, whose panoptic PNG is then read; errors as there."""
     labels, relations, label_map, is_crowd = record.get("annotation") or read_annotation(record)
     return GroundTruth(labels, relations, label_map, is_crowd, str(record["image_id"]))
 
 
 def images_with_relations(records: Iterable[dict]) -> dict[str, tuple[int, int]]:
-    """(height, width) of the annotated images that have relations, by id, in order.
-
-    A submission and a results.pkl tell their images by the position among them.
-    """
+    """(height, width) of the annotated images that have relations, by id, in order."""
     return {str(x["image_id"]): (x["height"], x["width"]) for x in records if len(x["relations"])}
 
 
@@ -52,17 +40,15 @@ def score_predictions(
     predictions: Iterable[tuple[str, Prediction]],
     file: str = "predictions",
 ) -> SGDetMetrics:
-    """Count every image of a split.
+    """Count every image of a split into `metrics`, which is returned.
 
     Args:
-        metrics: where to count; returned.
         records: dataset dicts of the split, see `load_psg_json`.
         predictions: image_id and prediction, in any order; images without one count as missing.
-        file: where they are from, named in errors.
+        file: of the predictions, named in errors.
 
     Raises:
-        ValueError: for a prediction of an image that the split lacks, a second one of the same image, or one that does
-            not fit its annotation.
+        ValueError: for an image that the split lacks, a second prediction, or one that does not fit its annotation.
     """
     remaining = {str(record["image_id"]): record for record in records}
     known = set(remaining)
@@ -73,22 +59,11 @@ def score_predictions(
             raise ValueError(f"{file}, image {image_id!r}: there is a second prediction")
         gt = ground_truth(remaining.pop(image_id))
         try:
-            _check_size(gt, prediction)
             metrics.update(gt, prediction)
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
     count_missing(metrics, remaining.values())
     return metrics
-
-
-def _check_size(gt: GroundTruth, prediction: Prediction) -> None:
-    """Refuse run lengths of another size than the annotation's before they become pixels, up to 2^32 of them."""
-    if prediction.masks is None or isinstance(prediction.masks, np.ndarray):
-        return
-    for n, rle in enumerate(prediction.masks):
-        if tuple(rle["size"]) != gt.label_map.shape:
-            expected, found = gt.label_map.shape, tuple(rle["size"])
-            raise ValueError(f"image {gt.image_id!r}: masks[{n}]: expected height and width {expected}, got {found}")
 
 
 def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:
@@ -111,18 +86,13 @@ def training_triplets(records: Iterable[dict], num_classes: int, num_predicates:
 def training_triplets_of_file(
     content: PSGFile | PSGIndex, vocabulary: Vocabulary, scored: str
 ) -> TrainingTriplets | None:
-    """Relations of a PSG file's training images.
-
-    Args:
-        content: see `open_psg`.
-        vocabulary: names that the file must have.
-        scored: split that is evaluated: "val" is not among the images that are counted for it.
+    """Relations of a PSG file's training images, without those of "val" where that split is scored.
 
     Returns:
         None, with a warning that says which metrics are left out, if the file has no relations outside its test split.
 
     Raises:
-        ValueError: if it has other names, or a training image with a problem.
+        ValueError: if the file's names are not the vocabulary's, or a training image has a problem.
     """
     check_vocabulary(content, vocabulary)
     chosen = select_split(content.image_ids, content.test_image_ids, "train" if scored == "val" else "trainval")

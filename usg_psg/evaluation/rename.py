@@ -15,20 +15,16 @@ from .inputs import Prediction
 def rename_predictions(
     predictions: Iterable[tuple[str, Prediction]], file: Vocabulary, annotated: Vocabulary, where: str
 ) -> Iterator[tuple[str, Prediction]]:
-    """Replace class and predicate ids by those of the annotations.
+    """Replace class and predicate ids of (image_id, prediction) pairs by those of the annotations.
 
     Args:
-        predictions: image_id and prediction; classes count the file's things, then stuff.
-        file: must have every name of the annotations; further names may be in it, but not be predicted.
+        file: names of the predictions' ids, things before stuff. It must have every name of the annotations; further
+            ones may be in it, but not be predicted.
         annotated: names of the annotations.
         where: file of the annotations, for errors.
 
-    Yields:
-        image_id and prediction.
-
     Raises:
-        ValueError: if the file lacks a name, or a prediction has an id without a name, or with one that the
-            annotations do not know.
+        ValueError: if the file lacks a name, or an id has none, or one that the annotations do not know.
     """
     file.check_covers(where, annotated)
     objects = _table(file.object_classes, annotated.object_classes)

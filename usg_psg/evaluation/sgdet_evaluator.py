@@ -20,7 +20,7 @@ from ..utils.program import TERMINAL
 from .formats import PredictionWriter, open_writer
 from .frequency_baseline import TrainingTriplets
 from .inputs import GroundTruth, Prediction
-from .matching import Overlap, mask_overlap
+from .matching import Overlap
 from .novel_names import NovelNames
 from .records import count_missing, ground_truth, images_with_relations
 from .report import format_main, format_summary, results_to_dict, save_results
@@ -33,24 +33,18 @@ logger = logging.getLogger(__name__)
 class SGDetEvaluator(DatasetEvaluator):
     """Recall of relations under every protocol, and panoptic quality, of a model's predictions.
 
-    Only counts are kept, in integers; each image is done with when `process` returns. Several processes give the same
-    numbers as one, to the last digit.
+    Only integer counts are kept; several processes give the same numbers as one, to the last digit.
 
     Args:
         dataset_name: a registered PSG data set.
-        output_dir: where `sgdet_<dataset>.json`, and folders named by what is in them and by the data set, are
-            written; None writes nothing.
-        task: "sgdet", or "predcls" if the model was given masks and labels; names the results. Panoptic quality of
-            given masks says nothing, so "predcls" leaves it out.
-        ks: ranks of the recalls.
-        predicate_frequency: (P,) training frequency for head, body and tail, see `SGDetMetrics`.
+        output_dir: for `sgdet_<dataset>.json` and folders named by their content and the data set; None writes nothing.
+        task: "sgdet", or "predcls" if the model was given masks and labels, whose panoptic quality is left out.
+        ks, predicate_frequency: as of `SGDetMetrics`.
+        training: for zero-shot recall and the frequency baseline, which are left out without it.
         export: one of `EXPORT_FORMATS`: also write the predictions; needs output_dir.
-        training: relations of the training data, for zero-shot recall and the frequency baseline, which are left out
-            without them.
         novel: names that the model was not trained on, see `SGDetMetrics`.
-        keep_worst: keep so many of the worst images in `worst`, with their annotation and prediction as scene graphs.
-        draw: called with this evaluator, on the main process, when `results` and `worst` are there; see
-            `visualization.draw_evaluation`.
+        keep_worst: keep so many of the worst images in `worst`, annotation and prediction as scene graphs.
+        draw: called with this evaluator on the main process at the end, e.g. `visualization.draw_evaluation`.
     """
 
     def __init__(
@@ -119,11 +113,7 @@ class SGDetEvaluator(DatasetEvaluator):
         )
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count a batch.
-
-        Args:
-            inputs: the mapper's dicts; "image_id" and, where present, "annotation" are read.
-            outputs: the model's dicts: "instances", "panoptic_seg", "relations", and "pairs" where there are any.
+        """Count a batch of the mapper's dicts ("image_id" and, where present, "annotation" are read) and the model's.
 
         Raises:
             ValueError: for an image that the data set lacks, or that was processed before.
@@ -146,9 +136,7 @@ class SGDetEvaluator(DatasetEvaluator):
                 self._writer.add(image_id, prediction)
 
     def evaluate(self) -> OrderedDict | None:
-        """Merge the processes' counts and compute the metrics.
-
-        Images of the data set that nobody processed count as images without prediction, with a warning.
+        """Merge the processes' counts; images that nobody processed count as ones without prediction, with a warning.
 
         Returns:
             On the main process {task: {"single/R@50": percent, ...}, "panoptic": {"PQ": percent, ...}}, None on others.
@@ -198,14 +186,9 @@ class SGDetEvaluator(DatasetEvaluator):
 
 
 def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = False) -> Prediction:
-    """The model's output of one image as arrays.
+    """The model's output of one image, see `USGPar.forward`, as arrays.
 
-    Masks on a GPU stay there: only their overlap with the annotation comes over, unless with_masks.
-
-    Args:
-        output: dict of the model, see `USGPar.forward`.
-        gt: annotation of the image.
-        with_masks: keep the masks, e.g. to export them.
+    Masks on a GPU stay there, and only their overlap with the annotation comes over, unless with_masks.
     """
     instances = output["instances"]
     relations = output["relations"]
@@ -215,28 +198,20 @@ def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = Fal
     position = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int64)
     position[ids] = np.arange(len(ids))
     pairs = output.get("pairs")
+    on_device = masks.is_cuda and masks.shape[1:] == gt.label_map.shape
     return Prediction(
         labels=_numpy(instances.pred_classes),
         triplets=_stack(relations, ("subject", "object", "predicate")),
-        masks=_numpy(masks).astype(bool) if with_masks or not masks.is_cuda else None,
+        masks=_numpy(masks) if with_masks or not on_device else None,
         triplet_scores=_numpy(relations["score"]),
         mask_scores=_numpy(instances.scores),
         segment_map=position[_numpy(panoptic)] + 1,
         segment_labels=np.array([s["category_id"] for s in segments_info], dtype=np.int64),
         mask_segment=position[_numpy(instances.segment_ids)],
         pairs=None if pairs is None else _stack(pairs, ("subject", "object")),
-        overlap=_overlap(masks, gt),
+        overlap=tensor_overlap(masks, gt) if on_device else None,
         image_id=gt.image_id,
     )
-
-
-def _overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:
-    if not masks.is_cuda or tuple(masks.shape[1:]) != gt.label_map.shape:
-        try:
-            return mask_overlap(_numpy(masks).astype(bool, copy=False), gt.label_map, len(gt.labels))
-        except ValueError as error:
-            raise ValueError(f"image {gt.image_id!r}: {error}") from None
-    return tensor_overlap(masks, gt)
 
 
 def tensor_overlap(masks: torch.Tensor, gt: GroundTruth) -> Overlap:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .frequency_baseline import TrainingTriplets
 from .image_match import ImageMatch
-from .inputs import GroundTruth, Prediction
+from .inputs import GroundTruth, Prediction, naming_image
 from .matching import NEVER, first_ranks, match_any, pair_hits
 from .novel_names import PARTS, NovelNames
 from .panoptic_quality import PanopticQuality
@@ -29,14 +30,13 @@ class SGDetResults:
     """Everything computed from the counts.
 
     Attributes:
-        metrics: percentages by key, e.g. "single/mR@50", of the baseline "frequency/single/mR@50"; NaN where there is
-            nothing to average.
+        metrics: percentages by key, e.g. "single/mR@50", of the baseline "frequency/single/mR@50"; NaN for no values.
         panoptic: PQ, SQ, RQ in percent, with the suffix "_rel" over the images with relations only, "_base" and
-            "_novel" over the classes that training had and lacked; empty if not computed.
+            "_novel" over the classes that training had and lacked; empty if left out.
         counts: images, triplets and the like.
         predicate_recall: per protocol and "mR" or "NgmR", (K, P) percent, NaN for absent predicates.
         predicate_counts: (P,) annotated triplets without exact duplicates.
-        predicate_frequency: (P,) what predicates were ranked by for head, body and tail.
+        predicate_frequency: (P,) by which predicates were ranked for head, body and tail.
         predicate_groups: "head", "body", "tail" to predicate indices.
         confusion: (P, P + 1) annotated against predicted predicate of found pairs; the last column is "not found".
     """
@@ -57,18 +57,16 @@ class SGDetMetrics:
     Args:
         num_predicates: P.
         is_thing: a flag per object class, for panoptic quality; None leaves it out.
-        ks: ranks of the recalls.
-        proposal_ks: numbers of pair proposals of the oracle recall.
-        predicate_frequency: (P,) training frequency that orders predicates into head, body and tail, thirds of equal
-            size; None takes that of `training`, or else the annotation itself.
+        ks, proposal_ks: ranks of the recalls; numbers of pair proposals of the oracle recall.
+        predicate_frequency: (P,) orders predicates into head, body and tail, thirds of equal size; None takes that of
+            `training`, or else the annotation itself.
         training: relations of the training data; without them there is no zero-shot recall.
         baseline: also score `TrainingTriplets.rank` on the predicted objects, under "frequency/...".
         baseline_scores: the baseline's ranking heeds the scores of the masks; not wanted where objects are given.
         novel: names that training lacked: recalls and panoptic quality are told for them and for the others, too.
 
     Raises:
-        ValueError: for no ranks, a rank below 1, another number of frequencies, training data of other vocabularies,
-            or a baseline without training data.
+        ValueError: for arguments that do not fit each other, or a rank below 1.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class SGDetMetrics:
         self.novel = novel
         self.protocols = self._protocol_counts()
         self.baseline = self._protocol_counts() if baseline else None
-        self.is_thing = is_thing
+        self.is_thing = None if is_thing is None else list(is_thing)
         # By suffix of the keys: of all images, and of those with relations.
         self.panoptic = {} if is_thing is None else {x: PanopticQuality(is_thing) for x in ("", "_rel")}
         self.oracle = {name: RecallTable(self.proposal_ks) for name in ("pairs", "pairs_any_class")}
@@ -132,33 +130,25 @@ class SGDetMetrics:
         return {**self.__dict__, "training": None}
 
     def update(self, gt: GroundTruth, prediction: Prediction) -> ImageMatch:
-        """Count one image.
-
-        Returns:
-            The comparison, for whoever wants to look at it.
+        """Count one image; returns the comparison, for whoever wants to look at it.
 
         Raises:
             ValueError: if sizes differ, or a class or predicate is out of range; the message names the image.
         """
-        self._check_range(gt, prediction)
         match = ImageMatch(gt, prediction)
-        match.check()
+        with naming_image(gt.image_id):
+            self._check_range(gt, prediction)
+            match.check()
         if self.is_thing is not None:
             image = PanopticQuality(self.is_thing)
-            image.add(match.joint, prediction.ensure_map(gt.label_map.shape)[1], gt.labels, gt.is_crowd)
+            image.add(match.joint, match.panoptic[1], gt.labels, gt.is_crowd)
             self._add_panoptic(image, gt)
         self.counts["images_with_proposals"] += prediction.pairs is not None
         self._add(match)
         return match
 
     def update_missing(self, gt_triplets: np.ndarray, gt_labels: np.ndarray, is_crowd: np.ndarray) -> None:
-        """Count an image that no prediction was made for.
-
-        Args:
-            gt_triplets: (T, 3).
-            gt_labels: (G,) classes of its segments.
-            is_crowd: (G,) bool.
-        """
+        """Count an image that no prediction was made for: triplets (T, 3), labels and crowd flags (G,)."""
         gt = GroundTruth(gt_labels, gt_triplets, np.zeros((0, 0), dtype=np.int64), is_crowd)
         if self.is_thing is not None:
             image = PanopticQuality(self.is_thing)
@@ -196,24 +186,25 @@ class SGDetMetrics:
         Raises:
             ValueError: if it counted something else.
         """
-        if (self.baseline is None, self.is_thing is None) != (other.baseline is None, other.is_thing is None):
-            raise ValueError("other: only one of the two scores the baseline, or panoptic quality")
-        for name, counts in self.protocols.items():
-            counts.merge(other.protocols[name])
-        for name, counts in (self.baseline or {}).items():
-            counts.merge((other.baseline or {})[name])
-        for name, table in self.oracle.items():
-            table.merge(other.oracle[name])
-        for suffix, quality in self.panoptic.items():
-            quality.merge(other.panoptic[suffix])
+        own, theirs = self._settings(), other._settings()
+        if differing := [name for name in own if own[name] != theirs[name]]:
+            raise ValueError(f"other: expected counts with the same {', '.join(differing)}")
+        for kind in ("protocols", "baseline", "oracle", "panoptic"):
+            for name, counts in (getattr(self, kind) or {}).items():
+                counts.merge(getattr(other, kind)[name])
         self.found_objects += other.found_objects
         self.possible_pairs += other.possible_pairs
         self.confusion += other.confusion
         for name in self.counts:
             self.counts[name] += other.counts[name]
 
+    def _settings(self) -> dict[str, Any]:
+        """On which the shapes and the meaning of the counts depend."""
+        names = ("num_predicates", "num_classes", "ks", "proposal_ks", "is_thing")
+        tables = list(self.protocols["openpsg_strict"].tables)
+        return {x: getattr(self, x) for x in names} | {"tables": tables, "baseline": self.baseline is not None}
+
     def _check_range(self, gt: GroundTruth, prediction: Prediction) -> None:
-        where = f"image {gt.image_id!r}: " if gt.image_id else ""
         ng = prediction.triplets_ng if prediction.triplets_ng is not None else prediction.triplets
         checks = [
             ("annotated predicate", gt.triplets[:, 2], self.num_predicates),
@@ -225,7 +216,7 @@ class SGDetMetrics:
             checks.append(("predicted class", prediction.labels, self.num_classes))
         for name, values, limit in checks:
             if values.max(initial=0) >= limit:
-                raise ValueError(f"{where}{name}: expected 0 to {limit - 1}, got {values.max()}")
+                raise ValueError(f"{name}: expected 0 to {limit - 1}, got {values.max()}")
 
     def _count(self, gt: GroundTruth, num_predicted: int) -> None:
         self.counts["images"] += 1

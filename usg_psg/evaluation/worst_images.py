@@ -39,25 +39,14 @@ class WorstImage:
 
 
 class WorstImages:
-    """Keeps the images with the lowest recall, masks as run lengths; the others cost no memory.
-
-    Args:
-        count: images kept.
-        vocabulary: names of the data set.
-        k: predicted relations that count, under the rules of the protocol `single`.
-    """
+    """Keeps the `count` images with the lowest recall of `k` relations under `single`, masks as run lengths."""
 
     def __init__(self, count: int, vocabulary: Vocabulary, k: int = 20):
         self.count, self.vocabulary, self.k = count, vocabulary, k
         self.images: list[WorstImage] = []  # the worst first
 
     def add(self, match: ImageMatch, output: dict) -> None:
-        """Keep an image if it is among the worst so far.
-
-        Args:
-            match: of the image; images without annotated relations are left out.
-            output: the model's, of which the prediction was made.
-        """
+        """Keep an image with annotated relations, of which `output` is the model's, if it is among the worst so far."""
         ranks = match.ranks("one_to_one").constrained
         if not len(ranks):
             return

@@ -59,12 +59,9 @@ def panoptic_inference(
 ) -> tuple[Tensor, list[dict], Tensor]:
     """Panoptic map of the queries' masks where they own the pixels.
 
-    A query whose mask loses too many pixels to others is left out; segments of one stuff class are one segment.
-
     Args:
         masks, owner: (Q, H, W) bool and (H, W) int64 of `assign_pixels`, with the same threshold.
-        scores: (Q,) object scores.
-        classes: (Q,) int64.
+        scores, classes: (Q,) object scores; int64.
         is_thing: (C,) bool.
         object_threshold: least score of a query that may own pixels.
         overlap_threshold: least fraction of its mask that a query must keep.

@@ -97,28 +97,6 @@ class Postprocessor:
             found.append(ImageObjects(instances, (panoptic, segments_info), scores[i], instance_of_query))
         return found
 
-    def given_objects(
-        self,
-        masks: Sequence[Tensor],
-        instances: Sequence[Instances],
-        query: Sequence[Tensor],
-        is_thing: Tensor,
-        num_queries: int,
-    ) -> list[ImageObjects]:
-        """Objects that the caller gives (PredCls), each stood for by a query.
-
-        Args:
-            masks: per image, (N, H, W) bool without overlaps.
-            instances: per image, of the same objects, gt_classes (N,) int64.
-            query: per image, (N,) int64 query of each object, -1 for none.
-            is_thing: (C,) bool.
-            num_queries: Q.
-        """
-        return [
-            given_objects(m, objects.gt_classes.to(m.device), is_thing, q, num_queries)
-            for m, objects, q in zip(masks, instances, query, strict=True)
-        ]
-
     def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
         """Rank the relations between objects.
 
@@ -184,14 +162,12 @@ def instance_pairs(objects: Sequence[ImageObjects]) -> Tensor:
 
 
 def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tensor, num_queries: int) -> ImageObjects:
-    """One image of `Postprocessor.given_objects`.
+    """The objects of an image that the caller gives (PredCls), each stood for by a query.
 
     Args:
-        masks: (N, H, W) bool without overlaps.
-        classes: (N,) int64.
+        masks, classes: (N, H, W) bool without overlaps; (N,) int64.
         is_thing: (C,) bool.
-        query: (N,) int64 query of each object, -1 for none.
-        num_queries: Q.
+        query: (N,) int64 query of each object among num_queries, -1 for none.
     """
     device, count = masks.device, len(masks)
     instance_of_query = torch.full((num_queries,), -1, device=device)
@@ -219,16 +195,7 @@ def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: 
 def resize_masks(
     logits: Tensor, padded_size: Sequence[int], image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> Tensor:
-    """Mask logits of the padded batch to one original image.
-
-    Args:
-        logits: (Q, h, w) covering the padded image.
-        padded_size, image_size: (H, W) of the padded and of the unpadded network input.
-        output_size: (H, W) of the original image.
-
-    Returns:
-        (Q, H, W) of output_size.
-    """
+    """Mask logits (Q, h, w), which cover the padded batch, at the size of the original image; all sizes are (H, W)."""
     full = F.interpolate(logits[None], size=padded_size, mode="bilinear", align_corners=False)
     full = full[..., : image_size[0], : image_size[1]]
     if tuple(full.shape[-2:]) != tuple(output_size):

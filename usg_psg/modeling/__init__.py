@@ -7,6 +7,7 @@ from .openclip_convnext import OpenCLIPConvNeXt
 from .pixel_decoder import MSDeformAttnPixelDecoder
 from .relation_head import RelationHead
 from .rpc import RelationProposalConstructor
+from .timm_backbone import TimmBackbone
 from .usg_par import USGPar
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "OpenVocabularyHead",
     "RelationHead",
     "RelationProposalConstructor",
+    "TimmBackbone",
     "USGPar",
 ]

@@ -23,6 +23,11 @@ Modules with `propose(queries, priority)` and `decode(queries, proposals, pixel_
 """
 
 
+def backbone_keys(cfg: CfgNode) -> CfgNode:
+    """The section of a config that names the backbone's model: NAME, PRETRAINED, FREEZE."""
+    return cfg.MODEL.TIMM if cfg.MODEL.BACKBONE.NAME == "TimmBackbone" else cfg.MODEL.CLIP
+
+
 def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """The registered pixel decoder that MODEL.USG.PIXEL_DECODER.NAME names, from the backbone's output shapes."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.USG.PIXEL_DECODER.NAME)(cfg, input_shape)

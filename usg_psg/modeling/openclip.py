@@ -25,7 +25,7 @@ _from_checkpoint: ContextVar[bool] = ContextVar("from_checkpoint", default=False
 
 @contextmanager
 def checkpoint_weights() -> Iterator[None]:
-    """Build backbones without reading MODEL.CLIP.PRETRAINED: a checkpoint that holds their weights is loaded next."""
+    """Build backbones without reading weights by MODEL.CLIP or MODEL.TIMM: a checkpoint with them is loaded next."""
     token = _from_checkpoint.set(True)
     try:
         yield
@@ -115,8 +115,10 @@ def check_openclip(name: str, pretrained: str = "") -> None:
         )
 
 
-def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:
-    """What identifies the weights of an OpenCLIP model, for caches and checkpoints, without reading them all.
+def weights_identity(
+    name: str, pretrained: str = "", library: str = f"open_clip {open_clip.__version__}"
+) -> dict[str, str]:
+    """What identifies the weights of a library's model, for caches and checkpoints, without reading them all.
 
     A weight file counts by its name, size and end, not by its folder or date, so that a copy on another machine is the
     same, and weights trained anew under the old name are not.
@@ -124,7 +126,7 @@ def weights_identity(name: str, pretrained: str = "") -> dict[str, str]:
     """
     identity = {"model": name, "weights": pretrained}
     if not pretrained:
-        identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, open_clip {open_clip.__version__}"
+        identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, {library}"
     elif Path(pretrained).is_file():
         path, size = Path(pretrained), Path(pretrained).stat().st_size
         with open(path, "rb") as file:

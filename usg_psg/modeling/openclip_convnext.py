@@ -38,6 +38,9 @@ class OpenCLIPConvNeXt(Backbone):
     """
 
     FEATURES = ("res2", "res3", "res4", "res5")
+    section = "MODEL.CLIP"
+    pixel_mean = (122.7709383, 116.7460125, 104.09373615)
+    pixel_std = (68.5005327, 66.6321579, 70.32316305)
 
     @configurable
     def __init__(

@@ -6,6 +6,7 @@ Letters: N names, T text width.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -82,23 +83,51 @@ def configured_vocabulary(cfg: CfgNode, dataset_name: str | None) -> Vocabulary:
 
 
 def embed_vocabulary(cfg: CfgNode, vocabulary: Vocabulary) -> TextEmbeddings:
-    """Text embeddings of a vocabulary: its own if they are of MODEL.CLIP's text tower, or else made by that."""
-    clip, phrases = cfg.MODEL.CLIP, Phrases.of(cfg, vocabulary)
-    known = vocabulary.embeddings
-    if known is not None and (
-        takes_checkpoint_weights() or known.tower == weights_identity(clip.NAME, clip.PRETRAINED)
-    ):
+    """Text embeddings of a vocabulary: its own if they are of the config's text tower, or else made by that."""
+    phrases, known = Phrases.of(cfg, vocabulary), vocabulary.embeddings
+    if known is not None and (takes_checkpoint_weights() or known.tower == text_identity(cfg)):
         names = vocabulary.predicate_classes, phrases.objects
         return TextEmbeddings(known.objects, known.predicates, vocabulary.is_thing, *names)
-    tower = {"model": clip.NAME, "pretrained": clip.PRETRAINED, "cache_dir": clip.TEXT_CACHE}
-    tower["device"] = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
     return TextEmbeddings(
-        text_embeddings(phrases.objects, phrases.object_templates, **tower),
-        text_embeddings(phrases.predicates, phrases.predicate_templates, **tower),
+        configured_embeddings(cfg, phrases.objects, phrases.object_templates),
+        configured_embeddings(cfg, phrases.predicates, phrases.predicate_templates),
         vocabulary.is_thing,
         vocabulary.predicate_classes,  # the data set's names, whatever synonyms a file has for them
         phrases.objects,
     )
+
+
+def configured_embeddings(cfg: CfgNode, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """`text_embeddings` by the text tower of a config."""
+    clip = cfg.MODEL.CLIP
+    return text_embeddings(
+        names,
+        templates,
+        model=clip.NAME,
+        pretrained=clip.PRETRAINED,
+        sentence_encoder=cfg.MODEL.USG.SENTENCE_ENCODER,
+        cache_dir=clip.TEXT_CACHE,
+        device=cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu",
+    )
+
+
+def text_identity(cfg: CfgNode) -> dict[str, str]:
+    """Of the text tower of a config, for caches and checkpoints."""
+    return _identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.USG.SENTENCE_ENCODER)
+
+
+def _identity(model: str, pretrained: str, sentence_encoder: str) -> dict[str, str]:
+    if not sentence_encoder:
+        return weights_identity(model, pretrained)
+    folder = Path(sentence_encoder)
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder.is_dir() else 0
+    return {"model": folder.name if size else sentence_encoder, "weights": f"sentence-transformers, {size} bytes"}
+
+
+def check_sentence_encoder() -> None:
+    """Raise ValueError if sentence-transformers is missing."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ValueError("MODEL.USG.SENTENCE_ENCODER: needs sentence-transformers (pip install usg_psg[text])")
 
 
 def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
@@ -116,15 +145,43 @@ def check_vocabulary(names: Sequence[str], templates: Sequence[str]) -> None:
         check_template(template)
 
 
+@dataclass(frozen=True)
+class OpenCLIPText:
+    """Texts to normalised embeddings by the text tower of an OpenCLIP model."""
+
+    clip: open_clip.CLIP
+    tokenizer: Callable
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, T) on the device."""
+        return self.clip.encode_text(self.tokenizer(texts).to(next(self.clip.parameters()).device), normalize=True)
+
+
+class SentenceEncoder:
+    """The same by a model of sentence-transformers, by its name on the Hub or its folder."""
+
+    def __init__(self, name: str, device: str):
+        check_sentence_encoder()
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self.model = SentenceTransformer(name, device=device)
+        except Exception as error:
+            raise ValueError(f"MODEL.USG.SENTENCE_ENCODER {name!r} cannot be loaded: {error}") from error
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, T) on the device."""
+        return F.normalize(self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False).float(), dim=-1)
+
+
 @torch.no_grad()
 def encode_names(
-    clip: open_clip.CLIP, tokenizer: Callable, names: Sequence[str], templates: Sequence[str], batch_size: int = 256
+    encode: Callable[[list[str]], Tensor], names: Sequence[str], templates: Sequence[str], batch_size: int = 256
 ) -> Tensor:
     """Mean of the normalised embeddings of a name in every template, normalised again.
 
     Args:
-        clip: an OpenCLIP model with a text tower.
-        tokenizer: its tokenizer.
+        encode: N texts to (N, T) normalised embeddings.
         names: N names; commas separate synonyms, which are averaged as templates are.
         templates: prompts with a "{}".
         batch_size: texts encoded at once.
@@ -139,11 +196,7 @@ def encode_names(
             for template in templates:
                 texts.append(template.format(spoken_name(word)))
                 owner.append(index)
-    device = next(clip.parameters()).device
-    parts = [
-        clip.encode_text(tokenizer(texts[i : i + batch_size]).to(device), normalize=True).float().cpu()
-        for i in range(0, len(texts), batch_size)
-    ]
+    parts = [encode(texts[i : i + batch_size]).float().cpu() for i in range(0, len(texts), batch_size)]
     embeddings = torch.cat(parts)
     total = torch.zeros(len(names), embeddings.shape[1]).index_add_(0, torch.tensor(owner), embeddings)
     return F.normalize(total, dim=-1)
@@ -155,6 +208,7 @@ def text_embeddings(
     *,
     model: str,
     pretrained: str = "",
+    sentence_encoder: str = "",
     cache_dir: str | Path = "",
     device: str = "cpu",
 ) -> Tensor:
@@ -164,6 +218,7 @@ def text_embeddings(
         names: N names.
         templates: prompts with a "{}".
         model, pretrained: as in `load_openclip`.
+        sentence_encoder: takes that model's place, if not "".
         cache_dir: folder of the cache; "" means $USG_PSG_CACHE, else ~/.cache/usg_psg. An unreadable entry is
             computed again; a folder that cannot be written costs a warning.
         device: where the text tower runs, in float32.
@@ -173,7 +228,7 @@ def text_embeddings(
     """
     check_vocabulary(names, templates)
     key = json.dumps(
-        {**weights_identity(model, pretrained), "templates": list(templates), "names": list(names)},
+        {**_identity(model, pretrained, sentence_encoder), "templates": list(templates), "names": list(names)},
         sort_keys=True,
     )
     folder = Path(cache_dir or os.environ.get("USG_PSG_CACHE") or Path.home() / ".cache" / "usg_psg")
@@ -181,10 +236,21 @@ def text_embeddings(
     cached = _read_cache(path, key, len(names))
     if cached is not None:
         return cached
-    clip = load_openclip(model, pretrained).to(device)
-    embeddings = encode_names(clip, open_clip.get_tokenizer(model), names, templates)
+    tower: Callable[[list[str]], Tensor]
+    if sentence_encoder:
+        tower = SentenceEncoder(sentence_encoder, device)
+    else:
+        tower = OpenCLIPText(load_openclip(model, pretrained).to(device), _tokenizer(model))
+    embeddings = encode_names(tower, names, templates)
     _write_cache(path, key, embeddings)
     return embeddings
+
+
+def _tokenizer(model: str) -> Callable:
+    try:
+        return open_clip.get_tokenizer(model)
+    except Exception as error:  # those of some models are downloaded, or need another package
+        raise ValueError(f"MODEL.CLIP.NAME {model!r}: its tokenizer cannot be had: {error}") from error
 
 
 def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:

@@ -6,14 +6,16 @@ Letters: B images, N objects of an image, R relations of an image, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..inference import Postprocessor, instance_pairs
+from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import LossCounts, USGCriterion, loss_normalizers
 from ..predicate_frequency import PredicateFrequency
 from ..structures import (
@@ -104,7 +106,7 @@ class USGPar(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Build the parts that the config names."""
-        backbone = build_backbone(cfg)
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
         dataset = next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), None)
         vocabulary = embed_vocabulary(cfg, configured_vocabulary(cfg, dataset))
         text_dim = vocabulary.object_text.shape[1]
@@ -118,8 +120,8 @@ class USGPar(nn.Module):
             "postprocessor": Postprocessor.from_config(cfg),
             "vocabulary": vocabulary,
             "clip_ensemble": build_clip_ensemble(cfg),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": _normalisation(cfg, backbone, "PIXEL_MEAN"),
+            "pixel_std": _normalisation(cfg, backbone, "PIXEL_STD"),
             "size_divisibility": cfg.MODEL.USG.SIZE_DIVISIBILITY,
             "add_missed_pairs": cfg.MODEL.USG.LOSS.ADD_MISSED_PAIRS,
             "task": cfg.TEST.TASK,
@@ -240,9 +242,20 @@ class USGPar(nn.Module):
             targets = SceneGraphTargets.from_instances(instances, None, padded_size, self.device)
             matched = self.criterion.matcher(objects, targets)[-1].split(targets.counts)
             masks = [x["original_masks"].to(self.device) for x in batched_inputs]
-            found = self.postprocessor.given_objects(masks, instances, matched, self.is_thing, objects.num_queries)
+            found = [
+                given_objects(mask, given.gt_classes.to(self.device), self.is_thing, query, objects.num_queries)
+                for mask, given, query in zip(masks, instances, matched, strict=True)
+            ]
         else:
             sizes = images.image_sizes
             wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
             found = self.postprocessor.detected_objects(objects, self.is_thing, padded_size, sizes, wanted)
         return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, instance_pairs(found)))
+
+
+def _normalisation(cfg: CfgNode, backbone: Backbone, key: str) -> Sequence[float]:
+    """A config's values for the channels, or else the backbone's own, which are in RGB."""
+    own: Any = getattr(backbone, key.lower(), None)
+    if not cfg.MODEL[key] and own is None:
+        raise ValueError(f"MODEL.{key}: expected three numbers, as {cfg.MODEL.BACKBONE.NAME} has none of its own")
+    return cfg.MODEL[key] or (own if cfg.INPUT.FORMAT == "RGB" else own[::-1])

@@ -21,13 +21,16 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..modeling.build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
-from ..modeling.openclip import register_project_models, weights_identity
+from ..modeling.openclip import checkpoint_weights, register_project_models, weights_identity
 from ..modeling.openclip_convnext import OpenCLIPConvNeXt
+from ..modeling.text_embeddings import configured_embeddings
+from ..modeling.timm_backbone import TimmBackbone
 from .rules import NEW, NEW_MASK2FORMER, Rule, source_rules
 
 NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
 FCCLIP_CLIP = "convnext_large_d_320"  # its features are read and its text space is projected into
 DDP_PREFIX = "module."
+TARGET_BACKBONES = ("OpenCLIPConvNeXt", "TimmBackbone")  # which `target_model` builds
 FOREIGN_HEADS, FOREIGN_POINTS = 8, 4  # of every published configuration; weights do not tell them
 
 
@@ -46,21 +49,19 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
     """The parts of USGPar that have parameters, under its names, on the meta device: shapes without memory.
 
     Raises:
-        ValueError: if MODEL.CLIP.NAME has no timm image tower.
+        ValueError: for a backbone of another kind, or if MODEL.CLIP.NAME has no timm image tower.
     """
+    if cfg.MODEL.BACKBONE.NAME not in TARGET_BACKBONES:
+        raise ValueError(f"MODEL.BACKBONE.NAME: expected one of {TARGET_BACKBONES}, got {cfg.MODEL.BACKBONE.NAME!r}")
     register_project_models()
     clip = open_clip.get_model_config(cfg.MODEL.CLIP.NAME)
-    timm_name = (clip or {}).get("vision_cfg", {}).get("timm_model_name")
-    if timm_name is None:
-        raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} is not an OpenCLIP model with a timm image tower")
+    if clip is None:
+        raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} is not an OpenCLIP model")
     text_dim = clip["embed_dim"]
-    with torch.device("meta"):
-        trunk = timm.create_model(timm_name, num_classes=0)
-        backbone = OpenCLIPConvNeXt(
-            trunk,
-            freeze=cfg.MODEL.CLIP.FREEZE,
-            weights_identity=weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
-        )
+    if cfg.MODEL.USG.SENTENCE_ENCODER:
+        text_dim = configured_embeddings(cfg, ["object"], ["{}"]).shape[1]
+    with torch.device("meta"), checkpoint_weights():
+        backbone = TimmBackbone(cfg, None) if cfg.MODEL.BACKBONE.NAME == "TimmBackbone" else _clip_backbone(cfg, clip)
         return nn.ModuleDict(
             {
                 "backbone": backbone,
@@ -72,13 +73,22 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
         )
 
 
+def _clip_backbone(cfg: CfgNode, clip: dict) -> OpenCLIPConvNeXt:
+    timm_name = clip["vision_cfg"].get("timm_model_name")
+    if timm_name is None:
+        raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} is not an OpenCLIP model with a timm image tower")
+    identity = weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    trunk = timm.create_model(timm_name, num_classes=0)
+    return OpenCLIPConvNeXt(trunk, freeze=cfg.MODEL.CLIP.FREEZE, weights_identity=identity)
+
+
 def model_choices(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, int | str]:
     """The settings that decide the meaning of converted weights, by key, read from a model or `target_model`."""
     parts: dict[str, Any] = dict(model.named_children() if isinstance(model, nn.Module) else model)
     pixel, mask = parts["pixel_decoder"], parts["mask_decoder"]
     attention, layer = pixel.layers[0].self_attn, mask.layers[0]
     return {
-        "MODEL.CLIP.NAME": parts["backbone"].weights_identity.get("model", ""),
+        f"{parts['backbone'].section}.NAME": parts["backbone"].weights_identity.get("model", ""),
         "MODEL.USG.HIDDEN_DIM": pixel.hidden_dim,
         "MODEL.USG.PIXEL_DECODER.NUM_LAYERS": len(pixel.layers),
         "MODEL.USG.PIXEL_DECODER.NUM_HEADS": attention.num_heads,
@@ -268,8 +278,8 @@ def _check_choices(choices: Mapping[str, int | str], source: str) -> None:
     if source == "fcclip":
         expected["MODEL.CLIP.NAME"] = FCCLIP_CLIP
     for key, value in expected.items():
-        if choices[key] != value:
-            raise ValueError(f"{key}: the published weights belong to {value}, the recipe says {choices[key]}")
+        if choices.get(key) != value:
+            raise ValueError(f"{key}: the published weights belong to {value}, the recipe says {choices.get(key)}")
 
 
 def _place(

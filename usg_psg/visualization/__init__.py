@@ -1,4 +1,4 @@
-"""Pictures of scene graphs and of evaluations."""
+"""Drawings of scene graphs and of evaluations."""
 
 from .colors import class_color
 from .comparison import compare_graphs, draw_comparison

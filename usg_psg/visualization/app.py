@@ -1,4 +1,4 @@
-"""A web page that turns uploaded pictures into scene graphs; needs gradio (the extra "app")."""
+"""A web page that turns uploaded images into scene graphs; needs gradio (the extra "app")."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from ..predictor import SceneGraphPredictor
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
-LONGEST_SHOWN = 1600  # pixels of the pictures on the page
+LONGEST_SHOWN = 1600  # pixels of the images on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
-NOT_ARRIVED = "The picture did not arrive; send it as a file."
+NOT_ARRIVED = "The image did not arrive; send it as a file."
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
-# Without it, gradio's title and buttons lie over the upper corners of the pictures and hide names there, and a tall
-# picture pushes the button and the results out of sight.
+# Without it, gradio's title and buttons lie over the upper corners of the images and hide names there, and a tall
+# image pushes the button and the results out of sight.
 STYLE = """
 #overlay, #graph { padding-top: 2.4rem; }
 #overlay .image-container, #graph .image-container { position: static; }
-#picture img { max-height: 50vh; }
+#image img { max-height: 50vh; }
 #overlay img, #graph img { max-height: 85vh; }
 """
 
@@ -59,7 +59,7 @@ class BadInputError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may take: megabytes (10^6) and megapixels (10^6) of its picture, names in one box, seconds."""
+    """What a request may take: megabytes (10^6) and megapixels (10^6) of its image, names in one box, seconds."""
 
     megabytes: float = 20.0
     megapixels: float = 30.0
@@ -68,11 +68,7 @@ class Limits:
 
 
 def check_upload(path: str, limits: Limits) -> None:
-    """Refuse a file before it is decoded: only its size and its header are read.
-
-    Raises:
-        ValueError: if it is too large, no picture, or of a format that is not taken.
-    """
+    """Refuse a file that is too large, no image, or of a format that is not taken, by its size and its header alone."""
     size = Path(path).stat().st_size / 1e6
     if size > limits.megabytes:
         raise ValueError(f"The file has {size:.1f} MB; at most {limits.megabytes:g} MB are taken.")
@@ -80,21 +76,17 @@ def check_upload(path: str, limits: Limits) -> None:
         with open_image(path) as image:
             kind, (width, height) = image.format, image.size
     except Image.DecompressionBombError:
-        raise ValueError(f"The picture has too many pixels; at most {limits.megapixels:g} million are taken.") from None
+        raise ValueError(f"The image has too many pixels; at most {limits.megapixels:g} million are taken.") from None
     except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"{Path(path).name} is not a picture, or it is damaged.") from None
+        raise ValueError(f"{Path(path).name} is not an image, or it is damaged.") from None
     if kind not in FORMATS:
         raise ValueError(f"{Path(path).name} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
     if width * height > limits.megapixels * 1e6:
-        raise ValueError(f"The picture has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
+        raise ValueError(f"The image has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
 
 
 def read_names(text: str, what: str, limits: Limits) -> list[str]:
-    """Names of a text box, one per line, each once; empty lines do not count.
-
-    Raises:
-        ValueError: if there are too many, or one is too long.
-    """
+    """Names of a text box, one per line, each once, without empty lines; ValueError if they are too many or long."""
     names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if len(names) > limits.names:
         raise ValueError(f"{len(names)} {what} names were given; at most {limits.names} are taken.")
@@ -122,15 +114,13 @@ class Session:
     def parse(
         self, path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str
     ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
-        """What the page shows of one upload, in `limits.seconds`; work that takes longer ends in the background.
+        """Parse one upload, in `limits.seconds`; work that takes longer ends in the background.
 
         Args:
             path: the uploaded file, None for none.
             model: a name of `predictors`.
-            top_k: most relations that are shown.
-            threshold: least score of those.
-            objects, predicates: names, one per line; empty for the model's own. A name that is stuff to the model
-                stays stuff, every other one is a thing.
+            top_k, threshold: most relations that are shown, and the least score of those.
+            objects, predicates: names, one per line; empty for the model's own. Stuff of the model stays stuff.
 
         Returns:
             Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
@@ -139,7 +129,7 @@ class Session:
             BadInputError: with a message for the visitor.
         """
         if not path:
-            raise BadInputError("Choose a picture first.")
+            raise BadInputError("Choose an image first.")
         job: Future = Future()
 
         def work() -> None:
@@ -156,10 +146,10 @@ class Session:
             return job.result(self.limits.seconds)
         except TookTooLong:
             job.cancel()
-            text = f"This took more than {self.limits.seconds:g} seconds; try a smaller picture, or fewer names."
+            text = f"This took more than {self.limits.seconds:g} seconds; try a smaller image, or fewer names."
             raise BadInputError(text) from None
         except torch.cuda.OutOfMemoryError:
-            raise BadInputError("There is not enough memory for this picture; try a smaller one.") from None
+            raise BadInputError("There is not enough memory for this image; try a smaller one.") from None
         except (ValueError, FileNotFoundError) as error:
             raise BadInputError(str(error).replace(path, Path(path).name)) from None
 
@@ -213,22 +203,14 @@ class Session:
 
 
 def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | None = None) -> gr.Blocks:
-    """The page, ready for `launch_app`.
-
-    Args:
-        predictors: models by the name that the page shows; the first is chosen at the start.
-        limits: of uploads.
-
-    Raises:
-        ValueError: without a model.
-    """
+    """The page of one or more models, by the name that it shows, ready for `launch_app`."""
     if not predictors:
         raise ValueError("predictors: expected at least one model, got none")
     limits = limits or Limits()
     session = Session(predictors, limits)
     with gr.Blocks(title="Scene graphs", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown(
-            "# Panoptic scene graphs\nObjects of a picture, their masks, and how they relate. At most "
+            "# Panoptic scene graphs\nObjects of an image, their masks, and how they relate. At most "
             f"{limits.megabytes:g} MB and {limits.megapixels:g} million pixels; JPEG, PNG, WebP, BMP or TIFF."
         )
         with gr.Row():
@@ -236,15 +218,15 @@ def build_app(predictors: Mapping[str, SceneGraphPredictor], limits: Limits | No
                 controls = _controls(list(predictors), session)
                 button = gr.Button("Find the scene graph", variant="primary")
             with gr.Column(scale=2, min_width=480):
-                status = gr.HTML(_text("What is found in the picture will be shown here."), elem_id="status")
-                # Without gradio's share button, which sends the picture to another server.
+                status = gr.HTML(_text("What is found in the image will be shown here."), elem_id="status")
+                # Without gradio's share button, which sends the image to another server.
                 look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 overlay = gr.Image(label="Objects", elem_id="overlay", **look)
                 graph = gr.Image(label="Scene graph", elem_id="graph", **look)
                 table = gr.Dataframe(label="Relations", headers=COLUMNS, interactive=False, elem_id="relations")
                 download = gr.DownloadButton("Download JSON", interactive=False, elem_id="json")
         button.click(_answer(session), controls, [overlay, graph, table, download, status], api_name="parse")
-    # One picture at a time: the model is shared.
+    # One image at a time: the model is shared.
     app.queue(default_concurrency_limit=1, max_size=20)
     return app
 
@@ -258,18 +240,14 @@ def launch_app(
     allow_hosts: Iterable[str] = (),
     **more: Any,
 ) -> tuple[Any, str, str | None]:
-    """Serve the page.
+    """Serve the page; returns the FastAPI app, the local address, and the public one or None.
 
     Args:
-        app: of `build_app`.
         limits: its megabytes bound what the server takes in.
         host, port: where it listens.
         share: ask gradio for a public address.
         allow_hosts: names under which it is served besides those of `host`, see `Hosts`.
         more: for gradio's `launch`.
-
-    Returns:
-        What `launch` returns: the FastAPI app, the local address, the public one or None.
     """
     # The default theme asks a font server.
     theme = gr.themes.Default(
@@ -300,13 +278,13 @@ def launch_app(
 
 def _controls(models: list[str], session: Session) -> list[gr.components.Component]:
     """Components whose values `Session.parse` takes, in its order."""
-    picture = gr.Image(
-        label="Picture", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], elem_id="picture"
+    image = gr.Image(
+        label="Image", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], elem_id="image"
     )
     # gradio would open the file before anything is checked, and answer a broken one with "Error".
-    picture.preprocess = _uploaded_path  # type: ignore[method-assign]  # gradio has no hook for it
-    move = picture.async_move_resource_to_block_cache
-    picture.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
+    image.preprocess = _uploaded_path  # type: ignore[method-assign]  # gradio has no hook for it
+    move = image.async_move_resource_to_block_cache
+    image.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
     model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
     top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
     threshold = gr.Slider(0.0, 1.0, value=WEAK_SCORE, step=0.01, label="Least score", elem_id="threshold")
@@ -316,7 +294,7 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
         predicates = gr.Textbox(label="Predicates", lines=5, max_lines=12, placeholder=hint, elem_id="predicates")
         own = gr.Button("Insert the model's names", size="sm")
         own.click(session.own_names, model, [objects, predicates], api_visibility="private")
-    return [picture, model, top_k, threshold, objects, predicates]
+    return [image, model, top_k, threshold, objects, predicates]
 
 
 def _answer(session: Session) -> Callable:

@@ -26,8 +26,8 @@ class Hosts:
     """Names under which the app is served.
 
     Args:
-        bound: address that the server listens on. If it is all of the machine's, its name and any numeric address
-            count as the app's, too: a rebound name is never numeric.
+        bound: address that the server listens on. If it is all of the machine's, the machine's name and any numeric
+            address count as the app's, too: a rebound name is never numeric.
         allowed: more names, e.g. of a proxy in front; pages of these may send requests from there.
     """
 
@@ -49,13 +49,7 @@ class Hosts:
 
 
 class Guard:
-    """ASGI middleware that lets through what `hosts` and sizes allow.
-
-    Args:
-        app: the application behind it.
-        hosts: whose requests are answered.
-        upload: most bytes of an uploaded file.
-    """
+    """ASGI middleware that lets through what `hosts` allow and `upload`, the most bytes of an uploaded file."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts, upload: int):
         self.app, self.hosts, self.upload = app, hosts, upload

@@ -29,10 +29,6 @@ def compare_graphs(ground_truth: SceneGraph, prediction: SceneGraph, k: int) -> 
 
     One rule has no place here: pairs whose ends became one segment take ranks there, but a scene graph has none.
 
-    Args:
-        ground_truth, prediction: of one image and one vocabulary; the masks of each do not overlap.
-        k: predicted relations that count, the best ones under the graph constraint.
-
     Raises:
         ValueError: if the sizes differ, masks of one graph overlap, or one id stands for two names.
     """
@@ -51,8 +47,7 @@ def _arrays(graph: SceneGraph, name: str) -> tuple[np.ndarray, np.ndarray, np.nd
     """Category ids (N,), relations (R, 3) and label map (H, W)."""
     labels = np.array([o.category_id for o in graph.objects], dtype=np.int64)
     rows = np.array([(r.subject, r.object, r.predicate_id) for r in graph.relations], dtype=np.int64).reshape(-1, 3)
-    label_map = np.zeros((graph.height, graph.width), dtype=np.int32)
-    return labels, rows, label_map_from_masks([o.mask for o in graph.objects], name) if len(labels) else label_map
+    return labels, rows, label_map_from_masks([o.mask for o in graph.objects], name, (graph.height, graph.width))
 
 
 def draw_comparison(
@@ -61,18 +56,10 @@ def draw_comparison(
     """Masks and relations of an annotation, left, and of the first k relations of a prediction, right.
 
     Annotated relations are marked as found, with the rank, or missed; predicted ones as right, as right but for the
-    predicate, or as not annotated.
-
-    Args:
-        image: (H, W, 3) uint8 RGB of the graphs' size.
-        ground_truth, prediction, k: as `compare_graphs`.
-        title: written above, e.g. the image's id.
+    predicate, or as not annotated. The image is (H, W, 3) uint8 RGB; errors as of `compare_graphs`.
 
     Returns:
         A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.
-
-    Raises:
-        ValueError: as `compare_graphs`, or if the image has another size.
     """
     errors = compare_graphs(ground_truth, prediction, k)
     annotated = list({(r.subject, r.object, r.predicate_id): r for r in ground_truth.relations}.values())

@@ -24,15 +24,12 @@ HEAD = np.array([14.0, 5.5])  # length and half width of an arrow's head
 
 
 def draw_graph(graph: SceneGraph, show_scores: bool = True) -> Figure:
-    """Draw the relations of a graph between the objects that take part in them.
+    """Draw the relations of a graph, e.g. `graph.constrained().top(k, WEAK_SCORE)`, between the objects that have any.
 
     Nodes have the colours of their masks in `draw_overlay`; each arrow goes from subject to object, in the subject's
     colour, and through the box of its predicate. Several predicates of one pair share an arrow. The drawing grows
-    with the graph, so that no box covers another.
-
-    Args:
-        graph: usually `graph.constrained().top(k, WEAK_SCORE)`.
-        show_scores: write scores behind predicates, and draw arrows faintly whose scores are all below `WEAK_SCORE`.
+    with the graph, so that no box covers another. With show_scores predicates have scores behind them, and arrows
+    whose scores are all below `WEAK_SCORE` are faint.
 
     Returns:
         A figure, to be saved with `figure.savefig(path)` as PNG, SVG or PDF.

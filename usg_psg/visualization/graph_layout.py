@@ -31,8 +31,7 @@ def layout_graph(sizes: np.ndarray, arrows: Sequence[tuple[int, int]], seed: int
         seed: of the random starts; the same seed gives the same drawing.
 
     Returns:
-        centres: (M, 2), from 0 upwards.
-        extent: (2,) width and height of the drawing.
+        centres (M, 2), from 0 upwards, and the width and height of the drawing.
     """
     count = len(sizes) - len(arrows)
     links = np.array([(a, count + n, b) for n, (a, b) in enumerate(arrows)], dtype=np.int64).reshape(-1, 3)

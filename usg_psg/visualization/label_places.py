@@ -42,11 +42,10 @@ class Place:
 def place_labels(
     owner: np.ndarray, sizes: list[tuple[float, float]], first: Collection[int] = ()
 ) -> list[Place | None]:
-    """Places for the labels of all objects, small objects first.
+    """Places for the labels of N objects with these widths and heights, small objects first.
 
     Args:
         owner: (H, W) int32: n + 1 inside object n, 0 elsewhere.
-        sizes: N widths and heights of labels.
         first: objects whose labels choose before all others.
 
     Returns:

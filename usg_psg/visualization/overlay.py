@@ -40,13 +40,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Overlay:
-    """An image with painted masks, and the labels that belong on it.
-
-    Attributes:
-        pixels: (H', W', 3) uint8 RGB.
-        labels: those that found room.
-        font: size in pixels.
-    """
+    """An image (H', W', 3) uint8 RGB with painted masks, the labels that found room on it, and their font's pixels."""
 
     pixels: np.ndarray
     labels: list[Label]
@@ -60,22 +54,18 @@ def label_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> np.ndarray:
-    """Paint the masks of all objects of a graph with their names.
+    """Paint the masks of all objects of a graph, with their names, over an image (H, W, 3) uint8 RGB of its size.
 
     Names lie inside the image and never on each other; those of related objects choose their place first. One that
-    would hide its object, or finds no room on it, stands beside it with a line to it.
+    would hide its object, or finds no room on it, stands beside it with a line to it. Where masks overlap, the smaller
+    one shows.
 
     Args:
-        image: (H, W, 3) uint8 RGB of the graph's size.
-        graph: what to draw; where masks overlap, the smaller one shows.
         scale: of the result to the image; names that find no room are left out. None enlarges small images, and
             crowded ones until every name has room, but not beyond 16000 pixels a side and 8 million in all.
 
     Returns:
-        (H', W', 3) uint8 RGB.
-
-    Raises:
-        ValueError: if image and graph differ in size.
+        (H', W', 3) uint8 RGB; a ValueError if image and graph differ in size.
     """
     overlay = compose_overlay(image, graph, scale)
     canvas = overlay.pixels.copy()
@@ -98,10 +88,6 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = Non
 
 def save_overlay(path: str | Path, image: np.ndarray, graph: SceneGraph, scale: float | None = None) -> None:
     """Write the result of `draw_overlay`; in SVG and PDF files lines and names are vectors over the embedded pixels.
-
-    Args:
-        path: its suffix says the format.
-        image, graph, scale: as `draw_overlay`.
 
     Raises:
         ValueError: for an unknown suffix, or if image and graph differ in size.
@@ -189,12 +175,9 @@ def related_objects(graph: SceneGraph) -> set[int]:
 def paint_masks(
     image: np.ndarray, graph: SceneGraph, scale: float = 1.0, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """The image with the colours of its objects, outlined, and nothing outside their masks changed.
+    """The image with the colours of its objects, outlined, and nothing outside their masks changed, at a scale.
 
     Args:
-        image: (H, W, 3) uint8 RGB of the graph's size.
-        graph: objects to paint.
-        scale: of the result; masks are scaled to the nearest pixel.
         owner: `owner_map` at the result's size, where it is at hand.
 
     Returns:

@@ -85,16 +85,13 @@ class PageItem:
 class PageWriter:
     """Writes a page image by image; what was added is on the page even if the program stops in between.
 
-    Use it as a context manager. The page appears under its name when it is closed, and not at all if nothing was added.
+    Use it as a context manager. The page appears under its name when it is closed, and not if nothing was added.
 
     Args:
         path: the .html file; its folder must exist.
         title: heading of the page.
-        max_relations: relations per image and graph, the first ones of each; None for all.
+        max_relations: relations per image and graph, the first ones of each, from 0; None for all.
         score_threshold: least score at which the page starts; its reader may choose another.
-
-    Raises:
-        ValueError: if max_relations is negative.
     """
 
     def __init__(
@@ -127,11 +124,7 @@ class PageWriter:
         self.close()
 
     def add(self, item: PageItem, order: float | None = None) -> None:
-        """Write one image.
-
-        Args:
-            item: the image.
-            order: images are listed by it, smallest first; by default in the order in which they are added.
+        """Write one image; the list is sorted by `order`, smallest first, or else as images were added.
 
         Raises:
             ValueError: if the item has more objects than a page can tell apart.
@@ -171,14 +164,7 @@ def write_page(
     max_relations: int | None = None,
     score_threshold: float = WEAK_SCORE,
 ) -> int:
-    """Write a page of images with their scene graphs.
-
-    Args:
-        path: the .html file; its folder must exist.
-        items: at least one image; read one by one, so a generator saves memory.
-        title: heading of the page.
-        max_relations: relations per image and graph, the first ones of each; None for all.
-        score_threshold: least score at which the page starts; its reader may choose another.
+    """Write a page of at least one image; arguments as of `PageWriter`, items are read one by one.
 
     Returns:
         Number of images.
@@ -199,14 +185,7 @@ def write_page(
 
 
 def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
-    """An item as the page's script reads it, ready for JSON.
-
-    Returns:
-        name; size [height, width]; image, a data URI; layers, see `_layer`.
-
-    Raises:
-        ValueError: if a graph has more objects than a page can tell apart.
-    """
+    """An item as the page's script reads it: name, size [height, width], image as a data URI, layers (see `_layer`)."""
     for graph in (item.graph, item.truth):
         if graph is not None and len(graph.objects) > MAX_OBJECTS:
             raise ValueError(f"image {item.name!r}, objects: expected at most {MAX_OBJECTS}, got {len(graph.objects)}")

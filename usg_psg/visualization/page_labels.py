@@ -24,8 +24,8 @@ def page_labels(graph: SceneGraph) -> list[dict]:
 
     Returns:
         Records of `side`, `font` (both pixels) and `places`: for each object None if it has no pixels; else, in whole
-        pixels at that size, x, y of a point in its thickest part; if its name has room, left, top, width, height of
-        the label; and if the label stands beside the object, x, y where the line from the point ends.
+        pixels, x, y of a point in its thickest part; if its name has room, left, top, width, height of the label; and
+        if the label stands beside the object, x, y where the line from the point ends.
     """
     owner = owner_map(graph)
     area = np.bincount(owner.ravel(), minlength=len(graph.objects) + 1)[1:]

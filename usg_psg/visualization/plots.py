@@ -16,16 +16,7 @@ GROUP_COLOURS = {"head": "#1f77b4", "body": "#ff7f0e", "tail": "#2ca02c"}
 
 
 def save_plots(folder: Path | str, results: SGDetResults, predicate_classes: Sequence[str]) -> list[Path]:
-    """Draw recall over k, recall per predicate against frequency, and the confusion among predicates.
-
-    Args:
-        folder: where the PNG files go; made if missing.
-        results: of `SGDetMetrics.compute`.
-        predicate_classes: names of the P predicates.
-
-    Returns:
-        Paths of the files.
-    """
+    """Draw recall over k, recall per predicate against frequency, and confusion among P predicates, as PNG files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {

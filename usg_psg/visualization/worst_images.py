@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: figures of its metrics, and its worst images, annotation beside prediction."""
+"""Drawings of an evaluation: figures of its metrics, and its worst images, annotation beside prediction."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ logger = logging.getLogger(__name__)
 def draw_evaluation(evaluator: SGDetEvaluator, plots: bool = True) -> None:
     """Draw an evaluation into its output_dir; for `SGDetEvaluator(..., draw=draw_evaluation)`.
 
-    Args:
-        evaluator: with results; its worst images are drawn if it kept any, into the folder "pictures_<data set>".
-        plots: also draw the figures of `save_plots`, into the folder "plots_<data set>".
+    Its worst images, if it kept any, go to the folder "pictures_<data set>", and unless not plots, the figures of
+    `save_plots` to "plots_<data set>".
 
     Raises:
         ValueError: if it has no output_dir.
@@ -34,20 +33,16 @@ def draw_evaluation(evaluator: SGDetEvaluator, plots: bool = True) -> None:
         save_plots(folder / f"plots_{name}", evaluator.results, get_vocabulary(name).predicate_classes)
     if evaluator.worst is not None:
         paths = save_worst_images(folder / f"pictures_{name}", evaluator.worst, evaluator.images)
-        logger.info("pictures of the %d worst images are in %s", len(paths), folder / f"pictures_{name}")
+        logger.info("drawings of the %d worst images are in %s", len(paths), folder / f"pictures_{name}")
 
 
 def save_worst_images(folder: Path | str, worst: WorstImages, records: Mapping[str, dict]) -> list[Path]:
-    """Draw annotation beside prediction of each image that was kept.
+    """Draw annotation beside prediction of each image that was kept, as PNG files named by rank and image.
+
+    Those of an earlier evaluation are removed. An image whose photograph cannot be read is left out, with a warning.
 
     Args:
-        folder: where the PNG files go, named by rank and image; made if missing. Those of an earlier evaluation are
-            removed.
-        worst: the images.
         records: dataset dicts by image_id.
-
-    Returns:
-        Paths of the files. An image whose photograph cannot be read is left out, with a warning.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +54,7 @@ def save_worst_images(folder: Path | str, worst: WorstImages, records: Mapping[s
         try:
             image = read_image(records[kept.image_id]["file_name"], "RGB", size=size, image_id=kept.image_id)
         except (FileNotFoundError, ValueError) as error:
-            logger.warning("no picture of image %s: %s", kept.image_id, error)
+            logger.warning("no drawing of image %s: %s", kept.image_id, error)
             continue
         title = f"{kept.image_id}: recall {100 * kept.recall:.1f} at {worst.k}"
         path = folder / f"{n:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', kept.image_id)}.png"

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from tifffile import imread, imwrite
 
 from usg_psg.evaluation import Prediction, open_writer, read_predictions
 
 from ..files import core_results, export, make_dataset, read_results
 
-SHAPES = [(1, 8, 10), (2, 8, 10), (3, 8, 10), (4, 8, 10), (5, 8, 10), (1, 8, 3), (5, 8, 3), (2, 8, 4), (3, 8, 3)]
-SHAPES += [(3, 8, 4), (4, 8, 3), (4, 4, 4), (3, 5, 1), (3, 1, 3), (1, 1, 1)]
+SHAPES = [(1, 8, 10), (3, 8, 10), (4, 8, 10), (5, 8, 3), (4, 8, 3), (1, 1, 1)]
 
 
 @pytest.fixture
@@ -29,7 +28,6 @@ def test_sgbench_itself_reads_the_archive(dataset, tmp_path):
     Two definitions differ: an image whose mask fits two segments (see test_properties), and mean recall, which it
     averages over all predicates but counts absent ones as NaN.
     """
-    pytest.importorskip("tifffile")
     evaluate = pytest.importorskip("sgbench.file").evaluate
     json_file, samples, records = dataset
     path = export("sgbench", tmp_path / "out", samples, records)
@@ -76,7 +74,6 @@ def write_archive(path: Path, num_masks: int) -> Path:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_archives_of_the_packages_own_writer_are_read(shape, tmp_path):
     """It lets tifffile guess, which takes 3 or 4 masks, or columns, for the channels of a colour picture."""
-    imwrite = pytest.importorskip("tifffile").imwrite
     guess = {"photometric": "minisblack"}
     if shape[-1] in (3, 4):
         guess = {"photometric": "rgb", "planarconfig": "contig"}
@@ -91,7 +88,6 @@ def test_archives_of_the_packages_own_writer_are_read(shape, tmp_path):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_package_reads_masks_as_they_were_written(shape, tmp_path):
-    imread = pytest.importorskip("tifffile").imread
     masks = random_masks(shape)
     writer = open_writer("sgbench", tmp_path)
     writer.add("7", Prediction(np.arange(len(masks)), np.zeros((0, 3), np.int64), masks))
@@ -99,10 +95,3 @@ def test_the_package_reads_masks_as_they_were_written(shape, tmp_path):
     with zipfile.ZipFile(writer.finish(1, {})) as archive:
         archive.extract("7.tiff", tmp_path)
     np.testing.assert_array_equal(imread(tmp_path / "7.tiff"), masks)
-
-
-def test_a_colour_picture_is_no_layer(tmp_path):
-    """Nothing says which of its axes the masks are on."""
-    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(tmp_path / "7.tiff")
-    with pytest.raises(ValueError, match="image '7': 7.tiff: expected layers without colours, got shape"):
-        list(read_predictions(write_archive(tmp_path, 3), []))

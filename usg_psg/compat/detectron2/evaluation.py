@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import logging
 import math
 import sys
@@ -44,25 +43,14 @@ def inference_on_dataset(
     """Run the model over this process's share of the data, in eval mode, and evaluate; {} where that gives None."""
     if callbacks or not isinstance(evaluator, DatasetEvaluator):
         raise NotImplementedError("callbacks, and other than one evaluator: install Detectron2 for them")
-    total = len(data_loader)
-    logger.info("Start inference on %d batches", total)
+    logger.info("Start inference on %d batches", len(data_loader))
     evaluator.reset()
-    start = shown = time.perf_counter()
-    in_model = 0.0
+    start = time.perf_counter()
     with inference_context(model), torch.no_grad():
-        for done, inputs in enumerate(data_loader, start=1):
-            begin = time.perf_counter()
-            outputs = model(inputs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            in_model += time.perf_counter() - begin
-            evaluator.process(inputs, outputs)
-            now = time.perf_counter()
-            if now - shown >= 5 or done == total:
-                shown, each = now, (now - start) / done
-                left = datetime.timedelta(seconds=int(each * (total - done)))
-                text = "Inference done %d/%d. %.4f s / batch (%.4f s in the model). ETA=%s"
-                logger.info(text, done, total, each, in_model / done, left)
+        for inputs in data_loader:
+            evaluator.process(inputs, model(inputs))
+    seconds = time.perf_counter() - start
+    logger.info("Inference took %.1f s, %.4f s / batch", seconds, seconds / max(len(data_loader), 1))
     return evaluator.evaluate() or {}
 
 

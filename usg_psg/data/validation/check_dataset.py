@@ -113,7 +113,10 @@ def check_dataset(
     report.num_images = len(content.records)
     try:
         report.add(-1, list(validate_file(content)), limit_examples)
-        for position, problems in each_image(content, image_root, workers, timeout):
+        check = partial(_check_record, content, os.path.realpath(image_root))
+        for position, problems in run_isolated(check, len(content.records), workers, timeout):
+            if isinstance(problems, Failure):
+                problems = [Problem("reader_failed", content.image_ids[position], "data", problems.message)]
             report.add(position, problems, limit_examples)
             report.num_checked += 1
             if progress is not None:
@@ -130,17 +133,6 @@ def validate_file(content: PSGFile) -> Iterator[Problem]:
     for split in PARTITION:
         if not select_split(content.image_ids, content.test_image_ids, split):
             yield Problem("empty_split", "", "data", f"the split {split!r} has no image")
-
-
-def each_image(
-    content: PSGFile, image_root: str | Path, workers: int, timeout: float
-) -> Iterator[tuple[int, list[Problem]]]:
-    """(position, problems of `validate_image`) of every record, in no particular order."""
-    check = partial(_check_record, content, os.path.realpath(image_root))
-    for position, problems in run_isolated(check, len(content.records), workers, timeout):
-        if isinstance(problems, Failure):
-            problems = [Problem("reader_failed", content.image_ids[position], "data", problems.message)]
-        yield position, problems
 
 
 def _check_record(content: PSGFile, root: str, position: int) -> list[Problem]:

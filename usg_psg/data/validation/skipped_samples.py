@@ -1,66 +1,36 @@
-"""Images that training skipped or mended, gathered from the loader's worker processes."""
+"""Images that training skipped or mended."""
 
 from __future__ import annotations
-
-import json
-import os
-import tempfile
-import weakref
-from collections.abc import Iterator
 
 from .records import MENDED, first_names
 
 
 class SkippedSamples:
-    """A list of images that several processes add to and one reads.
+    """Why each image was skipped ("") or mended (a kind of `MENDED`), in the order in which they were met first.
 
-    It is a file, each entry one write at its end, so that entries survive the workers, which are ended without notice,
-    and need no connection between the processes.
-
-    Args:
-        path: of a file that exists; None makes one, which goes when this object does.
+    Each of the loader's processes has one; what is new in it travels to the loader with the samples.
     """
 
-    def __init__(self, path: str | None = None):
-        if path is None:
-            handle, path = tempfile.mkstemp(prefix="usg_psg_skipped_samples_")
-            os.close(handle)
-            weakref.finalize(self, _remove, path, os.getpid())
-        self.path = path
-        self._known: set[tuple[str, str]] = set()
-
-    def __reduce__(self) -> tuple:
-        # A copy in another process writes to the same file.
-        return SkippedSamples, (self.path,)
-
-    def __deepcopy__(self, _memo: dict) -> SkippedSamples:
-        return SkippedSamples(self.path)
+    def __init__(self) -> None:
+        self._why: dict[tuple[str, str], str] = {}
+        self._new: list[tuple[str, str, str]] = []
 
     def add(self, image_id: str, message: str, mended: str = "") -> bool:
-        """Record an image that was skipped or, for a kind of `MENDED`, mended; False if this process did so before."""
-        is_new = (mended, image_id) not in self._known
-        self._known.add((mended, image_id))
+        """Record an image; False if it was known."""
+        is_new = (mended, image_id) not in self._why
         if is_new:
-            entry = json.dumps([mended, image_id, message]) + "\n"
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(handle, entry.encode("ascii"))
-            finally:
-                os.close(handle)
+            self._why[mended, image_id] = message
+            self._new.append((image_id, message, mended))
         return is_new
 
-    def _entries(self) -> Iterator[tuple[str, str, str]]:
-        with open(self.path, encoding="ascii") as file:
-            for line in file:
-                yield json.loads(line)
+    def take_new(self) -> list[tuple[str, str, str]]:
+        """Arguments of `add` since the last call."""
+        new, self._new = self._new, []
+        return new
 
     def read(self, mended: str = "") -> dict[str, str]:
-        """Why each image was skipped or mended, by image_id, in the order in which they were met first."""
-        found: dict[str, str] = {}
-        for kind, image_id, message in self._entries():
-            if kind == mended:
-                found.setdefault(image_id, message)
-        return found
+        """Why each image was skipped or mended, by image_id."""
+        return {image_id: message for (kind, image_id), message in self._why.items() if kind == mended}
 
     def summary(self) -> str:
         """One line: how many images, and the first ones; "" if there are none."""
@@ -73,8 +43,3 @@ class SkippedSamples:
             text = f"{len(found)} images were skipped in training (image_id {first_names(found)})"
             parts.append(f"{text}; the first: {next(iter(found.values()))}")
         return "; ".join(parts)
-
-
-def _remove(path: str, owner: int) -> None:
-    if os.getpid() == owner and os.path.exists(path):
-        os.remove(path)

@@ -34,31 +34,23 @@ EXPORT_FORMATS = {
 
 
 def open_writer(name: str, folder: Path | str, rank: int = 0) -> PredictionWriter:
-    """A writer of one of `EXPORT_FORMATS`.
-
-    Raises:
-        ValueError: for an unknown format.
-    """
+    """A writer of one of `EXPORT_FORMATS`; ValueError for another name."""
     if name not in EXPORT_FORMATS:
         raise ValueError(f"name: expected one of {', '.join(EXPORT_FORMATS)}, got {name!r}")
     return EXPORT_FORMATS[name](Path(folder), rank)
 
 
 def read_predictions(path: Path | str, image_ids: Iterable[str]) -> Iterator[tuple[str, Prediction]]:
-    """Predictions of one file, one image at a time; the content tells the format.
+    """Image ids and predictions of a file of one of the formats above, one at a time; the content tells the format.
 
     Args:
-        path: a file of one of the formats above, or a submission's folder.
+        path: the file, or a submission's folder.
         image_ids: every annotated image of the split that has relations, in the order of psg.json; a submission and a
             results.pkl tell their images by the position among them.
 
-    Yields:
-        image_id and prediction.
-
     Raises:
         FileNotFoundError: if the file, or an image it names, is missing.
-        ValueError: for an unknown format, a missing key, or values of another type or out of range; names file,
-            image and field.
+        ValueError: for an unknown format, or values that are missing or wrong; names file, image and field.
     """
     path = _file(path)
     with naming(str(path)):
@@ -87,11 +79,7 @@ def read_predictions(path: Path | str, image_ids: Iterable[str]) -> Iterator[tup
 
 
 def tells_images_by_position(path: Path | str) -> bool:
-    """Whether a file has entries for images with relations only, and no ids: a submission or a results.pkl.
-
-    Raises:
-        FileNotFoundError: if there is no file.
-    """
+    """Whether a file has entries for images with relations only, and no ids: a submission or a results.pkl."""
     path = _file(path)
     return _starts_with(path, PICKLE_START) or _starts_with(path, b"[")
 

@@ -31,11 +31,7 @@ def naming(where: str) -> Iterator[None]:
 
 
 def parse_json(text: bytes, otherwise: str) -> Any:
-    """JSON content.
-
-    Raises:
-        ValueError: `otherwise`, with the parser's reason.
-    """
+    """JSON content; a ValueError says `otherwise`, with the parser's reason."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -48,11 +44,7 @@ def shown(value: object) -> str:
 
 
 def field(record: dict, key: str, kind: type) -> Any:
-    """A value of that type.
-
-    Raises:
-        KeyError, ValueError: if it is missing or of another type.
-    """
+    """A value of that type; KeyError if it is missing, ValueError if it is of another type."""
     value = record[key]
     if not isinstance(value, kind):
         raise ValueError(f"{key}: expected {KINDS[kind]}, got {shown(value)}")
@@ -69,11 +61,7 @@ def objects(record: dict, key: str) -> list[dict]:
 
 
 def integers(values: list, name: str, width: int | None = None) -> np.ndarray:
-    """(n,) int64, or (n, width) of rows; nothing is rounded, and no text is taken for a number.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """(n,) int64, or (n, width) of rows; nothing is rounded, no text is taken for a number: ValueError."""
     shape = (len(values),) if width is None else (len(values), width)
     try:
         array = np.array(values) if values else np.zeros(shape, dtype=np.int64)
@@ -96,11 +84,7 @@ def column(entries: list[dict], key: str, name: str) -> np.ndarray:
 
 
 def records(path: Path, content: Any, key: str, id_key: str, version: int | None = None) -> Iterator[tuple[str, dict]]:
-    """The objects of a file's list `key`, each after a name for errors: the file and the record's `id_key`.
-
-    Raises:
-        ValueError: if there is no such list, or the file is of another version.
-    """
+    """The objects of a file's list `key`, each after a name for errors: the file and the record's `id_key`."""
     with naming(str(path)):
         if not isinstance(content, dict):
             raise ValueError(f"expected {KINDS[dict]}, got {shown(content)}")
@@ -119,12 +103,9 @@ def read_map(
     all_listed: bool = True,
     all_shown: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The panoptic map of a record, from its PNG and segments_info.
+    """The panoptic map of a record, from the PNG in `folder` that its `key` names, and segments_info.
 
     Args:
-        folder: of the PNG.
-        record: of the image.
-        key: names the PNG.
         least: smallest id that a segment may have.
         all_listed: refuse an id of the PNG, 0 apart, that segments_info lacks; otherwise it is no segment.
         all_shown: refuse a segment without pixels.
@@ -134,7 +115,7 @@ def read_map(
         ids, labels: (S,) ids and categories of the segments.
 
     Raises:
-        ValueError: for equal ids, ids below `least`, or what is refused.
+        ValueError: for equal ids, ids below `least`, or those that are refused.
     """
     segments = objects(record, "segments_info")
     ids, labels = (column(segments, key, "segments_info") for key in ("id", "category_id"))
@@ -184,11 +165,7 @@ def prediction_of_map(
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file of that folder.
-
-    Raises:
-        ValueError: if the name leads out of it.
-    """
+    """A file of that folder; ValueError if the name leads out of it."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"file name: expected a path inside {folder}, got {name!r}")

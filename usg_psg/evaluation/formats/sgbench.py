@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageSequence, TiffImagePlugin
+import tifffile  # which SGBench itself reads and writes with
+from pycocotools import mask as coco_mask
 
-from ...data.panoptic import decode_panoptic_png, open_image
+from ...data.panoptic import decode_panoptic_png
+from ...masks import encode_masks
 from ...utils.files import write_whole
 from ..inputs import Prediction
 from .reading import column, field, integers, naming, objects, parse_json, records, rows
 from .writer import ImageSizes, PredictionWriter, file_stem
 
 VERSION = 1
-_IMAGE_DESCRIPTION, _PLANAR_CONFIGURATION = 270, 284  # TIFF tags
-_SEPARATE_PLANES = 2
 
 
 class SGBenchWriter(PredictionWriter):
@@ -36,9 +36,12 @@ class SGBenchWriter(PredictionWriter):
         if len(masks) == 0:
             # A TIFF needs a layer: an empty mask matches nothing.
             masks, mask_labels = np.zeros((1, *segment_map.shape), dtype=bool), np.zeros(1, dtype=np.int64)
-        _save_layers(self.folder / f"{stem}.tiff", masks)
+        layers = masks.astype(np.uint8)
+        tifffile.imwrite(self.folder / f"{stem}.tiff", layers, photometric="minisblack", compression="deflate")
         self._save_map(f"{stem}.png", segment_map)
-        annotation = [{"category": int(c), "bbox": box} for c, box in zip(mask_labels, _boxes(masks), strict=True)]
+        boxes = coco_mask.toBbox(encode_masks(masks)).astype(int)
+        boxes[:, 2:] += boxes[:, :2]
+        annotation = [{"category": int(c), "bbox": x.tolist()} for c, x in zip(mask_labels, boxes, strict=True)]
         own = {
             "num_masks": len(prediction.labels),
             "segment_map": f"{stem}.png",
@@ -73,27 +76,6 @@ class SGBenchWriter(PredictionWriter):
         path = self.folder / "sgbench.zip"
         write_whole(path, write)
         return path
-
-
-def _save_layers(path: Path, masks: np.ndarray) -> None:
-    layers = [Image.fromarray(mask.astype(np.uint8)) for mask in masks]
-    info = TiffImagePlugin.ImageFileDirectory_v2()
-    # Without it, tifffile, which SGBench reads with, drops the first axis of a single layer.
-    info[_IMAGE_DESCRIPTION] = json.dumps({"shape": list(masks.shape)})
-    layers[0].save(
-        path, format="TIFF", save_all=True, append_images=layers[1:], compression="tiff_adobe_deflate", tiffinfo=info
-    )
-
-
-def _boxes(masks: np.ndarray) -> list[list[int]]:
-    boxes = []
-    for mask in masks:
-        lines, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(lines):
-            boxes.append([int(columns[0]), int(lines[0]), int(columns[-1]) + 1, int(lines[-1]) + 1])
-        else:
-            boxes.append([0, 0, 0, 0])
-    return boxes
 
 
 def read_sgbench(path: Path) -> Iterator[tuple[str, Prediction]]:
@@ -159,26 +141,10 @@ def _layers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """(N, H, W) bool of a TIFF."""
     file = _member(archive, name)
     try:
-        with open_image(file, ("TIFF",)) as layers:
-            tags = layers.tag_v2  # type: ignore[attr-defined]
-            pages = np.stack([np.asarray(layer) != 0 for layer in ImageSequence.Iterator(layers)])
+        layers = tifffile.imread(file)
     except Exception as error:
-        # Pillow's decoders meet damaged files with errors of many types.
-        raise ValueError(f"{name}: not a readable TIFF of layers of one size ({error})") from error
-    if pages.ndim == 3:
-        return pages
-    # tifffile takes arrays with an axis of 3 or 4 for one colour image: of separate planes, if it is the first axis,
-    # of pixels, if it is the last. Its description says the shape.
-    masks = pages[0]
-    if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES:
-        masks = np.moveaxis(masks, -1, 0)
-    if len(pages) > 1 or list(masks.shape) != _described_shape(tags):
-        raise ValueError(f"{name}: expected layers without colours, got shape {pages.shape}")
-    return masks
-
-
-def _described_shape(tags: TiffImagePlugin.ImageFileDirectory_v2) -> list | None:
-    try:
-        return json.loads(tags.get(_IMAGE_DESCRIPTION, ""))["shape"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+        # Damaged files are met with errors of many types.
+        raise ValueError(f"{name}: not a readable TIFF ({error})") from error
+    if layers.ndim != 3:
+        raise ValueError(f"{name}: expected layers (N, H, W), got shape {layers.shape}")
+    return layers != 0

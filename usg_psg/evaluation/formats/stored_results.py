@@ -22,15 +22,9 @@ PICKLE_START = b"\x80"  # of protocol 2 and above
 
 _MARK = object()
 _GONE = object()  # in the memo: a part of an earlier result
+_NDARRAY = object()
 _NUMBERS = re.compile(r"[biuf](1|2|4|8)")
 _TORCH = ("torch._utils._rebuild_tensor_v2", "torch.storage._load_from_bytes", "collections.OrderedDict")
-
-
-class _Name:
-    """A class or function that the file names; it is never looked up."""
-
-    def __init__(self, text: str):
-        self.text = text
 
 
 class _Type:
@@ -60,10 +54,7 @@ class Unreadable:
 
 
 def read_stored_results(path: Path) -> Iterator[dict[str, Any]]:
-    """The attributes of one result after the other, in the order of the list.
-
-    Values are numpy arrays of numbers, numbers, texts, None, and lists, tuples and dicts of those; `Unreadable` for
-    torch tensors.
+    """The attributes of one result after the other: numpy arrays and plain values, `Unreadable` for torch tensors.
 
     Raises:
         ValueError: if the file is damaged, refers to anything but numpy arrays, `Result` and plain values, or is no
@@ -107,8 +98,8 @@ class _Machine:
             "APPENDS": lambda _: self.append(self.pop_to_mark()),
             "SETITEM": lambda _: self.set_items(self.pop(2)),
             "SETITEMS": lambda _: self.set_items(self.pop_to_mark()),
-            "GLOBAL": lambda text: self.push(_known_name(text.replace(" ", ".", 1))),
-            "STACK_GLOBAL": lambda _: self.push(_known_name(".".join(self.pop(2)))),
+            "GLOBAL": lambda text: self.push(_named(text.replace(" ", ".", 1))),
+            "STACK_GLOBAL": lambda _: self.push(_named(".".join(self.pop(2)))),
             "NEWOBJ": lambda _: self.push(_new(*self.pop(2))),
             "REDUCE": lambda _: self.push(_call(*self.pop(2))),
             "BUILD": lambda _: self.build(*self.pop(1)),
@@ -226,33 +217,27 @@ def _is_large(value: Any) -> bool:
     return isinstance(value, str | bytes | bytearray) and len(value) > MAX_SHARED
 
 
-def _known_name(text: str) -> _Name:
-    if text not in _CALLS and text not in _TYPES and not _is_result(text):
+def _named(text: str) -> Any:
+    """The class or function of this module that stands for one that the file names; that is never looked up."""
+    if text not in _NAMES:
         raise ValueError(f"refers to {text[:80]}; results hold numpy arrays and plain values only")
-    return _Name(text)
+    return _NAMES[text]
 
 
-def _is_result(text: str) -> bool:
-    return text in (
-        "openpsg.models.relation_heads.approaches.relation_util.Result",
-        "pairnet.models.relation_heads.approaches.relation_util.Result",
-    )
-
-
-def _new(name: Any, arguments: Any) -> _Result:
-    if not (isinstance(name, _Name) and _is_result(name.text) and arguments == ()):
+def _new(kind: Any, arguments: Any) -> _Result:
+    if kind is not _Result or arguments != ():
         raise ValueError("makes an object that is no Result")
     return _Result()
 
 
-def _call(name: Any, arguments: Any) -> Any:
-    if not isinstance(name, _Name) or name.text not in _CALLS or not isinstance(arguments, tuple):
-        raise ValueError(f"calls {name.text if isinstance(name, _Name) else type(name).__name__}")
-    return _CALLS[name.text](*arguments)
+def _call(function: Any, arguments: Any) -> Any:
+    if function not in _CALLS.values() or not isinstance(arguments, tuple):
+        raise ValueError(f"calls a {type(function).__name__}")
+    return function(*arguments)
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> _Array:
-    if not (isinstance(kind, _Name) and kind.text == "numpy.ndarray"):
+    if kind is not _NDARRAY:
         raise ValueError("makes an array of another class than numpy.ndarray")
     return _Array()
 
@@ -322,4 +307,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     **{f"numpy.{core}.numeric._frombuffer": _array_of_buffer for core in ("core", "_core")},
     **{name: lambda *_: Unreadable() for name in _TORCH},
 }
-_TYPES = ("numpy.ndarray",)
+_RELATION_UTIL = "models.relation_heads.approaches.relation_util"
+_NAMES: dict[str, Any] = {
+    "numpy.ndarray": _NDARRAY,
+    **{f"{package}.{_RELATION_UTIL}.Result": _Result for package in ("openpsg", "pairnet")},
+    **_CALLS,
+}

@@ -18,12 +18,7 @@ ImageSizes = Mapping[str, tuple[int, int]]
 
 
 class PredictionWriter:
-    """Writes images at once and one JSON line per image; `finish` joins the lines of all processes.
-
-    Args:
-        folder: where everything goes; made if missing.
-        rank: number of this process.
-    """
+    """Writes images at once into `folder` and one JSON line per image; `finish` joins the lines of all processes."""
 
     def __init__(self, folder: Path, rank: int = 0):
         self.folder = folder
@@ -47,14 +42,11 @@ class PredictionWriter:
         self._lines.close()
 
     def finish(self, num_processes: int, images: ImageSizes) -> Path:
-        """Join what the processes wrote; call on one of them, after every one has closed.
+        """Join the files of all processes, on one of them, after every one has closed; returns the path to read.
 
         Args:
             num_processes: how many wrote.
-            images: (height, width) of every image of the split that has relations, in the order of psg.json.
-
-        Returns:
-            What to give to `read_predictions`.
+            images: every image of the split that has relations.
         """
         path = self._join(self._records(num_processes), images)
         for rank in range(num_processes):
@@ -87,13 +79,7 @@ def file_stem(image_id: str) -> str:
 
 
 def graph_on_map(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The scene graph between the segments of the panoptic map, which must be there; segments without pixels go.
-
-    Returns:
-        segment_map: (H, W), n + 1 inside segment n.
-        labels: (S,) class of each segment.
-        constrained, unconstrained: (R, 3) rankings of `Prediction.segment_triplets`.
-    """
+    """Map (H, W), classes (S,) and both rankings (R, 3) of a prediction with a map; segments without pixels go."""
     assert prediction.segment_map is not None and prediction.segment_labels is not None, "ensure_map comes first"
     count = len(prediction.segment_labels)
     kept = np.flatnonzero(np.bincount(prediction.segment_map.ravel(), minlength=count + 1)[1:])
