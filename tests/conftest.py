@@ -14,7 +14,8 @@ import torch
 import usg_psg  # noqa: F401  selects the engine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))  # where its programs find one another
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Processes of the suite that each want all cores wait for one another most of the time.
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 # A shell has its background jobs ignore Ctrl-C, and programs started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end of a terminal
