@@ -126,7 +126,7 @@ class StepRunner:
                 names, terms = tuple(losses), terms + stacked.detach()
                 if is_last:
                     to_host = _HostCopy(self._gather(terms, waited))
-                self.grad_scaler.scale(stacked.sum()).backward()
+                self.backward(stacked.sum())
         values = to_host.get()
         self._check_finite(names, values, batches)
         self.update()
@@ -193,6 +193,10 @@ class StepRunner:
             self.on_nonfinite(report if comm.is_main_process() else None)
         comm.synchronize()  # the first process to fail ends the others, which may still be writing
         raise FloatingPointError(str(report))
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss."""
+        self.grad_scaler.scale(loss).backward()
 
     def update(self) -> None:
         """Clip, update weights unless a gradient is not finite, update the moving average."""
