@@ -19,8 +19,9 @@ from usg_psg.model_folder import CARD, CONFIG, VOCABULARY, WEIGHTS, find_model, 
 from usg_psg.modeling import openclip
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.vocabulary import Vocabulary
+from usg_psg_cli import main
 
-from .programs import run
+from .programs import exit_status, run
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 SMALL = ["MODEL.DEVICE", "cpu", "TEST.USG.OBJECT_THRESHOLD", "0.0"]
@@ -50,7 +51,11 @@ def predictor(checkpoint):
 
 @pytest.fixture(scope="module")
 def saved(predictor, tmp_path_factory):
-    results = {"sgdet": {"single/R@50": 12.5}, "panoptic": {"PQ": 33.25}}
+    results = {
+        "dataset": "some_test",
+        "metrics": {"single/R@50": 12.5, "oracle/objects": 1.0},
+        "panoptic": {"PQ": 33.25},
+    }
     return predictor.save_pretrained(tmp_path_factory.mktemp("saved") / "model", results=results)
 
 
@@ -98,7 +103,9 @@ def test_no_path_of_this_machine_is_passed_on(saved):
 
 def test_the_card_has_results_and_what_it_was_trained_on(saved):
     text = (saved / CARD).read_text()
-    assert "sgdet/single/R@50: 12.50" in text and "panoptic/PQ: 33.25" in text
+    assert "metrics/single/R@50: 12.50" in text and "panoptic/PQ: 33.25" in text and "oracle" not in text
+    header, _, body = text.partition("\n---\n")
+    assert "test data: some_test" in body and "some_test" in header and "psg_shapes_train" not in header
     assert "psg_shapes_train: generated drawings alone" in text
 
 
@@ -271,3 +278,13 @@ def test_demo_needs_a_model_alone(saved, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "a.json").is_file()
+
+
+@pytest.mark.parametrize("content, message", [("{broken", "not JSON"), ("[1]", "expected metrics by name, got list")])
+def test_results_that_are_none_are_named(tmp_path, capsys, content, message):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    words = ["push", "--weights", "nowhere.pth", "--output", str(tmp_path / "model"), "--results", str(path)]
+    assert exit_status(main, words) != 0
+    assert f"--results {path}: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

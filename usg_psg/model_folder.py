@@ -28,6 +28,7 @@ from .vocabulary import Vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.yaml", "model.safetensors", "vocabulary.safetensors", "README.md"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SHOWN = re.compile(r"(^|/)(m?R@(20|50|100)|[PSR]Q)$")  # metrics of a card
 
 
 def model_config(source: str | Path, opts: Sequence[str] = (), *, trust_imports: bool = False, **hub: Any) -> CfgNode:
@@ -100,7 +101,8 @@ def save_model(
         weights: its state, with or without the backbone's.
         vocabulary: with embeddings.
         records: further entries of a checkpoint: `frozen_backbone` if the backbone is left out, `trained_on`, ...
-        results: metrics by name, for the card; of `Trainer.test` or a results JSON.
+        results: metrics by name, nested or not, for the card, and "dataset", on which they were measured; a results
+            JSON has both.
 
     Returns:
         the folder.
@@ -158,21 +160,18 @@ def model_card(
     """What the model is, what it was trained on, its results and how to run it."""
     data = (records.get("trained_on") or {}).get("data", {})
     generated = bool(data) and set(data.values()) == {"generated"}
-    metrics = [(name, value) for name, value in _flat(results) if isinstance(value, float)]
+    tested = str(results.get("dataset", "not recorded"))
+    metrics = [(name, value) for name, value in _flat(results) if isinstance(value, float) and SHOWN.search(name)]
     header = ModelCardData(
         library_name="usg_psg",
         pipeline_tag="image-segmentation",
         tags=["panoptic-scene-graph", "scene-graph-generation"],
         datasets=None,
         model_name="USG-Par" if metrics else None,
-        eval_results=[
-            EvalResult("image-segmentation", "/".join(data) or "unknown", "/".join(data) or "unknown", name, value)
-            for name, value in metrics
-        ]
-        or None,
+        eval_results=[EvalResult("image-segmentation", tested, tested, name, value) for name, value in metrics] or None,
     )
     keys = backbone_keys(cfg)
-    backbone = f"{cfg.MODEL.BACKBONE.NAME}, {keys.NAME} ({keys.PRETRAINED or 'random weights'})"
+    backbone = f"{cfg.MODEL.BACKBONE.NAME}, {keys.NAME}, started from {keys.PRETRAINED or 'random weights'}"
     counts = f"{len(vocabulary.thing_classes)} things, {len(vocabulary.stuff_classes)} stuff classes"
     lines = [
         "# USG-Par: panoptic scene graphs of images",
@@ -192,7 +191,8 @@ def model_card(
         "",
         "## Results",
         "",
-        *([f"- {name}: {value:.2f}" for name, value in metrics] or ["None are recorded."]),
+        *([f"Percent; test data: {tested}.", ""] if metrics else ["None are recorded."]),
+        *(f"- {name}: {value:.2f}" for name, value in metrics),
     ]
     return ModelCard(f"---\n{header.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from ..predictor import SceneGraphPredictor
 from . import config_of
@@ -11,11 +13,21 @@ from . import config_of
 
 def run(args: Namespace) -> None:
     """Write, upload, or both; say where it is and how to use it."""
-    results = None if args.results is None else json.loads(args.results.read_text(encoding="utf-8"))
+    results = None if args.results is None else _read_results(args.results)
     predictor = SceneGraphPredictor(config_of(args))
-    options = {"with_backbone": args.with_backbone or None, "results": results}
+    options: dict[str, Any] = {"with_backbone": args.with_backbone or None, "results": results}
     if args.output:
         predictor.save_pretrained(args.output, **options)
         print(f'{args.output}: SceneGraphPredictor.from_pretrained("{args.output}")')
     if args.repo:
         print(predictor.push_to_hub(args.repo, private=args.private, **options))
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--results {path}: not JSON: {error}") from error
+    if not isinstance(results, dict):
+        raise ValueError(f"--results {path}: expected metrics by name, got {type(results).__name__}")
+    return results
