@@ -351,7 +351,8 @@ def table(jobs: list[Job]) -> str:
         pairs = zip(own[0].overrides[::2], own[0].overrides[1::2], strict=True)
         change = "<br>".join(f"`{key} {value}`" for key, value in pairs) or "the recipe"
         metrics = [finished[job] for job in own if job in finished]
-        cells = [mean_and_deviation([each[key] for each in metrics if key in each]) for key in titles.values()]
+        known = ([each[key] for each in metrics if each.get(key) is not None] for key in titles.values())
+        cells = map(mean_and_deviation, known)
         count = str(len(metrics))
         if failed := [record["error"] for job in own if "error" in (record := job.outcome())]:
             count += f", {len(failed)} failed: {failed[0]}".replace("|", "\\|")
