@@ -90,7 +90,8 @@ def test_several_seeds_give_mean_and_deviation(tmp_path):
     for seed, recall in ((1, 50.0), (2, 54.0)):
         job = tool.Job("baseline", seed, (), tmp_path / str(seed), ("python", str(seed)))
         job.folder.mkdir()
-        job.record.write_text(json.dumps({"command": list(job.command), "metrics": {"single/R@50": recall, "PQ": None}}))
+        metrics = {"single/R@50": recall, "PQ": None}
+        job.record.write_text(json.dumps({"command": list(job.command), "metrics": metrics}))
         jobs.append(job)
     assert "| 52.0 ± 2.8 |" in tool.table(jobs) and tool.table(jobs).rstrip().endswith("| 2 |")
     jobs[1].record.write_text(json.dumps({"command": list(jobs[1].command), "error": "a | b"}))
