@@ -183,22 +183,16 @@ def test_other_images_are_refused_by_name(image, got, monkeypatch):
             SceneGraphPredictor().batch(single)
 
 
-def test_network_gets_the_channels_in_the_order_that_it_was_trained_with(cfg, monkeypatch):
+def test_network_gets_the_channels_in_the_order_that_it_was_trained_with(cfg):
     image = np.random.randint(0, 256, (64, 64, 3), dtype=np.uint8)
-    seen = []
-    for order in ("RGB", "BGR"):
-        cfg = cfg.clone()
-        cfg.INPUT.FORMAT = order
-        predictor = SceneGraphPredictor(cfg, allow_random=True)
-        monkeypatch.setattr(predictor.model, "forward", lambda inputs: seen.extend(inputs) or [])
-        predictor.batch([image])
-    assert torch.equal(seen[0]["image"], seen[1]["image"].flip(0))
-
-
-def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg, monkeypatch):
     predictor = SceneGraphPredictor(cfg, allow_random=True)
-    seen = []
-    monkeypatch.setattr(predictor.model, "forward", lambda inputs: seen.extend(inputs) or [])
+    seen = predictor.prepare(image)["image"]
+    predictor.cfg.INPUT.FORMAT = "BGR"
+    assert torch.equal(seen, predictor.prepare(image)["image"].flip(0))
+
+
+def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg):
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
     short, high = predictor.resize.resize.short_edge_length[0], predictor.resize.resize.max_size
     down, right = np.meshgrid(np.linspace(0, 255, short), np.linspace(0, 200, high), indexing="ij")
     image = np.stack((down, right, (down + right) / 2), axis=-1).astype(np.uint8)
@@ -207,13 +201,100 @@ def test_network_sees_the_image_s_pixels_however_they_lie_in_memory(cfg, monkeyp
     larger = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        predictor.batch([image, flipped, larger])
+        seen = [predictor.prepare(each) for each in (image, flipped, larger)]
     same, turned, smaller = (x["image"] for x in seen)
     assert [x.shape for x in (same, turned, smaller)] == [(3, short, high)] * 3
     assert torch.equal(same, torch.tensor(image).permute(2, 0, 1))
     assert torch.equal(turned, same.flip(0, 2))
     assert (smaller.float() - same.float()).abs().max() < 3, "reduced to the size of the others, in the same place"
     assert [(x["height"], x["width"]) for x in seen] == [(short, high)] * 2 + [(2 * short, 2 * high)]
+
+
+def scores(graph):
+    return [x.score for x in (*graph.objects, *graph.relations)]
+
+
+def same_graph(found, wanted):
+    """Equal but for rounding, which may move a few pixels and swap relations of equal scores."""
+    close = [abs(a - b) < 1e-4 for a, b in zip(scores(found), scores(wanted), strict=True)]
+    pixels = [np.mean(a.mask_array() != b.mask_array()) for a, b in zip(found.objects, wanted.objects, strict=True)]
+    names = [x.name for x in found.objects] == [x.name for x in wanted.objects]
+    return (
+        names
+        and all(close)
+        and max(pixels, default=0) < 0.01
+        and (found.height, found.width)
+        == (
+            wanted.height,
+            wanted.width,
+        )
+    )
+
+
+SIZES = [(48, 64), (64, 48), (47, 64), (90, 90), (64, 48), (48, 64), (30, 64), (90, 90), (48, 63)]
+
+
+@pytest.fixture
+def varied(cfg):
+    """A predictor whose random weights find several objects, and images of several sizes."""
+    torch.manual_seed(1)
+    cfg.TEST.USG.OVERLAP_THRESHOLD, cfg.INPUT.MIN_SIZE_TEST = 0.0, 64
+    predictor = SceneGraphPredictor(cfg, allow_random=True)
+    with torch.no_grad():
+        predictor.model.mask_decoder.mask_embed.layers[-1].weight.mul_(40)
+    generator = np.random.default_rng(0)
+    return predictor, [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+def test_a_batch_gives_the_graphs_of_its_images_alone(varied, monkeypatch):
+    """Images share a pass only where padding is that of the image alone: more would change what the network sees."""
+    predictor, images = varied
+    alone = [predictor(image) for image in images]
+    assert min(len(graph.relations) for graph in alone) > 5
+    passes, forward = [], predictor.model.forward
+
+    def counted(inputs):
+        passes.append(len(inputs))
+        return forward(inputs)
+
+    monkeypatch.setattr(predictor.model, "forward", counted)
+    assert all(map(same_graph, predictor.batch(images), alone))
+    assert sorted(passes) == [1, 2, 2, 4], "47 and 63 pixels are padded as 48 and 64 are"
+
+
+def test_a_stream_gives_every_image_once(varied, tmp_path):
+    predictor, images = varied
+    alone = [predictor(image) for image in images]
+    files = [tmp_path / f"{n}.png" for n in range(len(images))]
+    for image, file in zip(images, files, strict=True):
+        Image.fromarray(image).save(file)
+    files[2].write_text("no image")
+    for batch_size, threads in ((1, 1), (3, 2), (20, 4)):
+        found = list(predictor.stream(iter([*files, images[0], tmp_path / "none.png"]), batch_size, threads))
+        assert sorted(x.index for x in found) == list(range(len(files) + 2))
+        assert batch_size > 1 or [x.index for x in found] == list(range(len(files) + 2)), "in order"
+        broken = {x.index: x.error for x in found if x.error}
+        assert set(broken) == {2, 10} and "2.png: not a readable image" in str(broken[2])
+        for x in found:
+            if x.error is None:
+                assert np.array_equal(x.image, images[x.index % 9]) and same_graph(x.graph, alone[x.index % 9])
+
+
+def test_a_stream_reads_ahead_but_not_everything(varied):
+    """An endless folder begins at once, and what waits is bounded."""
+    predictor, images = varied
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield images[len(taken) % 9]
+
+    stream = predictor.stream(endless(), batch_size=2, threads=1)
+    for _ in range(20):
+        next(stream)
+    stream.close()
+    assert len(taken) < 20 + 2 * 16 + 10
 
 
 def test_predictor_takes_its_names_from_a_vocabulary_file(cfg, monkeypatch):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +24,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from .data import read_image
-from .data.panoptic import MAX_PIXELS
+from .data.panoptic import MAX_PIXELS, image_size
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
@@ -38,7 +41,18 @@ from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+WAITING = 16  # full batches' images of other sizes that a rare size waits for
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """One image of `SceneGraphPredictor.stream`: its number, pixels (H, W, 3) uint8 RGB and graph, or the error."""
+
+    index: int
+    image: np.ndarray | None = None
+    graph: SceneGraph | None = None
+    error: Exception | None = None
 
 
 class SceneGraphPredictor:
@@ -173,24 +187,105 @@ class SceneGraphPredictor:
         """
         return self.batch([image])[0]
 
-    @torch.no_grad()
     def batch(self, images: Sequence[ImageLike]) -> list[SceneGraph]:
-        """Parse several images of any size at once, each as `__call__` takes it; none for none."""
+        """Parse several images of any size, each as `__call__` takes and parses it; none for none."""
         if isinstance(images, str | os.PathLike | Image.Image):
             raise ValueError(f"images: expected a list of images, got one, {_described(images)}")
-        inputs = []
-        for image in map(_as_rgb, images):
-            if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
-                raise ValueError(f"image: expected 1 to {MAX_PIXELS:,} pixels, got {image.shape[0]} x {image.shape[1]}")
-            transform = self.resize.get_transform(image)
-            unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
-            resized = np.require(image if unchanged else transform.apply_image(image), requirements=("C", "W"))
-            if self.cfg.INPUT.FORMAT == "BGR":
-                resized = np.ascontiguousarray(resized[..., ::-1])
-            # The channels stay last in memory: turning them here would take longer than the device does for both.
-            tensor = torch.from_numpy(resized).permute(2, 0, 1)
-            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
-        return [SceneGraph.from_output(output, self.vocabulary) for output in (self.model(inputs) if inputs else [])]
+        return self.run([self.prepare(image) for image in images])
+
+    def stream(self, images: Iterable[ImageLike], batch_size: int = 8, threads: int = 4) -> Iterator[Parsed]:
+        """Parse any number of images, several in a pass, while threads decode the next ones.
+
+        Images of one padded size share a pass, so results come in another order than the images, if batch_size is
+        not 1. A rare size waits while at most `WAITING` times batch_size images do, as paths, PIL images or arrays.
+
+        Args:
+            images: each as `__call__` takes it.
+            batch_size: most images of a pass.
+            threads: that decode and resize.
+
+        Yields:
+            The result of each image, or the ValueError or OSError with which it cannot be read.
+        """
+        ahead = max(2, -(-2 * threads // batch_size))
+        ready: deque[list[tuple[int, Future]]] = deque()
+        pool = ThreadPoolExecutor(threads)
+        try:
+            for group in self._grouped(images, batch_size):
+                ready.append([(index, pool.submit(self._read, image)) for index, image in group])
+                if len(ready) > ahead:
+                    yield from self._parsed(ready.popleft())
+            while ready:
+                yield from self._parsed(ready.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def prepare(self, image: ImageLike) -> dict:
+        """Decode and resize an image for `run`; threads may do it at the same time. Errors as in `__call__`."""
+        image = _as_rgb(image)
+        if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
+            raise ValueError(f"image: expected 1 to {MAX_PIXELS:,} pixels, got {image.shape[0]} x {image.shape[1]}")
+        transform = self.resize.get_transform(image)
+        unchanged = (transform.new_h, transform.new_w) == image.shape[:2]
+        resized = np.require(image if unchanged else transform.apply_image(image), requirements=("C", "W"))
+        if self.cfg.INPUT.FORMAT == "BGR":
+            resized = np.ascontiguousarray(resized[..., ::-1])
+        # The channels stay last in memory: turning them here would take longer than the device does for both.
+        tensor = torch.from_numpy(resized).permute(2, 0, 1)
+        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+
+    @torch.no_grad()
+    def run(self, prepared: Sequence[dict]) -> list[SceneGraph]:
+        """Parse what `prepare` returned, in a pass for each padded size: more padding would change an image's graph."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for position, each in enumerate(prepared):
+            groups.setdefault(self._padded(*each["image"].shape[1:]), []).append(position)
+        graphs: dict[int, SceneGraph] = {}
+        for positions in groups.values():
+            outputs = self.model([prepared[position] for position in positions])
+            for position, output in zip(positions, outputs, strict=True):
+                graphs[position] = SceneGraph.from_output(output, self.vocabulary)
+        return [graphs[position] for position in range(len(prepared))]
+
+    def _padded(self, *size: int) -> tuple[int, ...]:
+        """(H, W) in strides of an image of this size, as the network sees it alone."""
+        return tuple(-(-side // self.model.size_divisibility) for side in size)
+
+    def _grouped(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[list[tuple[int, ImageLike]]]:
+        """Numbered images of one padded size, `batch_size` together or, where that takes too long, fewer."""
+        groups: dict[Any, list[tuple[int, ImageLike]]] = {}
+        for index, image in enumerate(images):
+            try:
+                if isinstance(image, np.ndarray):
+                    size = image.shape[:2]
+                else:
+                    size = image_size(image if isinstance(image, Image.Image) else os.fspath(image))
+                transform = self.resize.get_transform(np.broadcast_to(np.uint8(0), (*size, 3)))
+                key = self._padded(transform.new_h, transform.new_w)
+            except (ValueError, OSError, TypeError, ArithmeticError):
+                key = ()  # `_read` will say why
+            group = groups.setdefault(key, [])
+            group.append((index, image))
+            if len(group) == batch_size:
+                yield groups.pop(key)
+            elif sum(map(len, groups.values())) > WAITING * batch_size:
+                yield groups.pop(next(iter(groups)))  # that of the image that has waited longest
+        yield from groups.values()
+
+    def _read(self, image: ImageLike) -> tuple[np.ndarray, dict]:
+        pixels = _as_rgb(image)
+        return pixels, self.prepare(pixels)
+
+    def _parsed(self, group: Sequence[tuple[int, Future]]) -> Iterator[Parsed]:
+        read = []
+        for index, future in group:
+            try:
+                read.append((index, *future.result()))
+            except (ValueError, OSError) as error:
+                yield Parsed(index, error=error)
+        graphs = self.run([prepared for *_, prepared in read])
+        for (index, pixels, _), graph in zip(read, graphs, strict=True):
+            yield Parsed(index, pixels, graph)
 
 
 def _as_rgb(image: ImageLike) -> np.ndarray:

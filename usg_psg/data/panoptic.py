@@ -108,6 +108,13 @@ def read_image(
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
+def image_size(file_name: str | Image.Image) -> tuple[int, int]:
+    """(H, W) of the array that `read_image` makes, by the file's header alone; errors as there."""
+    with _opened(file_name, "") as image:
+        size = (image.height, image.width)
+        return size[::-1] if _orientation(image) in _SWAPS_SIDES else size
+
+
 def check_image(file_name: str, size: tuple[int, int] | None, image_id: str = "") -> tuple[str, int]:
     """Raise what `read_image` would; returns Pillow's name of the colour mode and EXIF's orientation (1 is upright).
 
