@@ -96,13 +96,22 @@ def demo(parser: ArgumentParser) -> Check:
 
     %(prog)s --weights output/quickstart/model_final.pth --input photo.jpg folder/ clip.mp4 --output output/demo
 
+    %(prog)s --weights user/model --input photos/ --jsonl graphs.jsonl --batch-size 16 --num-gpus 8
+
     index.html in the output folder shows all of them and needs nothing else; docs/visualization.md says how to use it.
-    Ctrl-C ends the run: what is finished stays, and the page of it is written.
+    Ctrl-C ends the run: what is finished stays, and the page of it is written. The same command with --resume goes on.
     """
     add_config(parser, required=False)
     add_weights(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, videos, folders, glob patterns")
-    parser.add_argument("--output", required=True, help="folder for the results")
+    parser.add_argument("--output", help="folder for the results")
+    lines = "append all graphs to this file, one JSON object a line; without --output, nothing is drawn"
+    parser.add_argument("--jsonl", metavar="FILE", help=lines)
+    resume = "go on with an interrupted run: skip images whose results are there"
+    parser.add_argument("--resume", action="store_true", help=resume)
+    add_number(parser, "--batch-size", positive_integer, 1, "images in a pass of the network")
+    add_number(parser, "--num-gpus", positive_integer, 1, "processes, each with a GPU and a share of the files")
+    add_number(parser, "--threads", positive_integer, 4, "of each process, which decode the next images")
     add_number(parser, "--top-k", whole_number(0), 10, "relations in the drawings, the JSON has all")
     drawn = "least score in the drawings, and at which the page starts"
     add_number(parser, "--score-threshold", score, WEAK_SCORE, drawn, "S")
@@ -120,6 +129,8 @@ def demo(parser: ArgumentParser) -> Check:
             raise ValueError(
                 "no model is given: --weights, a checkpoint, a folder, or user/model on the Hugging Face Hub"
             )
+        if not (args.output or args.jsonl):
+            raise ValueError("--output or --jsonl: expected at least one of them, got none")
 
     return check
 

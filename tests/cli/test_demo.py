@@ -1,17 +1,22 @@
 """The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import time
+from argparse import Namespace
+from pathlib import Path
 
 import cv2
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.cli import demo
+from usg_psg.cli import demo, demo_share
+from usg_psg.cli.processes import processes
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.video import count_frames, read_frames
@@ -116,28 +121,29 @@ def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, ca
     assert "first 1 image (" in capsys.readouterr().out
 
 
-def test_the_overlay_has_all_masks_whatever_relations_are_shown(tmp_path, capsys):
+def test_the_overlay_has_all_masks_whatever_relations_are_shown(tmp_path):
     """The relations in the pictures are a choice among the graph's; its objects are not."""
     graph, image = stripes(), np.full((60, 80, 3), 90, np.uint8)
     command = ["--config-file", CONFIG, "--input", "a", "--output", str(tmp_path), "--top-k", "1"]
-    demo.write_results("a", "a", graph, image, parse("demo", command))
+    source = demo_share.Source(demo_share.File(0, Path("a.png"), "a", "a"))
+    text = demo_share.write_results(source, graph, image, parse("demo", command))
     written = np.asarray(Image.open(tmp_path / "a_overlay.png"))
     assert written.shape == (675, 900, 3) and (written != 90).any(axis=2).all()
     assert SceneGraph.from_json((tmp_path / "a.json").read_text()) == graph
-    assert capsys.readouterr().out.count(" - ") == 2, "one relation"
+    assert text.startswith("a.png:\n") and text.count(" - ") == 2, "one relation"
 
 
 def test_a_picture_that_cannot_be_parsed_is_left_out(run, tmp_path, capsys, monkeypatch):
     for name, size in (("a", (32, 40)), ("b", (2, 40)), ("c", (32, 41))):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
-    parse = SceneGraphPredictor.__call__
+    prepare = SceneGraphPredictor.prepare
 
     def refuse(predictor, image):
         if len(image) == 2:
             raise ValueError("height and width must be > 0")
-        return parse(predictor, image)
+        return prepare(predictor, image)
 
-    monkeypatch.setattr(SceneGraphPredictor, "__call__", refuse)
+    monkeypatch.setattr(SceneGraphPredictor, "prepare", refuse)
     output = tmp_path / "out"
     assert run("--input", str(tmp_path), "--output", str(output)) == 1
     captured = capsys.readouterr()
@@ -166,24 +172,29 @@ def test_file_names_that_are_not_utf8(run, tmp_path, capsys):
     assert page_names(output) == ["caf\\udce9.png"]
 
 
+def press_in_pass(monkeypatch, number):
+    """Ctrl-C while the network works for the number-th time."""
+    parse, seen = SceneGraphPredictor.run, []
+
+    def press(predictor, prepared):
+        seen.append(prepared)
+        if len(seen) == number:
+            signal.raise_signal(signal.SIGINT)
+        return parse(predictor, prepared)
+
+    monkeypatch.setattr(SceneGraphPredictor, "run", press)
+
+
 def test_the_planned_total_is_said_after_ctrl_c(run, tmp_path, capsys, monkeypatch):
     for n in range(5):
         Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(tmp_path / f"{n}.png")
-    parse, seen = SceneGraphPredictor.__call__, []
-
-    def press(predictor, image):
-        seen.append(image)
-        if len(seen) == 2:
-            signal.raise_signal(signal.SIGINT)
-        return parse(predictor, image)
-
-    monkeypatch.setattr(SceneGraphPredictor, "__call__", press)
-    assert run("--input", str(tmp_path), "--output", str(tmp_path / "out")) == 130
+    press_in_pass(monkeypatch, 2)
+    assert run("--input", str(tmp_path), "--output", str(tmp_path / "out"), "--batch-size", "1") == 130
     assert "interrupted: 2 of 5 images parsed" in capsys.readouterr().out
 
 
 def test_a_total_that_no_file_tells_is_not_made_up():
-    run = demo.Run(None, None)
+    run = demo.Run(Namespace(), None)
     run.parsed, run.failed = 1, 0
     assert [run.summary(complete) for complete in (False, True)] == ["1 image parsed", "1 of 1 image parsed"]
     run.parsed, run.failed = 3, 1
@@ -268,3 +279,132 @@ def test_images_of_extreme_shape(run, tmp_path, capsys):
     assert f"{tmp_path / 'vast.png'}: left out: {tmp_path / 'vast.png'}: pictures of more than" in captured.err
     assert "2 of 3 images parsed" in captured.out
     assert {f.name for f in output.glob("*.json")} == {"flat.json", "tall.json"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight images of two sizes and one that is broken."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for n in range(8):
+        pixels = generator.integers(0, 256, (48, 64 + 40 * (n % 2), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def lines_of(path):
+    """Graphs by the names of their files."""
+    text = path.read_text()
+    assert text.endswith("\n")
+    return {Path(json.loads(line)["file_name"]).name: SceneGraph.from_json(line) for line in text.splitlines()}
+
+
+ALL = {f"{n}.png" for n in range(8)}
+
+
+def test_graphs_as_json_lines_alone(run, folder, tmp_path, capsys):
+    lines = tmp_path / "graphs.jsonl"
+    assert run("--input", str(folder), "--jsonl", str(lines), "--batch-size", "3") == 1
+    captured = capsys.readouterr()
+    assert "broken.jpg: left out: " in captured.err and "8 of 9 images parsed, " in captured.out
+    assert " images/s: " in captured.out and " - " not in captured.out, "relations are printed where they are drawn"
+    graphs = lines_of(lines)
+    assert set(graphs) == ALL and {(g.height, g.width) for g in graphs.values()} == {(48, 64), (48, 104)}
+    assert {file.name for file in tmp_path.iterdir()} == {"in", "graphs.jsonl"}
+    schema = json.loads((ROOT / "usg_psg/scene_graph.schema.json").read_text())
+    jsonschema.validate(json.loads(lines.read_text().splitlines()[0]), schema)
+    assert run("--input", str(folder), "--jsonl", str(lines)) == 2
+    assert "has graphs already: --resume goes on with it" in capsys.readouterr().err
+
+
+def test_a_run_that_was_interrupted_goes_on(run, folder, tmp_path, capsys, monkeypatch):
+    lines, output = tmp_path / "graphs.jsonl", tmp_path / "out"
+    arguments = ["--input", str(folder), "--jsonl", str(lines), "--output", str(output), "--batch-size", "2"]
+    with monkeypatch.context() as patch:
+        press_in_pass(patch, 2)
+        assert run(*arguments) == 130
+    before = lines_of(lines)
+    assert 0 < len(before) < 8 and set(page_names(output)) == set(before)
+    kept = {file: file.stat().st_mtime_ns for file in output.glob("*.json")}
+    with open(lines, "a") as file:
+        file.write('{"file_name": "in/7.png", "form')  # as a killed run leaves it
+    capsys.readouterr()
+    assert run(*arguments, "--resume") == 1
+    assert f"{8 - len(before)} of 9 images parsed, {len(before)} finished before" in capsys.readouterr().out
+    assert set(lines_of(lines)) == ALL and lines.read_text().count("\n") == 8
+    assert page_names(output) == sorted(ALL), "those of before, too, in the order of the files"
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert {file.stem + ".png" for file in output.glob("*.json")} == ALL
+
+    # Either of the two is missing: parsed again. A file of another image by that name is not taken for the page's.
+    (output / "3.json").unlink()
+    (output / "4.json").write_text((output / "5.json").read_text())
+    assert run(*arguments, "--resume") == 1
+    assert "2 of 9 images parsed, 6 finished before" in capsys.readouterr().out
+    assert lines_of(lines)["4.png"] == SceneGraph.from_json((output / "4.json").read_text())
+    lines.write_text("[]\n")
+    assert run(*arguments, "--resume") == 2
+    assert "graphs.jsonl, line 1: expected a JSON object" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_files(run, folder, tmp_path, capsys):
+    write_video(folder / "clip.avi", frames=3)
+    lines, output = tmp_path / "graphs.jsonl", tmp_path / "out"
+    arguments = ["--input", str(folder), "--jsonl", str(lines), "--output", str(output), "--batch-size", "2"]
+    assert run(*arguments, "--num-gpus", "2") == 1
+    captured = capsys.readouterr()
+    assert "broken.jpg: left out: " in captured.err and "11 of 12 images parsed" in captured.out
+    assert "0.png:\n" in captured.out
+    frames = [json.loads(line).get("frame") for line in lines.read_text().splitlines() if "clip" in line]
+    assert frames == [0, 1, 2]
+    assert page_names(output) == [*sorted(ALL), *(f"clip.avi frame {n} (0:00.{n}0)" for n in range(3))]
+    found = {name: graph for name, graph in lines_of(lines).items() if name in ALL}
+    assert set(found) == ALL
+    assert run(*arguments, "--resume") == 1
+    assert "11 finished before" in capsys.readouterr().out
+
+
+def killed(share, stopped):
+    yield None
+    yield share
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield "never"
+
+
+def test_a_killed_process_is_no_silent_end():
+    found, error = [], pytest.raises(ChildProcessError, match=r"signal 9 \(SIGKILL\); --resume goes on")
+    with processes(killed, [("a",)], lambda: False, "fork") as results, error:
+        found.extend(results)
+    assert multiprocessing.active_children() == []
+
+
+def wrong(share, stopped):
+    yield None
+    if share == "b":
+        raise ValueError("b is wrong")
+    time.sleep(60)
+
+
+def test_an_error_of_one_process_ends_all():
+    with pytest.raises(ValueError, match="b is wrong"), processes(wrong, ["a", "b"], lambda: False, "fork") as results:
+        list(results)
+    assert multiprocessing.active_children() == []
+
+
+def until_told(share, stopped):
+    yield None
+    while not stopped():
+        time.sleep(0.01)
+        yield share
+    yield f"last {share}"
+
+
+def test_processes_end_when_they_are_told():
+    seen = set()
+    with processes(until_told, ["a", "b"], lambda: len(seen) == 2, "fork") as results:
+        for result in results:
+            seen.add(result)
+    assert seen == {"a", "b", "last a", "last b"}, "nothing that was finished is lost"

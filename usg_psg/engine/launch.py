@@ -72,13 +72,13 @@ def launch(
         check_port(dist_url)
     sizes = {"LOCAL_WORLD_SIZE": num_gpus, "WORLD_SIZE": num_gpus * num_machines}
     given = (machine_rank * num_gpus, sizes, dist_url, multiprocessing.get_start_method(), main, args)
-    with _ctrl_c_waits():
+    with ctrl_c_waits():
         processes = mp.start_processes(_start, args=given, nprocs=num_gpus, join=False, start_method="spawn")
     _join(processes)
 
 
 @contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
+def ctrl_c_waits() -> Iterator[None]:
     """Have processes that are started inside ignore Ctrl-C until their imports are done."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -210,14 +210,19 @@ def _start(
         raise SystemExit(report(error)) from None
 
 
+def take_place(local_rank: int, local_size: int) -> None:
+    """Use the GPU of this number, and on the CPU this process's part of the cores."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    if "OMP_NUM_THREADS" not in os.environ:  # processes that each want all cores wait for one another most of the time
+        torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+
+
 def run_process(init_method: str, main: Callable[..., Any], args: tuple) -> None:
     """Join the process group at the place that torchrun's variables say, call `main(*args)`, leave the group."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_size, has_gpu = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.is_available()
-    if has_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if "OMP_NUM_THREADS" not in os.environ:  # processes that each want all cores wait for one another most of the time
-        torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+    take_place(int(os.environ["LOCAL_RANK"]), local_size)
     dist.init_process_group(
         "nccl" if has_gpu else "gloo", init_method=init_method, world_size=world_size, rank=rank, timeout=TIMEOUT
     )

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -90,3 +90,45 @@ def _check_archive(path: str, *_identity: int) -> None:
         raise ValueError("it is cut off or damaged") from error
     if damaged is not None:
         raise ValueError(f"it is damaged: the checksum of its part {damaged} is wrong")
+
+
+class JSONLines:
+    """A file of JSON objects, one a line, to which lines are added.
+
+    Args:
+        path: created if it is missing.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file = open(path, "ab", buffering=0)
+
+    def read(self) -> Iterator[dict]:
+        """Read the objects that are there; what a killed writer has left of a last line is removed.
+
+        Raises:
+            ValueError: names file and line, if one is no JSON object.
+        """
+        whole = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    os.truncate(self.path, whole)
+                    return
+                whole += len(line)
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    value = None
+                if not isinstance(value, dict):
+                    raise ValueError(f"{self.path}, line {number}: expected a JSON object")
+                yield value
+
+    def append(self, line: str) -> None:
+        """Add an object's JSON; OSError names the file."""
+        rest = line.encode() + b"\n"
+        try:
+            while rest:  # all of it at once, unless the disk is full
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", str(self.path)) from error

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,7 +108,7 @@ class PageWriter:
         self.max_relations = max_relations
         self.score_threshold = score_threshold
         self._temporary = self.path.with_name(self.path.name + ".tmp")
-        self._entries: list[tuple[float, dict]] = []
+        self._entries: list[tuple[Any, dict]] = []
         head, self._tail = _shell(title)
         self._file = open(self._temporary, "wb")
         self._file.write(head.encode())
@@ -123,8 +124,8 @@ class PageWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, item: PageItem, order: float | None = None) -> None:
-        """Write one image; the list is sorted by `order`, smallest first, or else as images were added.
+    def add(self, item: PageItem, order: Any = None) -> None:
+        """Write one image; the list is sorted by the `order` of all, smallest first, or else as images were added.
 
         Raises:
             ValueError: if the item has more objects than a page can tell apart.
