@@ -1,13 +1,16 @@
 #!/usr/bin/env python
-"""Latency from one image to its scene graph, as a whole and by part.
+"""Latency from one image to its scene graph, as a whole and by part; or the throughput for a folder of images.
 
     python tools/benchmark_inference.py --config-file configs/psg/usg_par_convnext_large.yaml \\
         --opts MODEL.CLIP.PRETRAINED "" TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE graphs
+    python tools/benchmark_inference.py --config-file ... --folder photos/ --batch-size 1 4 16 --opts ...
 
 The whole is `SceneGraphPredictor`'s time for an image in memory, masks encoded, on the wall clock; the parts are timed
 in further calls, on a GPU between CUDA events. Without MODEL.WEIGHTS the weights are random: masks and classes of
 --objects made-up objects then replace what the network found, which gives the post-processing its usual work in every
 type and mode.
+
+With --folder: images per second of `SceneGraphPredictor.stream`, from files to JSON, one row for each batch size.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +28,7 @@ from measure import Timer, device_name, program
 from tabulate import tabulate
 
 from usg_psg.cli import config_of
+from usg_psg.cli.demo import find_inputs
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.engine import adapt_to_machine
 from usg_psg.predictor import SceneGraphPredictor
@@ -67,11 +73,14 @@ def define(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--size", positive_integer, 640, "height and width of the image")
     add_number(parser, "--objects", positive_integer, 15, "that stand in, with random weights")
     add_number(parser, "--iterations", positive_integer, 50, "timed images")
-    add_number(parser, "--warmup", positive_integer, 10, "images before them")
+    add_number(parser, "--warmup", positive_integer, 10, "images, or batches, before them")
+    parser.add_argument("--folder", type=Path, help="of images: measure throughput instead, on all of them")
+    parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[1, 4, 16], metavar="N")
+    add_number(parser, "--threads", positive_integer, 4, "that decode the folder's images")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure the whole, then its parts.
+    """Measure latency, or throughput.
 
     Raises:
         ValueError: if there are more objects than the model has queries.
@@ -80,14 +89,37 @@ def run(args: argparse.Namespace) -> None:
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read
-    image = make_psg_shapes_scene("hard", (args.size, args.size), 0, "val", 0).image
     predictor = SceneGraphPredictor(cfg, allow_random=True)
-    model = predictor.model
     if not cfg.MODEL.WEIGHTS:
         most = min(cfg.MODEL.USG.MASK_DECODER.NUM_QUERIES, cfg.MODEL.USG.HIDDEN_DIM - 1)
         if args.objects > most:
             raise ValueError(f"--objects: expected 1 to {most}, the model's queries, got {args.objects}")
-        stand_in_objects(model, args.objects)
+        stand_in_objects(predictor.model, args.objects)
+    weights = cfg.MODEL.WEIGHTS or "random weights"
+    print(
+        f"{device_name(predictor.model.device)}, {weights}, DTYPE {cfg.TEST.USG.DTYPE}, COMPILE {cfg.TEST.USG.COMPILE}"
+    )
+    (throughput if args.folder else latency)(predictor, args)
+
+
+def throughput(predictor: SceneGraphPredictor, args: argparse.Namespace) -> None:
+    """Print images per second of a folder, by batch size."""
+    files = find_inputs([str(args.folder)])
+    rows = []
+    for batch_size in args.batch_size:
+        for count in (args.warmup * batch_size, len(files)):
+            begin = time.perf_counter()
+            results = predictor.stream(files[:count], batch_size, args.threads)
+            done = sum(bool(parsed.graph and parsed.graph.to_json()) for parsed in results)
+            seconds = time.perf_counter() - begin
+        rows.append((batch_size, done, seconds, done / seconds))
+    print(f"{len(files)} files, {args.threads} threads decode")
+    print(tabulate(rows, ("batch size", "images", "seconds", "images per second"), tablefmt="pipe", floatfmt=".2f"))
+
+
+def latency(predictor: SceneGraphPredictor, args: argparse.Namespace) -> None:
+    """Print milliseconds of the whole, then of its parts."""
+    image, model = make_psg_shapes_scene("hard", (args.size, args.size), 0, "val", 0).image, predictor.model
     clock = Timer()  # a call ends with results on the host
     for number in range(args.warmup + args.iterations):
         graph = clock.call("warm-up" if number < args.warmup else "whole", predictor, image)
@@ -101,8 +133,7 @@ def run(args: argparse.Namespace) -> None:
     for _ in range(max(args.iterations // 2, 1)):
         predictor(image)
 
-    print(f"{device_name(model.device)}, {args.size} pixels square, one image at a time")
-    print(f"DTYPE {cfg.TEST.USG.DTYPE}, COMPILE {cfg.TEST.USG.COMPILE}, {cfg.MODEL.WEIGHTS or 'random weights'}")
+    print(f"{args.size} pixels square, one image at a time")
     rows = {
         "segments": len(graph.objects),
         "relations": len(graph.relations),

@@ -1,6 +1,7 @@
 """The benchmark programs run, and print what they say; their figures mean nothing on scenes this small."""
 
 import pytest
+from PIL import Image
 
 from ..programs import run
 
@@ -42,6 +43,15 @@ def test_inference():
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
     assert all(value >= 0 for (value,) in rows.values())
     assert rows["segments"] == [3], "the post-processing has work to do, whatever the random weights find"
+
+
+def test_inference_of_a_folder(tmp_path):
+    for n in range(5):
+        Image.new("RGB", (64, 48 + 32 * (n % 2))).save(tmp_path / f"{n}.jpg")
+    command = ["--folder", str(tmp_path), "--batch-size", "1", "2", "--warmup", "1", "--objects", "3"]
+    rows = table("tools/benchmark_inference.py", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
+    assert {name: values[0] for name, values in rows.items()} == {"1": 5, "2": 5}
+    assert all(values[2] > 0 for values in rows.values())
 
 
 def test_inference_of_more_objects_than_queries():
