@@ -146,11 +146,35 @@ def app(parser: ArgumentParser) -> None:
     """
     add_config(parser, nargs="+", required=False)
     add_weights(parser, nargs="+", required=True)
+    parser.add_argument("--share", action="store_true", help="also publish the page through gradio's servers")
+    _add_address_and_limits(parser, 7860)
+
+
+def serve(parser: ArgumentParser) -> None:
+    """Serve scene graphs over HTTP: POST an image to /scene-graph, get its JSON.
+
+    pip install -e .[serve]
+    %(prog)s --weights output/quickstart/model_final.pth
+    curl --data-binary @photo.jpg "http://127.0.0.1:8000/scene-graph?top_k=20"
+
+    /docs describes the requests, /model the model; /health, /ready and /metrics are for those who run it. SIGTERM or
+    Ctrl-C ends it when all requests are answered, a second one at once.
+    """
+    add_config(parser, required=False)
+    add_weights(parser, required=True)
+    parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
+    _add_address_and_limits(parser, 8000)
+    add_number(parser, "--max-batch", positive_integer, 8, "images in a pass of the network")
+    add_number(parser, "--max-wait", positive_number, 10, "that an image waits for others, if it is alone", "MS")
+    add_number(parser, "--queue", positive_integer, 64, "requests at a time; others get 503")
+    add_number(parser, "--threads", positive_integer, 4, "that decode images")
+
+
+def _add_address_and_limits(parser: ArgumentParser, port: int) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    add_number(parser, "--port", whole_number(0, 65535), 7860, "to listen on")
-    add("--share", action="store_true", help="also publish the page through gradio's servers")
-    add("--allow-host", nargs="+", default=[], metavar="NAME", help="more names that the page is reached under")
+    add_number(parser, "--port", whole_number(0, 65535), port, "to listen on")
+    add("--allow-host", nargs="+", default=[], metavar="NAME", help="more names that it is reached under")
     add_number(parser, "--max-megabytes", positive_number, 20, "largest upload")
     add_number(parser, "--max-megapixels", positive_number, 30, "largest image")
     add_number(parser, "--max-seconds", positive_number, 120, "for one image")
@@ -373,7 +397,7 @@ def clip(parser: ArgumentParser) -> None:
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
+    *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
     reproduce,
 )
 _OF_DATASET = (check, fix, stats, index)

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,10 +21,9 @@ import numpy as np
 import torch
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
-from PIL import Image
 
 from ..data import read_image
-from ..data.panoptic import open_image
+from ..data.uploads import Limits, check_upload
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..vocabulary import Vocabulary
@@ -37,7 +35,6 @@ from .overlay import draw_overlay
 if TYPE_CHECKING:
     from ..predictor import SceneGraphPredictor
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
 LONGEST_SHOWN = 1600  # pixels of the images on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
@@ -55,34 +52,6 @@ STYLE = """
 
 class BadInputError(ValueError):
     """What the visitor gave cannot be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may take: megabytes (10^6) and megapixels (10^6) of its image, names in one box, seconds."""
-
-    megabytes: float = 20.0
-    megapixels: float = 30.0
-    names: int = 500
-    seconds: float = 120.0
-
-
-def check_upload(path: str, limits: Limits) -> None:
-    """Refuse a file that is too large, no image, or of a format that is not taken, by its size and its header alone."""
-    size = Path(path).stat().st_size / 1e6
-    if size > limits.megabytes:
-        raise ValueError(f"The file has {size:.1f} MB; at most {limits.megabytes:g} MB are taken.")
-    try:
-        with open_image(path) as image:
-            kind, (width, height) = image.format, image.size
-    except Image.DecompressionBombError:
-        raise ValueError(f"The image has too many pixels; at most {limits.megapixels:g} million are taken.") from None
-    except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"{Path(path).name} is not an image, or it is damaged.") from None
-    if kind not in FORMATS:
-        raise ValueError(f"{Path(path).name} is a {kind} file; JPEG, PNG, WebP, BMP and TIFF are taken.")
-    if width * height > limits.megapixels * 1e6:
-        raise ValueError(f"The image has {width} x {height} pixels; at most {limits.megapixels:g} million are taken.")
 
 
 def read_names(text: str, what: str, limits: Limits) -> list[str]:

@@ -49,10 +49,10 @@ class Hosts:
 
 
 class Guard:
-    """ASGI middleware that lets through what `hosts` allow and `upload`, the most bytes of an uploaded file."""
+    """ASGI middleware that lets through what `hosts` allow, and files of `upload` bytes to `upload_path`."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, upload: int):
-        self.app, self.hosts, self.upload = app, hosts, upload
+    def __init__(self, app: ASGIApp, hosts: Hosts, upload: int, upload_path: str = "/upload"):
+        self.app, self.hosts, self.upload, self.upload_path = app, hosts, upload, upload_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -77,7 +77,7 @@ class Guard:
             return 403, "The app asks no other server."
         if "transfer-encoding" in headers:
             return 411, "Requests must say their length."
-        most = FORM + (self.upload if scope["path"].endswith("/upload") else 0)
+        most = FORM + (self.upload if scope["path"].endswith(self.upload_path) else 0)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             return 413, f"The request is larger than the maximum allowed size, {most / 1e6:g} MB."
