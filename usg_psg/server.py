@@ -1,4 +1,4 @@
-"""Scene graphs over HTTP: an image in, its graph as JSON out. Requests of the same moment share a pass of the network."""
+"""Scene graphs over HTTP: an image in, its graph as JSON out. Requests of one moment share a pass of the network."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from io import BytesIO
@@ -29,6 +28,7 @@ from .data.panoptic import ImageError, open_image
 from .data.uploads import Limits, check_upload
 from .predictor import SceneGraphPredictor
 from .scene_graph import SceneGraph
+from .utils.batcher import Batcher
 from .visualization.app_guard import Guard, Hosts
 
 PATH = "/scene-graph"
@@ -60,54 +60,6 @@ class Settings:
     threads: int = 4
 
 
-class Batcher:
-    """Collects items of many tasks into batches, which a thread works on one after the other.
-
-    Args:
-        work: items to as many results, of which exceptions are raised where the item came from.
-        max_batch, max_wait: as in `Settings`.
-    """
-
-    def __init__(self, work: Callable[[list], Sequence], max_batch: int, max_wait: float):
-        self.work, self.max_batch, self.max_wait = work, max_batch, max_wait
-        self.thread = ThreadPoolExecutor(1)
-        self.waiting: deque[tuple[float, Any, asyncio.Future]] = deque()
-        self._arrived = asyncio.Event()
-
-    async def result(self, item: Any) -> Any:
-        """Hand in an item and wait for its result; one whose task is cancelled is not worked on."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self.waiting.append((loop.time(), item, future))
-        self._arrived.set()
-        return await future
-
-    async def run(self) -> None:
-        """Work for ever."""
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self.waiting:
-                await self._arrived.wait()
-            end = self.waiting[0][0] + self.max_wait
-            while len(self.waiting) < self.max_batch and (left := end - loop.time()) > 0:
-                self._arrived.clear()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), left)
-            taken = [self.waiting.popleft() for _ in range(min(self.max_batch, len(self.waiting)))]
-            self._arrived.clear()
-            batch = [(item, future) for _, item, future in taken if not future.done()]
-            if not batch:
-                continue
-            results = await loop.run_in_executor(self.thread, self.work, [item for item, _ in batch])
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.done():
-                    continue  # given up meanwhile
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-
-
 class Service:
     """A model behind a queue: images to scene graphs, with metrics.
 
@@ -126,12 +78,9 @@ class Service:
         self.batcher = Batcher(self._parse, settings.max_batch, settings.max_wait)
         self.decoders = ThreadPoolExecutor(settings.threads)
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "usg_psg_requests", "Answers by status; errors are 400 and above", ["status"], registry=registry
-        )
-        self.seconds = Histogram(
-            "usg_psg_request_seconds", "From request to answer", buckets=SECONDS, registry=registry
-        )
+        text = "Answers by status, errors from 400 on"
+        self.requests = Counter("usg_psg_requests", text, ["status"], registry=registry)
+        self.seconds = Histogram("usg_psg_request_seconds", "Of an answer", buckets=SECONDS, registry=registry)
         self.batches = Histogram("usg_psg_batch_images", "Images of a batch", buckets=BATCHES, registry=registry)
         for name, text, value in (
             ("usg_psg_queue_length", "Images that wait for a batch", lambda: len(self.batcher.waiting)),
@@ -157,13 +106,8 @@ class Service:
     def admitted(self) -> Iterator[None]:
         """Count a request; HTTPException if it cannot be taken now."""
         if not self.ready or self.in_flight >= self.settings.queue:
-            why = (
-                "too many requests wait"
-                if self.ready
-                else "the server is ending"
-                if self.draining
-                else "the model is loading"
-            )
+            why = "the server is ending" if self.draining else "the model is loading"
+            why = "too many requests wait" if self.ready else why
             raise HTTPException(503, f"Try again soon: {why}.", {"Retry-After": "1"})
         self.in_flight += 1
         try:
@@ -303,14 +247,13 @@ def build_server(service: Service, hosts: Hosts) -> FastAPI:
 
     text = files(__package__).joinpath("scene_graph.schema.json").read_text(encoding="utf-8")
     schema = json.loads(text.replace("#/$defs", f"{GRAPH}/$defs"))
-    app.openapi()["components"]["schemas"]["SceneGraph"] = {
-        k: v for k, v in schema.items() if k not in ("$id", "$schema")
-    }
+    schema = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+    app.openapi()["components"]["schemas"]["SceneGraph"] = schema
     return app
 
 
 class Server(uvicorn.Server):
-    """Ends after the last answer: a first SIGTERM or Ctrl-C has it refuse new requests, a second one ends it at once."""
+    """Ends after the last answer: SIGTERM or Ctrl-C has it refuse new requests; a second one ends it at once."""
 
     def __init__(self, service: Service, host: str = "127.0.0.1", port: int = 8000, allow_hosts: Iterable[str] = ()):
         app = build_server(service, Hosts(host, allow_hosts))

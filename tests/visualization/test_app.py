@@ -23,6 +23,7 @@ from PIL import Image
 from usg_psg.config import build_cfg
 from usg_psg.data import read_image
 from usg_psg.data.psg_shapes import generate_psg_shapes
+from usg_psg.data.uploads import Limits, check_upload
 from usg_psg.engine import USGCheckpointer
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
@@ -31,7 +32,7 @@ from usg_psg.vocabulary import Vocabulary
 from ..programs import exit_status, run, start
 
 pytest.importorskip("gradio", reason="the app is an extra")
-from usg_psg.visualization.app import BadInputError, Limits, Session, build_app, check_upload, launch_app, read_names
+from usg_psg.visualization.app import BadInputError, Session, build_app, launch_app, read_names
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, names=5)

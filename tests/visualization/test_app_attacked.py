@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from usg_psg.data.uploads import Limits
 from usg_psg.scene_graph import SceneGraph, SceneRelation
 from usg_psg.vocabulary import Vocabulary
 
 from .scenes import stripes
 
 pytest.importorskip("gradio", reason="the app is an extra")
-from usg_psg.visualization.app import NOT_ARRIVED, BadInputError, Limits, Session, build_app, launch_app
+from usg_psg.visualization.app import NOT_ARRIVED, BadInputError, Session, build_app, launch_app
 from usg_psg.visualization.app_guard import Hosts
 
 LIMITS = Limits(megabytes=0.5, megapixels=0.1, seconds=60)

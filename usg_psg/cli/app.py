@@ -10,6 +10,7 @@ import threading
 from argparse import Namespace
 from pathlib import Path
 
+from ..data.uploads import Limits
 from ..engine.terminal import setup_logging
 from ..predictor import SceneGraphPredictor
 from ..utils.text import short_paths
@@ -57,7 +58,7 @@ def run(args: Namespace) -> None:
     uploads = tempfile.TemporaryDirectory(prefix="usg_psg_uploads_")  # gradio's own folder is that of all its apps
     os.environ.setdefault("GRADIO_TEMP_DIR", uploads.name)
     try:
-        from ..visualization.app import Limits, build_app, launch_app
+        from ..visualization.app import build_app, launch_app
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
