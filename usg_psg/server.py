@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from .data.uploads import Limits, check_upload
 from .predictor import SceneGraphPredictor
 from .scene_graph import SceneGraph
 from .utils.batcher import Batcher
+from .utils.program import TERMINAL
 from .visualization.app_guard import Guard, Hosts
 
 PATH = "/scene-graph"
@@ -39,6 +41,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 IMAGE = {"schema": {"type": "string", "format": "binary"}}
 FORM = {"schema": {"type": "object", "required": ["image"], "properties": {"image": IMAGE["schema"]}}}
 BODY = {"required": True, "content": {"image/*": IMAGE, "multipart/form-data": FORM}}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,12 @@ class Server(uvicorn.Server):
         app = build_server(service, Hosts(host, allow_hosts))
         super().__init__(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False))
         self.service = service
+
+    async def startup(self, sockets: list | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        logger.info("serving at http://%s:%d; Ctrl-C ends it", host, port, extra=TERMINAL)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to end."""

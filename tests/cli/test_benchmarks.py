@@ -57,3 +57,10 @@ def test_inference_of_a_folder(tmp_path):
 def test_inference_of_more_objects_than_queries():
     done = run("tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "1000")
     assert done.returncode == 2 and "--objects: expected 1 to 16" in done.stderr
+
+
+def test_serving():
+    command = ["--size", "64", "64", "--objects", "3", "--clients", "3", "--requests", "10", "--max-batch", "1", "4"]
+    rows = table("tools/benchmark_serve.py", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
+    assert rows["1"][0] == 1 and rows["4"][0] > 1, "batches"
+    assert all(values[1] > 0 and values[-1] == 0 for values in rows.values()), "none is lost"

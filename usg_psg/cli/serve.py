@@ -31,7 +31,6 @@ def run(args: Namespace) -> None:
     limits = Limits(args.max_megabytes, args.max_megapixels, seconds=args.max_seconds)
     settings = Settings(limits, args.max_batch, args.max_wait / 1000, args.queue, args.threads)
     service = Service(lambda: SceneGraphPredictor(cfg), settings)
-    print(f"serving at http://{args.host}:{args.port}; Ctrl-C ends it", flush=True)
     asyncio.run(Server(service, args.host, args.port, args.allow_host).serve())
     if service.failure is not None:
         raise service.failure
