@@ -16,7 +16,7 @@ from ..data.video import VIDEO_SUFFIXES, count_frames, is_video
 from ..engine.launch import check_gpus
 from ..engine.terminal import setup_logging
 from ..graph_formats import check_formats
-from ..utils.files import JSONLines
+from ..utils.files import JSONLines, remove_temporary_files
 from ..utils.program import INTERRUPTED, Interruption
 from ..utils.text import counted, printable, short_paths
 from ..visualization import PageWriter
@@ -138,6 +138,8 @@ def run(args: Namespace) -> int:
     finished = earlier_lines(lines, args.resume) if lines is not None else None
     if args.output:
         Path(args.output).mkdir(parents=True, exist_ok=True)
+        if args.resume:
+            remove_temporary_files(args.output)  # of a run that was killed
     interruption, number = Interruption(), min(args.num_gpus, len(files))
     results: AbstractContextManager[Iterator[Result]]
     if number == 1:
