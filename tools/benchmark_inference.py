@@ -67,20 +67,8 @@ def stand_in_objects(model: Any, count: int) -> None:
     model.postprocessor.detected_objects = detected
 
 
-def define(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this program."""
-    add_config(parser)
-    add_number(parser, "--size", positive_integer, 640, "height and width of the image")
-    add_number(parser, "--objects", positive_integer, 15, "that stand in, with random weights")
-    add_number(parser, "--iterations", positive_integer, 50, "timed images")
-    add_number(parser, "--warmup", positive_integer, 10, "images, or batches, before them")
-    parser.add_argument("--folder", type=Path, help="of images: measure throughput instead, on all of them")
-    parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[1, 4, 16], metavar="N")
-    add_number(parser, "--threads", positive_integer, 4, "that decode the folder's images")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure latency, or throughput.
+def load(args: argparse.Namespace) -> SceneGraphPredictor:
+    """The model of the arguments, with `stand_in_objects` if its weights are random.
 
     Raises:
         ValueError: if there are more objects than the model has queries.
@@ -95,6 +83,25 @@ def run(args: argparse.Namespace) -> None:
         if args.objects > most:
             raise ValueError(f"--objects: expected 1 to {most}, the model's queries, got {args.objects}")
         stand_in_objects(predictor.model, args.objects)
+    return predictor
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this program."""
+    add_config(parser)
+    add_number(parser, "--size", positive_integer, 640, "height and width of the image")
+    add_number(parser, "--objects", positive_integer, 15, "that stand in, with random weights")
+    add_number(parser, "--iterations", positive_integer, 50, "timed images")
+    add_number(parser, "--warmup", positive_integer, 10, "images, or batches, before them")
+    parser.add_argument("--folder", type=Path, help="of images: measure throughput instead, on all of them")
+    parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[1, 4, 16], metavar="N")
+    add_number(parser, "--threads", positive_integer, 4, "that decode the folder's images")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure latency, or throughput."""
+    predictor = load(args)
+    cfg = predictor.cfg
     weights = cfg.MODEL.WEIGHTS or "random weights"
     print(
         f"{device_name(predictor.model.device)}, {weights}, DTYPE {cfg.TEST.USG.DTYPE}, COMPILE {cfg.TEST.USG.COMPILE}"

@@ -20,16 +20,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmark_inference import stand_in_objects
+from benchmark_inference import load
 from measure import device_name, program
 from PIL import Image
 from tabulate import tabulate
 
-from usg_psg.cli import config_of
 from usg_psg.data.psg_shapes import make_psg_shapes_scene
 from usg_psg.data.uploads import Limits
-from usg_psg.engine import adapt_to_machine
-from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.server import PATH, Server, Service, Settings
 from usg_psg_cli.arguments import add_config, add_number, positive_integer, positive_number
@@ -50,13 +47,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure each setting; 1 if an answer was lost or wrong."""
-    cfg = config_of(args)
-    adapt_to_machine(cfg)
-    if not cfg.MODEL.WEIGHTS:
-        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read
-    predictor = SceneGraphPredictor(cfg, allow_random=True)
-    if not cfg.MODEL.WEIGHTS:
-        stand_in_objects(predictor.model, args.objects)
+    predictor = load(args)
     image = make_psg_shapes_scene("hard", tuple(args.size), 0, "val", 0).image
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=92)
@@ -71,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         while not (server.started and service.ready):
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        load(port, file.getvalue(), wanted, args.clients, max(args.requests // 10, 1))
+        send(port, file.getvalue(), wanted, args.clients, max(args.requests // 10, 1))
         begin = time.perf_counter()
-        times = load(port, file.getvalue(), wanted, args.clients, args.requests)
+        times = send(port, file.getvalue(), wanted, args.clients, args.requests)
         seconds = time.perf_counter() - begin
         images, batches = (service.registry.get_sample_value(f"usg_psg_batch_images_{x}") for x in ("sum", "count"))
         service.draining = True
@@ -89,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if lost else 0
 
 
-def load(port: int, body: bytes, wanted: tuple[int, int], clients: int, requests: int) -> list[float]:
+def send(port: int, body: bytes, wanted: tuple[int, int], clients: int, requests: int) -> list[float]:
     """Seconds of each request that was answered with a graph of the wanted size; clients share the requests."""
     numbers = itertools.count()
 

@@ -20,6 +20,7 @@ from ..utils.files import JSONLines, remove_temporary_files
 from ..utils.program import INTERRUPTED, Interruption
 from ..utils.text import counted, printable, short_paths
 from ..visualization import PageWriter
+from . import config_of
 from .demo_share import File, Result, has_utf8_name, load_predictor, parse_share, results_of_share
 from .processes import processes
 
@@ -134,6 +135,7 @@ def run(args: Namespace) -> int:
     files = [File(n, path, stem, shown[n]) for n, (path, stem) in enumerate(unique_stems(paths))]
     counts = [count_images(path, args.frame_step, args.max_frames) for path in paths]
     known = [count for count in counts if count is not None]
+    config_of(args)  # which may be wrong, before anything is written
     lines = JSONLines(args.jsonl) if args.jsonl else None
     finished = earlier_lines(lines, args.resume) if lines is not None else None
     if args.output:
@@ -141,13 +143,16 @@ def run(args: Namespace) -> int:
         if args.resume:
             remove_temporary_files(args.output)  # of a run that was killed
     interruption, number = Interruption(), min(args.num_gpus, len(files))
+
+    def stopped() -> bool:
+        return interruption.asked
+
     results: AbstractContextManager[Iterator[Result]]
     if number == 1:
-        stopped = lambda: interruption.asked  # noqa: E731
         results = nullcontext(results_of_share(load_predictor(args), args, files, finished, stopped))
     else:
         shares = [(args, files[n::number], finished) for n in range(number)]
-        results = processes(parse_share, shares, lambda: interruption.asked)
+        results = processes(parse_share, shares, stopped)
     unwritten = None
     with results as found, ExitStack() as stack:
         page = stack.enter_context(new_page(args, paths)) if args.output else None
