@@ -16,6 +16,7 @@ import pytest
 import usg_psg_cli
 from usg_psg.config import build_cfg
 from usg_psg.config.files import leaves
+from usg_psg.server import PATH
 
 from .documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, split_environment
 from .programs import python_path
@@ -171,6 +172,12 @@ def test_commands_are_understood(block, command, monkeypatch):
             check_program("tools/train_net.py", rest[rest.index(script) + 1 :], monkeypatch)
         case ["usg-psg", name, *rest]:
             usg_psg_cli.parse(name, rest)
+        case ["docker", "run", *rest]:
+            usg_psg_cli.parse("serve", rest[rest.index("usg-psg") + 1 :])
+        case ["docker", "build", *_]:
+            assert (ROOT / "Dockerfile").is_file()
+        case ["curl", *_, url]:
+            assert re.sub(r"\?.*", "", url).endswith(f":8000{PATH}")
         case ["make", *rest]:
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
             assert all(word in targets for word in rest if "=" not in word), command
