@@ -367,6 +367,26 @@ def test_two_processes_share_the_files(run, folder, tmp_path, capsys):
     assert "11 finished before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_ctrl_c_to_two_processes_leaves_whole_lines(model, tmp_path):
+    for n in range(200):
+        Image.new("RGB", (64, 48 + n % 7)).save(tmp_path / f"{n}.png")
+    lines = tmp_path / "graphs.jsonl"
+    arguments = ["--config-file", CONFIG, "--input", str(tmp_path), "--jsonl", str(lines), "--num-gpus", "2"]
+    process = start("tools/demo.py", *arguments, "--opts", *model[1], env=model[0], start_new_session=True)
+    try:
+        end = time.monotonic() + 300
+        while (not lines.exists() or lines.stat().st_size == 0) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "interrupted: " in out and "Traceback" not in err, err
+    parsed = int(re.search(r"interrupted: (\d+) of 200 images parsed", out)[1])
+    assert len(lines_of(lines)) == parsed > 0
+
+
 def killed(share, stopped):
     yield None
     yield share
