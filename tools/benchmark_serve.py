@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         begin = time.perf_counter()
         times = send(port, file.getvalue(), wanted, args.clients, args.requests)
         seconds = time.perf_counter() - begin
-        images, batches = (service.registry.get_sample_value(f"usg_psg_batch_images_{x}") for x in ("sum", "count"))
+        names = ("usg_psg_batch_images_sum", "usg_psg_batch_images_count")
+        images, batches = (service.registry.get_sample_value(name) or 0.0 for name in names)
         service.draining = True
         thread.join()
         median, *_, highest = statistics.quantiles([1000 * each for each in times], n=100)[49:]
