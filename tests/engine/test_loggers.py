@@ -36,6 +36,7 @@ def train_part(name, cfg, first, last):
     return json.loads(Path(cfg.OUTPUT_DIR, RUNS).read_text())[name]
 
 
+@pytest.mark.slow
 def test_mlflow(cfg, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")

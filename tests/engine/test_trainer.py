@@ -67,6 +67,7 @@ class Notes(RunLogger):
         self.notes["finished"] = True
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_with_its_run(cfg, monkeypatch):
     monkeypatch.setitem(LOGGERS, "mlflow", Notes)
     cfg.LOGGERS = ["mlflow"]
