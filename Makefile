@@ -22,6 +22,9 @@ $(BIN)/.installed: setup.py pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet -e '.[app,dev]'
 	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
+	@# A reference for masks; it asks for an older OpenCV, and through it for numpy < 2.3.
+	$(BIN)/python -m pip install --quiet --no-deps label-studio-sdk==2.1.2
+	$(BIN)/python -m pip install --quiet appdirs jsf lxml xmljson
 	touch $@
 
 install: $(BIN)/.installed

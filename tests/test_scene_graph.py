@@ -1,6 +1,7 @@
 """What reading a scene graph refuses, by the name of the field."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +71,51 @@ def test_masks_of_any_shape_are_read():
     whole = stripes(count=1)
     for graph in (noise, whole, blobs(rng, 90, 130, 12), random_graph(rng, 5, 9)):
         assert SceneGraph.from_json(graph.to_json()) == graph
+
+
+def relations_of(graph: SceneGraph) -> list[tuple[int, int]]:
+    return [(relation.subject, relation.object) for relation in graph.relations]
+
+
+def test_supervision():
+    supervision = pytest.importorskip("supervision")
+    graph = stripes()
+    found = graph.to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == len(graph.objects) > 1
+    assert np.array_equal(found.mask, [obj.mask_array() for obj in graph.objects])
+    assert found.class_id.tolist() == [obj.category_id for obj in graph.objects]
+    assert found["class_name"].tolist() == [obj.name for obj in graph.objects]
+    assert [(r["subject"], r["object"]) for r in found.metadata["relations"]] == relations_of(graph)
+    x0, y0, x1, y1 = found.xyxy[0].astype(int)
+    assert found.mask[0][y0:y1, x0:x1].sum() == found.mask[0].sum()
+    assert found.mask[0][y0:y1, x0].any() and found.mask[0][y1 - 1, x0:x1].any()
+    image = np.zeros((graph.height, graph.width, 3), dtype=np.uint8)
+    assert supervision.MaskAnnotator().annotate(image.copy(), found).any()
+    assert len(SceneGraph(6, 8, [], []).to_supervision()) == 0
+
+
+def test_fiftyone():
+    fiftyone = pytest.importorskip("fiftyone")
+    graph = stripes()
+    sample = graph.to_fiftyone("photo.jpg")
+    assert isinstance(sample, fiftyone.Sample) and sample.filepath.endswith("photo.jpg")
+    for obj, found in zip(graph.objects, sample.objects.detections, strict=True):
+        x, y, width, height = found.bounding_box
+        mask = np.zeros((graph.height, graph.width), dtype=bool)
+        top, left = round(y * graph.height), round(x * graph.width)
+        mask[top : top + found.mask.shape[0], left : left + found.mask.shape[1]] = found.mask
+        assert np.array_equal(mask, obj.mask_array()) and (found.label, found.confidence) == (obj.name, obj.score)
+        assert found.mask.shape == (round(height * graph.height), round(width * graph.width))
+    found = sample.relations.classifications
+    assert [(relation.subject, relation.object) for relation in found] == relations_of(graph)
+    first, objects = graph.relations[0], graph.objects
+    assert found[0].label == first.predicate and found[0].confidence == first.score
+    assert found[0].triplet == f"{objects[first.subject].label} {first.predicate} {objects[first.object].label}"
+
+
+@pytest.mark.parametrize("name", ["supervision", "fiftyone"])
+def test_a_missing_package(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    arguments = ["photo.jpg"] if name == "fiftyone" else []
+    with pytest.raises(ValueError, match=rf"to_{name} needs {name}: pip install 'usg_psg\[{name}\]'"):
+        getattr(stripes(), f"to_{name}")(*arguments)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 from importlib import import_module, resources
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import networkx
 
 from .scene_graph import FORMAT, VERSION, SceneGraph, SceneObject, SceneRelation
+from .utils.extras import optional
 
 if TYPE_CHECKING:
     import rdflib
@@ -46,7 +46,7 @@ def check_formats(names: Iterable[str]) -> None:
         if name not in SUFFIXES:
             raise ValueError(f"format: expected one of {', '.join(SUFFIXES)}, got {name!r}")
         if name in NEEDS:
-            _optional(NEEDS[name], name)
+            optional(NEEDS[name], name, "graphs")
 
 
 def save_graph(graph: SceneGraph, path: str | Path) -> None:
@@ -84,13 +84,6 @@ def _format(path: str | Path) -> str:
         raise ValueError(f"{path}: expected a file that ends in {known}")
     check_formats(found)
     return found[0]
-
-
-def _optional(package: str, name: str) -> ModuleType:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ValueError(f"{name} needs {package}: pip install 'usg_psg[graphs]'") from error
 
 
 def _json_of(size: tuple[int, int], objects: list[dict], relations: list[dict]) -> str:

@@ -89,6 +89,14 @@ def label_map_from_masks(masks: Masks, name: str = "masks", size: tuple[int, ...
     return label_map
 
 
+def stack_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Label map (H, W) int64 of bool masks (H, W) that may overlap: the smaller one is on top."""
+    label_map = np.zeros(size, dtype=np.int64)
+    for i in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):
+        label_map[masks[i]] = i + 1
+    return label_map
+
+
 def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale (H, W) to a size: each pixel takes the one that its middle falls into; in integers, so exactly."""
     if pixels.shape == size:

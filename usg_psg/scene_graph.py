@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 
 from .masks import check_rles, decode_masks, encode_segments
+from .utils.extras import optional
 from .utils.text import display_names
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import fiftyone
     import networkx
+    import supervision
 
 FORMAT = "usg_psg scene graph"
 VERSION = 1
@@ -227,3 +231,53 @@ class SceneGraph:
             attributes = asdict(relation)
             graph.add_edge(attributes.pop("subject"), attributes.pop("object"), **attributes, rank=rank)
         return graph
+
+    def to_supervision(self) -> supervision.Detections:
+        """Detections with masks, boxes x0, y0, x1, y1, category ids and scores.
+
+        data has "class_name" and "label" of each, metadata "relations", as dicts of `SceneRelation`'s fields.
+        """
+        supervision = optional("supervision", "to_supervision")
+        masks = decode_masks([obj.mask for obj in self.objects], size=(self.height, self.width))
+        return supervision.Detections(
+            xyxy=self._boxes(),
+            mask=masks,
+            confidence=np.array([obj.score for obj in self.objects], dtype=np.float32),
+            class_id=np.array([obj.category_id for obj in self.objects], dtype=int),
+            data={
+                "class_name": np.array([obj.name for obj in self.objects], dtype=str),
+                "label": np.array([obj.label for obj in self.objects], dtype=str),
+            },
+            metadata={"relations": [asdict(relation) for relation in self.relations]},
+        )
+
+    def to_fiftyone(self, filepath: str) -> fiftyone.Sample:
+        """A sample of the image at that path.
+
+        Its field `objects` has a detection with mask of each object, `relations` a classification of each relation:
+        label is the predicate, subject and object are indices of detections, triplet is the text to show.
+        """
+        fiftyone = optional("fiftyone", "to_fiftyone")
+        detections = []
+        for index, (obj, box) in enumerate(zip(self.objects, self._boxes().astype(int).tolist(), strict=True)):
+            x0, y0, x1, y1 = box
+            place = [x0 / self.width, y0 / self.height, (x1 - x0) / self.width, (y1 - y0) / self.height]
+            fields = {"label": obj.name, "confidence": obj.score, "index": index, "name": obj.label}
+            mask = obj.mask_array()[y0:y1, x0:x1]
+            detections.append(fiftyone.Detection(bounding_box=place, mask=mask, **fields, isthing=obj.isthing))
+        relations = []
+        for r in self.relations:
+            text = f"{self.objects[r.subject].label} {r.predicate} {self.objects[r.object].label}"
+            ends = {"subject": r.subject, "object": r.object, "triplet": text}
+            relations.append(fiftyone.Classification(label=r.predicate, confidence=r.score, **ends))
+        return fiftyone.Sample(
+            filepath=filepath,
+            objects=fiftyone.Detections(detections=detections),
+            relations=fiftyone.Classifications(classifications=relations),
+        )
+
+    def _boxes(self) -> np.ndarray:
+        """(N, 4) float32 x0, y0, x1, y1 around the masks, pixels."""
+        boxes = coco_mask.toBbox([obj.mask for obj in self.objects]) if self.objects else np.zeros((0, 4))
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes.astype(np.float32)

@@ -25,7 +25,7 @@ from .arguments import (
     whole_number,
 )
 from .chains import quickstart, reproduce
-from .data_commands import check, download, fix, import_data, index, stats
+from .data_commands import annotate, check, download, fix, import_data, index, stats
 
 SPLITS = ("train", "val", "trainval", "test")
 TASKS = ("sgdet", "predcls")
@@ -398,7 +398,7 @@ def clip(parser: ArgumentParser) -> None:
 
 _NAMED_AS_THEIR_MODULES = (
     *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
-    reproduce,
+    *(reproduce, annotate),
 )
 _OF_DATASET = (check, fix, stats, index)
 COMMANDS = {

@@ -6,13 +6,14 @@ import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .arguments import Check, add_number, positive_integer, positive_number, score
+from .arguments import Check, add_number, positive_integer, positive_number, score, whole_number
 
 IMAGES = ("psg", "all", "none")
 PSG_REPOSITORY = "maelic/PSG-coco-format"
 COCO_URL = "http://images.cocodataset.org"
 MIN_IOU = 0.5
 TIMEOUT = 60.0
+LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of files below its document root
 
 
 def download(parser: ArgumentParser) -> Check:
@@ -45,12 +46,13 @@ def download(parser: ArgumentParser) -> Check:
 
 
 def import_data(parser: ArgumentParser) -> Check:
-    """Bring a data set of another format into PSG's: COCO's panoptic annotation, or one of the Hub.
+    """Bring a data set of another format into PSG's: COCO's panoptic annotation, one of the Hub, or Label Studio's.
 
     %(prog)s coco-panoptic --json datasets/coco/annotations/panoptic_train2017.json \\
         --test-json datasets/coco/annotations/panoptic_val2017.json --exclude datasets/psg/psg.json \\
         --output datasets/psg/coco_panoptic.json
     %(prog)s hub maelic/VG150-coco-format --boxes-as-masks --output datasets/vg150
+    %(prog)s label-studio export.json --tasks tasks --image-root my_data --output my_data/corrected.json
     """
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     coco = sources.add_parser("coco-panoptic", help="objects without relations, to train on objects alone")
@@ -69,14 +71,65 @@ def import_data(parser: ArgumentParser) -> Check:
     boxes = "give an object without segmentation its whole box as mask, small objects on top"
     add("--boxes-as-masks", action="store_true", help=boxes)
     _add_hub(hub)
+    studio = sources.add_parser("label-studio", help="tasks of `annotate label-studio`, annotated or corrected")
+    add = studio.add_argument
+    add("export", type=Path, metavar="EXPORT.json", help="that Label Studio exported, in its format JSON")
+    add("--tasks", required=True, type=Path, metavar="FOLDER", help="that `annotate label-studio` wrote")
+    add("--image-root", required=True, type=Path, metavar="FOLDER", help="of the images; gets the panoptic PNGs")
+    add("--output", required=True, type=Path, metavar="OUT.json", help="must not exist")
+    add("--log", type=Path, metavar="FILE.json", help="list of all changes, default OUT.json.changes.json")
+    png = "in the image root, of new and changed PNGs; must not exist (default: panoptic_OUT)"
+    add("--panoptic", metavar="FOLDER", default="", help=png)
+    add("--latest", action="store_true", help="of several annotations of a task, take the last")
 
     def check(args: Namespace) -> None:
         if args.source == "hub":
             _check_categories(args)
             return
-        for name, path in (("json", args.json), ("test-json", args.test_json), ("exclude", args.exclude)):
-            if path is not None and not path.is_file():
-                raise ValueError(f"--{name}: there is no file {path}")
+        names = ("export", "tasks", "image_root") if args.source == "label-studio" else ("json", "test_json", "exclude")
+        for name in names:
+            path, folder = getattr(args, name), name in ("tasks", "image_root")
+            if path is not None and not (path.is_dir() if folder else path.is_file()):
+                option = name if name == "export" else f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option}: there is no {'folder' if folder else 'file'} {path}")
+        if args.output.exists():
+            raise ValueError(f"--output: {args.output} exists; it is not overwritten")
+
+    return check
+
+
+def annotate(parser: ArgumentParser) -> Check:
+    """Write tasks for Label Studio: of a data set to correct, of a model's predictions to accept, or of bare images.
+
+    %(prog)s label-studio --json my_data/psg.json --image-root my_data --output tasks
+    %(prog)s label-studio --image-root photos --vocabulary model_final.pth --predictions output/demo --output tasks
+    %(prog)s label-studio --image-root photos --vocabulary names.yaml --output tasks
+
+    The folder gets tasks.json (import it into a project), labeling.xml (the project's labelling interface) and
+    vocabulary.json; `import label-studio` reads it again, with the project's export. docs/own_data.md leads through.
+    """
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    add = (
+        studio := tools.add_parser("label-studio", help="masks as brush regions, relations with predicates")
+    ).add_argument
+    add("--image-root", required=True, type=Path, metavar="FOLDER", help="of images, or that --json is relative to")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="must not exist")
+    add("--json", type=Path, metavar="PSG.json", help="a data set: its images, annotation and names")
+    add("--vocabulary", type=Path, metavar="FILE", help="names, where there is no --json; a model's file has them, too")
+    add("--predictions", type=Path, metavar="FOLDER", help="of the JSON files that `demo` wrote, to start from")
+    add("--image-ids", nargs="+", metavar="ID", help="only these images")
+    add_number(studio, "--top-k", whole_number(0), 20, "relations of a prediction, one for a pair")
+    share = "of the images that belong to no data set yet are for testing"
+    add_number(studio, "--test-share", score, 0.2, share, "SHARE")
+    url = f"what stands before file names, for Label Studio to find the images (default {LOCAL_FILES})"
+    add("--url", default=LOCAL_FILES, metavar="PREFIX", help=url.replace("%", "%%"))
+
+    def check(args: Namespace) -> None:
+        if (args.json is None) == (args.vocabulary is None):
+            raise ValueError("--json or --vocabulary: expected one of them")
+        for name in ("image_root", "predictions"):
+            if (path := getattr(args, name)) is not None and not path.is_dir():
+                raise ValueError(f"--{name.replace('_', '-')}: there is no folder {path}")
         if args.output.exists():
             raise ValueError(f"--output: {args.output} exists; it is not overwritten")
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from usg_psg.config import build_cfg
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, adapt_to_machine
+from usg_psg.engine.loggers import LOGGERS, RunLogger
 from usg_psg.engine.trainer import novel_names, training_relations
 
 SMALL = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64"]
@@ -48,6 +50,35 @@ def test_the_loaders_processes_end_with_the_training(fails, cfg):
     else:
         trainer.train()
     assert set(multiprocessing.active_children()) <= before
+
+
+class Notes(RunLogger):
+    name = "json"  # a package that is there
+    runs: ClassVar[dict[str, dict]] = {}
+
+    def start(self, run, config):
+        self.notes = self.runs.setdefault(run or "first", {"config": config, "iterations": []})
+        return run or "first"
+
+    def log(self, scalars, iteration):
+        self.notes["iterations"].append((iteration, "total_loss" in scalars))
+
+    def finish(self):
+        self.notes["finished"] = True
+
+
+@pytest.mark.slow
+def test_a_resumed_training_goes_on_with_its_run(cfg, monkeypatch):
+    monkeypatch.setitem(LOGGERS, "mlflow", Notes)
+    cfg.LOGGERS = ["mlflow"]
+    Trainer(cfg).train()
+    cfg.SOLVER.MAX_ITER = 3
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    (run,) = Notes.runs.values()
+    assert run["finished"] and run["config"]["SOLVER.MAX_ITER"] == 2
+    assert [iteration for iteration, has_loss in run["iterations"] if has_loss] == [1, 2]
 
 
 @pytest.mark.slow

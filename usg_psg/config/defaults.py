@@ -45,6 +45,10 @@ def _is_multiplier(entry: object) -> bool:
 
 MULTIPLIERS = Allowed("pairs of a module's name and a factor of 0 or more", lambda x: all(map(_is_multiplier, x)))
 # The trainer's own choices.
+TRACKERS = Allowed(
+    "a list of 'wandb', 'mlflow', 'trackio', each once",
+    lambda x: isinstance(x, list | tuple) and len(set(x)) == len(x) and set(x) <= {"wandb", "mlflow", "trackio"},
+)
 OPTIMIZERS = one_of("ADAMW")
 CLIP_TYPES = one_of("full_model", "norm", "value")
 AMP_DTYPES = one_of("bfloat16", "float16")
@@ -60,6 +64,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
             KEPT,
             '`torch.set_float32_matmul_precision`; "" for PyTorch\'s own',
             allowed=one_of("", "highest", "high", "medium"),
+        ),
+        "LOGGERS": Key(
+            [],
+            'experiment trackers besides TensorBoard: "wandb", "mlflow", "trackio" (docs/training.md)',
+            allowed=TRACKERS,
         ),
         "OUTPUT_DIR": Key(KEPT, "folder of checkpoints, logs and results"),
         "SEED": Key(KEPT, "seed of all random numbers; below 0: a new one for each run"),

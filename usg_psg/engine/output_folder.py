@@ -22,7 +22,7 @@ LOCK = ".lock"
 # Written by the first step or checkpoint of a training; a new run would overwrite them or add to them.
 RESULTS = ("last_checkpoint", "losses.jsonl", "metrics.json")
 CHECKPOINTS = ("model_" + "[0-9]" * 7 + ".pth", "model_final.pth", "model_best.pth", "nonfinite.pth")
-RECORDS = (*RESULTS, "model_best.json", "nonfinite.json", "events.out.tfevents.*", "log.txt*")
+RECORDS = (*RESULTS, "model_best.json", "nonfinite.json", "logger_runs.json", "events.out.tfevents.*", "log.txt*")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..pretrained.convert import TARGET_BACKBONES, target_model
 from ..utils.suggestions import did_you_mean
 from .checkpoint import complete_weights
 from .checkpoint_file import check_suffix, read_checkpoint, require_trainer_state
+from .loggers import LOGGERS
 
 SCHEMES = ("http://", "https://")
 
@@ -39,6 +40,8 @@ def check_run(
     check_config(cfg, train=train, evaluate=evaluate, world_size=world_size)
     if train:
         _check_best_metric(cfg)
+        for name in cfg.LOGGERS:
+            LOGGERS[name](cfg)  # says what is not installed
     path = weights_path(cfg, resume)
     if path:
         checkpoint = read_checkpoint(path, mmap=True)

@@ -23,6 +23,7 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,6 +50,7 @@ from .hooks import (
     truncate_log,
 )
 from .launch import stop_signals
+from .loggers import LOGGERS
 from .optimizer import GradientClipper, build_optimizer
 from .preflight import read_test_data
 from .step_runner import NonFiniteReport, StepRunner
@@ -191,6 +193,10 @@ class Trainer(DefaultTrainer):
             built += [ProgressHook(), hooks.PeriodicWriter(self.build_writers(), period=20)]
         built.append(stop)
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """The engine's own writers and those of LOGGERS."""
+        return [*super().build_writers(), *(LOGGERS[name](self.cfg) for name in self.cfg.LOGGERS)]
 
     def _keep_for_inspection(self, report: NonFiniteReport | None) -> None:
         """Save the state from which a step gave a loss that is not finite, and the report."""

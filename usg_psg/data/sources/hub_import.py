@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ...masks import stack_masks
 from ...utils.files import write_json, write_whole
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
@@ -77,7 +78,7 @@ def _import_row(row: dict, split: str, folder: Path, reader: RowReader, boxes_as
         raise ValueError(f"image_id {own_id!r}, file_name {row['file_name']!r}: they cannot name a file")
     split = "val" if split == "validation" else split
     image_file, png_file = f"images/{split}/{own_id}{suffix}", f"panoptic/{split}/{own_id}.png"
-    label_map = _label_map(row, boxes_as_masks)
+    label_map = stack_masks(list(_masks(row, boxes_as_masks)), (row["height"], row["width"]))
     pixels = np.bincount(label_map.ravel(), minlength=len(row["objects"]) + 1)[1:]
     kept = pixels > 0
     classes, relations = reader.classes(row), reindex_relations(reader.relations(row), kept)
@@ -103,15 +104,6 @@ def _import_row(row: dict, split: str, folder: Path, reader: RowReader, boxes_as
     }
     counts = {"images": 1, "objects": len(segments), "relations": len(relations), "hidden objects": int((~kept).sum())}
     return {"record": record, "counts": counts}
-
-
-def _label_map(row: dict, boxes_as_masks: bool) -> np.ndarray:
-    """(H, W) position + 1 of each pixel's object, 0 where there is none."""
-    label_map = np.zeros((row["height"], row["width"]), dtype=np.int64)
-    masks = list(_masks(row, boxes_as_masks))
-    for i in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):
-        label_map[masks[i]] = i + 1
-    return label_map
 
 
 def _masks(row: dict, boxes_as_masks: bool) -> Iterator[np.ndarray]:
