@@ -88,7 +88,8 @@ class MaskPilot(nn.Module):
             level[place] = keep
             inside.append(level)
         features = self.norm(self.projection(object_text[classes]))
-        code = sine_position(*sizes[-1], features.shape[-1], features.device).flatten(1).t()
+        height, width = sizes[-1]
+        code = sine_position(height, width, features.shape[-1], features.device).flatten(1).t()
         weight = inside[-1].to(code.dtype)
         return GivenQueries(features, weight @ code / weight.sum(-1, keepdim=True), inside, present)
 

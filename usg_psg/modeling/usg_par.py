@@ -30,6 +30,7 @@ from ..structures import (
 )
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
+from .mask_decoder import MaskDecoder
 from .mask_pilot import PREDCLS_QUERIES, MaskPilot
 from .open_vocab_head import OpenVocabularyHead
 from .relation_head import RelationHead
@@ -44,7 +45,8 @@ class USGPar(nn.Module):
         backbone: gives "res2" to "res5".
         pixel_decoder, mask_decoder: features to `PixelDecoderOutput`, and that to `MaskDecoderOutput`.
         class_head: query features to class logits.
-        relation_head: proposals and predicate logits; any module with the methods of `RelationHead`.
+        relation_head: proposals and predicate logits; any module with the methods of `RelationHead`. Likewise the mask
+            decoder.
         criterion, postprocessor: predictions to losses, and to scene graphs.
         vocabulary: names to look for, until `set_vocabulary`.
         clip_ensemble: mixes CLIP's own class scores in, outside of training; None for the class head's alone.
@@ -68,7 +70,7 @@ class USGPar(nn.Module):
         *,
         backbone: Backbone,
         pixel_decoder: nn.Module,
-        mask_decoder: nn.Module,
+        mask_decoder: MaskDecoder,
         class_head: OpenVocabularyHead,
         relation_head: RelationHead,
         criterion: USGCriterion,
