@@ -116,6 +116,12 @@ class MaskPilot(nn.Module):
         return torch.where(other, torch.randint_like(classes, num_classes), classes)
 
 
+def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool masks (N, H, W) at another size, by `pixels_inside`; a mask with pixels keeps some."""
+    shrunk = [pixels_inside(F.interpolate(x[None, None].float(), size, mode="area").flatten()) for x in masks]
+    return torch.stack(shrunk).unflatten(1, size) if shrunk else masks.new_zeros((0, *size))
+
+
 def pixels_inside(coverage: Tensor) -> Tensor:
     """Which of the last axis's pixels, covered to these parts, belong to a mask: at least half covered, or the most.
 
