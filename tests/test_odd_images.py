@@ -56,7 +56,6 @@ def test_training_and_evaluation(cfg, odd):
     assert results["counts"]["images"] == odd
 
     cfg.TEST.TASK = "predcls"  # which also reads the annotations of test images
-    trainer.model.task = "predcls"
     trainer.test(cfg, trainer.model)
     results = json.loads((Path(cfg.OUTPUT_DIR) / "inference" / "predcls_odd.json").read_text())
     assert results["counts"]["images"] == odd

@@ -24,6 +24,7 @@ from usg_psg.modeling import (
     RelationProposalConstructor,
     USGPar,
 )
+from usg_psg.modeling.mask_pilot import MaskPilot
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.relation_head import RelationDecoder, RelationQueries
 from usg_psg.modeling.text_embeddings import text_embeddings
@@ -49,9 +50,10 @@ def tiny_model(
     deep_supervision: bool = True,
     object_threshold: float = 0.1,
     overlap_threshold: float = 0.5,
+    pilot_noise: float | None = None,
     **kwargs,
 ) -> USGPar:
-    """A USGPar whose every part is built from plain numbers."""
+    """A USGPar whose every part is built from plain numbers; with a mask pilot if its noise is given."""
     backbone = backbone or OpenCLIPConvNeXt(
         load_openclip(CLIP_NAME).visual.trunk, freeze=freeze, weights_identity={"model": CLIP_NAME}
     )
@@ -88,6 +90,7 @@ def tiny_model(
         vocabulary=TextEmbeddings(objects, predicates, [True, True, False], object_names=object_names),
         pixel_mean=[120.0] * 3,
         pixel_std=[60.0] * 3,
+        mask_pilot=None if pilot_noise is None else MaskPilot(dim, width, pilot_noise, pilot_noise),
         **kwargs,
     )
 

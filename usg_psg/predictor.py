@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from PIL import Image
+from torch import Tensor
 
 from .data import read_image
 from .data.panoptic import MAX_PIXELS, image_size
@@ -31,15 +33,19 @@ from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_
 from .engine.checkpoint_file import FREQUENCY_KEY, FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
 from .engine.training_record import TrainingRecord, use_warnings
+from .masks import Masks, decode_masks
 from .model_folder import model_config, push_folder, save_model
 from .modeling.build import backbone_keys
 from .modeling.compile import run_as_configured
+from .modeling.mask_pilot import shrink_masks
 from .modeling.openclip import checkpoint_weights, is_random
 from .modeling.text_embeddings import Phrases, configured_vocabulary, embed_vocabulary, text_identity
 from .scene_graph import SceneGraph
+from .utils.suggestions import did_you_mean
 from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
 
+Objects = tuple[Masks, Sequence[str] | Sequence[int]]
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 WAITING = 16  # full batches' images of other sizes that a rare size waits for
 logger = logging.getLogger(__name__)
@@ -179,13 +185,22 @@ class SceneGraphPredictor:
                 logger.warning(text)
                 self._warned.add(text)
 
-    def __call__(self, image: ImageLike) -> SceneGraph:
-        """Parse one image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+    def __call__(
+        self, image: ImageLike, masks: Masks | None = None, labels: Sequence[str | int] | None = None
+    ) -> SceneGraph:
+        """Parse one image; or find the relations of objects that are known.
+
+        Args:
+            image: the path of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+            masks: of the objects, in the image's size: (N, H, W) bool array, or N COCO run lengths; they may overlap.
+                The graph then has these objects, in this order. TEST.USG.PREDCLS_QUERIES says how they are related:
+                "matched" leaves objects beyond the model's number of queries without relations.
+            labels: N names of the vocabulary in use, or positions in its object_classes.
 
         Raises:
-            FileNotFoundError, ValueError: if there is no such file; if it is none of these, or cannot be read.
+            FileNotFoundError, ValueError: if there is no such file; if an argument is none of these, or cannot be read.
         """
-        return self.batch([image])[0]
+        return self.run([self.prepare(image, masks, labels)])[0]
 
     def batch(self, images: Sequence[ImageLike]) -> list[SceneGraph]:
         """Parse several images of any size, each as `__call__` takes and parses it; none for none."""
@@ -193,7 +208,13 @@ class SceneGraphPredictor:
             raise ValueError(f"images: expected a list of images, got one, {_described(images)}")
         return self.run([self.prepare(image) for image in images])
 
-    def stream(self, images: Iterable[ImageLike], batch_size: int = 8, threads: int = 4) -> Iterator[Parsed]:
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 8,
+        threads: int = 4,
+        objects: Callable[[int], Objects] | None = None,
+    ) -> Iterator[Parsed]:
         """Parse any number of images, several in a pass, while threads decode the next ones.
 
         Images of one padded size share a pass, so results come in another order than the images, if batch_size is
@@ -203,6 +224,7 @@ class SceneGraphPredictor:
             images: each as `__call__` takes it.
             batch_size: most images of a pass.
             threads: that decode and resize.
+            objects: masks and labels of the image of this number, as `__call__` takes them; None for none.
 
         Yields:
             The result of each image, or the ValueError or OSError with which it cannot be read.
@@ -212,7 +234,7 @@ class SceneGraphPredictor:
         pool = ThreadPoolExecutor(threads)
         try:
             for group in self._grouped(images, batch_size):
-                ready.append([(index, pool.submit(self._read, image)) for index, image in group])
+                ready.append([(index, pool.submit(self._read, image, objects, index)) for index, image in group])
                 if len(ready) > ahead:
                     yield from self._parsed(ready.popleft())
             while ready:
@@ -220,8 +242,8 @@ class SceneGraphPredictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def prepare(self, image: ImageLike) -> dict:
-        """Decode and resize an image for `run`; threads may do it at the same time. Errors as in `__call__`."""
+    def prepare(self, image: ImageLike, masks: Masks | None = None, labels: Sequence[str | int] | None = None) -> dict:
+        """Decode and resize an image for `run`; threads may do it at the same time. As `__call__`."""
         image = _as_rgb(image)
         if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
             raise ValueError(f"image: expected 1 to {MAX_PIXELS:,} pixels, got {image.shape[0]} x {image.shape[1]}")
@@ -232,19 +254,49 @@ class SceneGraphPredictor:
             resized = np.ascontiguousarray(resized[..., ::-1])
         # The channels stay last in memory: turning them here would take longer than the device does for both.
         tensor = torch.from_numpy(resized).permute(2, 0, 1)
-        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+        prepared = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+        if masks is None and labels is None:
+            return prepared
+        if masks is None or labels is None:
+            raise ValueError(f"{'masks' if masks is None else 'labels'}: expected one for each object, got none")
+        given, classes = self._given(masks, labels, image.shape[:2])
+        instances = Instances((tensor.shape[1], tensor.shape[2]), gt_classes=torch.tensor(classes, dtype=torch.int64))
+        instances.gt_masks = shrink_masks(given, instances.image_size)
+        return {**prepared, "instances": instances, "original_masks": given}
+
+    def _given(self, masks: Masks, labels: Sequence[str | int], size: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+        """(N, H, W) bool masks and N class ids."""
+        original = decode_masks(masks, "masks", size)
+        if len(labels) != len(original):
+            raise ValueError(f"labels: expected {len(original)}, one for each mask, got {len(labels)}")
+        if len(empty := np.flatnonzero(~original.any(axis=(1, 2)))):
+            raise ValueError(f"masks[{empty[0]}]: expected at least one pixel inside, got none")
+        known, classes = self.vocabulary.object_classes, []
+        for n, label in enumerate(labels):
+            if isinstance(label, str):
+                if label not in known:
+                    raise ValueError(f"labels[{n}]: {label!r} is not in the vocabulary{did_you_mean(label, known)}")
+                classes.append(known.index(label))
+            elif not isinstance(label, int | np.integer) or not 0 <= label < len(known):
+                raise ValueError(f"labels[{n}]: expected a name, or a number from 0 to {len(known) - 1}, got {label!r}")
+            else:
+                classes.append(int(label))
+        return torch.tensor(original), classes
 
     @torch.no_grad()
     def run(self, prepared: Sequence[dict]) -> list[SceneGraph]:
         """Parse what `prepare` returned, in a pass for each padded size: more padding would change an image's graph."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for position, each in enumerate(prepared):
-            groups.setdefault(self._padded(*each["image"].shape[1:]), []).append(position)
+            kind = self._padded(*each["image"].shape[1:]), "original_masks" in each
+            groups.setdefault(kind, []).append(position)
         graphs: dict[int, SceneGraph] = {}
         for positions in groups.values():
             outputs = self.model([prepared[position] for position in positions])
             for position, output in zip(positions, outputs, strict=True):
-                graphs[position] = SceneGraph.from_output(output, self.vocabulary)
+                known = "original_masks" in prepared[position]
+                make = SceneGraph.from_given if known else SceneGraph.from_output
+                graphs[position] = make(output, self.vocabulary)
         return [graphs[position] for position in range(len(prepared))]
 
     def _padded(self, *size: int) -> tuple[int, ...]:
@@ -272,9 +324,9 @@ class SceneGraphPredictor:
                 yield groups.pop(next(iter(groups)))  # that of the image that has waited longest
         yield from groups.values()
 
-    def _read(self, image: ImageLike) -> tuple[np.ndarray, dict]:
+    def _read(self, image: ImageLike, objects: Callable[[int], Objects] | None, index: int) -> tuple[np.ndarray, dict]:
         pixels = _as_rgb(image)
-        return pixels, self.prepare(pixels)
+        return pixels, self.prepare(pixels, *(objects(index) if objects else ()))
 
     def _parsed(self, group: Sequence[tuple[int, Future]]) -> Iterator[Parsed]:
         read = []

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from .masks import check_rles, decode_masks, encode_segments
+from .masks import check_rles, decode_masks, encode_masks, encode_segments
 from .utils.extras import optional
 from .utils.text import display_names
 from .vocabulary import Vocabulary
@@ -83,7 +83,7 @@ class SceneGraph:
 
     Attributes:
         height, width: of the image, pixels.
-        objects: masks do not overlap.
+        objects: masks do not overlap, unless they were given so.
         relations: several predicates of one pair may stand in it; `constrained` keeps the best one.
     """
 
@@ -126,6 +126,15 @@ class SceneGraph:
             [float(info["score"]) for info in segments_info],
             list(best.values()),
         )
+
+    @classmethod
+    def from_given(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
+        """The graph of objects that were given to the model, in their order, whose masks may overlap."""
+        instances, found = output["instances"], output["relations"]
+        rows = torch.stack([found["subject"], found["object"], found["predicate"]], dim=1).tolist()
+        masks = encode_masks(instances.pred_masks.cpu().numpy())
+        labels, scores = instances.pred_classes.tolist(), found["score"].tolist()
+        return cls.from_rows(instances.image_size, labels, masks, rows, vocabulary, relation_scores=scores)
 
     @classmethod
     def from_rows(

@@ -51,6 +51,22 @@ class MaskDecoderOutput:
 
 
 @dataclass
+class GivenQueries:
+    """Queries of objects whose class and mask are given, N places for each image.
+
+    Attributes:
+        features, positions: (B, N, d).
+        inside: per level (B, N, S) bool, pixels that the query may look at; all of them in empty places.
+        present: (B, N) bool, places that hold an object.
+    """
+
+    features: Tensor
+    positions: Tensor
+    inside: list[Tensor]
+    present: Tensor
+
+
+@dataclass
 class PairProposals:
     """The relation proposal constructor's choice.
 
@@ -236,5 +252,5 @@ def _open_to_pytree(kind: type) -> None:
     register_pytree_node(kind, lambda x: ([getattr(x, name) for name in names], None), lambda parts, _: kind(*parts))
 
 
-for _kind in (PixelDecoderOutput, MaskDecoderOutput, PairProposals):
+for _kind in (PixelDecoderOutput, MaskDecoderOutput, GivenQueries, PairProposals):
     _open_to_pytree(_kind)

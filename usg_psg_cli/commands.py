@@ -123,6 +123,10 @@ def demo(parser: ArgumentParser) -> Check:
     add_number(parser, "--page-relations", whole_number(0), 200, "relations per image on the page")
     add_number(parser, "--page-images", whole_number(0), 300, "images on the page, the first ones")
     parser.add_argument("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
+    given = "the images' objects, whose relations alone are wanted: scene graphs, predictions or a PSG file"
+    parser.add_argument("--masks", type=Path, metavar="FILE", help=given + ", see docs/visualization.md")
+    root = "panoptic PNGs of a PSG file in --masks, default ../coco beside the file's folder"
+    parser.add_argument("--image-root", type=Path, help=root)
 
     def check(args: Namespace) -> None:
         if not (args.weights or args.config_file):

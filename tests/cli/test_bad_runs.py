@@ -92,7 +92,8 @@ def test_the_tables_know_every_choice():
     assert len(choices) > 20
     for key, known in choices.items():
         for choice in known:
-            cfg = build_cfg("", [key, repr(choice), "INPUT.MIN_SIZE_TRAIN", "(640, 800)"])
+            needed = ["MODEL.USG.MASK_PILOT.ENABLED", str(key == "TEST.USG.PREDCLS_QUERIES")]
+            cfg = build_cfg("", [key, repr(choice), "INPUT.MIN_SIZE_TRAIN", "(640, 800)", *needed])
             assert value_problems(cfg) == []
         (problem,) = value_problems(build_cfg("", [key, "nonsense"]))
         assert problem.startswith(f"{key}: expected ")
@@ -113,10 +114,14 @@ def test_files_are_merged_in_the_order_of_their_bases(tmp_path):
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("x",), ("y",))
 
 
-@pytest.mark.parametrize("freeze", ["True", "False"])
-def test_the_parts_that_checkpoints_are_compared_with_are_those_of_the_model(folder, monkeypatch, freeze):
+@pytest.mark.parametrize(
+    "opts",
+    [["MODEL.CLIP.FREEZE", "True"], ["MODEL.CLIP.FREEZE", "False"], ["MODEL.USG.MASK_PILOT.ENABLED", "True"]],
+    ids=str,
+)
+def test_the_parts_that_checkpoints_are_compared_with_are_those_of_the_model(folder, monkeypatch, opts):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
-    cfg = build_cfg(str(ROOT / RECIPE), ["MODEL.DEVICE", "cpu", "MODEL.CLIP.FREEZE", freeze])
+    cfg = build_cfg(str(ROOT / RECIPE), ["MODEL.DEVICE", "cpu", *opts])
     built, parts = build_model(cfg).state_dict(), target_model(cfg).state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in parts.items()}
 

@@ -192,12 +192,19 @@ def relations_of(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("add_missed_pairs", [False, True])
-@pytest.mark.parametrize("freeze", [False, True])
-def test_the_model_trains_and_predicts_the_same(device, recorder, add_missed_pairs, freeze):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"add_missed_pairs": True, "freeze": True},
+        {"freeze": True, "pilot_noise": 0.2},
+        {"num_queries": 16, "deep_supervision": False, "pilot_noise": 0.2},  # as many queries as places for objects
+    ],
+    ids=str,
+)
+def test_the_model_trains_and_predicts_the_same(device, recorder, options):
     torch.manual_seed(0)
-    plain = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
-    recorded = tiny_model(add_missed_pairs=add_missed_pairs, freeze=freeze).to(device)
+    plain, recorded = tiny_model(**options).to(device), tiny_model(**options).to(device)
     recorded.load_state_dict(plain.state_dict())
     compile_parts(recorded, "graphs", "graphs", recorder)
     histories = []

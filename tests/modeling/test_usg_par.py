@@ -17,8 +17,9 @@ from ..tiny import LOSSES, tiny_input, tiny_model
         {"layer_order": "cross_first", "query_form": "embedded", "add_missed_pairs": True},
         {"deep_supervision": False},
         {"relation_layers": 0},
+        {"pilot_noise": 0.2},
     ],
-    ids=["spec", "released", "last layer only", "no relation decoder"],
+    ids=["spec", "released", "last layer only", "no relation decoder", "mask pilot"],
 )
 def test_every_trainable_parameter_gets_a_gradient(options):
     model = tiny_model(**options).train()
@@ -42,9 +43,10 @@ def test_losses_of_every_layer_are_reported_by_name():
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3), (1, 2), (20,)], ids=str)
-def test_images_without_objects_or_relations_or_with_too_many_objects(counts):
+@pytest.mark.parametrize("pilot_noise", [None, 0.2])
+def test_images_without_objects_or_relations_or_with_too_many_objects(counts, pilot_noise):
     """Parameters must still be part of the graph: DistributedDataParallel waits for every one of them."""
-    model = tiny_model().train()
+    model = tiny_model(pilot_noise=pilot_noise).train()
     losses = model([tiny_input(n, relations=()) for n in counts])
     total = sum(losses.values())
     total.backward()
@@ -151,7 +153,7 @@ def test_vocabulary_can_be_swapped():
 
 @torch.no_grad()
 def test_predcls_relates_the_given_objects_only():
-    model = tiny_model(task="predcls", num_pairs=60).eval()
+    model = tiny_model(num_pairs=60).eval()
     inputs = [tiny_input(3), tiny_input(0), tiny_input(1)]
     for x in inputs:
         h, w = x["image"].shape[1:]

@@ -17,12 +17,13 @@ from ..data.video import is_video, read_frames
 from ..engine import adapt_to_machine
 from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
 from ..graph_formats import save_graph
-from ..predictor import SceneGraphPredictor
+from ..predictor import Objects, SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..utils.files import write_whole
 from ..utils.text import printable
 from ..visualization import PageItem, draw_graph, draw_overlay
 from . import config_of
+from .given_objects import open_objects
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,13 @@ def results_of_share(
         OSError: if results cannot be written.
     """
     share = _Share(args, files, finished)
-    for parsed in predictor.stream(share.images(), args.batch_size, args.threads):
+    find = open_objects(args.masks, args.image_root) if args.masks else None
+
+    def objects(number: int) -> Objects:
+        assert find is not None
+        return find(share.sources[number].stem)
+
+    for parsed in predictor.stream(share.images(), args.batch_size, args.threads, objects if find else None):
         yield from share.aside()
         source = share.sources.pop(parsed.index)
         if parsed.error is not None or parsed.graph is None or parsed.image is None:

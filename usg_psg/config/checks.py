@@ -126,6 +126,15 @@ def _model_problems(model: CfgNode) -> list[str]:
 
 def _run_problems(cfg: CfgNode) -> list[str]:
     problems = []
+    piloted = cfg.MODEL.USG.MASK_PILOT.ENABLED
+    if piloted and cfg.MODEL.USG.LOSS.REDUCTION != "per_target":
+        problems.append("MODEL.USG.MASK_PILOT.ENABLED: needs MODEL.USG.LOSS.REDUCTION 'per_target'")
+    if piloted and cfg.MODEL.USG.LOSS.PAIR_POS_WEIGHT == 0:
+        problems.append("MODEL.USG.MASK_PILOT.ENABLED: needs a MODEL.USG.LOSS.PAIR_POS_WEIGHT above 0, got 0")
+    if cfg.TEST.USG.PREDCLS_QUERIES == "given" and not piloted:
+        problems.append(
+            "TEST.USG.PREDCLS_QUERIES: 'given' needs MODEL.USG.MASK_PILOT.ENABLED True, in training, too, got False"
+        )
     if "graphs" in cfg.MODEL.USG.COMPILE and cfg.SOLVER.ACCUMULATION_STEPS > 1:
         problems.append("MODEL.USG.COMPILE: 'graphs' keeps no gradients between batches; 'kernels' accumulates")
     if cfg.INPUT.USG.MIN_SCALE > cfg.INPUT.USG.MAX_SCALE:

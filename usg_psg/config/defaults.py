@@ -14,6 +14,7 @@ from ..data.psg_json import POLICIES
 from ..data.psg_mapper import AUGMENTATIONS, FLIPS
 from ..data.train_loader import SAMPLERS
 from ..modeling.compile import MODES
+from ..modeling.mask_pilot import PREDCLS_QUERIES
 from ..structures import TASKS
 from ..utils.allowed import (
     ABOVE_ZERO,
@@ -206,6 +207,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "EXPECTED_RESULTS": Key(KEPT, "[[task, metric, value, tolerance], ...] that an evaluation must reach"),
     },
     "TEST.USG": {
+        "PREDCLS_QUERIES": Key(
+            "matched",
+            'queries of given objects; "matched": learned ones, which the matcher chooses; "given": made of class and '
+            "mask, for models trained with MASK_PILOT",
+            allowed=PREDCLS_QUERIES,
+        ),
         "OBJECT_THRESHOLD": Key(
             0.1, "minimum score for a query to own pixels of the panoptic map", allowed=ZERO_TO_ONE
         ),

@@ -147,6 +147,22 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "DEEP_SUPERVISION": Key(True, "object losses on every layer, not only on the last", "Mask2Former"),
     },
+    "MODEL.USG.MASK_PILOT": {
+        "ENABLED": Key(
+            False,
+            "train queries made of annotated classes and masks beside the learned ones (docs/architecture.md)",
+            "MP-Former",
+        ),
+        "MASK_NOISE": Key(
+            0.2,
+            "most pixels of a level that leave a mask in training, as a part of it; as many join",
+            "MP-Former",
+            ZERO_TO_ONE,
+        ),
+        "CLASS_NOISE": Key(0.2, "probability of another class in training", "MP-Former", ZERO_TO_ONE),
+        "OBJECT_WEIGHT": Key(1.0, "factor of the object losses of these queries", allowed=ZERO_OR_MORE),
+        "RELATION_WEIGHT": Key(1.0, "factor of the relation losses of these queries", allowed=ZERO_OR_MORE),
+    },
     "MODEL.USG.CLASS_HEAD": {
         **LOGIT_SCALE,
         "NUM_LAYERS": Key(3, "linear layers to the text width", allowed=ONE_OR_MORE),

@@ -165,7 +165,7 @@ def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tenso
     """The objects of an image that the caller gives (PredCls), each stood for by a query.
 
     Args:
-        masks, classes: (N, H, W) bool without overlaps; (N,) int64.
+        masks, classes: (N, H, W) bool, of which the last owns a pixel in the panoptic map; (N,) int64.
         is_thing: (C,) bool.
         query: (N,) int64 query of each object among num_queries, -1 for none.
     """
@@ -173,7 +173,8 @@ def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tenso
     instance_of_query = torch.full((num_queries,), -1, device=device)
     instance_of_query[query[query >= 0]] = torch.arange(count, device=device)[query >= 0]
     ids = torch.arange(1, count + 1, device=device)
-    panoptic = (masks * ids[:, None, None]).sum(dim=0).to(torch.int32)
+    numbered = masks * ids.to(torch.int32)[:, None, None]
+    panoptic = numbered.amax(dim=0) if count else numbered.sum(dim=0, dtype=torch.int32)
     segments_info = [
         {"id": index + 1, "category_id": category, "isthing": bool(is_thing[category]), "score": 1.0}
         for index, category in enumerate(classes.tolist())

@@ -104,6 +104,23 @@ class USGCriterion(nn.Module):
         log_sanity(matched, relations.proposals)
         return self.loss_weights.apply(losses)
 
+    def given_losses(
+        self,
+        objects: ObjectPredictions,
+        relations: RelationPredictions,
+        targets: SceneGraphTargets,
+        matched: MatchedTargets,
+        counts: LossCounts,
+        object_weight: float = 1.0,
+        relation_weight: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Losses of queries of given objects, times two factors, as `NAME_given`; empty places cost nothing."""
+        losses = self.object_criterion(objects, targets, matched.query, counts, no_object_weight=0.0)
+        weighted = {name: value * object_weight for name, value in self.loss_weights.apply(losses).items()}
+        losses = self.relation_criterion(relations, matched.predicates, counts)
+        weighted.update((n, value * relation_weight) for n, value in self.loss_weights.apply(losses).items())
+        return {f"{name}_given": value for name, value in weighted.items()}
+
 
 @torch.no_grad()
 def log_sanity(matched: MatchedTargets, proposals: PairProposals) -> None:

@@ -55,6 +55,7 @@ class ObjectCriterion(nn.Module):
         targets: SceneGraphTargets,
         matched_query: Tensor,
         counts: LossCounts,
+        no_object_weight: float | None = None,
     ) -> dict[str, Tensor]:
         """Losses.
 
@@ -63,12 +64,16 @@ class ObjectCriterion(nn.Module):
             targets: of the batch.
             matched_query: (L, T) from the matcher.
             counts: of the step, from `loss_normalizers`.
+            no_object_weight: another one than usual.
         """
+        if no_object_weight is None:
+            no_object_weight = self.no_object_weight
         if self.reduction == "mean":
             class_divisor, mask_divisor = counts.images, torch.where(counts.objects > 0, counts.annotated_images, 1.0)
         else:
             class_divisor = mask_divisor = target_divisor(counts.objects, counts.images * objects.num_queries)
-        per_layer = {"loss_class": self._class_losses(objects.class_logits, targets, matched_query) / class_divisor}
+        class_losses = self._class_losses(objects.class_logits, targets, matched_query, no_object_weight)
+        per_layer = {"loss_class": class_losses / class_divisor}
         for name, values in self._mask_losses(objects, targets, matched_query).items():
             per_layer[name] = values / mask_divisor
         losses = {}
@@ -78,7 +83,9 @@ class ObjectCriterion(nn.Module):
             losses.update({f"{name}_{layer}": value for layer, value in enumerate(auxiliary)})
         return losses
 
-    def _class_losses(self, class_logits: Tensor, targets: SceneGraphTargets, matched_query: Tensor) -> Tensor:
+    def _class_losses(
+        self, class_logits: Tensor, targets: SceneGraphTargets, matched_query: Tensor, no_object_weight: float
+    ) -> Tensor:
         """(L,) sums over the batch, or over its images' means."""
         num_layers, batch, num_queries, num_classes = class_logits.shape
         layer = torch.arange(num_layers, device=class_logits.device)[:, None]
@@ -87,7 +94,7 @@ class ObjectCriterion(nn.Module):
         labels = class_logits.new_zeros((num_layers, batch, num_queries + 1, num_classes))
         one = class_logits.new_ones(())  # assigning a number of the host's would wait, too
         labels[layer, targets.image_index, query, targets.classes] = one
-        weight = class_logits.new_full((num_layers, batch, num_queries + 1), self.no_object_weight)
+        weight = class_logits.new_full((num_layers, batch, num_queries + 1), no_object_weight)
         weight[layer, targets.image_index, query] = one
         labels, weight = labels[:, :, :-1], weight[:, :, :-1]
         layers = zip(class_logits, labels, weight, strict=True)

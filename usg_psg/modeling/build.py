@@ -13,13 +13,14 @@ from .open_vocab_head import OpenVocabularyHead
 
 MASK_DECODER_REGISTRY = Registry("MASK_DECODER")
 MASK_DECODER_REGISTRY.__doc__ = """
-Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg).
+Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg); for MODEL.USG.MASK_PILOT also with
+`num_queries` and `forward_given`, as `MaskDecoder` has them.
 """
 
 RELATION_HEAD_REGISTRY = Registry("RELATION_HEAD")
 RELATION_HEAD_REGISTRY.__doc__ = """
 Modules with `propose(queries, priority)` and `decode(queries, proposals, pixel_features, predicate_text)` as
-`RelationHead` documents them, built from (cfg, text_dim).
+`RelationHead` documents them, built from (cfg, text_dim); for MODEL.USG.MASK_PILOT both also take `present`.
 """
 
 

@@ -99,6 +99,11 @@ class AttentionBlock(nn.Module):
         return self.norm(x + self.attention(query, key, value, keep))
 
 
+def keep_present(present: Tensor) -> Tensor:
+    """(B, N, N) bool for attention among N tokens, to those that are present (B, N); to all where none is."""
+    return (present | ~present.any(dim=1, keepdim=True))[:, None].expand(-1, present.shape[1], -1)
+
+
 class FeedForwardBlock(nn.Module):
     """Two linear layers with ReLU, residual, LayerNorm."""
 

@@ -1,6 +1,7 @@
 """The shared mask decoder: queries attend to each other and to the pixels of their own mask (SPEC section 4).
 
-Letters: B images, Q queries, d channels, L prediction layers (decoder layers plus one), S pixels of a level.
+Letters: B images, Q queries, N given queries, d channels, L prediction layers (decoder layers plus one), S pixels of a
+level.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..structures import MaskDecoderOutput, PixelDecoderOutput
+from ..structures import GivenQueries, MaskDecoderOutput, PixelDecoderOutput
 from ..utils.allowed import one_of
 from .build import MASK_DECODER_REGISTRY
-from .layers import MLP, AttentionBlock, FeedForwardBlock, downsample, flatten_level
+from .layers import MLP, AttentionBlock, FeedForwardBlock, downsample, flatten_level, keep_present
 
 LAYER_ORDERS = one_of("self_first", "cross_first")
 
@@ -27,13 +28,21 @@ class MaskDecoderLayer(nn.Module):
         self.cross_attention = AttentionBlock(hidden_dim, num_heads)
         self.ffn = FeedForwardBlock(hidden_dim, ffn_dim)
 
-    def forward(self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor, keep: Tensor) -> Tensor:
-        """Queries (B, Q, d) attend to memory (B, S, d) where keep (B, Q, S) is True."""
+    def forward(
+        self,
+        x: Tensor,
+        x_pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        keep: Tensor,
+        keep_queries: Tensor | None = None,
+    ) -> Tensor:
+        """Queries (B, Q, d) attend to memory (B, S, d) where keep (B, Q, S) is True, and to each other, or some."""
         if self.cross_first:
             x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
-            x = self.self_attention(x, x_pos=x_pos)
+            x = self.self_attention(x, x_pos=x_pos, keep=keep_queries)
         else:
-            x = self.self_attention(x, x_pos=x_pos)
+            x = self.self_attention(x, x_pos=x_pos, keep=keep_queries)
             x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
         return self.ffn(x)
 
@@ -116,6 +125,18 @@ class MaskDecoder(nn.Module):
             embeddings.append(self.mask_embed(queries[-1]))
         first = 0 if self.deep_supervision else -1
         return MaskDecoderOutput(torch.stack(queries[first:]), torch.stack(embeddings[first:]))
+
+    def forward_given(self, pixel_features: PixelDecoderOutput, given: GivenQueries) -> MaskDecoderOutput:
+        """Decode queries of given objects, in whose masks every layer looks; nothing is predicted before the first."""
+        memories, positions, _ = self._prepare_levels(pixel_features)
+        x, keep_queries = given.features, keep_present(given.present)
+        queries = []
+        for index, layer in enumerate(self.layers):
+            level = index % len(memories)
+            x = layer(x, given.positions, memories[level], positions[level], given.inside[level], keep_queries)
+            queries.append(self.decoder_norm(x))
+        stacked = torch.stack(queries if self.deep_supervision else queries[-1:])
+        return MaskDecoderOutput(stacked, self.mask_embed(stacked))
 
     def _prepare_levels(self, pixel_features: PixelDecoderOutput) -> tuple[list, list, list]:
         """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..structures import PairProposals, PixelDecoderOutput
 from ..utils.allowed import Allowed, one_of
 from .build import RELATION_HEAD_REGISTRY
-from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, flatten_level
+from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, flatten_level, keep_present
 from .open_vocab_head import OpenVocabularyHead
-from .rpc import RelationProposalConstructor
+from .rpc import ABSENT, RelationProposalConstructor
 
 QUERY_FORMS = one_of("concat", "embedded")
 FEATURE_LEVELS = Allowed(
@@ -54,9 +54,9 @@ class RelationDecoderLayer(nn.Module):
         self.cross_attention = AttentionBlock(hidden_dim, num_heads)
         self.ffn = FeedForwardBlock(hidden_dim, ffn_dim)
 
-    def forward(self, x: Tensor, memory: Tensor, memory_pos: Tensor) -> Tensor:
-        """(B, K, d) attending to (B, S, d)."""
-        x = self.self_attention(x)
+    def forward(self, x: Tensor, memory: Tensor, memory_pos: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, K, d) attending to (B, S, d), and to each other where keep (B, K, K) is True."""
+        x = self.self_attention(x, keep=keep)
         return self.ffn(self.cross_attention(x, memory, memory_pos=memory_pos))
 
 
@@ -84,17 +84,19 @@ class RelationDecoder(nn.Module):
         self.level_embed = nn.Embedding(len(self.feature_levels), hidden_dim) if self.feature_levels else None
         self.layers = nn.ModuleList(RelationDecoderLayer(hidden_dim, num_heads, ffn_dim) for _ in range(num_layers))
 
-    def forward(self, relation_queries: Tensor, pixel_features: PixelDecoderOutput) -> Tensor:
-        """(B, K, d) to (B, K, d)."""
+    def forward(
+        self, relation_queries: Tensor, pixel_features: PixelDecoderOutput, present: Tensor | None = None
+    ) -> Tensor:
+        """(B, K, d) to (B, K, d); queries that are not present (B, K) are not looked at."""
         if self.level_embed is None:
             return relation_queries
         levels = [
             flatten_level(pixel_features.multi_scale_features[level], embed)
             for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True)
         ]
-        x = relation_queries
+        x, keep = relation_queries, None if present is None else keep_present(present)
         for index, layer in enumerate(self.layers):
-            x = layer(x, *levels[index % len(levels)])
+            x = layer(x, *levels[index % len(levels)], keep)
         return x
 
 
@@ -157,9 +159,9 @@ class RelationHead(nn.Module):
             ),
         }
 
-    def propose(self, queries: Tensor, priority: Tensor | None = None) -> PairProposals:
-        """Pair scores and the K best pairs of (B, Q, d) queries; `priority` as in `select_pairs`."""
-        return self.rpc(queries, priority)
+    def propose(self, queries: Tensor, priority: Tensor | None = None, present: Tensor | None = None) -> PairProposals:
+        """Pair scores and the K best pairs of (B, Q, d) queries; `RelationProposalConstructor` has the arguments."""
+        return self.rpc(queries, priority, present)
 
     def decode(
         self,
@@ -167,7 +169,15 @@ class RelationHead(nn.Module):
         proposals: PairProposals,
         pixel_features: PixelDecoderOutput,
         predicate_text: Tensor,
+        present: Tensor | None = None,
     ) -> Tensor:
-        """Predicate logits (B, K, P) of the selected pairs, for predicate_text (P, T)."""
+        """Predicate logits (B, K, P) of the selected pairs, for predicate_text (P, T).
+
+        Pairs of queries that are not present (B, Q) take no part, and have the logits ABSENT.
+        """
         relations = self.relation_queries(queries, proposals.subject_index, proposals.object_index)
-        return self.predicate_head(self.relation_decoder(relations, pixel_features), predicate_text)
+        if present is None:
+            return self.predicate_head(self.relation_decoder(relations, pixel_features), predicate_text)
+        pairs = present.gather(1, proposals.subject_index) & present.gather(1, proposals.object_index)
+        logits = self.predicate_head(self.relation_decoder(relations, pixel_features, pairs), predicate_text)
+        return logits.masked_fill(~pairs[..., None], ABSENT)

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import PairProposals
-from .layers import MLP, CosineLogits, MultiheadAttention
+from .layers import MLP, CosineLogits, MultiheadAttention, keep_present
 
 PRIORITY = 1e4  # above every logit: a cosine times at most 100, plus a bias
+ABSENT = -1e4  # logit of what is not there: below every other, and its loss and gradient are exactly 0
 
 
 def select_pairs(pair_logits: Tensor, num_pairs: int, priority: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -60,12 +61,12 @@ class RelationAwareLayer(nn.Module):
         self.subject_to_object = MultiheadAttention(hidden_dim, num_heads)
         self.object_to_subject = MultiheadAttention(hidden_dim, num_heads)
 
-    def forward(self, subjects: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Q, d) each."""
+    def forward(self, subjects: Tensor, objects: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, Q, d) each; keep (B, Q, Q) bool, where they may look, or None for everywhere."""
         looked_at = self.object_norm(objects)
-        subjects = subjects + self.subject_to_object(self.subject_norm(subjects), looked_at, looked_at)
+        subjects = subjects + self.subject_to_object(self.subject_norm(subjects), looked_at, looked_at, keep)
         looked_at = self.new_subject_norm(subjects)
-        objects = objects + self.object_to_subject(self.object_norm(objects), looked_at, looked_at)
+        objects = objects + self.object_to_subject(self.object_norm(objects), looked_at, looked_at, keep)
         return subjects, objects
 
 
@@ -98,26 +99,36 @@ class RelationProposalConstructor(nn.Module):
         self.layers = nn.ModuleList(RelationAwareLayer(hidden_dim, num_heads) for _ in range(num_layers))
         self.logit_scale = logit_scale or CosineLogits()
 
-    def pair_logits(self, queries: Tensor) -> Tensor:
-        """(B, Q, d) to (B, Q, Q) float32 logits of "i is the subject and j the object of some relation"."""
+    def pair_logits(self, queries: Tensor, present: Tensor | None = None) -> Tensor:
+        """(B, Q, d) to (B, Q, Q) float32 logits of "i is the subject and j the object of some relation".
+
+        Queries that are not present (B, Q) take no part, and their pairs have the logit ABSENT.
+        """
+        keep = None if present is None else keep_present(present)
         if self.detach_queries:
             queries = queries.detach()
         subjects, objects = self.subject_mlp(queries), self.object_mlp(queries)
         for layer in self.layers:
-            subjects, objects = layer(subjects, objects)
+            subjects, objects = layer(subjects, objects, keep)
         with torch.autocast(queries.device.type, enabled=False):  # as in `OpenVocabularyHead`
             subjects = F.normalize(subjects.float(), dim=-1)
             objects = F.normalize(objects.float(), dim=-1)
-            return self.logit_scale(subjects @ objects.transpose(1, 2))
+            logits = self.logit_scale(subjects @ objects.transpose(1, 2))
+        if present is None:
+            return logits
+        return logits.masked_fill(~(present[:, :, None] & present[:, None]), ABSENT)
 
-    def forward(self, queries: Tensor, priority: Tensor | None = None) -> PairProposals:
+    def forward(self, queries: Tensor, priority: Tensor | None = None, present: Tensor | None = None) -> PairProposals:
         """Score all pairs and select K.
 
         Args:
             queries: (B, Q, d).
             priority: (B, Q, Q) bool, pairs to select before all others, or None: annotated ones (training option), or
                 those of given objects (PredCls).
+            present: (B, Q) bool, or None for all. With it, K is at most the number of pairs of queries.
         """
-        logits = self.pair_logits(queries)
-        subject_index, object_index = select_pairs(logits, self.num_pairs, priority)
+        logits = self.pair_logits(queries, present)
+        num_queries = queries.shape[1]
+        num_pairs = self.num_pairs if present is None else min(self.num_pairs, num_queries * (num_queries - 1))
+        subject_index, object_index = select_pairs(logits, num_pairs, priority)
         return PairProposals(logits, subject_index, object_index)

@@ -16,10 +16,11 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..inference import Postprocessor, given_objects, instance_pairs
-from ..losses import LossCounts, USGCriterion, loss_normalizers
+from ..losses import LossCounts, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
 from ..predicate_frequency import PredicateFrequency
 from ..structures import (
-    TASKS,
+    GivenQueries,
+    ImageObjects,
     MaskDecoderOutput,
     ObjectPredictions,
     PixelDecoderOutput,
@@ -29,6 +30,8 @@ from ..structures import (
 )
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
+from .mask_decoder import MaskDecoder
+from .mask_pilot import PREDCLS_QUERIES, MaskPilot
 from .open_vocab_head import OpenVocabularyHead
 from .relation_head import RelationHead
 from .text_embeddings import configured_vocabulary, embed_vocabulary
@@ -42,14 +45,17 @@ class USGPar(nn.Module):
         backbone: gives "res2" to "res5".
         pixel_decoder, mask_decoder: features to `PixelDecoderOutput`, and that to `MaskDecoderOutput`.
         class_head: query features to class logits.
-        relation_head: proposals and predicate logits; any module with the methods of `RelationHead`.
+        relation_head: proposals and predicate logits; any module with the methods of `RelationHead`. Likewise the mask
+            decoder.
         criterion, postprocessor: predictions to losses, and to scene graphs.
         vocabulary: names to look for, until `set_vocabulary`.
         clip_ensemble: mixes CLIP's own class scores in, outside of training; None for the class head's alone.
         pixel_mean, pixel_std: of the three channels, in the range of the input.
         size_divisibility: images are padded to a multiple of it, -1 for the backbone's stride.
         add_missed_pairs: put annotated pairs that the proposals missed among the K pairs while training.
-        task: what inference is given: nothing ("sgdet"), or the objects' masks and labels ("predcls").
+        mask_pilot: makes queries of given objects, which are trained beside the learned ones; None for none.
+        predcls_queries: which queries stand for given objects in inference: "matched", learned queries that the
+            matcher chooses, or "given", those of `mask_pilot`.
     """
 
     object_text: Tensor
@@ -64,7 +70,7 @@ class USGPar(nn.Module):
         *,
         backbone: Backbone,
         pixel_decoder: nn.Module,
-        mask_decoder: nn.Module,
+        mask_decoder: MaskDecoder,
         class_head: OpenVocabularyHead,
         relation_head: RelationHead,
         criterion: USGCriterion,
@@ -75,14 +81,18 @@ class USGPar(nn.Module):
         pixel_std: Sequence[float],
         size_divisibility: int = -1,
         add_missed_pairs: bool = False,
-        task: str = "sgdet",
+        mask_pilot: MaskPilot | None = None,
+        predcls_queries: str = "matched",
     ):
         super().__init__()
-        TASKS.check("task", task)
+        PREDCLS_QUERIES.check("predcls_queries", predcls_queries)
+        if predcls_queries == "given" and mask_pilot is None:
+            raise ValueError("predcls_queries: 'given' needs a mask_pilot")
         if clip_ensemble is not None and getattr(backbone, "visual_head", None) is None:
             raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs a backbone with CLIP's visual head, OpenCLIPConvNeXt")
         self.clip_ensemble = clip_ensemble
-        self.task = task
+        self.mask_pilot = mask_pilot
+        self.predcls_queries = predcls_queries
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.mask_decoder = mask_decoder
@@ -124,7 +134,8 @@ class USGPar(nn.Module):
             "pixel_std": _normalisation(cfg, backbone, "PIXEL_STD"),
             "size_divisibility": cfg.MODEL.USG.SIZE_DIVISIBILITY,
             "add_missed_pairs": cfg.MODEL.USG.LOSS.ADD_MISSED_PAIRS,
-            "task": cfg.TEST.TASK,
+            "mask_pilot": MaskPilot.from_config(cfg, text_dim),
+            "predcls_queries": cfg.TEST.USG.PREDCLS_QUERIES,
         }
 
     @property
@@ -164,7 +175,9 @@ class USGPar(nn.Module):
     def parts(self) -> list[tuple[nn.Module, str]]:
         """Modules and the names of their methods that do the work of a forward pass, for `compile_parts` and timers."""
         whole = (self.backbone, self.pixel_decoder, self.mask_decoder, self.class_head)
-        return [*((part, "forward") for part in whole), (self.relation_head, "propose"), (self.relation_head, "decode")]
+        given = [] if self.mask_pilot is None else [(self.mask_decoder, "forward_given")]
+        relations = [(self.relation_head, name) for name in ("propose", "decode")]
+        return [*((part, "forward") for part in whole), *given, *relations]
 
     def forward(self, batched_inputs: list[dict], normalizers: LossCounts | None = None) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.
@@ -172,8 +185,9 @@ class USGPar(nn.Module):
         Args:
             batched_inputs: one dict per image. "image": (3, H, W), RGB, 0 to 255. In training also "instances" with
                 gt_classes (N,) and gt_masks (N, H, W), and "relations" (R, 3) int64 (subject, object, predicate). In
-                inference optionally "height", "width" of the original image, which masks are resized to. For
-                "predcls" also "instances", and "original_masks" (N, height, width) bool of the same objects.
+                inference optionally "height", "width" of the original image, which masks are resized to; and, where
+                the objects are given (PredCls), "instances" and "original_masks" (N, height, width) bool of the same
+                objects, in every dict of the batch.
             normalizers: in training, what losses are divided by, from `loss_normalizers`; None counts this batch. A
                 step that accumulates several batches passes the counts of all of them.
 
@@ -183,15 +197,21 @@ class USGPar(nn.Module):
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
         pixel_features = self.pixel_decoder(features)
+        padded_size = images.tensor.shape[-2:]
+        are_given = not self.training and "original_masks" in batched_inputs[0]
+        if are_given and self.predcls_queries == "given":
+            return self._relate_given(batched_inputs, padded_size, pixel_features)
         decoded = self.mask_decoder(pixel_features)
         if self.training:
             instances, relations = zip(*((x["instances"], x["relations"]) for x in batched_inputs), strict=True)
-            targets = SceneGraphTargets.from_instances(instances, relations, images.tensor.shape[-2:], self.device)
+            targets = SceneGraphTargets.from_instances(instances, relations, padded_size, self.device)
             counts = normalizers or loss_normalizers([batched_inputs], self.device)
             return self._losses(self.classify(decoded, pixel_features), pixel_features, targets, counts)
         objects = self.classify(decoded.last_layer(), pixel_features)
         if self.clip_ensemble is not None:
             objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
+        if are_given:
+            return self._relate_matched(batched_inputs, padded_size, objects, pixel_features)
         return self._scene_graphs(batched_inputs, images, objects, pixel_features)
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
@@ -206,12 +226,26 @@ class USGPar(nn.Module):
         return ObjectPredictions(decoded.queries, logits, decoded.mask_embeddings, pixel_features.mask_features)
 
     def relate(
-        self, objects: ObjectPredictions, pixel_features: PixelDecoderOutput, priority: Tensor | None = None
+        self,
+        objects: ObjectPredictions | MaskDecoderOutput,
+        pixel_features: PixelDecoderOutput,
+        priority: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> RelationPredictions:
-        """Proposals and predicates of the last layer's queries; `priority` as in `select_pairs`."""
-        proposals = self.relation_head.propose(objects.queries[-1], priority)
-        logits = self.relation_head.decode(objects.queries[-1], proposals, pixel_features, self.predicate_text)
+        """Proposals and predicates of the last layer's queries; `priority` and `present` as `propose` has them."""
+        some = () if present is None else (present,)
+        proposals = self.relation_head.propose(objects.queries[-1], priority, *some)
+        logits = self.relation_head.decode(objects.queries[-1], proposals, pixel_features, self.predicate_text, *some)
         return RelationPredictions(proposals, logits)
+
+    def decode_given(
+        self, targets: SceneGraphTargets, pixel_features: PixelDecoderOutput
+    ) -> tuple[GivenQueries, MaskDecoderOutput]:
+        """Queries of given objects, as `mask_pilot` makes them and as the mask decoder hands them on."""
+        assert self.mask_pilot is not None
+        sizes = [x.shape[-2:] for x in pixel_features.multi_scale_features]
+        given = self.mask_pilot(targets, self.object_text, sizes, self.mask_decoder.num_queries)
+        return given, self.mask_decoder.forward_given(pixel_features, given)
 
     def _losses(
         self,
@@ -221,13 +255,28 @@ class USGPar(nn.Module):
         counts: LossCounts,
     ) -> dict[str, Tensor]:
         matching = self.criterion.start_matching(objects, targets)
-        # Proposals that do not depend on the matching are work for the device while the host is busy with it.
+        # What does not depend on the matching is work for the device while the host is busy with it.
+        of_given = (
+            {} if self.mask_pilot is None else self._given_losses(self.mask_pilot, pixel_features, targets, counts)
+        )
         early = None if self.add_missed_pairs else self.relate(objects, pixel_features)
         matched = self.criterion.finish_matching(matching, targets, objects.num_queries, len(self.predicate_text))
         losses = self.criterion.object_losses(objects, targets, matched, counts)
         relations = early or self.relate(objects, pixel_features, matched.related)
         losses.update(self.criterion.relation_losses(relations, matched, counts))
-        return losses
+        return {**losses, **of_given}
+
+    def _given_losses(
+        self, pilot: MaskPilot, pixel_features: PixelDecoderOutput, targets: SceneGraphTargets, counts: LossCounts
+    ) -> dict[str, Tensor]:
+        given, decoded = self.decode_given(targets, pixel_features)
+        objects = self.classify(decoded, pixel_features)
+        labels = predicate_targets(targets.slot, targets, objects.num_queries, len(self.predicate_text))
+        matched = MatchedTargets(targets.slot.expand(len(objects.queries), -1), labels)
+        priority = matched.related if self.add_missed_pairs else None
+        relations = self.relate(objects, pixel_features, priority, given.present)
+        weights = pilot.object_weight, pilot.relation_weight
+        return self.criterion.given_losses(objects, relations, targets, matched, counts, *weights)
 
     def _scene_graphs(
         self,
@@ -236,21 +285,42 @@ class USGPar(nn.Module):
         objects: ObjectPredictions,
         pixel_features: PixelDecoderOutput,
     ) -> list[dict]:
-        padded_size = images.tensor.shape[-2:]
-        if self.task == "predcls":
-            instances = [x["instances"] for x in batched_inputs]
-            targets = SceneGraphTargets.from_instances(instances, None, padded_size, self.device)
-            matched = self.criterion.matcher(objects, targets)[-1].split(targets.counts)
-            masks = [x["original_masks"].to(self.device) for x in batched_inputs]
-            found = [
-                given_objects(mask, given.gt_classes.to(self.device), self.is_thing, query, objects.num_queries)
-                for mask, given, query in zip(masks, instances, matched, strict=True)
-            ]
-        else:
-            sizes = images.image_sizes
-            wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
-            found = self.postprocessor.detected_objects(objects, self.is_thing, padded_size, sizes, wanted)
+        sizes = images.image_sizes
+        wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
+        found = self.postprocessor.detected_objects(objects, self.is_thing, images.tensor.shape[-2:], sizes, wanted)
         return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, instance_pairs(found)))
+
+    def _relate_matched(
+        self,
+        batched_inputs: list[dict],
+        padded_size: Sequence[int],
+        objects: ObjectPredictions,
+        pixel_features: PixelDecoderOutput,
+    ) -> list[dict]:
+        targets = self._given_targets(batched_inputs, padded_size)
+        matched = self.criterion.matcher(objects, targets)[-1]
+        found = self._given_objects(batched_inputs, targets, matched, objects.num_queries)
+        return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, instance_pairs(found)))
+
+    def _relate_given(
+        self, batched_inputs: list[dict], padded_size: Sequence[int], pixel_features: PixelDecoderOutput
+    ) -> list[dict]:
+        targets = self._given_targets(batched_inputs, padded_size)
+        given, decoded = self.decode_given(targets, pixel_features)
+        relations = self.relate(decoded, pixel_features, None, given.present)
+        found = self._given_objects(batched_inputs, targets, targets.slot, given.present.shape[1])
+        return self.postprocessor.scene_graphs(found, relations)
+
+    def _given_targets(self, batched_inputs: list[dict], padded_size: Sequence[int]) -> SceneGraphTargets:
+        instances = [x["instances"] for x in batched_inputs]
+        return SceneGraphTargets.from_instances(instances, None, padded_size, self.device)
+
+    def _given_objects(
+        self, batched_inputs: list[dict], targets: SceneGraphTargets, query: Tensor, num_queries: int
+    ) -> list[ImageObjects]:
+        masks = [x["original_masks"].to(self.device) for x in batched_inputs]
+        per_image = zip(masks, targets.classes.split(targets.counts), query.split(targets.counts), strict=True)
+        return [given_objects(mask, classes, self.is_thing, own, num_queries) for mask, classes, own in per_image]
 
 
 def _normalisation(cfg: CfgNode, backbone: Backbone, key: str) -> Sequence[float]:

@@ -21,6 +21,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..modeling.build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
+from ..modeling.mask_pilot import MaskPilot
 from ..modeling.openclip import checkpoint_weights, register_project_models, weights_identity
 from ..modeling.openclip_convnext import OpenCLIPConvNeXt
 from ..modeling.text_embeddings import configured_embeddings
@@ -62,6 +63,7 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
         text_dim = configured_embeddings(cfg, ["object"], ["{}"]).shape[1]
     with torch.device("meta"), checkpoint_weights():
         backbone = TimmBackbone(cfg, None) if cfg.MODEL.BACKBONE.NAME == "TimmBackbone" else _clip_backbone(cfg, clip)
+        pilot = MaskPilot.from_config(cfg, text_dim)
         return nn.ModuleDict(
             {
                 "backbone": backbone,
@@ -69,6 +71,7 @@ def target_model(cfg: CfgNode) -> nn.ModuleDict:
                 "mask_decoder": build_mask_decoder(cfg),
                 "class_head": build_class_head(cfg, text_dim),
                 "relation_head": build_relation_head(cfg, text_dim),
+                **({} if pilot is None else {"mask_pilot": pilot}),
             }
         )
 

@@ -106,6 +106,7 @@ _MASK2FORMER = (
 _RECIPE = "as the recipe initialises it"
 NEW = {
     r"relation_head\..+": _RECIPE,
+    r"mask_pilot\..+": _RECIPE,
     r"class_head\.logit_scale\.bias": _RECIPE,
     r"backbone\..+": "from MODEL.CLIP.PRETRAINED",
 }
