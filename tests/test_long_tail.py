@@ -11,12 +11,14 @@ from detectron2.modeling import build_model
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import Trainer, USGCheckpointer, adapt_to_machine
-from usg_psg.predicate_frequency import PredicateFrequency
+from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.structures import TextEmbeddings
+from usg_psg.training_counts import TRIPLETS_KEY
 
 SMALL = ["SEED", "3", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "128"]
 SMALL += ["DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
 LOSS, TEST = "MODEL.USG.LOSS.PREDICATE_", "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT"
+PRIOR = "TEST.USG.TRIPLET_PRIOR"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,11 +107,63 @@ def test_adjusting_afterwards_takes_the_counts_from_the_checkpoint(plain, tmp_pa
 @torch.no_grad()
 def test_weights_without_counts_are_not_adjusted_silently(plain, tmp_path):
     data = torch.load(plain[0] / "model_final.pth", weights_only=True)
+    del data[TRIPLETS_KEY]  # as older checkpoints
+    torch.save(data, tmp_path / "older.pth")
     torch.save({"model": data["model"]}, tmp_path / "bare.pth")
     image = [{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}]
     loaded(config(tmp_path), tmp_path / "bare.pth")(image)
     with pytest.raises(ValueError, match="TEST.USG.PREDICATE_LOGIT_ADJUSTMENT"):
         loaded(config(tmp_path, TEST, "1.0"), tmp_path / "bare.pth")(image)
+    loaded(config(tmp_path, TEST, "1.0"), tmp_path / "older.pth")(image)
+    for name in ("bare.pth", "older.pth"):
+        with pytest.raises(ValueError, match="TEST.USG.TRIPLET_PRIOR needs the training data's triplet counts"):
+            loaded(config(tmp_path, PRIOR, "1.0"), tmp_path / name)(image)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("adjusted", ["0.0", "1.0"])
+@pytest.mark.parametrize("task", ["sgdet", "predcls"])
+def test_the_prior_is_a_factor_of_each_triplet_score(plain, tmp_path, task, adjusted):
+    opts, weights = ("TEST.TASK", task, TEST, adjusted), plain[0] / "model_final.pth"
+    before, after = (loaded(config(tmp_path, *opts, PRIOR, w), weights) for w in ("0.0", "1.5"))
+    before.postprocessor.relations_per_image = after.postprocessor.relations_per_image = 10**6
+    cfg = config(tmp_path, *opts)
+    (inputs,) = next(iter(Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])))
+    one, other = before([inputs])[0], after([inputs])[0]
+    classes = one["instances"].pred_classes.tolist()
+    share = after.training_counts.triplets.share()
+
+    def scores(output: dict) -> dict[tuple[int, int, int], float]:
+        rows = zip(*(output["relations"][k].tolist() for k in ("subject", "object", "predicate", "score")), strict=True)
+        return {(s, o, p): v for s, o, p, v in rows}
+
+    old, new = scores(one), scores(other)
+    assert old.keys() == new.keys() and len(old) > 20
+    for (s, o, p), value in old.items():
+        assert new[s, o, p] == pytest.approx(value * (share[classes[s], classes[o], p] + 0.001) ** 1.5, rel=1e-4)
+    assert torch.equal(one["pairs"]["score"], other["pairs"]["score"])
+
+
+def test_the_prior_travels_in_a_folder_and_follows_the_names(plain, tmp_path, caplog):
+    own = SceneGraphPredictor.from_pretrained(plain[0] / "model_final.pth", ["MODEL.DEVICE", "cpu", PRIOR, "1.0"])
+    model = SceneGraphPredictor.from_pretrained(own.save_pretrained(tmp_path / "model")).model
+    records = torch.load(plain[0] / "model_final.pth", weights_only=True)
+    assert model.training_counts.records()[TRIPLETS_KEY] == records[TRIPLETS_KEY]
+    objects, predicates = model.object_names, model.predicate_names
+    subject, object_ = (x.flatten() for x in torch.meshgrid(*[torch.arange(len(objects))] * 2, indexing="ij"))
+    table = model.postprocessor.prior(subject, object_).reshape(len(objects), len(objects), len(predicates))
+    assert table.max() > table.min() > 0
+    text = model.object_text, model.predicate_text, model.is_thing
+    assert "average prior" not in caplog.text
+    model.set_vocabulary(TextEmbeddings(*text, ("juggling", *predicates[:0:-1]), ("dragon", *objects[:0:-1])))
+    swapped = model.postprocessor.prior(subject, object_).reshape(table.shape)
+    assert torch.equal(swapped[1:, 1:, 1:], table.flip(0, 1, 2)[:-1, :-1, :-1])
+    share = torch.from_numpy(model.training_counts.triplets.share()).float() + 0.001
+    torch.testing.assert_close(swapped[0, 0, 0], share[-1, -1, -1])
+    torch.testing.assert_close(swapped[0, 1, 1], share[-1, len(objects) - 1, len(predicates) - 1])
+    assert "1 of" in caplog.text and "triplets with them take the average prior: juggling" in caplog.text
+    model.set_vocabulary(TextEmbeddings(*text))
+    assert model.postprocessor.prior(subject, object_).unique().numel() == 1, "names that are not known"
 
 
 def test_training_counts_its_own_data(plain, tmp_path):
@@ -120,7 +174,7 @@ def test_training_counts_its_own_data(plain, tmp_path):
     torch.save(data, tmp_path / "other.pth")
     trainer = Trainer(config(tmp_path / "run", "MODEL.WEIGHTS", str(tmp_path / "other.pth")))
     trainer.resume_or_load(resume=False)
-    assert trainer.model.predicate_frequency == PredicateFrequency.from_record(own)
+    assert trainer.model.training_counts.records()["predicate_frequency"] == own
 
 
 def test_another_vocabulary_and_back(plain, tmp_path):

@@ -30,7 +30,7 @@ from .data.panoptic import MAX_PIXELS, image_size
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
-from .engine.checkpoint_file import FREQUENCY_KEY, FROZEN_KEY, TRAINED_ON_KEY
+from .engine.checkpoint_file import FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
 from .engine.training_record import TrainingRecord, use_warnings
 from .masks import Masks, decode_masks
@@ -145,8 +145,8 @@ class SceneGraphPredictor:
         if identity is not None and not (with_backbone or is_local or is_random(identity)):
             state = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}
             records[FROZEN_KEY] = {**identity, "digest": backbone_digest(self.model)}
-        if self.model.predicate_frequency is not None:
-            records[FREQUENCY_KEY] = self.model.predicate_frequency.record()
+        if self.model.training_counts is not None:
+            records.update(self.model.training_counts.records())
         return save_model(Path(folder), self.cfg, state, self.own_vocabulary, records=records, results=results)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, **options: Any) -> str:

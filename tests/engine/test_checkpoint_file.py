@@ -2,6 +2,7 @@
 
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from usg_psg.engine.checkpoint_file import read_checkpoint
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.pretrained.foreign_checkpoint import read_foreign
+from usg_psg.training_counts import TripletCounts
 
 from ..tiny import CLIP_NAME
 
@@ -99,6 +101,7 @@ def test_what_is_no_weights_is_refused(tmp_path, weights):
 
 
 FREQUENCY = {"names": ["on"], "relations": [1], "images": [1], "num_images": 1}
+TRIPLETS = TripletCounts(("a",), ("on",), np.array([[0, 0, 0, 2]]), np.array([[3]])).record()
 TRAINED_ON = {"data": {}, "text": {}, "phrases": {}}
 
 
@@ -116,6 +119,12 @@ TRAINED_ON = {"data": {}, "text": {}, "phrases": {}}
         ("predicate_frequency", {"names": ["on"]}),
         ("predicate_frequency", FREQUENCY | {"relations": ["many"]}),
         ("predicate_frequency", FREQUENCY | {"relations": [1, 2]}),
+        ("training_triplets", [1]),
+        ("training_triplets", TRIPLETS | {"triplets": 3}),
+        ("training_triplets", TRIPLETS | {"triplets": TRIPLETS["triplets"][:8]}),
+        ("training_triplets", TRIPLETS | {"pairs": ""}),
+        ("training_triplets", TRIPLETS | {"objects": ["a", "b"]}),
+        ("training_triplets", TRIPLETS | {"predicates": []}),
         ("trained_on", "photographs"),
         ("trained_on", TRAINED_ON),
         ("trained_on", TRAINED_ON | {"data": [1]}),

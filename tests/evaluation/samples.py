@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from usg_psg.evaluation import GroundTruth, Prediction, TrainingTriplets
+from usg_psg.training_counts import TrainingCounts
+from usg_psg.vocabulary import Vocabulary
 
 NUM_CLASSES, NUM_PREDICATES = 4, 5
 SIZE = (12, 16)
@@ -60,7 +62,20 @@ def random_prediction(rng: np.random.Generator, gt: GroundTruth, disjoint: bool 
 
 def random_training(rng: np.random.Generator, num_images: int = 5) -> TrainingTriplets:
     images = [random_ground_truth(rng) for _ in range(num_images)]
-    return TrainingTriplets.count(((gt.labels, gt.triplets) for gt in images), NUM_CLASSES, NUM_PREDICATES)
+    return training_triplets_of([(gt.labels, gt.triplets) for gt in images], NUM_CLASSES, NUM_PREDICATES)
+
+
+def training_triplets_of(
+    images: list[tuple[np.ndarray, np.ndarray]], num_classes: int, num_predicates: int
+) -> TrainingTriplets:
+    """Counts of images, of each the classes of its segments (G,) and its relations (T, 3)."""
+    records = [
+        {"segments_info": [{"category_id": x} for x in labels.tolist()], "relations": triplets.tolist()}
+        for labels, triplets in images
+    ]
+    names = tuple(f"class{i}" for i in range(num_classes)), (), tuple(f"predicate{i}" for i in range(num_predicates))
+    triplets = TrainingCounts.of_dataset(records, Vocabulary(*names)).triplets
+    return TrainingTriplets.of(triplets)
 
 
 def perfect_prediction(gt: GroundTruth) -> Prediction:

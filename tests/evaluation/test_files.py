@@ -16,7 +16,6 @@ from usg_psg.evaluation import (
     EXPORT_FORMATS,
     Prediction,
     SGDetMetrics,
-    TrainingTriplets,
     open_writer,
     read_predictions,
 )
@@ -28,7 +27,7 @@ from usg_psg.evaluation.records import (
 from usg_psg.evaluation.report import format_predicates, format_summary
 
 from .files import IS_THING, core_results, export, make_dataset, rank_apart, read_results
-from .samples import NUM_CLASSES, NUM_PREDICATES
+from .samples import NUM_CLASSES, NUM_PREDICATES, training_triplets_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -267,7 +266,7 @@ def test_the_program_scores_the_frequency_baseline(dataset, tmp_path, capsys):
     assert main([*arguments, "--train", str(train)]) == 0
     images = [samples[record["image_id"]][0] for record in content["data"][:3]]
     images = [(gt.labels, gt.triplets) for gt in images]
-    training = TrainingTriplets.count(images, NUM_CLASSES, NUM_PREDICATES)
+    training = training_triplets_of(images, NUM_CLASSES, NUM_PREDICATES)
     metrics = SGDetMetrics(NUM_PREDICATES, IS_THING, training=training, baseline=True)
     for gt, prediction in samples.values():
         metrics.update(gt, prediction)

@@ -9,7 +9,14 @@ import pytest
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics, TrainingTriplets
 
-from .samples import NUM_CLASSES, NUM_PREDICATES, perfect_prediction, random_ground_truth, random_training
+from .samples import (
+    NUM_CLASSES,
+    NUM_PREDICATES,
+    perfect_prediction,
+    random_ground_truth,
+    random_training,
+    training_triplets_of,
+)
 
 PERSON, HORSE, GRASS = range(3)
 ON, RIDING, BESIDE = range(3)
@@ -19,7 +26,7 @@ def training() -> TrainingTriplets:
     """Two images: two persons ride, one horse is beside a person, grass takes part in nothing."""
     first = (np.array([PERSON, PERSON, HORSE, GRASS]), np.array([[0, 2, RIDING], [1, 2, RIDING], [1, 2, RIDING]]))
     second = (np.array([PERSON, HORSE]), np.array([[0, 1, ON], [1, 0, BESIDE], [1, 1, BESIDE]]))
-    return TrainingTriplets.count([first, second], 3, 3)
+    return training_triplets_of([first, second], 3, 3)
 
 
 def test_duplicates_count_once_and_self_relations_do_not_count():
@@ -51,7 +58,7 @@ def test_scores_of_objects_weigh():
 
 def test_equal_shares_take_the_predicate_that_is_more_frequent_over_all():
     image = (np.array([0, 1, 2]), np.array([[0, 1, 0], [0, 1, 2], [1, 2, 2], [0, 2, 1]]))
-    assert TrainingTriplets.count([image], 3, 3).rank(np.array([0, 1]))[1].tolist()[:2] == [[0, 1, 2], [0, 1, 0]]
+    assert training_triplets_of([image], 3, 3).rank(np.array([0, 1]))[1].tolist()[:2] == [[0, 1, 2], [0, 1, 0]]
 
 
 def test_equals_a_loop():

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics, TrainingTriplets
+from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
+
+from .samples import training_triplets_of
 
 P = 3  # predicates
 
@@ -159,7 +161,7 @@ def test_f_is_the_harmonic_mean_of_recall_and_mean_recall():
 
 def test_zero_shot_recall_counts_triplets_of_types_that_training_lacks():
     seen = gt_of((0, 1, 0), (0, 1, 1))
-    training = TrainingTriplets.count([(seen.labels, seen.triplets)], 2, P)
+    training = training_triplets_of([(seen.labels, seen.triplets)], 2, P)
     metrics = SGDetMetrics(P, ks=(1, 2), training=training)
     prediction = Prediction(np.array([0, 1]), np.array([[0, 1, 0], [1, 0, 2]]), MASKS)
     metrics.update(gt_of((0, 1, 0), (1, 0, 2), (1, 0, 1)), prediction)  # the last two are new

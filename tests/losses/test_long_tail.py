@@ -9,13 +9,17 @@ import torch.nn.functional as F
 
 from usg_psg.losses import RelationCriterion, effective_number_weights, log_relative_share
 from usg_psg.losses.long_tail import balance_weights_of_names, log_share_of_names
-from usg_psg.predicate_frequency import PredicateFrequency
-from usg_psg.structures import PairProposals, RelationPredictions
+from usg_psg.structures import PairProposals, RelationPredictions, TextEmbeddings
+from usg_psg.training_counts import TrainingCounts
 
 from ..tiny import loss_counts
 
 COUNTS = (6, 3, 0, 1)
-FREQUENCY = PredicateFrequency(("on", "in", "over", "riding"), COUNTS, COUNTS, 10)
+COUNTED = TrainingCounts(("on", "in", "over", "riding"), COUNTS, COUNTS, 10)
+
+
+def embeddings(predicates: tuple[str, ...]) -> TextEmbeddings:
+    return TextEmbeddings(torch.ones(1, 2), torch.ones(len(predicates), 2), [True], predicates)
 
 
 def test_log_relative_share_of_three_seen_predicates():
@@ -51,7 +55,7 @@ def case():
 def test_the_adjusted_loss_is_the_loss_of_adjusted_logits():
     proposals, logits, labels, count = case()
     criterion = RelationCriterion(logit_adjustment=2.0)
-    criterion.set_predicate_frequency(FREQUENCY, FREQUENCY.names, 4, torch.device("cpu"))
+    criterion.set_training_counts(COUNTED, embeddings(COUNTED.names))
     adjusted = criterion(RelationPredictions(proposals, logits), labels, count)
     offset = 2 * torch.tensor([math.log(1.8), math.log(0.9), 0.0, math.log(0.3)])
     plain = RelationCriterion()(RelationPredictions(proposals, logits + offset), labels, count)
@@ -103,7 +107,7 @@ def test_values_out_of_range():
 
 
 def test_other_vocabularies_take_what_they_share(caplog):
-    frequency = PredicateFrequency(("on", "over", "riding", "beside"), COUNTS, COUNTS, 10)
+    frequency = TrainingCounts(("on", "over", "riding", "beside"), COUNTS, COUNTS, 10)
     with caplog.at_level(logging.WARNING):
         share = log_share_of_names(frequency, ("beside", "juggling", "on"), 3)
         weight = balance_weights_of_names(frequency, 0.5, ("beside", "juggling", "on"), 3)
@@ -111,5 +115,5 @@ def test_other_vocabularies_take_what_they_share(caplog):
     assert weight[1] == 1 and weight[0] > weight[2]
     assert "1 of 3 predicates" in caplog.text and "juggling" in caplog.text
     caplog.clear()
-    RelationCriterion().set_predicate_frequency(frequency, ("juggling",), 1, torch.device("cpu"))
+    RelationCriterion().set_training_counts(frequency, embeddings(("juggling",)))
     assert not caplog.text, "nothing uses the counts"

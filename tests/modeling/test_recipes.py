@@ -3,13 +3,14 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 from usg_psg.config import build_cfg
 from usg_psg.engine import adapt_to_machine, build_optimizer
-from usg_psg.predicate_frequency import PredicateFrequency
+from usg_psg.training_counts import TrainingCounts, TripletCounts
 
 from ..tiny import tiny_input
 
@@ -52,7 +53,9 @@ def test_recipe_trains_a_step_and_infers(recipe):
     changed = [name for name, value in model.named_parameters() if name in trained and (value != trained[name]).any()]
     assert len(changed) > 0.9 * len(trained)
     names = model.predicate_names
-    model.set_predicate_frequency(PredicateFrequency(names, (1,) * len(names), (1,) * len(names), 1))
+    ones = (1,) * len(names)
+    triplets = TripletCounts(("person",), names, np.array([[0, 0, 0, 1]]), np.array([[1]]))
+    model.set_training_counts(TrainingCounts(names, ones, ones, 1, triplets))
     with torch.no_grad():
         result = model.eval()(samples[:1])[0]
     assert len(result["pairs"]["score"]) <= 30 and torch.isfinite(result["relations"]["score"]).all()

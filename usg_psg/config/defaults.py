@@ -224,6 +224,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
+        "TRIPLET_PRIOR": Key(
+            0.0,
+            "w of a factor (share of the training pairs of these classes with this predicate + 0.001)^w of each score",
+            "arXiv 1711.06640",
+            ZERO_OR_MORE,
+        ),
         "DTYPE": Key("float32", "arithmetic of inference on a GPU", allowed=DTYPES),
         "COMPILE": Key("none", "as MODEL.USG.COMPILE, outside training, for images of one size", allowed=MODES),
         "ALLOW_RANDOM_WEIGHTS": Key(False, "evaluate without MODEL.WEIGHTS"),

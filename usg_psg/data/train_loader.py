@@ -26,7 +26,7 @@ from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..predicate_frequency import PredicateFrequency, predicate_repeat_factors
+from ..training_counts import TrainingCounts, predicate_repeat_factors
 from ..utils.allowed import one_of
 from ..utils.worker_pool import exit_text
 from .psg_mapper import PSGDatasetMapper
@@ -346,10 +346,8 @@ def build_psg_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = 
             raise ValueError(f"DATALOADER.FILTER_EMPTY_ANNOTATIONS: no image of {cfg.DATASETS.TRAIN} has a segment")
     factors = None
     if sampler == "RepeatFactorTrainingSampler":
-        frequency = PredicateFrequency.of_dataset(dataset, get_vocabulary(cfg.DATASETS.TRAIN[0]).predicate_classes)
-        factors = predicate_repeat_factors(
-            dataset, frequency, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
-        )
+        counts = TrainingCounts.of_dataset(dataset, get_vocabulary(cfg.DATASETS.TRAIN[0]))
+        factors = predicate_repeat_factors(dataset, counts, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT)
         logger.info("a pass shows %.0f images instead of %d", factors.sum(), len(factors))
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)  # in shared memory; what comes from an index is so already

@@ -18,14 +18,13 @@ from ..config.files import CONFIG_KEY
 from ..modeling import USGPar
 from ..modeling.openclip import is_random
 from ..modeling.text_embeddings import Phrases, configured_vocabulary, text_identity
-from ..predicate_frequency import PredicateFrequency
 from ..pretrained.convert import check_record, without_ddp_prefix
+from ..training_counts import TrainingCounts
 from ..utils.files import write_whole
 from ..utils.weights_file import CONVERSION_KEY
 from ..vocabulary import VOCABULARY_KEY, NameEmbeddings, Vocabulary
 from .checkpoint_file import (
     EMA_KEY,
-    FREQUENCY_KEY,
     FROZEN_KEY,
     TRAINED_ON_KEY,
     TRAINER_KEY,
@@ -121,8 +120,8 @@ class USGCheckpointer(Checkpointer):
         if self._frozen is not None:
             data["model"] = {k: v for k, v in data["model"].items() if not k.startswith(BACKBONE)}
             data[FROZEN_KEY] = self._frozen
-        if isinstance(self.model, USGPar) and self.model.predicate_frequency is not None:
-            data[FREQUENCY_KEY] = self.model.predicate_frequency.record()
+        if isinstance(self.model, USGPar) and self.model.training_counts is not None:
+            data.update(self.model.training_counts.records())
         if self.trained_on is not None:
             data[TRAINED_ON_KEY] = self.trained_on.record()
         if self.cfg is not None:
@@ -177,10 +176,9 @@ class USGCheckpointer(Checkpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         if TRAINER_KEY in self._restored:
             require_trainer_state(self._loaded_file, checkpoint)
-        frequency = checkpoint.pop(FREQUENCY_KEY, None)
-        if frequency is not None and isinstance(self.model, USGPar) and self.model.predicate_frequency is None:
-            # A model in training keeps the counts of its own data.
-            self.model.set_predicate_frequency(PredicateFrequency.from_record(frequency))
+        counts = TrainingCounts.pop_from(checkpoint)
+        if counts is not None and isinstance(self.model, USGPar) and self.model.training_counts is None:
+            self.model.set_training_counts(counts)  # a model in training keeps the counts of its own data
         record = checkpoint.pop(TRAINED_ON_KEY, None)
         loaded = None if record is None else TrainingRecord.from_record(record)
         self.trained_on = loaded if self._run is None else self._run.after(loaded, self._loaded_file)

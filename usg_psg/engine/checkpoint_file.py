@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.files import CONFIG_KEY
-from ..predicate_frequency import PredicateFrequency
+from ..training_counts import FREQUENCY_KEY, TRIPLETS_KEY, TrainingCounts, TripletCounts
 from ..utils.weights_file import CONVERSION_KEY, SUFFIXES, first_not_finite, read_plain
 from ..vocabulary import VOCABULARY_KEY, Vocabulary
 from .training_record import TrainingRecord
@@ -19,7 +19,6 @@ from .training_record import TrainingRecord
 EMA_KEY = "ema"
 TRAINER_KEY = "trainer"  # optimizer, schedule, place in the data: needed to resume a run
 FROZEN_KEY = "frozen_backbone"  # identity of weights that a checkpoint leaves out
-FREQUENCY_KEY = "predicate_frequency"  # counts of the training data, which may not be there where it is evaluated
 TRAINED_ON_KEY = "trained_on"  # data sets and names, see `TrainingRecord`
 
 
@@ -100,7 +99,8 @@ def _malformed_entries(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(data.get(CONFIG_KEY, ""), str):
         problems.append((CONFIG_KEY, f"expected text, got {type(data[CONFIG_KEY]).__name__}"))
     kinds: dict[str, Any] = {
-        FREQUENCY_KEY: PredicateFrequency,
+        FREQUENCY_KEY: TrainingCounts,
+        TRIPLETS_KEY: TripletCounts,
         TRAINED_ON_KEY: TrainingRecord,
         VOCABULARY_KEY: Vocabulary,
     }

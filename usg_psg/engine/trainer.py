@@ -34,7 +34,7 @@ from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
 from ..modeling.compile import run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
-from ..predicate_frequency import PredicateFrequency
+from ..training_counts import TrainingCounts
 from ..utils.files import write_whole
 from ..vocabulary import Vocabulary
 from .checkpoint import USGCheckpointer
@@ -109,8 +109,7 @@ class Trainer(DefaultTrainer):
         model: Any = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        names = get_vocabulary(cfg.DATASETS.TRAIN[0]).predicate_classes
-        model.set_predicate_frequency(PredicateFrequency.of_dataset(loader.dataset, names))
+        model.set_training_counts(TrainingCounts.of_dataset(loader.dataset, get_vocabulary(cfg.DATASETS.TRAIN[0])))
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         wrapped = distributed(model)
         self._trainer = StepRunner(
@@ -257,7 +256,7 @@ class Trainer(DefaultTrainer):
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             if isinstance(evaluator, SGDetEvaluator) and evaluator.predicate_frequency is None:
-                evaluator.predicate_frequency = relation_counts(core.predicate_frequency, get_vocabulary(name))
+                evaluator.predicate_frequency = relation_counts(core.training_counts, get_vocabulary(name))
         try:
             return super().test(cfg, model, evaluators)
         finally:
@@ -269,12 +268,12 @@ def _draw_evaluation(evaluator: SGDetEvaluator, plots: bool) -> None:
     import_module("usg_psg.visualization").draw_evaluation(evaluator, plots)
 
 
-def relation_counts(frequency: PredicateFrequency | None, vocabulary: Vocabulary) -> np.ndarray | None:
+def relation_counts(counts: TrainingCounts | None, vocabulary: Vocabulary) -> np.ndarray | None:
     """(P,) int64 relations of the training data of each predicate; None if the data lacked one, or is not known."""
     names = vocabulary.predicate_classes
-    if frequency is None or not set(names) <= set(frequency.names):
+    if counts is None or not set(names) <= set(counts.names):
         return None
-    return np.array(frequency.aligned(frequency.relations, names, 0), dtype=np.int64)
+    return np.array(counts.aligned(counts.relations, names, 0), dtype=np.int64)
 
 
 def novel_names(train: Sequence[str], test: str) -> NovelNames | None:
@@ -292,8 +291,7 @@ def training_relations(train: Sequence[str], test: str) -> TrainingTriplets | No
     try:
         if train and all(get_vocabulary(name) == get_vocabulary(test) for name in train):
             records = itertools.chain.from_iterable(DatasetCatalog.get(name) for name in train)
-            names = get_vocabulary(test)
-            found = training_triplets(records, len(names.object_classes), len(names.predicate_classes))
+            found = training_triplets(records, get_vocabulary(test))
             if found is not None:
                 return found
     except (FileNotFoundError, ValueError) as error:

@@ -5,12 +5,12 @@ Letters: C object classes, P predicates, N objects of an image, T triplets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from ..training_counts import TripletCounts
 from .matching import first_of_each
 
 
@@ -19,8 +19,7 @@ class TrainingTriplets:
     """Counts of a training set.
 
     Attributes:
-        relations: (C, C, P) annotated relations by class of subject, class of object and predicate; exact duplicates of
-            an image count once, relations of a segment to itself do not count.
+        relations: (C, C, P) annotated relations by class of subject, class of object and predicate.
         pairs: (C, C) ordered pairs of different segments, annotated with a relation or not.
     """
 
@@ -28,20 +27,9 @@ class TrainingTriplets:
     pairs: np.ndarray
 
     @classmethod
-    def count(
-        cls, images: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int, num_predicates: int
-    ) -> TrainingTriplets:
-        """Count images: of each the classes of its segments (G,) and its relations (T, 3), 0-based."""
-        relations = np.zeros((num_classes, num_classes, num_predicates), dtype=np.int32)
-        pairs = np.zeros((num_classes, num_classes), dtype=np.int64)
-        for labels, triplets in images:
-            classes, counts = np.unique(labels, return_counts=True)
-            pairs[np.ix_(classes, classes)] += np.outer(counts, counts) - np.diag(counts)
-            subject, object_, predicate = triplets[first_of_each(triplets)].T
-            other = subject != object_
-            cells = labels[subject[other]], labels[object_[other]], predicate[other]
-            np.add.at(relations, cells, 1)
-        return cls(relations, pairs)
+    def of(cls, counts: TripletCounts) -> TrainingTriplets:
+        """As tables, in the order of their own names."""
+        return cls(counts.table(), counts.pairs)
 
     def check(self, num_classes: int | None, num_predicates: int) -> None:
         """Raise ValueError unless the numbers of classes, where known, and of predicates are these."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.annotation import annotation_arrays, read_annotation
 from ..data.psg_index import PSGIndex
 from ..data.psg_json import PSGFile, check_vocabulary, select_split
+from ..training_counts import TrainingCounts
 from ..vocabulary import Vocabulary
 from .formats import tells_images_by_position
 from .frequency_baseline import TrainingTriplets
@@ -76,11 +77,10 @@ def count_missing(metrics: SGDetMetrics, records: Iterable[dict]) -> None:
         metrics.update_missing(triplets, labels, is_crowd)
 
 
-def training_triplets(records: Iterable[dict], num_classes: int, num_predicates: int) -> TrainingTriplets | None:
+def training_triplets(records: Iterable[dict], vocabulary: Vocabulary) -> TrainingTriplets | None:
     """Relations of dataset dicts, e.g. of the training split; None if there are none."""
-    arrays = (annotation_arrays(record)[:2] for record in records)
-    found = TrainingTriplets.count(arrays, num_classes, num_predicates)
-    return found if found.relations.any() else None
+    counts = TrainingCounts.of_dataset(records, vocabulary).triplets
+    return None if counts is None or not len(counts.triplets) else TrainingTriplets.of(counts)
 
 
 def training_triplets_of_file(
@@ -100,7 +100,7 @@ def training_triplets_of_file(
         if problem.is_error:
             raise ValueError(problem.describe(content.path))
     records = (content.dataset_dict(i, Path()) for i in chosen)
-    found = training_triplets(records, len(vocabulary.object_classes), len(vocabulary.predicate_classes))
+    found = training_triplets(records, vocabulary)
     if found is None:
         logger.warning("%s has no training relations: zR and the frequency baseline are left out", content.path)
     return found

@@ -14,10 +14,10 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..losses.long_tail import log_share_of_names
-from ..predicate_frequency import PredicateFrequency
-from ..structures import ImageObjects, ObjectPredictions, RelationPredictions
+from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
+from ..training_counts import TrainingCounts
 from .panoptic import assign_pixels, panoptic_inference
-from .triplets import rank_relations, triplet_scores
+from .triplets import TripletPrior, rank_relations, triplet_scores
 
 MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
 
@@ -29,7 +29,8 @@ class Postprocessor:
         object_threshold, overlap_threshold: of the panoptic map, see `panoptic_inference`.
         relations_per_image: see `rank_relations`.
         predicate_logit_adjustment: tau: `log_relative_share` times tau is subtracted from predicate logits; needs
-            `set_predicate_frequency`.
+            `set_training_counts`.
+        triplet_prior: exponent of `TripletPrior`, a factor of triplet scores; needs them, too; 0 for none.
     """
 
     def __init__(
@@ -38,27 +39,30 @@ class Postprocessor:
         overlap_threshold: float = 0.5,
         relations_per_image: int = 100,
         predicate_logit_adjustment: float = 0.0,
+        triplet_prior: float = 0.0,
     ):
         self.object_threshold = object_threshold
         self.overlap_threshold = overlap_threshold
         self.relations_per_image = relations_per_image
         self.predicate_logit_adjustment = predicate_logit_adjustment
+        self.triplet_prior = triplet_prior
         self.log_share: Tensor | None = None
+        self.prior: TripletPrior | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Postprocessor:
         """The postprocessor of TEST.USG."""
         test = cfg.TEST.USG
-        return cls(
-            test.OBJECT_THRESHOLD, test.OVERLAP_THRESHOLD, test.RELATIONS_PER_IMAGE, test.PREDICATE_LOGIT_ADJUSTMENT
-        )
+        thresholds = test.OBJECT_THRESHOLD, test.OVERLAP_THRESHOLD
+        return cls(*thresholds, test.RELATIONS_PER_IMAGE, test.PREDICATE_LOGIT_ADJUSTMENT, test.TRIPLET_PRIOR)
 
-    def set_predicate_frequency(
-        self, frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int, device: torch.device
-    ) -> None:
-        """Give the training data's counts; names and P as in `log_share_of_names`."""
+    def set_training_counts(self, counts: TrainingCounts, vocabulary: TextEmbeddings) -> None:
+        """Give the training data's counts, and the names in use."""
         if self.predicate_logit_adjustment:
-            self.log_share = log_share_of_names(frequency, names, num_predicates).to(device)
+            names = vocabulary.predicate_names, len(vocabulary.predicate_text)
+            self.log_share = log_share_of_names(counts, *names).to(vocabulary.predicate_text.device)
+        if self.triplet_prior and counts.triplets is not None:
+            self.prior = TripletPrior(counts.triplets, self.triplet_prior, vocabulary)
 
     def detected_objects(
         self,
@@ -110,18 +114,21 @@ class Postprocessor:
                 "pairs": subject, object, score of the K proposals, best first.
 
         Raises:
-            ValueError: if predicate logits are to be adjusted and the training data's counts are not known.
+            ValueError: if an option needs the training data's counts and they are not known.
         """
-        predicate_logits = relations.predicate_logits
-        if self.predicate_logit_adjustment:
-            if self.log_share is None:
+        for key, is_wanted, counts in (
+            ("PREDICATE_LOGIT_ADJUSTMENT", self.predicate_logit_adjustment and self.log_share is None, "predicate"),
+            ("TRIPLET_PRIOR", self.triplet_prior and self.prior is None, "triplet"),
+        ):
+            if is_wanted:
                 raise ValueError(
-                    "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
-                    "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
+                    f"TEST.USG.{key} needs the training data's {counts} counts, which the weights in use do not come "
+                    "with: set it to 0, or use a checkpoint of tools/train_net.py"
                 )
-            predicate_logits = predicate_logits - self.predicate_logit_adjustment * self.log_share.to(
-                predicate_logits.device
-            )
+        predicate_logits = relations.predicate_logits
+        if self.log_share is not None:
+            offset = self.predicate_logit_adjustment * self.log_share.to(predicate_logits.device)
+            predicate_logits = predicate_logits - offset
         proposals = relations.proposals
         pairs = zip(
             proposals.subject_index,
@@ -147,8 +154,12 @@ class Postprocessor:
         valid = ((instance[subject] >= 0) & (instance[object_] >= 0)).nonzero()[:, 0]
         subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
         triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
-        row, predicate, score = rank_relations(triplets.float(), self.relations_per_image)
         subject, object_ = instance[subject], instance[object_]
+        triplets = triplets.float()
+        if self.prior is not None:
+            classes = found.instances.pred_classes
+            triplets = triplets * self.prior(classes[subject], classes[object_])
+        row, predicate, score = rank_relations(triplets, self.relations_per_image)
         return {
             "relations": {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": score},
             "pairs": {"subject": subject, "object": object_, "score": pair_score},

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..predicate_frequency import PredicateFrequency
+from ..training_counts import TrainingCounts
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +59,32 @@ def effective_number_weights(counts: Sequence[int], beta: float) -> Tensor:
     return torch.where(seen, inverse * scale, 1.0).float()
 
 
-def log_share_of_names(frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int) -> Tensor:
+def log_share_of_names(counts: TrainingCounts, names: Sequence[str] | None, num_predicates: int) -> Tensor:
     """(P,) float32 `log_relative_share` of the training data for the names of any vocabulary.
 
     Args:
-        frequency: of the training data.
+        counts: of the training data.
         names: P predicate names, None if they are not known. A name that training did not know is left alone (0).
         num_predicates: P.
     """
-    return _of_names(frequency, log_relative_share(frequency.relations), names, num_predicates, 0.0)
+    return _of_names(counts, log_relative_share(counts.relations), names, num_predicates, 0.0)
 
 
 def balance_weights_of_names(
-    frequency: PredicateFrequency, beta: float, names: Sequence[str] | None, num_predicates: int
+    counts: TrainingCounts, beta: float, names: Sequence[str] | None, num_predicates: int
 ) -> Tensor:
     """(P,) float32 `effective_number_weights`; other arguments as in `log_share_of_names`, for unknown names 1."""
-    return _of_names(frequency, effective_number_weights(frequency.relations, beta), names, num_predicates, 1.0)
+    return _of_names(counts, effective_number_weights(counts.relations, beta), names, num_predicates, 1.0)
 
 
 def _of_names(
-    frequency: PredicateFrequency, values: Tensor, names: Sequence[str] | None, num_predicates: int, default: float
+    counts: TrainingCounts, values: Tensor, names: Sequence[str] | None, num_predicates: int, default: float
 ) -> Tensor:
     names = names or ["(name not given)"] * num_predicates
-    unknown = [name for name in names if name not in frequency.names]
+    unknown = [name for name in names if name not in counts.names]
     if unknown:
         logger.warning(
             "%d of %d predicates are not among those of the training data, their scores are not adjusted: %s",
             len(unknown), len(names), ", ".join(unknown),
         )  # fmt: skip
-    return torch.tensor(frequency.aligned(values.tolist(), names, default))
+    return torch.tensor(counts.aligned(values.tolist(), names, default))

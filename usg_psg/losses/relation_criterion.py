@@ -5,14 +5,12 @@ Letters: B images, Q queries, K selected pairs, P predicates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..predicate_frequency import PredicateFrequency
-from ..structures import RelationPredictions
+from ..structures import RelationPredictions, TextEmbeddings
+from ..training_counts import TrainingCounts
 from ..utils.allowed import BELOW_ONE, ZERO_OR_MORE
 from .functional import sigmoid_class_loss, weighted_pair_loss
 from .long_tail import balance_weights_of_names, log_share_of_names
@@ -22,7 +20,7 @@ from .normalizer import REDUCTIONS, LossCounts, target_divisor
 class RelationCriterion(nn.Module):
     """Unweighted `loss_pair` and `loss_predicate`.
 
-    The options for rare predicates need `set_predicate_frequency` before the first loss.
+    The options for rare predicates need `set_training_counts` before the first loss.
 
     Args:
         pair_pos_weight: weight of related pairs in `loss_pair`, see `weighted_pair_loss`.
@@ -59,15 +57,13 @@ class RelationCriterion(nn.Module):
         loss = cfg.MODEL.USG.LOSS
         return cls(loss.PAIR_POS_WEIGHT, loss.PREDICATE_LOGIT_ADJUSTMENT, loss.PREDICATE_BALANCE_BETA, loss.REDUCTION)
 
-    def set_predicate_frequency(
-        self, frequency: PredicateFrequency, names: Sequence[str] | None, num_predicates: int, device: torch.device
-    ) -> None:
-        """Give the training data's counts; names and P as in `log_share_of_names`."""
+    def set_training_counts(self, counts: TrainingCounts, vocabulary: TextEmbeddings) -> None:
+        """Give the training data's counts, and the names in use."""
+        device, names = vocabulary.predicate_text.device, (vocabulary.predicate_names, len(vocabulary.predicate_text))
         if self.logit_adjustment:
-            self.log_share = log_share_of_names(frequency, names, num_predicates).to(device)
+            self.log_share = log_share_of_names(counts, *names).to(device)
         if self.balance_beta:
-            weight = balance_weights_of_names(frequency, self.balance_beta, names, num_predicates)
-            self.predicate_weight = weight.to(device)
+            self.predicate_weight = balance_weights_of_names(counts, self.balance_beta, *names).to(device)
 
     def forward(self, relations: RelationPredictions, labels: Tensor, counts: LossCounts) -> dict[str, Tensor]:
         """Losses.
@@ -100,7 +96,7 @@ class RelationCriterion(nn.Module):
         if (self.logit_adjustment and self.log_share is None) or (self.balance_beta and self.predicate_weight is None):
             raise ValueError(
                 "LOSS.PREDICATE_LOGIT_ADJUSTMENT and PREDICATE_BALANCE_BETA need the training data's predicate counts: "
-                "call set_predicate_frequency of the model first"
+                "call set_training_counts of the model first"
             )
         if self.logit_adjustment:
             logits = logits + self.logit_adjustment * self.log_share

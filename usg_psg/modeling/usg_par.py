@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import LossCounts, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
-from ..predicate_frequency import PredicateFrequency
 from ..structures import (
     GivenQueries,
     ImageObjects,
@@ -28,6 +27,7 @@ from ..structures import (
     SceneGraphTargets,
     TextEmbeddings,
 )
+from ..training_counts import TrainingCounts
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
 from .mask_decoder import MaskDecoder
@@ -105,7 +105,7 @@ class USGPar(nn.Module):
         if self.size_divisibility % stride:
             raise ValueError(f"SIZE_DIVISIBILITY must be a multiple of the stride {stride}, got {size_divisibility}")
         self.add_missed_pairs = add_missed_pairs
-        self.predicate_frequency: PredicateFrequency | None = None
+        self.training_counts: TrainingCounts | None = None
         # Not saved: the vocabulary belongs to the data set in use, not to the weights.
         for name in ("object_text", "predicate_text", "is_thing"):
             self.register_buffer(name, torch.empty(0), persistent=False)
@@ -162,15 +162,14 @@ class USGPar(nn.Module):
         self.is_thing = torch.as_tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.predicate_names = None if vocabulary.predicate_names is None else tuple(vocabulary.predicate_names)
         self.object_names = None if vocabulary.object_names is None else tuple(vocabulary.object_names)
-        if self.predicate_frequency is not None:
-            self.set_predicate_frequency(self.predicate_frequency)
+        if self.training_counts is not None:
+            self.set_training_counts(self.training_counts)
 
-    def set_predicate_frequency(self, frequency: PredicateFrequency) -> None:
-        """Give the counts of the training data, which the options for rare predicates need; checkpoints keep them."""
-        self.predicate_frequency = frequency
-        counts = frequency, self.predicate_names, len(self.predicate_text), self.device
-        self.criterion.relation_criterion.set_predicate_frequency(*counts)
-        self.postprocessor.set_predicate_frequency(*counts)
+    def set_training_counts(self, counts: TrainingCounts) -> None:
+        """Give the training data's counts, which the options for rare predicates need; checkpoints keep them."""
+        self.training_counts = counts
+        self.criterion.relation_criterion.set_training_counts(counts, self.vocabulary)
+        self.postprocessor.set_training_counts(counts, self.vocabulary)
 
     def parts(self) -> list[tuple[nn.Module, str]]:
         """Modules and the names of their methods that do the work of a forward pass, for `compile_parts` and timers."""
