@@ -195,7 +195,8 @@ def _resize(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
     scale = min_size / min(height, width)
     short, long = float(min_size), scale * max(height, width)
     if long > max_size:
-        short, long = short * max_size / long, float(max_size)
+        shrink = max_size / long
+        short, long = short * shrink, long * shrink
     short, long = (max(int(side + 0.5), 1) for side in (short, long))
     size = (short, long) if height < width else (long, short)
     if size == (height, width):
@@ -250,4 +251,5 @@ def _rank(scores: np.ndarray, per_image: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x, dtype=np.float32))
+    with np.errstate(over="ignore"):  # the reciprocal of infinity is the right answer
+        return 1 / (1 + np.exp(-x, dtype=np.float32))

@@ -60,6 +60,19 @@ class Postprocessor:
         if self.predicate_logit_adjustment:
             self.log_share = log_share_of_names(frequency, names, num_predicates).to(device)
 
+    def predicate_shift(self) -> Tensor:
+        """(P,) what is subtracted from the predicate logits.
+
+        Raises:
+            ValueError: if the training data's counts are not known.
+        """
+        if self.log_share is None:
+            raise ValueError(
+                "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
+                "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
+            )
+        return self.predicate_logit_adjustment * self.log_share
+
     def detected_objects(
         self,
         objects: ObjectPredictions,
@@ -114,14 +127,7 @@ class Postprocessor:
         """
         predicate_logits = relations.predicate_logits
         if self.predicate_logit_adjustment:
-            if self.log_share is None:
-                raise ValueError(
-                    "TEST.USG.PREDICATE_LOGIT_ADJUSTMENT needs the training data's predicate counts, which the "
-                    "weights in use do not come with: set it to 0, or use a checkpoint of tools/train_net.py"
-                )
-            predicate_logits = predicate_logits - self.predicate_logit_adjustment * self.log_share.to(
-                predicate_logits.device
-            )
+            predicate_logits = predicate_logits - self.predicate_shift().to(predicate_logits.device)
         proposals = relations.proposals
         pairs = zip(
             proposals.subject_index,

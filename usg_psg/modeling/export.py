@@ -100,8 +100,9 @@ def export_network(model: USGPar) -> ExportedProgram:
         "sizes": {0: images},
         "object_text": {0: objects},
         "predicate_text": {0: Dim("predicates", max=2**20)},
-        "clip_weight": {0: objects} if "clip_weight" in inputs else None,
+        "clip_weight": {0: objects},
     }
+    shapes = {name: shapes[name] for name in inputs}
     backend = get_backend()
     set_backend("pytorch")
     try:
