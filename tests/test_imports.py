@@ -23,6 +23,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "onnxruntime.transformers.float16",
+    "onnxruntime.transformers.onnx_model",
     "pyarrow.parquet",
     "sentence_transformers",
     "usg_psg.visualization.app",
