@@ -131,7 +131,8 @@ def _benchmark(predictor: SceneGraphPredictor, path: Path, size: list[int]) -> N
     given = {name: torch.from_numpy(inputs[name]) for name in (x.name for x in other.session.get_inputs())}
     network = torch.no_grad()(ExportableNetwork(predictor.model).eval())
     height, width = batch.shape[2:]
-    print(f"CPU, {torch.get_num_threads()} threads, image {size[0]}x{size[1]}, network {height}x{width}; median ms of {RUNS}")
+    threads = torch.get_num_threads()
+    print(f"CPU, {threads} threads, image {size[0]}x{size[1]}, network {height}x{width}; median ms of {RUNS}")
     rows: dict[str, list[Callable[[], object]]] = {
         "network": [lambda: network(**given), lambda: other.run(batch, sizes)],
         "image to graph": [lambda: predictor(image), lambda: other(image)],

@@ -87,7 +87,8 @@ def example_inputs(model: USGPar, batch: int = 2, height: int = 64, width: int =
 def export_network(model: USGPar) -> ExportedProgram:
     """Record the network for any number of images and names and any size.
 
-    Deformable attention is recorded as PyTorch's `grid_sample`, which every format knows.
+    Deformable attention is recorded as PyTorch's `grid_sample`, which every format knows. Sides have twice the size
+    divisibility or more; ONNX, which has no such guards, takes smaller ones too.
 
     Raises:
         ValueError: if a part of the model does not allow it.
@@ -96,7 +97,7 @@ def export_network(model: USGPar) -> ExportedProgram:
     inputs = example_inputs(model, height=2 * step, width=3 * step)
     images, objects = Dim("images", max=4096), Dim("objects", max=2**20)
     shapes: dict[str, Any] = {
-        "image": {0: images, 2: step * Dim("rows", max=4096), 3: step * Dim("columns", max=4096)},
+        "image": {0: images, 2: step * Dim("rows", min=2, max=4096), 3: step * Dim("columns", min=2, max=4096)},
         "sizes": {0: images},
         "object_text": {0: objects},
         "predicate_text": {0: Dim("predicates", max=2**20)},
