@@ -6,18 +6,16 @@ Letters: N objects, H W pixels, R relations.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 
 from .masks import check_rles, decode_masks, encode_masks, encode_segments
 from .utils.extras import optional
 from .utils.text import display_names
-from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import fiftyone
@@ -28,6 +26,22 @@ FORMAT = "usg_psg scene graph"
 VERSION = 1
 
 Record = TypeVar("Record")
+
+
+class Names(Protocol):
+    """What a graph asks of a `Vocabulary`."""
+
+    @property
+    def object_classes(self) -> Sequence[str]:
+        """C names."""
+
+    @property
+    def is_thing(self) -> Sequence[bool]:
+        """Of each object class."""
+
+    @property
+    def predicate_classes(self) -> Sequence[str]:
+        """P names."""
 
 
 @dataclass
@@ -98,22 +112,41 @@ class SceneGraph:
             self.objects = [replace(obj, label=label) for obj, label in zip(self.objects, labels, strict=True)]
 
     @classmethod
-    def from_output(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
-        """The graph between the segments of the panoptic map, of the model's output of one image, see `USGPar.forward`.
+    def from_output(cls, output: dict, vocabulary: Names) -> SceneGraph:
+        """`from_segments` of the model's output of one image, see `USGPar.forward`."""
+        panoptic, segments_info = output["panoptic_seg"]
+        # Turned on the device, for `encode_segments`, and as small as it can be.
+        panoptic = (panoptic.byte() if len(segments_info) < 256 else panoptic).t().contiguous().cpu().numpy().T
+        return cls.from_segments(
+            panoptic, segments_info, output["instances"].segment_ids, output["relations"], vocabulary
+        )
+
+    @classmethod
+    def from_segments(
+        cls,
+        panoptic: np.ndarray,
+        segments_info: Sequence[dict],
+        segment_ids: Any,
+        relations: Mapping[str, Any],
+        vocabulary: Names,
+    ) -> SceneGraph:
+        """The graph between the segments of a panoptic map.
 
         Queries that lost their pixels to a better one are duplicates, so their relations are left out; where two
         queries became one segment, the best relation of each pair of segments and predicate stays.
+
+        Args:
+            panoptic: (H, W) ids of the segments in segments_info, 0 for none; column after column in memory is faster.
+            segments_info: id, category_id and score of each segment.
+            segment_ids: (N,) segment of each object, 0 for none; an array or a tensor, as in relations.
+            relations: "subject" and "object", (R,) numbers of objects, "predicate", "score"; best first.
+            vocabulary: names of the ids.
         """
-        panoptic, segments_info = output["panoptic_seg"]
-        # Turned on the device, for `encode_segments`, and as small as it can be.
-        dtype = torch.uint8 if len(segments_info) < 256 else torch.int32
-        panoptic = panoptic.to(dtype).t().contiguous().cpu().numpy().T
         position = {info["id"]: index for index, info in enumerate(segments_info)}
-        segment = [position.get(i, -1) for i in output["instances"].segment_ids.tolist()]
-        found = output["relations"]
-        rows = torch.stack([found["subject"], found["object"], found["predicate"]], dim=1).tolist()
+        segment = [position.get(i, -1) for i in segment_ids.tolist()]
+        rows = zip(*(relations[key].tolist() for key in ("subject", "object", "predicate", "score")), strict=True)
         best: dict[tuple[int, int, int], float] = {}
-        for (subject, object_, predicate), score in zip(rows, found["score"].tolist(), strict=True):
+        for subject, object_, predicate, score in rows:
             subject, object_ = segment[subject], segment[object_]
             if subject >= 0 and object_ >= 0 and subject != object_:
                 best.setdefault((subject, object_, predicate), score)  # best first, so the first is the best
@@ -128,10 +161,10 @@ class SceneGraph:
         )
 
     @classmethod
-    def from_given(cls, output: dict, vocabulary: Vocabulary) -> SceneGraph:
+    def from_given(cls, output: dict, vocabulary: Names) -> SceneGraph:
         """The graph of objects that were given to the model, in their order, whose masks may overlap."""
         instances, found = output["instances"], output["relations"]
-        rows = torch.stack([found["subject"], found["object"], found["predicate"]], dim=1).tolist()
+        rows = list(zip(*(found[key].tolist() for key in ("subject", "object", "predicate")), strict=True))
         masks = encode_masks(instances.pred_masks.cpu().numpy())
         labels, scores = instances.pred_classes.tolist(), found["score"].tolist()
         return cls.from_rows(instances.image_size, labels, masks, rows, vocabulary, relation_scores=scores)
@@ -143,7 +176,7 @@ class SceneGraph:
         labels: Sequence[int],
         masks: Sequence[dict],
         triplets: Sequence[Sequence[int]],
-        vocabulary: Vocabulary,
+        vocabulary: Names,
         object_scores: Sequence[float] | None = None,
         relation_scores: Sequence[float] | None = None,
     ) -> SceneGraph:

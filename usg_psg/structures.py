@@ -81,7 +81,7 @@ class PairProposals:
 
     def selected_logits(self) -> Tensor:
         """(B, K) logits of the selected pairs."""
-        rows = torch.arange(len(self.pair_logits), device=self.pair_logits.device)[:, None]
+        rows = torch.arange(self.pair_logits.shape[0], device=self.pair_logits.device)[:, None]
         return self.pair_logits[rows, self.subject_index, self.object_index]
 
 

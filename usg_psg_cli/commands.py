@@ -34,6 +34,7 @@ EXPORT_FORMATS = ("json", "sgbench", "openpsg", "coco_panoptic")
 GRAPH_FORMATS = ("graphml", "gexf", "dot", "turtle", "json-ld", "csv")
 ERROR_PROTOCOLS = ("single", "openpsg")
 SOURCES = ("fcclip", "mask2former")
+NETWORK_FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".pt2", "names": ".names.safetensors"}
 SUFFIXES_WRITTEN = (".pth", ".safetensors")
 PRESETS = ("easy", "hard", "psg")
 WEAK_SCORE = 0.02
@@ -351,6 +352,38 @@ def push(parser: ArgumentParser) -> Check:
     return check
 
 
+def export(parser: ArgumentParser) -> Check:
+    """Write a model's network for other programs: ONNX, torch.export or a compiled package of AOTInductor.
+
+    %(prog)s --weights output/psg/model_final.pth --format onnx --output model.onnx
+    %(prog)s --weights output/psg/model_final.pth --format names --vocabulary mine.yaml --output mine.names.safetensors
+
+    Images, their sizes and the names are free. The names and their text embeddings stand in a file beside it, which
+    --format names makes anew for other names. `usg_psg.onnx.OnnxPredictor` runs the ONNX file without PyTorch; see
+    docs/export.md.
+    """
+    add_config(parser, required=False)
+    add_weights(parser)
+    add = parser.add_argument
+    add("--format", required=True, choices=NETWORK_FORMATS, help="what to write")
+    add("--output", required=True, type=Path, metavar="FILE", help=", ".join(NETWORK_FORMATS.values()))
+    add("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
+    add("--fp16", action="store_true", help="onnx: weights and arithmetic in 16 bits")
+    size = "onnx: also measure images of this size, in PyTorch and in onnxruntime on the CPU"
+    add("--benchmark", type=positive_integer, nargs=2, metavar=("HEIGHT", "WIDTH"), help=size)
+
+    def check(args: Namespace) -> None:
+        if not (args.weights or args.config_file):
+            raise ValueError("no model is given: --weights, or --config-file with a recipe")
+        suffix = NETWORK_FORMATS[args.format]
+        if not args.output.name.endswith(suffix):
+            raise ValueError(f"--output {args.output}: expected a file {suffix}")
+        if args.format != "onnx" and (args.fp16 or args.benchmark):
+            raise ValueError("--fp16 and --benchmark belong to --format onnx")
+
+    return check
+
+
 def shapes(parser: ArgumentParser) -> Check:
     """Draw a data set of scenes in PSG's layout; train on psg_shapes_train, evaluate on psg_shapes_val.
 
@@ -401,8 +434,8 @@ def clip(parser: ArgumentParser) -> None:
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, shapes, clip, download, quickstart),
-    *(reproduce, annotate),
+    *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, export, shapes, clip, download),
+    *(quickstart, reproduce, annotate),
 )
 _OF_DATASET = (check, fix, stats, index)
 COMMANDS = {

@@ -64,6 +64,16 @@ class Postprocessor:
         if self.triplet_prior and counts.triplets is not None:
             self.prior = TripletPrior(counts.triplets, self.triplet_prior, vocabulary)
 
+    def predicate_shift(self) -> Tensor:
+        """(P,) what is subtracted from the predicate logits.
+
+        Raises:
+            ValueError: if the training data's counts are not known.
+        """
+        if self.log_share is None:
+            raise ValueError(_missing_counts("PREDICATE_LOGIT_ADJUSTMENT", "predicate"))
+        return self.predicate_logit_adjustment * self.log_share
+
     def detected_objects(
         self,
         objects: ObjectPredictions,
@@ -116,19 +126,11 @@ class Postprocessor:
         Raises:
             ValueError: if an option needs the training data's counts and they are not known.
         """
-        for key, is_wanted, counts in (
-            ("PREDICATE_LOGIT_ADJUSTMENT", self.predicate_logit_adjustment and self.log_share is None, "predicate"),
-            ("TRIPLET_PRIOR", self.triplet_prior and self.prior is None, "triplet"),
-        ):
-            if is_wanted:
-                raise ValueError(
-                    f"TEST.USG.{key} needs the training data's {counts} counts, which the weights in use do not come "
-                    "with: set it to 0, or use a checkpoint of tools/train_net.py"
-                )
+        if self.triplet_prior and self.prior is None:
+            raise ValueError(_missing_counts("TRIPLET_PRIOR", "triplet"))
         predicate_logits = relations.predicate_logits
-        if self.log_share is not None:
-            offset = self.predicate_logit_adjustment * self.log_share.to(predicate_logits.device)
-            predicate_logits = predicate_logits - offset
+        if self.predicate_logit_adjustment:
+            predicate_logits = predicate_logits - self.predicate_shift().to(predicate_logits.device)
         proposals = relations.proposals
         pairs = zip(
             proposals.subject_index,
@@ -164,6 +166,13 @@ class Postprocessor:
             "relations": {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": score},
             "pairs": {"subject": subject, "object": object_, "score": pair_score},
         }
+
+
+def _missing_counts(key: str, what: str) -> str:
+    return (
+        f"TEST.USG.{key} needs the training data's {what} counts, which the weights in use do not come with: set it to "
+        "0, or use a checkpoint of tools/train_net.py"
+    )
 
 
 def instance_pairs(objects: Sequence[ImageObjects]) -> Tensor:

@@ -97,6 +97,7 @@ class CLIPEnsemble(nn.Module):
         dense: Tensor,
         text: Tensor,
         visual_head: CLIPVisualHead,
+        weight: Tensor | None = None,
     ) -> ObjectPredictions:
         """Predictions with other logits, in float32; a query without a pixel at the trunk's resolution keeps its own.
 
@@ -105,12 +106,13 @@ class CLIPEnsemble(nn.Module):
             dense: (B, c, h, w) last features of the trunk.
             text: (C, T) unit-length embeddings of the names.
             visual_head: of the CLIP model that the trunk is part of.
+            weight: (C,) CLIP's part in each name's score, if not that of `set_names`.
         """
         with torch.autocast(dense.device.type, enabled=False):
             features = downsample(objects.mask_features.float(), (dense.shape[-2], dense.shape[-1]))
             inside = torch.einsum("bqd,bdhw->bqhw", objects.mask_embeddings[-1].float(), features) > 0
         logits = objects.class_logits[-1]
-        mixed = geometric_ensemble(logits, visual_head(dense, inside, text), self.weight)
+        mixed = geometric_ensemble(logits, visual_head(dense, inside, text), self.weight if weight is None else weight)
         logits = torch.where(inside.flatten(2).any(dim=-1, keepdim=True), mixed, logits)
         return replace(objects, class_logits=logits[None])
 

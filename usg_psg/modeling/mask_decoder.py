@@ -111,7 +111,7 @@ class MaskDecoder(nn.Module):
 
     def forward(self, pixel_features: PixelDecoderOutput) -> MaskDecoderOutput:
         """Decode a batch."""
-        batch = len(pixel_features.mask_features)
+        batch = pixel_features.mask_features.shape[0]
         memories, positions, mask_features = self._prepare_levels(pixel_features)
         x = self.query_feat.weight.expand(batch, -1, -1)
         x_pos = self.query_embed.weight.expand(batch, -1, -1)

@@ -126,7 +126,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = to_autocast_dtype(self._positions(shapes, x))
         reference_points = self._reference_points(shapes, x.device)
-        reference_points = reference_points[None, :, None].expand(len(x), -1, len(shapes), -1)
+        reference_points = reference_points[None, :, None].expand(x.shape[0], -1, len(shapes), -1)
         for layer in self.layers:
             x = layer(x, position, reference_points, shapes)
         sizes = [h * w for h, w in shapes]

@@ -38,7 +38,7 @@ class RelationQueries(nn.Module):
 
     def forward(self, queries: Tensor, subject_index: Tensor, object_index: Tensor) -> Tensor:
         """(B, Q, d) and two (B, K) to (B, K, d)."""
-        rows = torch.arange(len(queries), device=queries.device)[:, None]
+        rows = torch.arange(queries.shape[0], device=queries.device)[:, None]
         subjects, objects = queries[rows, subject_index], queries[rows, object_index]
         if self.role_embed is not None:
             subjects, objects = subjects + self.role_embed.weight[0], objects + self.role_embed.weight[1]

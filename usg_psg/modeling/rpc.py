@@ -37,9 +37,10 @@ def select_pairs(pair_logits: Tensor, num_pairs: int, priority: Tensor | None = 
         raise ValueError(
             f"num_pairs must be between 1 and Q * (Q - 1) = {num_queries * (num_queries - 1)}, got {num_pairs}"
         )
-    ranking = pair_logits.detach().double()  # of float32 logits no digit is lost when the priority is added
+    ranking = pair_logits.detach().double()  # of float32 logits no digit is lost
     if priority is not None:
-        ranking = ranking + priority * PRIORITY
+        # Pairs that come first keep their digits even where an exported network ranks in float32.
+        ranking = torch.where(priority, ranking, ranking - PRIORITY)
     diagonal = torch.eye(num_queries, dtype=torch.bool, device=ranking.device)
     ranking = ranking.masked_fill(diagonal, -torch.inf)
     chosen = ranking.flatten(1).topk(num_pairs, dim=1).indices

@@ -219,9 +219,11 @@ class USGPar(nn.Module):
         images = [(x.float() - self.pixel_mean) / self.pixel_std for x in images]
         return ImageList.from_tensors(images, self.size_divisibility)
 
-    def classify(self, decoded: MaskDecoderOutput, pixel_features: PixelDecoderOutput) -> ObjectPredictions:
-        """Classes beside the masks of every layer of `decoded`."""
-        logits = self.class_head(decoded.queries, self.object_text)
+    def classify(
+        self, decoded: MaskDecoderOutput, pixel_features: PixelDecoderOutput, object_text: Tensor | None = None
+    ) -> ObjectPredictions:
+        """Classes beside the masks of every layer of `decoded`; of the model's own names, unless others are given."""
+        logits = self.class_head(decoded.queries, self.object_text if object_text is None else object_text)
         return ObjectPredictions(decoded.queries, logits, decoded.mask_embeddings, pixel_features.mask_features)
 
     def relate(
@@ -230,11 +232,16 @@ class USGPar(nn.Module):
         pixel_features: PixelDecoderOutput,
         priority: Tensor | None = None,
         present: Tensor | None = None,
+        predicate_text: Tensor | None = None,
     ) -> RelationPredictions:
-        """Proposals and predicates of the last layer's queries; `priority` and `present` as `propose` has them."""
+        """Proposals and predicates of the last layer's queries.
+
+        `priority` and `present` as `propose` has them; predicate_text (P, e) in place of the vocabulary's.
+        """
+        text = self.predicate_text if predicate_text is None else predicate_text
         some = () if present is None else (present,)
         proposals = self.relation_head.propose(objects.queries[-1], priority, *some)
-        logits = self.relation_head.decode(objects.queries[-1], proposals, pixel_features, self.predicate_text, *some)
+        logits = self.relation_head.decode(objects.queries[-1], proposals, pixel_features, text, *some)
         return RelationPredictions(proposals, logits)
 
     def decode_given(
