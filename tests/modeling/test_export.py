@@ -20,8 +20,8 @@ from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.modeling.export import OUTPUTS, ExportableNetwork, example_inputs, export_network
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.onnx import OnnxPredictor
-from usg_psg.predicate_frequency import PredicateFrequency
 from usg_psg.predictor import SceneGraphPredictor
+from usg_psg.training_counts import TrainingCounts
 from usg_psg.vocabulary import Vocabulary
 from usg_psg_cli import main
 
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory):
         torch.manual_seed(3)
         model = build_model(cfg)
         counts = tuple(range(1, 1 + len(model.predicate_names)))
-        model.set_predicate_frequency(PredicateFrequency(model.predicate_names, counts, counts, 1))
+        model.set_training_counts(TrainingCounts(model.predicate_names, counts, counts, 1))
         trained_on = TrainingRecord.from_config(cfg)
         USGCheckpointer(model, str(folder), trained_on=trained_on, cfg=cfg).save("model_final")
     return folder / "model_final.pth"
