@@ -64,7 +64,7 @@ def test_options_that_the_text_names_exist(document):
     known = {name for path in sources for name in re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))}
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]*)", prose(document)))
     # Of argparse, pip, pytest and sbatch.
-    others = {"--help", "--no-build-isolation", "--noconftest", "--partition", "--account", "--time"}
+    others = {"--help", "--no-build-isolation", "--no-deps", "--noconftest", "--partition", "--account", "--time"}
     assert not named - known - others
 
 

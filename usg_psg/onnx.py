@@ -150,7 +150,7 @@ class OnnxPredictor:
         settings = self.settings
         class_score = _sigmoid(found["class_logits"])
         score, category = class_score.max(axis=1), class_score.argmax(axis=1)
-        candidate: np.ndarray = score >= settings["object_threshold"]
+        candidate = np.greater_equal(score, settings["object_threshold"])
         masks = np.zeros((len(score), *output), dtype=bool)
         best, owner = np.full(output, -1, dtype=np.float32), np.zeros(output, dtype=np.int64)
         for query, logits in enumerate(found["mask_logits"]):

@@ -368,7 +368,7 @@ def export(parser: ArgumentParser) -> Check:
     add("--format", required=True, choices=NETWORK_FORMATS, help="what to write")
     add("--output", required=True, type=Path, metavar="FILE", help=", ".join(NETWORK_FORMATS.values()))
     add("--vocabulary", metavar="FILE", help="names to look for, see docs/open_vocabulary.md")
-    add("--fp16", action="store_true", help="onnx: weights and arithmetic in 16 bits")
+    add("--half", action="store_true", help="onnx: weights and arithmetic in 16 bits")
     size = "onnx: also measure images of this size, in PyTorch and in onnxruntime on the CPU"
     add("--benchmark", type=positive_integer, nargs=2, metavar=("HEIGHT", "WIDTH"), help=size)
 
@@ -378,8 +378,8 @@ def export(parser: ArgumentParser) -> Check:
         suffix = NETWORK_FORMATS[args.format]
         if not args.output.name.endswith(suffix):
             raise ValueError(f"--output {args.output}: expected a file {suffix}")
-        if args.format != "onnx" and (args.fp16 or args.benchmark):
-            raise ValueError("--fp16 and --benchmark belong to --format onnx")
+        if args.format != "onnx" and (args.half or args.benchmark):
+            raise ValueError("--half and --benchmark belong to --format onnx")
 
     return check
 

@@ -144,7 +144,7 @@ def test_onnx_predictor_is_the_predictor(predictor, onnx_file, exported, tmp_pat
 
 @pytest.mark.slow
 def test_sixteen_bits_are_near(exported, onnx_file):
-    half = exported("onnx", "half.onnx", "--fp16", "--benchmark", "64", "64")
+    half = exported("onnx", "half.onnx", "--half", "--benchmark", "64", "64")
     assert half.stat().st_size < 0.7 * onnx_file.stat().st_size
     assert {x.elem_type for x in (i.type.tensor_type for i in onnx.load(half).graph.input)} == {1, 7}
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -168,7 +168,7 @@ def test_compiled_package_is_the_network(predictor, exported):
     "words, message",
     [
         (["--format", "onnx", "--output", "a.pt2"], "--output a.pt2: expected a file .onnx"),
-        (["--format", "aoti", "--output", "a.pt2", "--fp16"], "--fp16 and --benchmark belong to --format onnx"),
+        (["--format", "aoti", "--output", "a.pt2", "--half"], "--half and --benchmark belong to --format onnx"),
         (["--format", "onnx", "--output", "a.onnx", "--opts", "TEST.TASK", "predcls"], "TEST.TASK predcls: expected"),
     ],
 )

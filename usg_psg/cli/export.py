@@ -52,7 +52,7 @@ def run(args: Namespace) -> None:
     if args.format != "names":
         program, settings = export_network(predictor.model), _settings(predictor)
         if args.format == "onnx":
-            _write_onnx(program, output, settings, args.fp16)
+            _write_onnx(program, output, settings, args.half)
         elif args.format == "torch-export":
             torch.export.save(program, output, extra_files={f"{SETTINGS_KEY}.json": json.dumps(settings)})
         else:
@@ -101,7 +101,7 @@ def _write_names(predictor: SceneGraphPredictor, path: Path) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], fp16: bool) -> None:
+def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], half: bool) -> None:
     """Translate, check and write; weights of 16 bits on request, inputs and outputs stay float32."""
     import onnx
 
@@ -110,7 +110,7 @@ def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], 
         made = torch.onnx.export(program, dynamo=True, output_names=list(OUTPUTS), verbose=False)
     assert made is not None
     model = made.model_proto
-    if fp16:
+    if half:
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
