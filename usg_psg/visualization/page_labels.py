@@ -32,13 +32,14 @@ def page_labels(graph: SceneGraph) -> list[dict]:
     related = related_objects(graph)
     named = set(sorted(range(len(area)), key=lambda n: (n not in related, -area[n]))[:MOST])
     sizes = [label_size(obj.label, FONT) if n in named else NO_ROOM for n, obj in enumerate(graph.objects)]
+    kinds = [obj.category_id for obj in graph.objects]
     sets = []
     for side in SIDES:
         shown = _reduced(owner, area, side / max(owner.shape))
         width = shown.shape[1]
         fitting = [(min(w, width), h) if width >= NARROWEST * h else NO_ROOM for w, h in sizes]
         places = []
-        for point, place in zip(anchors(shown, len(area)), place_labels(shown, fitting, related), strict=True):
+        for point, place in zip(anchors(shown, len(area)), place_labels(shown, fitting, related, kinds), strict=True):
             record = list(point or ())
             if place is not None:
                 left, top, right, bottom = place.box
