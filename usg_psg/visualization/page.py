@@ -32,7 +32,7 @@ from .page_labels import page_labels
 
 ASSETS = Path(__file__).parent / "assets"
 # In the order in which they need each other.
-SCRIPTS = ("list.js", "image_view.js", "layout.js", "graph.js", "search.js", "page.js")
+SCRIPTS = ("list.js", "image_view.js", "layout.js", "graph.js", "search.js", "timeline.js", "page.js")
 ITEMS_HERE = "<!-- items -->\n"
 MARKS = ("hit", "missed", "wrong")
 MAX_SIDE = 1600  # larger images are scaled down together with their masks
@@ -109,6 +109,7 @@ class PageWriter:
         self.score_threshold = score_threshold
         self._temporary = self.path.with_name(self.path.name + ".tmp")
         self._entries: list[tuple[Any, dict]] = []
+        self._timelines: list[dict] = []
         head, self._tail = _shell(title)
         self._file = open(self._temporary, "wb")
         self._file.write(head.encode())
@@ -137,9 +138,18 @@ class PageWriter:
         self._good = self._file.tell()
         self._entries.append((float(len(self._entries)) if order is None else order, entry))
 
+    def add_timeline(self, first: int, last: int, rows: Sequence[tuple[str, int, int, float]]) -> None:
+        """Show intervals beside images `first` to `last`, the frames of a video, counted from 0 as they were added.
+
+        Args:
+            rows: text, first and last image, score.
+        """
+        self._timelines.append({"first": first, "last": last, "rows": [(printable(row[0]), *row[1:]) for row in rows]})
+
     def discard(self) -> None:
         """Take back what was added and leave no file; what stood under the name before stays."""
         self._entries.clear()
+        self._timelines.clear()
         self.close()
 
     def close(self) -> None:
@@ -149,7 +159,7 @@ class PageWriter:
         entries = [entry for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
         self._file.seek(self._good)  # an item whose writing was interrupted goes
         self._file.truncate()
-        index = {"items": entries, "least": self.score_threshold, "weak": WEAK_SCORE}
+        index = {"items": entries, "least": self.score_threshold, "weak": WEAK_SCORE, "timelines": self._timelines}
         self._file.write((_script("index", index) + self._tail).encode())
         self._file.close()
         if entries:
