@@ -55,6 +55,18 @@ def test_an_object_is_found_again_where_it_must_have_gone():
     assert ids(track_objects(seen, max_lost=8), "person") == [1]
 
 
+def test_what_moves_with_the_camera_keeps_its_id():
+    """A small object moves by more than its size; a large one tells how the camera moves."""
+    masks = np.zeros((4, 2, *SIZE), bool)
+    for n in range(4):
+        masks[n, 0, 10:50, 10 + 8 * n : 60 + 8 * n] = True
+        masks[n, 1, 2:6, 70 + 8 * n : 74 + 8 * n] = True
+    graphs = [SceneGraph.from_rows(SIZE, [0, 1], encode_masks(m), [], NAMES) for m in masks]
+    assert [f.objects for f in track_objects(graphs).frames] == [[1, 2]] * 4
+    alone = [SceneGraph.from_rows(SIZE, [1], encode_masks(m[1:]), [], NAMES) for m in masks]
+    assert [f.objects for f in track_objects(alone).frames] == [[1], [2], [3], [4]]
+
+
 def test_a_wrong_class_for_a_frame_changes_no_identity():
     video = track_objects([frame((1 if n == 3 else 0, 5 + n, 10)) for n in range(8)])
     assert [(o.id, o.name, o.label, o.frames) for o in video.objects] == [

@@ -22,6 +22,7 @@ FORMAT = "usg_psg video scene graph"
 VERSION = 1
 SIDE = 160  # pixels of the longer side at which masks are compared
 MIN_IOU = 0.3  # of masks of one object in two frames
+LARGEST = 5  # things whose median speed is the camera's
 OTHER_CLASS = 0.5  # an overlap with a mask of another category counts half
 
 
@@ -103,9 +104,9 @@ class _Track:
     def label(self) -> str:
         return f"{spoken_name(self.category[1])} {self.id}"
 
-    def expected(self, at: int) -> np.ndarray:
-        """The last mask, moved on at its speed to frame position `at`."""
-        return shift(self.mask, np.rint(self.speed * (at - self.seen[-1])), order=0, prefilter=False)
+    def expected(self, at: int, speed: np.ndarray) -> np.ndarray:
+        """The last mask, moved on at a speed to frame position `at`."""
+        return shift(self.mask, np.rint(speed * (at - self.seen[-1])), order=0, prefilter=False)
 
     def see(self, obj: SceneObject, mask: np.ndarray, at: int) -> None:
         middle = _middle(mask)
@@ -121,8 +122,9 @@ class Tracker:
     """Gives the objects of frame after frame their ids, and keeps which relations held when.
 
     An object is the one of an earlier frame whose mask, where it was or moved on at its speed, overlaps it best:
-    Hungarian matching of mask IoUs, which count half between categories. Things match things; stuff of one category is
-    the same wherever it is.
+    Hungarian matching of mask IoUs, which count half between categories. Objects that found none are tried at the
+    median speed of the largest that did, as all of them move with the camera. Things match things; stuff of one
+    category is the same wherever it is.
 
     Args:
         min_iou: least overlap to be the same object.
@@ -203,25 +205,37 @@ class Tracker:
     def _match(self, objects: list[SceneObject], masks: np.ndarray, at: int) -> list[_Track]:
         """The track of each of N objects, new ones where none fits."""
         known = [t for t in self._tracks if not t.isthing or at - t.seen[-1] <= self.max_lost + 1]
-        found: dict[int, _Track] = {}
-        if known and objects:
-            overlap = np.maximum(
-                _ious(np.array([t.mask for t in known]), masks), _ious(np.array([t.expected(at) for t in known]), masks)
-            )
-            kind, thing = np.array([obj.category_id for obj in objects]), np.array([obj.isthing for obj in objects])
-            same = np.array([t.category[0] for t in known])[:, None] == kind
-            is_thing = np.array([t.isthing for t in known])[:, None]
-            overlap = np.where(same, overlap, OTHER_CLASS * overlap)
-            overlap = np.where(same & ~is_thing, np.maximum(overlap, self.min_iou), overlap)
-            overlap[(is_thing != thing) | (overlap < self.min_iou)] = 0.0
-            for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
-                if overlap[row, column] > 0:
-                    found[int(column)] = known[row]
+        overlap = np.maximum(
+            _ious([t.mask for t in known], masks), _ious([t.expected(at, t.speed) for t in known], masks)
+        )
+        found = self._pair(known, objects, overlap)
+        things = sorted((int(masks[n].sum()), n) for n, t in found.items() if t.isthing)[-LARGEST:]
+        moves = [(_middle(masks[n]) - found[n].middle) / (at - found[n].seen[-1]) for _, n in things]
+        camera = np.median(moves, axis=0) if moves else np.zeros(2)
+        taken = {t.id for t in found.values()}
+        known = [t for t in known if t.id not in taken]
+        left = [n for n in range(len(objects)) if n not in found]
+        overlap = _ious([t.expected(at, camera) for t in known], masks[left])
+        late = self._pair(known, [objects[n] for n in left], overlap)
+        found.update({left[n]: track for n, track in late.items()})
         for n, obj in enumerate(objects):
             if n not in found:
-                found[n] = _Track(len(self._tracks) + 1, obj.isthing, masks[n], _middle(masks[n]))
+                found[n] = _Track(len(self._tracks) + 1, obj.isthing, masks[n], _middle(masks[n]), speed=camera)
                 self._tracks.append(found[n])
         return [found[n] for n in range(len(objects))]
+
+    def _pair(self, tracks: list[_Track], objects: list[SceneObject], overlap: np.ndarray) -> dict[int, _Track]:
+        """The best tracks of N objects by the IoU (T, N) of their masks; none for objects that fit none."""
+        if not tracks or not objects:
+            return {}
+        kind, thing = np.array([obj.category_id for obj in objects]), np.array([obj.isthing for obj in objects])
+        same = np.array([t.category[0] for t in tracks])[:, None] == kind
+        is_thing = np.array([t.isthing for t in tracks])[:, None]
+        overlap = np.where(same, overlap, OTHER_CLASS * overlap)
+        overlap = np.where(same & ~is_thing, np.maximum(overlap, self.min_iou), overlap)
+        overlap[(is_thing != thing) | (overlap < self.min_iou)] = 0.0
+        pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
+        return {int(n): tracks[t] for t, n in pairs if overlap[t, n] > 0}
 
     def _intervals(self, sightings: list[tuple[int, float]]) -> Iterable[tuple[int, int, int, float]]:
         """First and last frame number, frames seen and mean score of each stretch without a longer gap."""
@@ -245,9 +259,11 @@ def _middle(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask).mean(axis=0) if mask.any() else np.zeros(2)
 
 
-def _ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(T, N) IoU of masks (T, h, w) and (N, h, w) bool; 0 between empty ones."""
-    rows, columns = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+def _ious(tracks: list[np.ndarray], masks: np.ndarray) -> np.ndarray:
+    """(T, N) IoU of T masks (h, w) and masks (N, h, w) bool; 0 between empty ones."""
+    if not tracks or not len(masks):
+        return np.zeros((len(tracks), len(masks)), np.float32)
+    rows, columns = (np.reshape(m, (len(m), -1)).astype(np.float32) for m in (np.array(tracks), masks))
     shared = rows @ columns.T
     union = rows.sum(axis=1)[:, None] + columns.sum(axis=1) - shared
     return shared / np.maximum(union, 1)

@@ -26,7 +26,7 @@ def show(new_page, tmp_path):
             for item in items:
                 writer.add(item)
             for timeline in options.pop("timelines", ()):
-                writer.add_timeline(*timeline)
+                writer.add_timeline(timeline)
         page = new_page(viewport={"width": width, "height": height}, **options)
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
@@ -446,8 +446,8 @@ def test_relations_of_a_video_over_its_frames(show):
     items = [scene_item(name) for name in "abcde"]
     hostile = HOSTILE + " on dog 2"
     timelines = [
-        (1, 2, [("person 1 on dog 2", 1, 2, 0.5)]),
-        (3, 4, [(hostile, 4, 4, 0.5), ("cat 1 on mat 2", 3, 4, 0.2)]),
+        [("person 1 on dog 2", 1, 2, 0.5)],
+        [(hostile, 4, 4, 0.5), ("cat 1 on mat 2", 3, 4, 0.2)],
     ]
     page = show(items, timelines=timelines)
     table = page.locator("#timeline-rows button")
