@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top to the ground floor. A room is a folder or a file of the package; `compat` is no room of the house.
 ROOMS = (
     "cli", "server", "predictor", "model_folder", "engine", "visualization", "evaluation", "pretrained", "config",
-    "modeling", "inference", "losses", "data", "graph_formats", "onnx", "scene_graph", "structures", "masks",
-    "training_counts", "vocabulary", "utils",
+    "modeling", "inference", "losses", "data", "graph_formats", "onnx", "tracking", "scene_graph", "structures",
+    "masks", "training_counts", "vocabulary", "utils",
 )  # fmt: skip
 # What a user may do without: packages, the modules that need gradio and FastAPI, and setuptools, which compiling needs.
 OPTIONAL = {

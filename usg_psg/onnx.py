@@ -164,7 +164,7 @@ class OnnxPredictor:
             masks, owner, score, category, candidate, self.names.is_thing, settings["overlap_threshold"]
         )
         subject, object_ = found["subject"], found["object"]
-        is_instance = masks.any(axis=(1, 2))
+        is_instance = np.asarray(masks.any(axis=(1, 2)))
         valid = is_instance[subject] & is_instance[object_]
         subject, object_ = subject[valid], object_[valid]
         logits = found["predicate_logits"][valid] - self.names.arrays.get("predicate_shift", 0)

@@ -119,6 +119,10 @@ def demo(parser: ArgumentParser) -> Check:
     parser.add_argument("--svg", action="store_true", help="also write the drawing of the graph as SVG")
     formats = "also write the graph for other programs, see docs/visualization.md"
     parser.add_argument("--format", nargs="+", choices=GRAPH_FORMATS, default=[], help=formats)
+    video = "images of a folder are the frames of one video, in the order of their names; one process parses them"
+    parser.add_argument("--video", action="store_true", help=video)
+    lost = "parsed frames after which an unseen object of a video, when seen again, is a new one"
+    add_number(parser, "--max-lost", whole_number(0), 30, lost)
     add_number(parser, "--frame-step", positive_integer, 1, "parse every N-th frame of a video")
     add_number(parser, "--max-frames", positive_integer, None, "frames of each video")
     add_number(parser, "--page-relations", whole_number(0), 200, "relations per image on the page")

@@ -64,10 +64,21 @@ def write_video(path, frames=7, size=(48, 64)):
     return path
 
 
-def page_names(folder):
+def page_index(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
     (index,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', text)
-    return [entry["name"] for entry in json.loads(index)["items"]]
+    return json.loads(index)
+
+
+def page_names(folder):
+    return [entry["name"] for entry in page_index(folder)["items"]]
+
+
+@pytest.fixture
+def sees_stripes(monkeypatch):
+    """The predictor finds the same stripes in any image."""
+    sizes = lambda images: [(i["height"], i["width"]) for i in images]  # noqa: E731
+    monkeypatch.setattr(SceneGraphPredictor, "run", lambda self, images: [stripes(*size) for size in sizes(images)])
 
 
 def test_frames_of_a_video(tmp_path):
@@ -101,13 +112,69 @@ def test_a_folder_with_images_videos_and_broken_files(run, tmp_path, capsys):
     assert "broken.mp4: left out" in captured.err and "3 of 4 images parsed" in captured.out
     stems = ["a", "clip_000000", "clip_000002"]
     endings = ["_overlay.png", "_graph.png", "_graph.svg", ".json", ".graphml", ".objects.csv", ".relations.csv"]
-    assert {f.name for f in output.iterdir()} == {*(s + e for s in stems for e in endings), "index.html"}
+    written = {*(s + e for s in stems for e in endings), "clip_tracks.json", "index.html"}
+    assert {f.name for f in output.iterdir()} == written
     assert page_names(output) == ["a.png", "clip.avi frame 0 (0:00.00)", "clip.avi frame 2 (0:00.20)"]
     page = (output / "index.html").read_text()
     assert str(tmp_path) not in page and '"least":0.02' in page
     graph = SceneGraph.from_json((output / "clip_000002.json").read_text())
     assert (graph.height, graph.width) == (48, 64) and read_graph(output / "clip_000002.graphml") == graph
     assert (output / "a_graph.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_a_video_has_objects_with_ids_and_relations_with_intervals(run, sees_stripes, tmp_path):
+    video, output = write_video(tmp_path / "clip.avi"), tmp_path / "out"
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    inputs = ["--input", str(tmp_path / "a.png"), str(video), "--frame-step", "2"]
+    assert run(*inputs, "--output", str(output)) == 0
+    data = json.loads((output / "clip_tracks.json").read_text())
+    assert [(frame["number"], frame["seconds"]) for frame in data["frames"]] == [(0, 0.0), (2, 0.2), (4, 0.4), (6, 0.6)]
+    graph = SceneGraph.from_json((output / "clip_000004.json").read_text())
+    assert [obj.label for obj in graph.objects] == [obj["label"] for obj in data["objects"]]
+    assert [(r["first"], r["last"], r["frames"]) for r in data["relations"]] == [(0, 6, 4)] * len(graph.relations)
+    (timeline,) = page_index(output)["timelines"]
+    first = data["relations"][0]
+    text = " ".join(
+        (graph.objects[first["subject"] - 1].label, first["predicate"], graph.objects[first["object"] - 1].label)
+    )
+    assert (timeline["first"], timeline["last"]) == (1, 4)
+    assert timeline["rows"][0] == [text, 1, 4, pytest.approx(first["score"])]
+
+
+def test_a_folder_of_frames_is_a_video_where_it_is_said_to_be(run, sees_stripes, tmp_path, capsys):
+    folder, output = tmp_path / "frames", tmp_path / "out"
+    folder.mkdir()
+    for n in range(5):
+        Image.fromarray(np.zeros((40, 50 if n != 3 else 51, 3), np.uint8)).save(folder / f"{n}.png")
+    (folder / "1.png").write_bytes(b"no image")
+    assert run("--input", str(folder), "--video", "--output", str(output)) == 1
+    data = json.loads((output / "frames_tracks.json").read_text())
+    assert [frame["number"] for frame in data["frames"]] == [0, 2, 4], "1 is broken, 3 of another size"
+    assert page_names(output) == ["0.png", "2.png", "4.png"]
+    error = capsys.readouterr().err
+    assert "1.png: left out" in error and "3.png: left out: frame 3: expected 40x50, as before, got 40x51" in error
+    assert run("--input", str(folder), "--output", str(tmp_path / "images")) == 1
+    assert not list((tmp_path / "images").glob("*_tracks.json"))
+
+
+def test_a_resumed_video_knows_the_frames_before(run, sees_stripes, tmp_path):
+    video, output = write_video(tmp_path / "clip.avi"), tmp_path / "out"
+    arguments = ["--input", str(video), "--output", str(output)]
+    assert run(*arguments, "--max-frames", "3") == 0
+    assert run(*arguments, "--max-frames", "5", "--resume") == 0
+    data = json.loads((output / "clip_tracks.json").read_text())
+    assert [frame["number"] for frame in data["frames"]] == [0, 1, 2, 3, 4]
+    assert {obj["frames"] for obj in data["objects"]} == {5}
+
+
+def test_two_videos_and_a_page_that_ends_before_them(run, sees_stripes, tmp_path):
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.avi", frames=3)
+    output = tmp_path / "out"
+    assert run("--input", str(tmp_path), "--page-images", "4", "--output", str(output)) == 0
+    for name in ("a", "b"):
+        assert len(json.loads((output / f"{name}_tracks.json").read_text())["frames"]) == 3
+    assert [(t["first"], t["last"]) for t in page_index(output)["timelines"]] == [(0, 2), (3, 3)]
 
 
 def test_files_of_the_same_name_and_a_page_of_the_first_images(run, tmp_path, capsys):
@@ -254,7 +321,8 @@ def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
         process.kill()
     assert process.returncode == 130 and "interrupted: " in out, err
     assert "Traceback" not in err
-    finished = sorted(output.glob("*.json"))
+    tracks = output / "clip_tracks.json"
+    finished = sorted(set(output.glob("*.json")) - {tracks})
     assert 2 <= len(finished) < 500
     for path in finished:
         SceneGraph.from_json(path.read_text())
@@ -265,7 +333,8 @@ def test_ctrl_c_keeps_what_is_finished(model, tmp_path):
     # The last frame may be written but not on the page yet.
     assert len(finished) - 1 <= len(names) <= len(finished)
     assert all(f"frame {n} " in name for n, name in enumerate(names))
-    assert len(list(output.iterdir())) == 3 * len(finished) + 1, "nothing half-written is left"
+    assert [frame["number"] for frame in json.loads(tracks.read_text())["frames"]] == list(range(len(finished)))
+    assert len(list(output.iterdir())) == 3 * len(finished) + 2, "nothing half-written is left"
 
 
 def test_images_of_extreme_shape(run, tmp_path, capsys):

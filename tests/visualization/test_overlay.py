@@ -80,7 +80,7 @@ def test_outlines_of_long_images_leave_room_for_what_is_inside():
 
 
 def test_names_that_find_no_room_do_not_enlarge_without_end(monkeypatch):
-    monkeypatch.setattr("usg_psg.visualization.overlay.place_labels", lambda owner, sizes, first: [None] * len(sizes))
+    monkeypatch.setattr("usg_psg.visualization.overlay.place_labels", lambda owner, sizes, *_: [None] * len(sizes))
     pixels = compose_overlay(np.zeros((600, 800, 3), np.uint8), stripes(600, 800)).pixels
     assert 4e6 < pixels.shape[0] * pixels.shape[1] <= 8e6
     assert compose_overlay(np.zeros((2900, 3000, 3), np.uint8), stripes(2900, 3000)).pixels.shape == (2900, 3000, 3)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from usg_psg.masks import encode_mask
 from usg_psg.scene_graph import SceneGraph, SceneObject, SceneRelation
-from usg_psg.visualization import PageItem, class_color, write_page
+from usg_psg.visualization import PageItem, PageWriter, class_color
 from usg_psg.visualization.page_labels import page_labels
 
 from .scenes import random_scene
@@ -22,7 +22,11 @@ def show(new_page, tmp_path):
     pages, messages, requests = [], [], []
 
     def open_page(items, width=1280, height=900, fragment="", **options):
-        write_page(tmp_path / "page.html", items, options.pop("title", "Title"))
+        with PageWriter(tmp_path / "page.html", options.pop("title", "Title")) as writer:
+            for item in items:
+                writer.add(item)
+            for timeline in options.pop("timelines", ()):
+                writer.add_timeline(timeline)
         page = new_page(viewport={"width": width, "height": height}, **options)
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
@@ -436,6 +440,31 @@ def test_images_of_any_size(show, size):
         return !light.getContext("2d").getImageData(0, 0, light.width || 1, light.height || 1).data.some((v) => v);
     }""")
     assert empty == (min(box["width"], box["height"]) < 18), "names stand in the picture where they fit whole"
+
+
+def test_relations_of_a_video_over_its_frames(show):
+    items = [scene_item(name) for name in "abcde"]
+    hostile = HOSTILE + " on dog 2"
+    timelines = [
+        [("person 1 on dog 2", 1, 2, 0.5)],
+        [(hostile, 4, 4, 0.5), ("cat 1 on mat 2", 3, 4, 0.2)],
+    ]
+    page = show(items, timelines=timelines)
+    table = page.locator("#timeline-rows button")
+    assert not page.locator("#timeline").is_visible(), "an image that is no frame"
+    page.keyboard.press("n")
+    page.wait_for_selector("#timeline:not([hidden])")
+    assert table.all_inner_texts() == ["person 1 on dog 2"]
+    page.keyboard.press("n")
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelectorAll('#timeline-rows button').length === 2")
+    assert table.nth(0).inner_text() == hostile and "off" in table.nth(0).get_attribute("class")
+    bar, track = (table.nth(0).locator(name).bounding_box() for name in (".span", ".track"))
+    assert bar["x"] == pytest.approx(track["x"] + track["width"] / 2, abs=1)
+    assert bar["width"] == pytest.approx(track["width"] / 2, abs=1)
+    table.nth(0).click()
+    page.wait_for_function("document.getElementById('name').textContent === 'e'")
+    assert "off" not in (table.nth(0).get_attribute("class") or "")
 
 
 def test_an_image_without_objects_or_relations(show):

@@ -62,6 +62,15 @@ def test_related_objects_choose_first_and_there_is_an_end(monkeypatch):
     assert [n for n, place in enumerate(tags["places"]) if len(place or ()) > 2] == sorted(small)
 
 
+def test_names_leave_most_of_the_image_open():
+    graph = blobs(np.random.default_rng(3), 480, 640, 60)
+    for tags in page_labels(graph):
+        labels = [place[2:] for place in tags["places"] if len(place or ()) > 2]
+        assert sum(label[2] * label[3] for label in labels) <= 0.31 * 0.75 * tags["side"] ** 2
+    few, *_, many = (sum(len(place or ()) > 2 for place in tags["places"]) for tags in page_labels(graph))
+    assert 0 < few < many
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (20, 1500), (1500, 20)])
 def test_pictures_that_are_too_thin_for_names(size):
     found = page_labels(stripes(*size, count=1))

@@ -6,6 +6,7 @@ import glob
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -93,6 +94,10 @@ class Run:
         begin = time.monotonic()
         with tqdm(total=self.total, unit="image", smoothing=0.05) as bar:
             for result in results:
+                if result.timeline is not None:
+                    if self.page is not None and result.timeline:
+                        self.page.add_timeline(result.timeline)
+                    continue
                 self._take_one(result)
                 bar.initial += result.earlier  # no part of the speed
                 bar.update()
@@ -132,7 +137,12 @@ def run(args: Namespace) -> int:
     check_gpus(args.num_gpus)
     paths = find_inputs(args.input)
     shown = short_paths(paths)
-    files = [File(n, path, stem, shown[n]) for n, (path, stem) in enumerate(unique_stems(paths))]
+    files, before = [], Counter[Path]()
+    for n, (path, stem) in enumerate(unique_stems(paths)):
+        folder = path.absolute().parent
+        video = stem if is_video(path) else folder.name if args.video else ""
+        files.append(File(n, path, stem, shown[n], video, before[folder]))
+        before[folder] += 1
     counts = [count_images(path, args.frame_step, args.max_frames) for path in paths]
     known = [count for count in counts if count is not None]
     config_of(args)  # which may be wrong, before anything is written
@@ -142,7 +152,7 @@ def run(args: Namespace) -> int:
         Path(args.output).mkdir(parents=True, exist_ok=True)
         if args.resume:
             remove_temporary_files(args.output)  # of a run that was killed
-    interruption, number = Interruption(), min(args.num_gpus, len(files))
+    interruption, number = Interruption(), 1 if args.video else min(args.num_gpus, len(files))
 
     def stopped() -> bool:
         return interruption.asked

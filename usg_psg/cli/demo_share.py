@@ -6,8 +6,9 @@ import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,21 +20,29 @@ from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
 from ..graph_formats import save_graph
 from ..predictor import Objects, SceneGraphPredictor
 from ..scene_graph import SceneGraph
+from ..tracking import Tracker
 from ..utils.files import write_whole
 from ..utils.text import printable
 from ..visualization import PageItem, draw_graph, draw_overlay
 from . import config_of
 from .given_objects import open_objects
 
+TIMELINE_ROWS = 100  # relations of a video on the page, the first ones
+
 
 @dataclass(frozen=True)
 class File:
-    """An image or a video: its number among the run's, its path, the stem of its results' names, its name to show."""
+    """An image or a video: its number among the run's, its path, the stem of its results' names, its name to show.
+
+    `video` is the name of the video that it is, or is frame `frame` of; empty for a single image.
+    """
 
     number: int
     path: Path
     stem: str
     shown: str
+    video: str = ""
+    frame: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Source:
     place: int = 0
     frame: int | None = None
     note: str = ""
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +94,7 @@ class Result:
         text: to print.
         line: of the JSON lines.
         item: for the page; None where it is not among the first images.
+        timeline: of no image, but of a video that has ended: text, first and last order, score of its relations.
     """
 
     name: str
@@ -93,6 +104,7 @@ class Result:
     text: str = ""
     line: str = ""
     item: PageItem | None = None
+    timeline: list[tuple[str, Any, Any, float]] | None = None
 
 
 def has_utf8_name(path: Path) -> bool:
@@ -170,16 +182,67 @@ def results_of_share(
         assert find is not None
         return find(share.sources[number].stem)
 
-    for parsed in predictor.stream(share.images(), args.batch_size, args.threads, objects if find else None):
-        yield from share.aside()
-        source = share.sources.pop(parsed.index)
-        if parsed.error is not None or parsed.graph is None or parsed.image is None:
-            yield Result(source.name, source.order, error=str(parsed.error))
+    try:
+        for parsed in predictor.stream(share.images(), args.batch_size, args.threads, objects if find else None):
+            yield from share.aside()
+            source = share.sources.pop(parsed.index)
+            if parsed.error is not None or parsed.graph is None or parsed.image is None:
+                yield Result(source.name, source.order, error=str(parsed.error))
+            else:
+                yield share.written(source, parsed.graph, parsed.image)
+            if stopped():
+                break
         else:
-            yield share.written(source, parsed.graph, parsed.image)
-        if stopped():
-            return
-    yield from share.aside()
+            yield from share.aside()
+        yield from share.end_videos()
+    finally:
+        list(share.end_videos())  # whatever ended the run
+
+
+class _Video:
+    """The graph of a video that is being parsed."""
+
+    def __init__(self, name: str, args: Namespace):
+        self.name, self.args, self.tracker = name, args, Tracker(max_lost=args.max_lost)
+        self.orders: dict[int, tuple[int, int]] = {}  # where its frames stand on the page
+
+    def add(self, source: Source, graph: SceneGraph) -> SceneGraph:
+        """The next frame; its graph with the labels of the video."""
+        if self.args.resume and self.args.output and source.frame and not self.tracker.frames:
+            self._add_earlier(source, source.frame)
+        number = source.file.frame if source.frame is None else source.frame
+        return self._add(number, graph, source.order, source.seconds)
+
+    def _add(self, number: int, graph: SceneGraph, order: tuple[int, int], seconds: float | None) -> SceneGraph:
+        drawn = graph.constrained().top(score_threshold=self.args.score_threshold)
+        objects = self.tracker.add(drawn, number, seconds).objects
+        self.orders[number] = order
+        return replace(graph, objects=objects)
+
+    def _add_earlier(self, source: Source, before: int) -> None:
+        """The frames that an interrupted run has written."""
+        for place, number in enumerate(range(0, before, self.args.frame_step)):
+            path = Path(self.args.output) / f"{replace(source, frame=number).stem}.json"
+            with contextlib.suppress(OSError, ValueError):  # left out then, or damaged
+                graph = SceneGraph.from_json(path.read_text(encoding="utf-8"))
+                self._add(number, graph, (source.file.number, place), None)
+
+    def finish(self, output: str | None) -> list[tuple[str, Any, Any, float]]:
+        """Write NAME_tracks.json; returns rows for the page."""
+        graph = self.tracker.graph()
+        if output and graph.frames:
+            text = graph.to_json().encode()
+            write_whole(Path(output) / f"{self.name}_tracks.json", lambda file: file.write(text))
+        labels = {obj.id: obj.label for obj in graph.objects}
+        return [
+            (
+                f"{labels[r.subject]} {r.predicate} {labels[r.object]}",
+                self.orders[r.first],
+                self.orders[r.last],
+                r.score,
+            )
+            for r in graph.relations[:TIMELINE_ROWS]
+        ]
 
 
 class _Share:
@@ -189,6 +252,13 @@ class _Share:
         self.args, self.files, self.finished = args, files, finished
         self.sources: dict[int, Source] = {}  # of images that the predictor has, by their number there
         self._aside: list[Result] = []
+        self.videos: dict[str, _Video] = {}  # by name; frames of several may come in turns
+
+    def end_videos(self) -> Iterator[Result]:
+        """Write the graphs of the videos so far; their intervals for the page."""
+        while self.videos:
+            video = self.videos.pop(next(iter(self.videos)))
+            yield Result("", (0, 0), timeline=video.finish(self.args.output))
 
     def aside(self) -> Iterator[Result]:
         """Results of images that the predictor does not get."""
@@ -210,6 +280,9 @@ class _Share:
         """Write the results of an image."""
         text, item = "", None
         try:
+            if source.file.video:
+                video = self.videos.setdefault(source.file.video, _Video(source.file.video, self.args))
+                graph = video.add(source, graph)
             if self.args.output:
                 text = write_results(source, graph, image, self.args)
                 item = self._item(source, graph, image)
@@ -229,7 +302,8 @@ class _Share:
                 frames = read_frames(file.path, self.args.frame_step, self.args.max_frames)
                 for place, (frame, seconds, image) in enumerate(frames):
                     time = "" if np.isnan(seconds) else f" ({int(seconds // 60)}:{seconds % 60:05.2f})"
-                    yield Source(file, place, frame, f" frame {frame}{time}"), image
+                    since = None if np.isnan(seconds) else seconds
+                    yield Source(file, place, frame, f" frame {frame}{time}", since), image
             except (ValueError, OSError) as error:
                 self._aside.append(Result(str(file.path), (file.number, 0), error=str(error)))
 

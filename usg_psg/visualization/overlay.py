@@ -16,12 +16,13 @@ from ..masks import resize_nearest
 from ..scene_graph import SceneGraph
 from .colors import class_color, text_color
 from .figures import POINT, add_box, drawing, write
-from .label_places import Place, has_room, place_labels
+from .label_places import Place, place_labels, tangled
 
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 900, 240  # smaller images are enlarged, so that labels are readable
 MAX_LONG_SIDE, MAX_PIXELS = 16_000, 8_000_000  # nothing is enlarged beyond; WebP ends at 16383
 MIN_FONT = 13  # pixels
-GROWTH, MAX_STEPS = 1.25, 14  # crowded images are enlarged step by step until every label has room
+GROWTH, MAX_STEPS = 1.4, 10  # crowded images are enlarged step by step until every label has room
+UNTANGLE = 2.0  # and to at most so much until no line crosses another or runs under a label
 THING_OPACITY, STUFF_OPACITY = 0.45, 0.22  # stuff covers most of an image
 VECTOR_SUFFIXES = (".svg", ".pdf")
 PIXEL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -57,25 +58,27 @@ def draw_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = Non
     """Paint the masks of all objects of a graph, with their names, over an image (H, W, 3) uint8 RGB of its size.
 
     Names lie inside the image and never on each other; those of related objects choose their place first. One that
-    would hide its object, or finds no room on it, stands beside it with a line to it. Where masks overlap, the smaller
-    one shows.
+    would hide its object, or finds no room on it, stands beside it with a line to it, off others of its category where
+    it can. Where masks overlap, the smaller one shows.
 
     Args:
         scale: of the result to the image; names that find no room are left out. None enlarges small images, and
-            crowded ones until every name has room, but not beyond 16000 pixels a side and 8 million in all.
+            crowded ones until every name has room and lines keep apart, but not beyond 16000 pixels a side and 8
+            million in all.
 
     Returns:
         (H', W', 3) uint8 RGB; a ValueError if image and graph differ in size.
     """
     overlay = compose_overlay(image, graph, scale)
     canvas = overlay.pixels.copy()
-    width = max(1, round(overlay.font / 9))
+    width = max(2, round(overlay.font / 9))
     for label in overlay.labels:
         if label.place.leader is not None:
             start, end = (tuple(round(16 * (v - 0.5)) for v in p) for p in (label.place.anchor, label.place.leader))
+            radius = _dot(label.place, width)
             for color, extra in (((255, 255, 255), 2), (label.color, 0)):
                 cv2.line(canvas, start, end, color, width + extra, cv2.LINE_AA, shift=4)
-                cv2.circle(canvas, start, 16 * (2 * width + extra // 2), color, -1, cv2.LINE_AA, shift=4)
+                cv2.circle(canvas, start, round(16 * (radius + extra / 2)), color, -1, cv2.LINE_AA, shift=4)
     drawn = Image.fromarray(canvas)
     draw, font = ImageDraw.Draw(drawn), label_font(overlay.font)
     for label in overlay.labels:
@@ -114,15 +117,16 @@ def add_overlay(axes: Axes, overlay: Overlay, left: float = 0.0, bottom: float =
     axes.set_aspect("auto")
     axes.axis(view)  # imshow fits the axes to the image
     top = bottom + height
-    thin = max(1.0, overlay.font / 9) * POINT
+    thin = max(2.0, overlay.font / 9) * POINT
     for label in overlay.labels:
         color = np.array(label.color) / 255
         if label.place.leader is not None:
             (x0, y0), (x1, y1) = label.place.anchor, label.place.leader
+            dot = 2 * POINT * _dot(label.place, thin / POINT)
             for shade, extra, layer in (("white", 2 * POINT, 1), (color, 0, 2)):
                 line = ([left + x0, left + x1], [top - y0, top - y1])
                 axes.plot(*line, color=shade, linewidth=thin + extra, zorder=layer, solid_capstyle="round")
-                axes.plot(left + x0, top - y0, "o", color=shade, markersize=4 * thin + extra, mew=0, zorder=layer)
+                axes.plot(left + x0, top - y0, "o", color=shade, markersize=dot + extra, mew=0, zorder=layer)
         x0, y0, x1, y1 = label.place.box
         add_box(axes, (left + x0, top - y1, left + x1, top - y0), _pad(overlay.font), color=color, lw=0, zorder=3)
         middle = (left + (x0 + x1) / 2, top - (y0 + y1) / 2)
@@ -142,20 +146,26 @@ def compose_overlay(image: np.ndarray, graph: SceneGraph, scale: float | None = 
     start = scale or min(most, max(1.0, MIN_LONG_SIDE / long, MIN_SHORT_SIDE / short))
     largest = max(MIN_FONT, round(start * min(long / 55, short / 12)))
     # A crowded image first gets a smaller font, then more room.
-    tries = [(start, font) for font in sorted({largest, (largest + MIN_FONT) // 2, MIN_FONT}, reverse=True)]
+    tries = [(start, font) for font in sorted({largest, max(MIN_FONT, largest // 2), MIN_FONT}, reverse=True)]
     if scale is None:
         tries += [(start * GROWTH**n, MIN_FONT) for n in range(1, MAX_STEPS) if start * GROWTH**n <= most]
+    present, kinds = np.unique(owner[owner > 0]) - 1, [obj.category_id for obj in graph.objects]
+    least: tuple[float, float] = (np.inf, np.inf)
     for factor, font in tries:
         enlarged = resize_nearest(owner, scaled(owner.shape, factor))
-        places = place_labels(enlarged, [label_size(text, font) for text in texts], related)
-        if has_room(enlarged, places):
+        tried = place_labels(enlarged, [label_size(text, font) for text in texts], related, kinds)
+        trouble = (sum(tried[n] is None for n in present), tangled(tried))
+        if least[0] or trouble < least:
+            least, places, chosen = trouble, tried, (factor, font)
+        if trouble[0] == 0 and (trouble[1] == 0 or factor * GROWTH > UNTANGLE * start):
             break
+    factor, font = chosen
     labels = [
         Label(obj.label, class_color(obj.name), place)
         for obj, place in zip(graph.objects, places, strict=True)
         if place is not None
     ]
-    return Overlay(paint_masks(image, graph, factor, enlarged), labels, font)
+    return Overlay(paint_masks(image, graph, factor), labels, font)
 
 
 def owner_map(graph: SceneGraph) -> np.ndarray:
@@ -212,6 +222,11 @@ def _outlines(owner: np.ndarray, thickness: int) -> np.ndarray:
 def scaled(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
     """(H', W') of an image of `shape`, at least 1 pixel each."""
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _dot(place: Place, width: float) -> float:
+    """Radius of the dot at a line of this width: a tiny object has to show beside it."""
+    return float(np.clip(place.reach / 2, width / 2, 2 * width))
 
 
 def _pad(font: int) -> int:

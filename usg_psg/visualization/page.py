@@ -11,7 +11,8 @@ import html
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ from .page_labels import page_labels
 
 ASSETS = Path(__file__).parent / "assets"
 # In the order in which they need each other.
-SCRIPTS = ("list.js", "image_view.js", "layout.js", "graph.js", "search.js", "page.js")
+SCRIPTS = ("list.js", "image_view.js", "layout.js", "graph.js", "search.js", "timeline.js", "page.js")
 ITEMS_HERE = "<!-- items -->\n"
 MARKS = ("hit", "missed", "wrong")
 MAX_SIDE = 1600  # larger images are scaled down together with their masks
@@ -109,6 +110,7 @@ class PageWriter:
         self.score_threshold = score_threshold
         self._temporary = self.path.with_name(self.path.name + ".tmp")
         self._entries: list[tuple[Any, dict]] = []
+        self._timelines: list[list] = []
         head, self._tail = _shell(title)
         self._file = open(self._temporary, "wb")
         self._file.write(head.encode())
@@ -137,9 +139,27 @@ class PageWriter:
         self._good = self._file.tell()
         self._entries.append((float(len(self._entries)) if order is None else order, entry))
 
+    def add_timeline(self, rows: Sequence[tuple[str, Any, Any, float]]) -> None:
+        """Show intervals beside the frames of a video: rows of text, `order` of first and last image, score."""
+        self._timelines.append([(printable(text), *interval) for text, *interval in rows])
+
+    def _placed_timelines(self) -> Iterator[dict]:
+        """The timelines in positions among the images; intervals without one are left out."""
+        orders = sorted(order for order, _ in self._entries)
+        for rows in self._timelines:
+            placed = []
+            for text, first, last, score in rows:
+                begin, end = bisect_left(orders, first), bisect_right(orders, last) - 1
+                if begin <= end:
+                    placed.append((text, begin, end, score))
+            if placed:
+                first, last = min(row[1] for row in placed), max(row[2] for row in placed)
+                yield {"first": first, "last": last, "rows": placed}
+
     def discard(self) -> None:
         """Take back what was added and leave no file; what stood under the name before stays."""
         self._entries.clear()
+        self._timelines.clear()
         self.close()
 
     def close(self) -> None:
@@ -149,7 +169,12 @@ class PageWriter:
         entries = [entry for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
         self._file.seek(self._good)  # an item whose writing was interrupted goes
         self._file.truncate()
-        index = {"items": entries, "least": self.score_threshold, "weak": WEAK_SCORE}
+        index = {
+            "items": entries,
+            "least": self.score_threshold,
+            "weak": WEAK_SCORE,
+            "timelines": list(self._placed_timelines()),
+        }
         self._file.write((_script("index", index) + self._tail).encode())
         self._file.close()
         if entries:

@@ -9,12 +9,13 @@ import numpy as np
 
 from ..masks import resize_nearest
 from ..scene_graph import SceneGraph
-from .label_places import anchors, place_labels
+from .label_places import Place, anchors, place_labels
 from .overlay import label_size, owner_map, related_objects, scaled
 
 SIDES = (200, 280, 390, 550, 770)  # longer side of the image in CSS pixels; the page enlarges the next smaller
 FONT = 12  # CSS pixels
-MOST = 60  # labels that get a place; more would hide the image
+MOST, SHARE = 60, 0.3  # labels that get a place, and the part of the image that they may hide together
+LONGEST = 5.0  # line in label heights; a name farther off is shown only where the reader points
 NARROWEST = 3  # label heights; a narrower image has no room for names
 NO_ROOM = (np.inf, np.inf)
 
@@ -30,22 +31,32 @@ def page_labels(graph: SceneGraph) -> list[dict]:
     owner = owner_map(graph)
     area = np.bincount(owner.ravel(), minlength=len(graph.objects) + 1)[1:]
     related = related_objects(graph)
-    named = set(sorted(range(len(area)), key=lambda n: (n not in related, -area[n]))[:MOST])
-    sizes = [label_size(obj.label, FONT) if n in named else NO_ROOM for n, obj in enumerate(graph.objects)]
+    order = sorted(range(len(area)), key=lambda n: (n not in related, -area[n]))[:MOST]
+    sizes = [label_size(obj.label, FONT) for obj in graph.objects]
+    covered = np.cumsum([sizes[n][0] * sizes[n][1] for n in order])
+    kinds = [obj.category_id for obj in graph.objects]
     sets = []
     for side in SIDES:
         shown = _reduced(owner, area, side / max(owner.shape))
         width = shown.shape[1]
-        fitting = [(min(w, width), h) if width >= NARROWEST * h else NO_ROOM for w, h in sizes]
+        named = {n for n, hidden in zip(order, covered, strict=True) if hidden <= SHARE * shown.size or n == order[0]}
+        fitting = [
+            (min(w, width), h) if n in named and width >= NARROWEST * h else NO_ROOM for n, (w, h) in enumerate(sizes)
+        ]
         places = []
-        for point, place in zip(anchors(shown, len(area)), place_labels(shown, fitting, related), strict=True):
+        for point, place in zip(anchors(shown, len(area)), place_labels(shown, fitting, related, kinds), strict=True):
             record = list(point or ())
-            if place is not None:
+            if place is not None and _is_near(place):
                 left, top, right, bottom = place.box
                 record += [left, top, right - left, bottom - top, *(place.leader or ())]
             places.append([round(x) for x in record] or None)
         sets.append({"side": side, "font": FONT, "places": places})
     return sets
+
+
+def _is_near(place: Place) -> bool:
+    height = place.box[3] - place.box[1]
+    return place.leader is None or np.hypot(*np.subtract(place.leader, place.anchor)) <= LONGEST * height
 
 
 def _reduced(owner: np.ndarray, area: np.ndarray, scale: float) -> np.ndarray:

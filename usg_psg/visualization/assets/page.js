@@ -52,6 +52,7 @@ async function showImage(at, layerAt) {
   byId("name").textContent = item.name;
   byId("note").textContent = index.items[at].note;
   showFound();
+  writeTimeline(at);
   [...byId("strip").children].forEach((button, i) => {
     if (i === at) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest", inline: "nearest" }); }
     else button.removeAttribute("aria-current");
