@@ -437,9 +437,13 @@ def clip(parser: ArgumentParser) -> None:
     add_number(parser, "--seed", whole_number(0), 0, "of the windows")
 
 
+def env(_parser: ArgumentParser) -> None:
+    """Print versions and devices, for the report of an error."""
+
+
 _NAMED_AS_THEIR_MODULES = (
     *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, export, shapes, clip, download),
-    *(quickstart, reproduce, annotate),
+    *(quickstart, reproduce, annotate, env),
 )
 _OF_DATASET = (check, fix, stats, index)
 COMMANDS = {

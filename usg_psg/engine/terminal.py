@@ -96,12 +96,10 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     As Detectron2's `default_setup`, which would log all of it to the terminal, too.
     """
     path, rank = Path(cfg.OUTPUT_DIR, "config.yaml"), comm.get_rank()
-    versions = [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, np, detectron2)]
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     seed = cfg.SEED + rank if cfg.SEED >= 0 else int.from_bytes(os.urandom(4), "big")
     logger.info("process %d of %d, seed %d; command line: %s", rank, comm.get_world_size(), seed, args)
-    logger.info("%s; Python %s; %s", platform.platform(), platform.python_version(), ", ".join(versions))
-    logger.info("CUDA %s, cuDNN %s, GPUs %s", torch.version.cuda, torch.backends.cudnn.version(), gpus)
+    for line in machine():
+        logger.info("%s", line)
     if rank == 0:
         path.write_text(cfg.dump(), encoding="utf-8")
         logger.info("full config, saved to %s:\n%s", path, cfg.dump())
@@ -112,6 +110,16 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
         torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
+
+
+def machine() -> list[str]:
+    """Say in two lines which system, versions and GPUs these are."""
+    versions = [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, np, detectron2)]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        f"{platform.platform()}; Python {platform.python_version()}; {', '.join(versions)}",
+        f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, GPUs {gpus}",
+    ]
 
 
 def log_to_terminal(text: str) -> None:
