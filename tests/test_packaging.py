@@ -93,8 +93,9 @@ def test_metadata(wheel):
         text = archive.read(name).decode()
     for line in ("Requires-Python: >=3.10", "Requires-Dist: torch>=2.4", "License-Expression: Apache-2.0"):
         assert line in text
-    for extra in ("detectron2", "app", "test", "dev"):
+    for extra in ("app", "test", "dev", "docs"):
         assert f"Provides-Extra: {extra}" in text
+    assert " @ " not in text  # an index of packages takes no dependency by its address
     from usg_psg import __version__
 
     assert f"\nVersion: {__version__}\n" in text
