@@ -10,9 +10,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from usg_psg import __version__
+from usg_psg import __version__, graph_formats
 
-from .documents import ROOT
+from .documents import ROOT, blocks
+from .visualization.scenes import random_scene
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -73,6 +74,16 @@ def test_locked_versions_are_in_the_ranges_of_the_package():
 def test_the_site_lists_every_page():
     listed = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert listed == {path.name for path in chain(ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))}
+
+
+def test_the_first_contribution_works_as_written(tmp_path, monkeypatch):
+    (block,) = (each for each in blocks(ROOT / "CONTRIBUTING.md") if ".cyjs" in each.text)
+    for table, line in zip(("SUFFIXES", "_WRITERS", "_READERS"), block.text.splitlines(), strict=True):
+        ((name, entry),) = eval(f"{{{line}}}", vars(graph_formats)).items()
+        monkeypatch.setitem(getattr(graph_formats, table), name, entry)
+    graph = random_scene()[1]
+    graph_formats.save_graph(graph, tmp_path / "scene.cyjs")
+    assert graph_formats.read_graph(tmp_path / "scene.cyjs") == graph
 
 
 @pytest.mark.slow
