@@ -89,13 +89,21 @@ def _settings(predictor: SceneGraphPredictor) -> dict[str, Any]:
 
 
 def _write_names(predictor: SceneGraphPredictor, path: Path) -> None:
-    """A `Vocabulary` file, with what depends on the names besides: the ensemble's weights, the predicates' shift."""
+    """A `Vocabulary` file, with what depends on the names besides: the ensemble's weights, priors."""
     model, record = predictor.model, predictor.vocabulary.record()
     tensors = {"objects": model.object_text, "predicates": model.predicate_text}
     if model.clip_ensemble is not None:
         tensors["clip_weight"] = model.clip_ensemble.weight
-    if model.postprocessor.predicate_logit_adjustment:
-        tensors["predicate_shift"] = model.postprocessor.predicate_shift()
+    post = model.postprocessor
+    if post.predicate_logit_adjustment:
+        tensors["predicate_shift"] = post.predicate_shift()
+    if post.triplet_prior:
+        if post.prior is None:
+            raise ValueError("TEST.USG.TRIPLET_PRIOR: the weights come without the training data's triplet counts")
+        number = len(model.object_text)
+        classes = torch.arange(number, device=model.device)
+        table = post.prior(classes.repeat_interleave(number), classes.repeat(number))
+        tensors["triplet_prior"] = table.unflatten(0, (number, number))
     metadata = {VOCABULARY_KEY: json.dumps({key: value for key, value in record.items() if key not in tensors})}
     content = save({key: value.float().cpu().contiguous() for key, value in tensors.items()}, metadata=metadata)
     write_whole(path, lambda file: file.write(content))
