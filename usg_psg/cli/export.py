@@ -38,8 +38,6 @@ def run(args: Namespace) -> None:
     cfg = config_of(args)
     if cfg.TEST.TASK != "sgdet":
         raise ValueError(f"TEST.TASK {cfg.TEST.TASK}: expected sgdet, the task that an exported network does")
-    if cfg.TEST.USG.TRIPLET_PRIOR:
-        raise ValueError("TEST.USG.TRIPLET_PRIOR: an exported network does not know it, set it to 0")
     cfg.MODEL.USG.COMPILE = cfg.TEST.USG.COMPILE = "none"
     cfg.TEST.USG.DTYPE = "float32"
     if args.format == "onnx":
