@@ -169,7 +169,10 @@ class OnnxPredictor:
         subject, object_ = subject[valid], object_[valid]
         logits = found["predicate_logits"][valid] - self.names.arrays.get("predicate_shift", 0)
         pair = score[subject] * score[object_] * _sigmoid(found["pair_logits"][valid])
-        row, predicate, ranked = _rank(pair[:, None] * _sigmoid(logits), settings["relations_per_image"])
+        triplets = pair[:, None] * _sigmoid(logits)
+        if (prior := self.names.arrays.get("triplet_prior")) is not None:
+            triplets *= prior[category[subject], category[object_]]
+        row, predicate, ranked = _rank(triplets, settings["relations_per_image"])
         relations = {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": ranked}
         return SceneGraph.from_segments(panoptic, segments_info, segment_ids, relations, self.names)
 

@@ -38,8 +38,6 @@ def run(args: Namespace) -> None:
     cfg = config_of(args)
     if cfg.TEST.TASK != "sgdet":
         raise ValueError(f"TEST.TASK {cfg.TEST.TASK}: expected sgdet, the task that an exported network does")
-    if cfg.TEST.USG.TRIPLET_PRIOR:
-        raise ValueError("TEST.USG.TRIPLET_PRIOR: an exported network does not know it, set it to 0")
     cfg.MODEL.USG.COMPILE = cfg.TEST.USG.COMPILE = "none"
     cfg.TEST.USG.DTYPE = "float32"
     if args.format == "onnx":
@@ -89,13 +87,21 @@ def _settings(predictor: SceneGraphPredictor) -> dict[str, Any]:
 
 
 def _write_names(predictor: SceneGraphPredictor, path: Path) -> None:
-    """A `Vocabulary` file, with what depends on the names besides: the ensemble's weights, the predicates' shift."""
+    """A `Vocabulary` file, with what depends on the names besides: the ensemble's weights, priors."""
     model, record = predictor.model, predictor.vocabulary.record()
     tensors = {"objects": model.object_text, "predicates": model.predicate_text}
     if model.clip_ensemble is not None:
         tensors["clip_weight"] = model.clip_ensemble.weight
-    if model.postprocessor.predicate_logit_adjustment:
-        tensors["predicate_shift"] = model.postprocessor.predicate_shift()
+    post = model.postprocessor
+    if post.predicate_logit_adjustment:
+        tensors["predicate_shift"] = post.predicate_shift()
+    if post.triplet_prior:
+        if post.prior is None:
+            raise ValueError("TEST.USG.TRIPLET_PRIOR: the weights come without the training data's triplet counts")
+        number = len(model.object_text)
+        classes = torch.arange(number, device=model.device)
+        table = post.prior(classes.repeat_interleave(number), classes.repeat(number))
+        tensors["triplet_prior"] = table.unflatten(0, (number, number))
     metadata = {VOCABULARY_KEY: json.dumps({key: value for key, value in record.items() if key not in tensors})}
     content = save({key: value.float().cpu().contiguous() for key, value in tensors.items()}, metadata=metadata)
     write_whole(path, lambda file: file.write(content))

@@ -56,7 +56,7 @@ class ExportableNetwork(nn.Module):
         masks = (objects.mask_embeddings[-1] @ maps.flatten(2)).unflatten(2, (maps.shape[-2], maps.shape[-1]))
         is_instance = _has_pixel(masks, image, sizes)
         priority = is_instance[:, :, None] & is_instance[:, None, :]
-        found = model.relate(objects, pixel_features, priority, predicate_text)
+        found = model.relate(objects, pixel_features, priority, predicate_text=predicate_text)
         pairs = found.proposals
         return (
             *(objects.queries[-1], objects.class_logits[-1], masks),
