@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     "cli", "server", "predictor", "model_folder", "engine", "visualization", "evaluation", "pretrained", "config",
     "modeling", "inference", "losses", "data", "graph_formats", "onnx", "tracking", "scene_graph", "structures",
-    "masks", "training_counts", "vocabulary", "utils",
+    "masks", "images", "training_counts", "vocabulary", "utils",
 )  # fmt: skip
 # What a user may do without: packages, the modules that need gradio and FastAPI, and setuptools, which compiling needs.
 OPTIONAL = {

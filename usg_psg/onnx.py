@@ -14,9 +14,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from .images import read_image
 from .scene_graph import SceneGraph
 
 SETTINGS_KEY = "usg_psg"  # of the metadata of an ONNX file
@@ -179,11 +180,8 @@ class OnnxPredictor:
 
 def _as_rgb(image: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright."""
-    if isinstance(image, str | os.PathLike):
-        with Image.open(image) as opened:
-            return _as_rgb(opened)
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, str | os.PathLike | Image.Image):
+        return read_image(image if isinstance(image, Image.Image) else os.fspath(image))
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         got = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}".strip()
         raise ValueError(f"image: expected a path, a PIL image or an (H, W, 3) uint8 RGB array, got {got}")

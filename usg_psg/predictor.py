@@ -25,14 +25,13 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor
 
-from .data import read_image
-from .data.panoptic import MAX_PIXELS, image_size
 from .data.psg_mapper import ResizeToPixels
 from .engine import USGCheckpointer, adapt_to_machine, check_run
 from .engine.checkpoint import BACKBONE, backbone_digest, frozen_identity, with_embeddings
 from .engine.checkpoint_file import FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
 from .engine.training_record import TrainingRecord, use_warnings
+from .images import MAX_PIXELS, image_size, read_image
 from .masks import Masks, decode_masks
 from .model_folder import model_config, push_folder, save_model
 from .modeling.build import backbone_keys

@@ -24,9 +24,8 @@ from starlette.datastructures import UploadFile
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__
-from .data import read_image
-from .data.panoptic import ImageError, open_image
 from .data.uploads import Limits, check_upload
+from .images import ImageError, open_image, read_image
 from .predictor import SceneGraphPredictor
 from .scene_graph import SceneGraph
 from .utils.batcher import Batcher

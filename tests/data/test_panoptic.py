@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from usg_psg.data import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
-from usg_psg.data.panoptic import check_image
+from usg_psg.data import decode_panoptic_png, encode_panoptic, segment_index_map
+from usg_psg.images import check_image, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
-from usg_psg.data import PSG_VOCABULARY, decode_panoptic_png, get_psg_metadata, load_psg_json, read_image, read_psg_json
+from usg_psg.data import PSG_VOCABULARY, decode_panoptic_png, get_psg_metadata, load_psg_json, read_psg_json
 from usg_psg.data.psg_mapper import PSGDatasetMapper
 from usg_psg.data.psg_shapes import VOCABULARIES, generate_psg_shapes, make_psg_shapes_scene, read_settings
 from usg_psg.data.psg_shapes.layout import PRESETS
 from usg_psg.data.psg_shapes.scene import GROUND
 from usg_psg.data.validation.check_dataset import check_dataset
+from usg_psg.images import read_image
 
 from ..programs import run
 

@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 from usg_psg.config import build_cfg
-from usg_psg.data import read_image
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.uploads import Limits, check_upload
 from usg_psg.engine import USGCheckpointer
+from usg_psg.images import read_image
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.vocabulary import Vocabulary

@@ -11,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data import read_image, read_psg_json
+from ..data import read_psg_json
 from ..data.label_studio import Scene, labeling_config, scene_of_graph, scene_of_record, task_of
+from ..images import read_image
 from ..scene_graph import SceneGraph
 from ..utils.files import write_json
 from ..utils.text import counted

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..data import load_psg_json
 from ..data.annotation import read_annotation
 from ..data.captions import CaptionedWindows
-from ..data.panoptic import read_image
 from ..data.psg_json import open_psg
+from ..images import read_image
 from ..modeling.clip_ensemble import CLIPVisualHead
 from ..modeling.openclip import load_openclip
 from ..modeling.openclip_convnext import OpenCLIPConvNeXt

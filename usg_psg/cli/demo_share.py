@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data import read_image
 from ..data.video import is_video, read_frames
 from ..engine import adapt_to_machine
 from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
 from ..graph_formats import save_graph
+from ..images import read_image
 from ..predictor import Objects, SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..tracking import Tracker

@@ -13,13 +13,14 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from ..config import build_cfg
-from ..data import load_psg_json, read_image, read_psg_json
+from ..data import load_psg_json, read_psg_json
 from ..data.register_psg import get_vocabulary
 from ..evaluation import GroundTruth, Prediction, read_predictions
 from ..evaluation.errors import TripletErrors, triplet_errors
 from ..evaluation.image_match import ImageMatch
 from ..evaluation.records import ground_truth, images_with_relations
 from ..evaluation.worst_images import graph_of_annotation
+from ..images import read_image
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..visualization import PageItem, PageWriter

@@ -1,7 +1,8 @@
 """PSG data: reader, registration, mapper, plain dataset and generated scenes."""
 
+from ..images import read_image
 from .annotation import reindex_relations
-from .panoptic import decode_panoptic_png, encode_panoptic, read_image, segment_index_map
+from .panoptic import decode_panoptic_png, encode_panoptic, segment_index_map
 from .psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES, PSG_THING_CLASSES, PSG_VOCABULARY
 from .psg_dataset import PSGDataset
 from .psg_json import load_psg_json, read_psg_json

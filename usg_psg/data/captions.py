@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..images import read_image
 from ..utils.text import spoken_name
 from ..vocabulary import Vocabulary
 from .annotation import Annotation, read_annotation
-from .panoptic import read_image
 
 OBJECT_CAPTIONS = (
     "{}",

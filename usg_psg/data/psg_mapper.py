@@ -15,11 +15,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from ..images import ImageError, read_image
 from ..utils.allowed import one_of
 from ..vocabulary import Vocabulary
 from .annotation import annotation_of, reindex_relations
 from .mirrored_names import SidedNames
-from .panoptic import ImageError, read_image, read_segment_index_map
+from .panoptic import read_segment_index_map
 from .psg_json import POLICIES
 from .register_psg import get_vocabulary
 from .validation.skipped_samples import SkippedSamples

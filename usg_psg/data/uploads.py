@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .panoptic import open_image
+from ..images import open_image
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")  # as Pillow calls them; MPO is a JPEG of some cameras
 

@@ -9,11 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..config.checks import check_config
-from ..data.panoptic import check_image
 from ..data.register_psg import get_vocabulary
 from ..evaluation.records import ground_truth
 from ..evaluation.report import results_to_dict
 from ..evaluation.sgdet_metrics import SGDetMetrics
+from ..images import check_image
 from ..pretrained.convert import TARGET_BACKBONES, target_model
 from ..utils.suggestions import did_you_mean
 from .checkpoint import complete_weights

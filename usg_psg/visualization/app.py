@@ -22,8 +22,8 @@ import torch
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
-from ..data import read_image
 from ..data.uploads import Limits, check_upload
+from ..images import read_image
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..vocabulary import Vocabulary

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..data.panoptic import read_image
 from ..data.register_psg import get_vocabulary
 from ..evaluation import SGDetEvaluator
 from ..evaluation.worst_images import WorstImages
+from ..images import read_image
 from .comparison import draw_comparison
 from .plots import save_plots
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from usg_psg.data import PSG_VOCABULARY, PSGDatasetMapper, load_psg_json
-from usg_psg.data.panoptic import check_image, read_image
 from usg_psg.data.validation.check_dataset import check_dataset, format_report, one_line, report_to_dict
+from usg_psg.images import check_image, read_image
 from usg_psg.utils.worker_pool import Failure, run_isolated
 
 from ...processes import alive, children_of

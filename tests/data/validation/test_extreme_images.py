@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from usg_psg.config import build_cfg
-from usg_psg.data import PSGDatasetMapper, decode_panoptic_png, encode_panoptic, load_psg_json, read_image
-from usg_psg.data.panoptic import check_image
+from usg_psg.data import PSGDatasetMapper, decode_panoptic_png, encode_panoptic, load_psg_json
 from usg_psg.data.validation.check_dataset import check_dataset
+from usg_psg.images import check_image, read_image
 from usg_psg.predictor import SceneGraphPredictor
 
 from ..psg_files import content, record, write_images, write_json

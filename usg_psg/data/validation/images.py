@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...images import ImageError, MissingImageError, check_image
 from ...vocabulary import Vocabulary
-from ..panoptic import ImageError, MissingImageError, check_image, decode_panoptic_png, segment_index_map
+from ..panoptic import decode_panoptic_png, segment_index_map
 from .records import (
     IMAGE_KEYS,
     Finding,

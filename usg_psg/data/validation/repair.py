@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...images import ImageError, MissingImageError
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
-from ..panoptic import ImageError, MissingImageError, decode_panoptic_png
+from ..panoptic import decode_panoptic_png
 from ..psg_json import PSGFile, read_psg_json
 from .check_dataset import TIMEOUT
 from .images import validate_image
