@@ -8,6 +8,7 @@ import signal
 import time
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import jsonschema
@@ -75,7 +76,15 @@ def page_names(folder):
 
 
 @pytest.fixture
-def sees_stripes(monkeypatch):
+def undrawn(monkeypatch):
+    """Pictures, which take a second each, are not drawn."""
+    nothing = SimpleNamespace(savefig=lambda path, **_: Path(path).touch())
+    monkeypatch.setattr(demo_share, "draw_overlay", lambda image, graph: image)
+    monkeypatch.setattr(demo_share, "draw_graph", lambda graph: nothing)
+
+
+@pytest.fixture
+def sees_stripes(undrawn, monkeypatch):
     """The predictor finds the same stripes in any image."""
     sizes = lambda images: [(i["height"], i["width"]) for i in images]  # noqa: E731
     monkeypatch.setattr(SceneGraphPredictor, "run", lambda self, images: [stripes(*size) for size in sizes(images)])
@@ -388,7 +397,7 @@ def test_graphs_as_json_lines_alone(run, folder, tmp_path, capsys):
     assert "has graphs already: --resume goes on with it" in capsys.readouterr().err
 
 
-def test_a_run_that_was_interrupted_goes_on(run, folder, tmp_path, capsys, monkeypatch):
+def test_a_run_that_was_interrupted_goes_on(run, undrawn, folder, tmp_path, capsys, monkeypatch):
     lines, output = tmp_path / "graphs.jsonl", tmp_path / "out"
     arguments = ["--input", str(folder), "--jsonl", str(lines), "--output", str(output), "--batch-size", "2"]
     with monkeypatch.context() as patch:
