@@ -441,9 +441,17 @@ def env(_parser: ArgumentParser) -> None:
     """Print versions and devices, for the report of an error."""
 
 
+def completion(parser: ArgumentParser) -> None:
+    """Print code by which a shell completes commands and options.
+
+    source <(%(prog)s bash)
+    """
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
 _NAMED_AS_THEIR_MODULES = (
     *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, export, shapes, clip, download),
-    *(quickstart, reproduce, annotate, env),
+    *(quickstart, reproduce, annotate, env, completion),
 )
 _OF_DATASET = (check, fix, stats, index)
 COMMANDS = {
