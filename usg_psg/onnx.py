@@ -109,16 +109,20 @@ class OnnxPredictor:
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[str | os.PathLike[str] | Image.Image | np.ndarray]) -> list[SceneGraph]:
-        """Parse several images of any size at once, each as `__call__` takes it."""
+        """Parse several images of any size, each as `__call__` does it; those of one padded size at once."""
         pixels = [_as_rgb(image) for image in images]
-        if not pixels:
-            return []
-        batch, sizes = self.preprocess(pixels)
-        found = self.run(batch, sizes)
-        return [
-            self.postprocess({name: value[i] for name, value in found.items()}, batch.shape[2:], sizes[i], x.shape[:2])
-            for i, x in enumerate(pixels)
-        ]
+        prepared = [self.preprocess([x]) for x in pixels]
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for index, (padded, _) in enumerate(prepared):
+            of_size.setdefault(padded.shape[2:], []).append(index)
+        graphs: dict[int, SceneGraph] = {}
+        for padded_size, indices in of_size.items():
+            batch, sizes = map(np.concatenate, zip(*(prepared[i] for i in indices), strict=True))
+            found = self.run(batch, sizes)
+            for row, i in enumerate(indices):
+                own = {name: value[row] for name, value in found.items()}
+                graphs[i] = self.postprocess(own, padded_size, sizes[row], pixels[i].shape[:2])
+        return [graphs[i] for i in range(len(pixels))]
 
     def run(self, image: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
         """The network's outputs by name, of what `preprocess` returned."""

@@ -59,7 +59,7 @@ def run(args: Namespace) -> None:
         print(f"{output}, {output.stat().st_size / 2**20:.1f} MiB")
     print(f"{names_file}: {len(predictor.vocabulary.object_classes)} objects, its predicates, and their embeddings")
     if args.benchmark:
-        _benchmark(predictor, output, args.benchmark)
+        benchmark(predictor, output, args.benchmark)
 
 
 def _check_onnx() -> None:
@@ -117,12 +117,7 @@ def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], 
     assert made is not None
     model = made.model_proto
     if half:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-        from onnxruntime.transformers.onnx_model import OnnxModel
-
-        sorted_model = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-        sorted_model.topological_sort()  # the casts of the inputs stand at the end
-        model = sorted_model.model
+        model = to_half(model)
     onnx.helper.set_model_props(model, {SETTINGS_KEY: json.dumps(settings)})
     large = model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF
     weights = f"{path.name}.data"
@@ -130,7 +125,17 @@ def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], 
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _benchmark(predictor: SceneGraphPredictor, path: Path, size: list[int]) -> None:
+def to_half(model: Any) -> Any:
+    """An ONNX model with weights and arithmetic of 16 bits."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    converted.topological_sort()  # the casts of the inputs stand at the end
+    return converted.model
+
+
+def benchmark(predictor: SceneGraphPredictor, path: Path, size: list[int]) -> None:
     """Print the latency of PyTorch and of onnxruntime, of the network alone and from an image to its graph."""
     other = OnnxPredictor(path, threads=torch.get_num_threads())
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

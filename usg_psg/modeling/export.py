@@ -78,10 +78,11 @@ def example_inputs(model: USGPar, batch: int = 2, height: int = 64, width: int =
     inputs = {
         "image": torch.randn(batch, 3, height, width, device=model.device),
         "sizes": torch.tensor([[height, width]] * batch, device=model.device),
-        "object_text": model.object_text,
-        "predicate_text": model.predicate_text,
+        # Copies: an input that is a buffer of the model, too, could be taken for it.
+        "object_text": model.object_text.clone(),
+        "predicate_text": model.predicate_text.clone(),
     }
-    return inputs if model.clip_ensemble is None else {**inputs, "clip_weight": model.clip_ensemble.weight}
+    return inputs if model.clip_ensemble is None else {**inputs, "clip_weight": model.clip_ensemble.weight.clone()}
 
 
 def export_network(model: USGPar) -> ExportedProgram:
