@@ -23,7 +23,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end
 
 # A browser, compiled operators, built packages, the folder in which the commands of the documents run, engines anew.
 SLOW_FIXTURES = {"new_page", "compiled_library", "sdist", "workplace", "behaviours"}
-LONGEST = ("test_overfit.py", "test_full_size.py", "test_cuda_graphs.py", "test_docs.py")
+LONGEST = ("test_overfit.py", "test_full_size.py", "test_export.py", "test_cuda_graphs.py", "test_docs.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +32,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW_FIXTURES.intersection(item.fixturenames):
             item.add_marker("slow")
+        if item.get_closest_marker("nightly") and not os.environ.get("USG_PSG_NIGHTLY"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: set USG_PSG_NIGHTLY=1"))
 
 
 @pytest.fixture(scope="session", autouse=True)

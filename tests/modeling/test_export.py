@@ -1,7 +1,6 @@
 """The exported network against the model, at other sizes and names than it was recorded with."""
 
 import functools
-import os
 import shutil
 
 import numpy as np
@@ -168,7 +167,7 @@ def test_sixteen_bits_are_near(predictor, onnx_file, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.skipif("USG_PSG_TEST_AOTI" not in os.environ, reason="compiles for minutes: set USG_PSG_TEST_AOTI=1")
+@pytest.mark.nightly
 def test_compiled_package_is_the_network(predictor, exported):
     with torch._inductor.config.patch("aot_inductor.compile_wrapper_opt_level", "O0"):  # compiles faster
         loaded = torch._inductor.aoti_load_package(str(exported("aoti", "compiled.pt2")))

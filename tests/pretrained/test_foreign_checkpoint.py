@@ -175,6 +175,7 @@ def test_program_names_what_is_wrong(tmp_path, weights, capsys, arguments, messa
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_fcclip_at_full_size(tmp_path):
     """Published size under published names, with the trunk, into the model of the specification."""
     cfg = build_cfg("psg/usg_par_convnext_large.yaml", ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])
