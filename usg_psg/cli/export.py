@@ -113,7 +113,14 @@ def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.onnx.export(program, dynamo=True, output_names=list(OUTPUTS), verbose=False)
+        try:
+            made = torch.onnx.export(program, dynamo=True, output_names=list(OUTPUTS), verbose=False)
+        except Exception as error:  # an operator that ONNX lacks; the first cause names it
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = str(cause).strip().partition("\n")[0]
+            raise ValueError(f"--format onnx: this network cannot be translated: {reason}") from error
     assert made is not None
     model = made.model_proto
     if half:

@@ -92,11 +92,11 @@ class TimmBackbone(Backbone):
         self.weights_identity = weights_identity or {}
         self.pixel_mean, self.pixel_std = ([255 * x for x in trunk.pretrained_cfg[key]] for key in ("mean", "std"))
         channels, strides = trunk.feature_info.channels(), trunk.feature_info.reduction()
-        self.scale, self.pyramid = 1.0, None
+        self.patch, self.pyramid = PATCH, None
         if len(strides) == 1:
             (stride,) = strides
             if stride & (stride - 1):
-                self.scale, stride = stride / PATCH, PATCH
+                self.patch, stride = stride, PATCH
             self.pyramid = SimpleFeaturePyramid(channels[0], stride, pyramid_dim)
             channels = [pyramid_dim] * len(STRIDES)
         self._shapes = {
@@ -147,8 +147,8 @@ class TimmBackbone(Backbone):
             "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            if self.scale != 1:
-                size = [round(side * self.scale) for side in image.shape[-2:]]
+            if self.patch != PATCH:
+                size = [side // PATCH * self.patch for side in image.shape[-2:]]
                 image = F.interpolate(image, size, mode="bilinear", antialias=True)
             maps = channels_first(self.trunk, self.trunk(image.contiguous(memory_format=torch.channels_last)))
         if self.pyramid is not None:
