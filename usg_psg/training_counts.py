@@ -164,7 +164,8 @@ class TrainingCounts:
         frequency, triplets = (checkpoint.pop(key, None) for key in (FREQUENCY_KEY, TRIPLETS_KEY))
         if frequency is None:
             return None
-        return replace(cls.from_record(frequency), triplets=triplets and TripletCounts.from_record(triplets))
+        counts = cls.from_record(frequency)
+        return counts if triplets is None else replace(counts, triplets=TripletCounts.from_record(triplets))
 
     def aligned(self, values: Sequence[float], names: Sequence[str], default: float) -> list[float]:
         """Values of this object's predicates in the order of other names; default for names it does not have."""
