@@ -14,7 +14,7 @@ from usg_psg.data.validation import check_dataset
 from usg_psg.evaluation import EXPORT_FORMATS, errors, sgdet_evaluator, sgdet_metrics
 from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
-from usg_psg_cli import commands, data_commands, main
+from usg_psg_cli import commands, data_commands, main, model_commands
 
 from ..programs import ROOT, exit_status, load_tool, run, start
 
@@ -82,8 +82,9 @@ def test_every_command_has_a_function(name):
 def test_repeated_values_are_those_of_the_package():
     assert commands.SPLITS == psg_json.SPLITS and commands.TASKS == sgdet_evaluator.TASKS.choices
     assert commands.KS == sgdet_metrics.KS and commands.EXPORT_FORMATS == tuple(EXPORT_FORMATS)
-    assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and commands.SOURCES == rules.SOURCES
-    assert commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN and commands.PLOTTED == plot.METRICS
+    assert commands.ERROR_PROTOCOLS == errors.ERROR_PROTOCOLS and model_commands.SOURCES == rules.SOURCES
+    assert model_commands.SUFFIXES_WRITTEN == foreign_checkpoint.SUFFIXES_WRITTEN
+    assert commands.PLOTTED == plot.METRICS
     assert ("json", *commands.GRAPH_FORMATS) == tuple(graph_formats.SUFFIXES)
     assert set(commands.PRESETS) == set(VOCABULARIES)
     assert (commands.WEAK_SCORE, data_commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
