@@ -12,15 +12,13 @@ import torch
 from huggingface_hub import constants
 
 from usg_psg.config import build_cfg
-from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.engine import USGCheckpointer
-from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.model_folder import CARD, CONFIG, VOCABULARY, WEIGHTS, find_model, model_config, push_folder
 from usg_psg.modeling import openclip
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.vocabulary import Vocabulary
 from usg_psg_cli import main
 
+from .checkpoints import save_checkpoint
 from .programs import exit_status, run
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -30,18 +28,7 @@ SMALL = ["MODEL.DEVICE", "cpu", "TEST.USG.OBJECT_THRESHOLD", "0.0"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint of a run in tmp/run, whose data set is gone; weights are random."""
-    from detectron2.modeling import build_model
-
-    folder = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(folder / "data"))
-        generate_psg_shapes(folder / "data" / "psg_shapes", num_train=1, num_val=1, size=(64, 96))
-        cfg = build_cfg("quickstart/usg_par_quickstart.yaml", ["OUTPUT_DIR", str(folder / "run"), *SMALL])
-        torch.manual_seed(3)
-        model = build_model(cfg)
-        trained_on = TrainingRecord.from_config(cfg)
-        USGCheckpointer(model, str(folder / "run"), trained_on=trained_on, cfg=cfg).save("model_final")
-    return folder / "run" / "model_final.pth"
+    return save_checkpoint(tmp_path_factory.mktemp("model"), SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The demo program: images, videos and folders in, result files and one page out; what Ctrl-C leaves."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +16,6 @@ import pytest
 from PIL import Image
 
 from usg_psg.cli import demo, demo_share
-from usg_psg.cli.processes import processes
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.data.video import count_frames, read_frames
@@ -463,46 +461,3 @@ def test_ctrl_c_to_two_processes_leaves_whole_lines(model, tmp_path):
     assert process.returncode == 130 and "interrupted: " in out and "Traceback" not in err, err
     parsed = int(re.search(r"interrupted: (\d+) of 200 images parsed", out)[1])
     assert len(lines_of(lines)) == parsed > 0
-
-
-def killed(share, stopped):
-    yield None
-    yield share
-    os.kill(os.getpid(), signal.SIGKILL)
-    yield "never"
-
-
-def test_a_killed_process_is_no_silent_end():
-    found, error = [], pytest.raises(ChildProcessError, match=r"signal 9 \(SIGKILL\); --resume goes on")
-    with processes(killed, [("a",)], lambda: False, "fork") as results, error:
-        found.extend(results)
-    assert multiprocessing.active_children() == []
-
-
-def wrong(share, stopped):
-    yield None
-    if share == "b":
-        raise ValueError("b is wrong")
-    time.sleep(60)
-
-
-def test_an_error_of_one_process_ends_all():
-    with pytest.raises(ValueError, match="b is wrong"), processes(wrong, ["a", "b"], lambda: False, "fork") as results:
-        list(results)
-    assert multiprocessing.active_children() == []
-
-
-def until_told(share, stopped):
-    yield None
-    while not stopped():
-        time.sleep(0.01)
-        yield share
-    yield f"last {share}"
-
-
-def test_processes_end_when_they_are_told():
-    seen = set()
-    with processes(until_told, ["a", "b"], lambda: len(seen) == 2, "fork") as results:
-        for result in results:
-            seen.add(result)
-    assert seen == {"a", "b", "last a", "last b"}, "nothing that was finished is lost"

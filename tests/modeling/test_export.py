@@ -9,13 +9,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
 
 from usg_psg.cli import export
-from usg_psg.config import build_cfg
-from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.engine import USGCheckpointer
-from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.modeling.export import OUTPUTS, ExportableNetwork, example_inputs, export_network
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.onnx import NAMES_SUFFIX, OnnxPredictor
@@ -24,6 +19,7 @@ from usg_psg.training_counts import TrainingCounts, TripletCounts
 from usg_psg.vocabulary import Vocabulary
 from usg_psg_cli import main
 
+from ..checkpoints import save_checkpoint
 from ..programs import exit_status
 from ..test_onnx import assert_same_graph
 from ..tiny import CLIP_NAME
@@ -41,24 +37,18 @@ MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS 240 TEST.USG.RELATIONS_PER_IMAGE 2000""".s
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A checkpoint of random weights, and a file with other names."""
+    """A checkpoint of random weights that knows the training data's counts."""
     folder = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(folder / "data"))
-        generate_psg_shapes(folder / "data" / "psg_shapes", num_train=1, num_val=1, size=(64, 96))
-        weights = folder / "clip.pt"
-        torch.save(load_openclip(CLIP_NAME).state_dict(), weights)
-        paths = ["OUTPUT_DIR", str(folder), "MODEL.CLIP.PRETRAINED", str(weights)]
-        cfg = build_cfg("quickstart/usg_par_quickstart.yaml", [*paths, *SMALL])
-        torch.manual_seed(3)
-        model = build_model(cfg)
-        objects, predicates = model.object_names, model.predicate_names
-        counts, pairs = tuple(range(1, 1 + len(predicates))), np.full((len(objects), len(objects)), 9)
-        triplets = TripletCounts(objects, predicates, np.array([[0, 1, 0, 5], [1, 1, 1, 7]]), pairs)
-        model.set_training_counts(TrainingCounts(predicates, counts, counts, 1, triplets))
-        trained_on = TrainingRecord.from_config(cfg)
-        USGCheckpointer(model, str(folder), trained_on=trained_on, cfg=cfg).save("model_final")
-    return folder / "model_final.pth"
+    weights = folder / "clip.pt"
+    torch.save(load_openclip(CLIP_NAME).state_dict(), weights)
+    return save_checkpoint(folder, ["MODEL.CLIP.PRETRAINED", str(weights), *SMALL], give_counts)
+
+
+def give_counts(model):
+    objects, predicates = model.object_names, model.predicate_names
+    counts, pairs = tuple(range(1, 1 + len(predicates))), np.full((len(objects), len(objects)), 9)
+    triplets = TripletCounts(objects, predicates, np.array([[0, 1, 0, 5], [1, 1, 1, 7]]), pairs)
+    model.set_training_counts(TrainingCounts(predicates, counts, counts, 1, triplets))
 
 
 @pytest.fixture(scope="module")
