@@ -30,7 +30,7 @@ $(BIN)/.installed: setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[app,dev]' $(if $(TORCH),'torch==$(TORCH)') $(if $(LOCKED),-c requirements.lock)
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[app,dev]' $(if $(TORCH),'torch==$(TORCH)') $(if $(LOCKED),-c requirements.lock)
 	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	@# A reference for masks; it asks for an older OpenCV, and through it for numpy < 2.3.
