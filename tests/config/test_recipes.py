@@ -111,7 +111,7 @@ def test_the_best_recipe_says_where_each_of_its_values_comes_from():
         reasons += 1
         comment = line if " # " in line else above
         assert any(word in comment for word in ("# measured: ", "# taken from ", "# rule: ")), line
-    assert reasons == 23
+    assert reasons == 24
 
 
 def test_the_best_recipe_takes_fcclip_as_it_is():

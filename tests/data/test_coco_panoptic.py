@@ -57,7 +57,7 @@ def test_objects_train_alone_and_start_the_best_recipe(root, tmp_path, monkeypat
     trainer.train()
     after = trainer.model.state_dict()
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {"pixel_decoder", "mask_decoder", "class_head"}
+    assert changed == {"pixel_decoder", "mask_decoder", "class_head", "mask_pilot"}
     results = json.loads((tmp_path / "inference" / "sgdet_coco_panoptic_val.json").read_text())
     assert results["counts"]["images"] == 3 and results["panoptic"]["PQ"] is not None
     line = json.loads((tmp_path / "losses.jsonl").read_text().splitlines()[-1])
