@@ -60,17 +60,17 @@ def ms_deform_attn_reference(
         (N, Lq, M * D) in the dtype of `value`.
     """
     batch, _, heads, width = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    queries = sampling_locations.shape[1]
     dtype = arithmetic_dtype(value.dtype)
     maps = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)  # (N*M, D, S)
-    grid = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1) * 2 - 1  # (N*M, Lq, L, P, 2) in [-1, 1]
-    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # (N*M, Lq, L, P)
+    # Queries last: the sum over points then runs along contiguous memory.
+    grid = sampling_locations.to(dtype).permute(0, 2, 3, 4, 1, 5).flatten(0, 1) * 2 - 1  # (N*M, L, P, Lq, 2) in [-1, 1]
+    weights = attention_weights.to(dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)[:, None]  # (N*M, 1, L, P, Lq)
 
     output = maps.new_zeros(batch * heads, width, queries)
     levels = maps.split([height * width for height, width in spatial_shapes], dim=-1)
-    with torch.autocast(value.device.type, enabled=False):
-        for level, (level_map, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
-            level_map = level_map.unflatten(-1, tuple(shape))
-            samples = F.grid_sample(level_map, grid[:, :, level], "bilinear", "zeros", align_corners=False)
-            output = output + torch.einsum("bdqp,bqp->bdq", samples.unflatten(-1, (points,)), weights[:, :, level])
+    for level, (level_map, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
+        level_map = level_map.unflatten(-1, tuple(shape))
+        samples = F.grid_sample(level_map, grid[:, level], "bilinear", "zeros", align_corners=False)
+        output = output + (samples * weights[:, :, level]).sum(dim=2)
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)

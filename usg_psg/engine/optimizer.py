@@ -58,7 +58,7 @@ def rate_factor(cfg: CfgNode, parameter: str) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, with one kernel for all parameters where they are on a GPU. It does not clip, see `GradientClipper`.
+    """AdamW, with one kernel for all parameters on a GPU, one for each on the CPU. It does not clip, see `GradientClipper`.
 
     Parameters whose factor is 0 no longer require gradients.
 
@@ -70,7 +70,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         if not rate_factor(cfg, name):
             parameter.requires_grad_(False)
     groups = parameter_groups(cfg, model)
-    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    fused = all(parameter.device.type in ("cuda", "cpu") for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, cfg.SOLVER.BASE_LR, fused=fused)
 
 
