@@ -54,7 +54,7 @@ def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
     pixels = np.zeros((len(masks), num_gt + 1), dtype=np.int64)
     for n in range(0, len(masks), _BLOCK):
         bits = _count_bits(_pack(flat[n : n + _BLOCK]).take(starts // 64, axis=1) & inside)
-        pixels[n : n + _BLOCK, numbers] = np.add.reduceat(bits, first, axis=1, dtype=np.int64)
+        pixels[n : n + _BLOCK, numbers] = np.add.reduceat(bits, first, axis=1, dtype=np.int32)
     gt_area = np.bincount(gt_flat[starts], lengths, minlength=num_gt + 1).astype(np.int64)
     return Overlap(pixels[:, 1:], pixels.sum(axis=1), gt_area[1:])
 
@@ -177,12 +177,11 @@ def greedy_ranks(hits: np.ndarray) -> np.ndarray:
 
     Source: the rule of the released USG code, usg_par/eval/recall.py at 39e6b77.
     """
-    ranks = np.full(hits.shape[1], NEVER)
-    for row in np.flatnonzero(hits.any(axis=1)):
-        free = np.flatnonzero(hits[row] & (ranks == NEVER))
-        if len(free):
-            ranks[free[0]] = row
-    return ranks
+    ranks, last = [NEVER] * hits.shape[1], -1
+    for row, column in np.argwhere(hits).tolist():
+        if row != last and ranks[column] == NEVER:
+            ranks[column] = last = row
+    return np.array(ranks, dtype=np.int64)
 
 
 def first_of_each(rows: np.ndarray) -> np.ndarray:
