@@ -26,7 +26,6 @@ OPTIONAL = {
     "onnxruntime.transformers.onnx_model",
     "pyarrow.parquet",
     "sentence_transformers",
-    "usg_psg.server",
     "usg_psg.visualization.app",
     "torch.utils.cpp_extension",
     "torch.utils",

@@ -99,13 +99,11 @@ def test_fiftyone():
     graph = stripes()
     sample = graph.to_fiftyone("photo.jpg")
     assert isinstance(sample, fiftyone.Sample) and sample.filepath.endswith("photo.jpg")
+    sample = fiftyone.Sample.from_json(sample.to_json())  # as its database stores it
     for obj, found in zip(graph.objects, sample.objects.detections, strict=True):
-        x, y, width, height = found.bounding_box
-        mask = np.zeros((graph.height, graph.width), dtype=bool)
-        top, left = round(y * graph.height), round(x * graph.width)
-        mask[top : top + found.mask.shape[0], left : left + found.mask.shape[1]] = found.mask
-        assert np.array_equal(mask, obj.mask_array()) and (found.label, found.confidence) == (obj.name, obj.score)
-        assert found.mask.shape == (round(height * graph.height), round(width * graph.width))
+        segmentation = found.to_segmentation(frame_size=(graph.width, graph.height))
+        assert np.array_equal(segmentation.mask > 0, obj.mask_array())
+        assert (found.label, found.confidence, found.name) == (obj.name, obj.score, obj.label)
     found = sample.relations.classifications
     assert [(relation.subject, relation.object) for relation in found] == relations_of(graph)
     first, objects = graph.relations[0], graph.objects

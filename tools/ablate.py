@@ -12,7 +12,7 @@ machine. Rows that change the batch change the number of steps, so that all rows
 
 from __future__ import annotations
 
-from measure import program  # selects the engine, so it comes before detectron2
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
@@ -39,8 +39,8 @@ from detectron2.config import CfgNode
 from usg_psg.cli import config_of
 from usg_psg.config import build_cfg
 from usg_psg.config.files import leaves
-from usg_psg.utils.program import say
-from usg_psg_cli.arguments import add_config, positive_integer, whole_number
+from usg_psg.utils.program import one_line_errors, say
+from usg_psg_cli.arguments import add_config, parse_arguments, positive_integer, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
@@ -403,7 +403,7 @@ def run(args: argparse.Namespace) -> int:
     return int(any(job.finished() is None for job in jobs))
 
 
-main = program(define, run, __doc__)
+main = one_line_errors(lambda argv=None: run(parse_arguments(define, argv, __doc__)))
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -15,7 +15,7 @@ to FOLDER/results/NAME.json. OpenCLIP's weights are random, too.
 
 from __future__ import annotations
 
-from measure import program  # selects the engine, so it comes before detectron2
+import usg_psg  # noqa: F401  selects the engine, so it comes before detectron2
 
 # isort: split
 import argparse
@@ -36,7 +36,8 @@ from usg_psg.config import build_cfg
 from usg_psg.data.psg_json import write_index
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.utils.files import write_json
-from usg_psg_cli.arguments import positive_integer
+from usg_psg.utils.program import one_line_errors
+from usg_psg_cli.arguments import parse_arguments, positive_integer
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM_CLIP = ["MODEL.CLIP.PRETRAINED", ""]
@@ -249,7 +250,7 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=1))
 
 
-main = program(define, run, __doc__)
+main = one_line_errors(lambda argv=None: run(parse_arguments(define, argv, __doc__)))
 
 if __name__ == "__main__":
     raise SystemExit(main())

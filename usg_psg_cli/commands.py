@@ -23,6 +23,7 @@ from .arguments import (
     score,
     whole_number,
 )
+from .benchmark_commands import BENCHMARKS
 from .chains import quickstart, reproduce
 from .data_commands import annotate, check, download, fix, import_data, index, stats
 from .model_commands import clip, convert, export, push
@@ -41,11 +42,16 @@ MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill t
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its arguments, and the function of a module of `usg_psg.cli` that takes them."""
+    """A command: its arguments, and the function of a module of `usg_psg.cli` that takes them; or a group of commands.
+
+    Attributes:
+        members: names of the group's commands; the next word chooses one.
+    """
 
     arguments: Define
-    module: str
-    function: str
+    module: str = ""
+    function: str = "run"
+    members: tuple[str, ...] = ()
 
 
 def train(parser: ArgumentParser) -> Check:
@@ -324,6 +330,10 @@ def shapes(parser: ArgumentParser) -> Check:
     return check
 
 
+def benchmark(_parser: ArgumentParser) -> None:
+    """Measure speed and memory on this machine: training, inference, serving, evaluation, data, operators."""
+
+
 def env(_parser: ArgumentParser) -> None:
     """Print versions and devices, for the report of an error."""
 
@@ -342,7 +352,9 @@ _NAMED_AS_THEIR_MODULES = (
 )
 _OF_DATASET = (check, fix, stats, index)
 COMMANDS = {
-    **{define.__name__: Command(define, define.__name__, "run") for define in _NAMED_AS_THEIR_MODULES},
+    **{define.__name__: Command(define, define.__name__) for define in _NAMED_AS_THEIR_MODULES},
     **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
-    "import": Command(import_data, "import_data", "run"),
+    "import": Command(import_data, "import_data"),
+    "benchmark": Command(benchmark, members=tuple(f"benchmark {define.__name__}" for define in BENCHMARKS)),
+    **{f"benchmark {define.__name__}": Command(define, f"benchmark.{define.__name__}") for define in BENCHMARKS},
 }

@@ -19,33 +19,34 @@ from .commands import COMMANDS
 def program(*names: str) -> Callable[..., int]:
     """The `main` of a program that is one command, or several of which the first word chooses one."""
 
-    def main(argv: list[str] | None = None) -> int:
+    def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         if len(names) == 1:
-            return _run(names[0], words)
+            members = COMMANDS[names[0]].members
+            return program(*members)(words, prog) if members else _run(names[0], words, prog)
         parser = argparse.ArgumentParser(
-            formatter_class=argparse.RawDescriptionHelpFormatter, epilog="%(prog)s COMMAND --help says more."
+            prog, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="%(prog)s COMMAND --help says more."
         )
-        if words and words[0] in names:
-            return _run(words[0], words[1:], f"{parser.prog} {words[0]}")
-        first_lines = [_help(name).partition("\n")[0] for name in names]
-        rows = [f"  {name:<12}{line}" for name, line in zip(names, first_lines, strict=True)]
+        by_word = {name.split()[-1]: name for name in names}
+        if words and words[0] in by_word:
+            return program(by_word[words[0]])(words[1:], f"{parser.prog} {words[0]}")
+        rows = [f"  {word:<12}{_help(name).splitlines()[0]}" for word, name in by_word.items()]
         parser.description = "\n".join(["Commands:", *rows])
-        parser.add_argument("command", choices=names, metavar="COMMAND")
+        parser.add_argument("command", choices=by_word, metavar="COMMAND")
         parser.parse_args(words)  # ends with the help or an error
         return 2
 
     return main
 
 
-main = program(*COMMANDS)
+main = program(*(name for name in COMMANDS if " " not in name))
 
 
 def parse(name: str, words: list[str], prog: str | None = None) -> argparse.Namespace:
     """The arguments of a command; SystemExit where they are wrong, or ask for help.
 
     Args:
-        name: of the command.
+        name: of the command, two words for one of a group.
         words: that stand behind it.
         prog: the program's name in messages; None for that of the file that runs.
     """

@@ -7,6 +7,7 @@ import pytest
 
 from usg_psg import graph_formats
 from usg_psg.cli import plot
+from usg_psg.cli.benchmark import amp, ops
 from usg_psg.data import psg_json
 from usg_psg.data.psg_shapes import VOCABULARIES
 from usg_psg.data.sources import coco, hub, rebuild
@@ -14,7 +15,7 @@ from usg_psg.data.validation import check_dataset
 from usg_psg.evaluation import EXPORT_FORMATS, errors, sgdet_evaluator, sgdet_metrics
 from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
-from usg_psg_cli import commands, data_commands, main, model_commands
+from usg_psg_cli import benchmark_commands, commands, data_commands, main, model_commands
 
 from ..programs import ROOT, exit_status, load_tool, run, start
 
@@ -65,7 +66,6 @@ ABSENT = ["--config-file", "absent.yaml"]
     ],
 )
 def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ROOT / "tools")  # where the benchmarks find each other
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "a_file").touch()
@@ -73,7 +73,7 @@ def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, 
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", commands.COMMANDS)
+@pytest.mark.parametrize("name", [name for name, command in commands.COMMANDS.items() if not command.members])
 def test_every_command_has_a_function(name):
     command = commands.COMMANDS[name]
     assert callable(getattr(import_module(f"usg_psg.cli.{command.module}"), command.function))
@@ -90,26 +90,31 @@ def test_repeated_values_are_those_of_the_package():
     assert (commands.WEAK_SCORE, data_commands.TIMEOUT) == (WEAK_SCORE, check_dataset.TIMEOUT)
     assert (data_commands.COCO_URL, data_commands.MIN_IOU) == (coco.COCO_URL, rebuild.MIN_IOU)
     assert data_commands.PSG_REPOSITORY == hub.PSG_REPOSITORY
+    assert (benchmark_commands.RUNS, benchmark_commands.DTYPES) == (tuple(amp.RUNS), tuple(ops.DTYPES))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [[], ["train"], ["benchmark"], ["benchmark", "train"]])
 def test_help_imports_nothing_heavy(words):
     code = "import sys; from usg_psg_cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
-    done = run("-c", code, *words, fresh=True)
+    done = run("-c", code, *words, "--help", fresh=True)
     *_, loaded = done.stdout.splitlines()
     assert done.returncode == 0 and not {"usg_psg", "numpy", "torch"} & set(loaded.split())
 
 
 def test_the_console_command_lists_its_commands(capsys):
-    assert exit_status(main, ["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in commands.COMMANDS)
-    assert exit_status(main, ["no_such_command"]) == 2
+    top = [name for name in commands.COMMANDS if " " not in name]
+    for group, members in (([], top), (["benchmark"], commands.COMMANDS["benchmark"].members)):
+        assert exit_status(main, [*group, "--help"]) == 0
+        printed = capsys.readouterr().out
+        assert all(f"  {name.split()[-1]} " in printed for name in members)
+        assert exit_status(main, [*group, "no_such_command"]) == 2
 
 
 def test_a_command_says_its_own_name(capsys):
     assert exit_status(main, ["plot", "run", "--smoothing", "0", "--output", "a.png"]) == 2
     assert " plot: error: argument --smoothing: expected 1 or more, got 0" in capsys.readouterr().err
+    assert exit_status(main, ["benchmark", "data", "--images", "0"]) == 2
+    assert " benchmark data: error: argument --images" in capsys.readouterr().err
 
 
 def test_ctrl_c_during_imports_ends_in_one_line():

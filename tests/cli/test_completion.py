@@ -14,7 +14,12 @@ def test_bash_completes_commands_and_options(capsys, tmp_path):
     (tmp_path / "code").write_text(capsys.readouterr().out)
     setting = "COMP_WORDS=(usg-psg {}); COMP_CWORD={}; _shtab_usg_psg; echo ${{COMPREPLY[@]}}"
     words = f"source {tmp_path / 'code'}; {setting}"
-    for line, place, expected in (("tr", 1, ["train"]), ("train --num-g", 2, ["--num-gpus"])):
+    for line, place, expected in (
+        ("tr", 1, ["train"]),
+        ("train --num-g", 2, ["--num-gpus"]),
+        ("benchmark inf", 2, ["inference"]),
+        ("benchmark train --num-g", 3, ["--num-gpus"]),
+    ):
         done = subprocess.run(["bash", "-c", words.format(line, place)], capture_output=True, text=True, check=True)
         assert done.stdout.split() == expected
 

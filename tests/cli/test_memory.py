@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from usg_psg.cli.benchmark import memory
 from usg_psg.engine import Trainer
 from usg_psg.engine.hooks import ShortHistoryHook
-
-from ..programs import load_tool
 
 STEPS, LIMIT = 160, 12.0  # MiB; what is put in below leaks four times as much and more
 LEAK = 2**20  # bytes per step or image
@@ -44,9 +43,8 @@ def measure(folder: str, with_leak: bool) -> dict[str, float]:
     torch.set_num_threads(1)
     if with_leak:
         leak()
-    tool = load_tool("benchmark_memory")
     off = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "40"]
-    found = tool.measure(tool.run_config(Path(folder), STEPS, 1, off), period=2)
+    found = memory.measure(memory.run_config(Path(folder), STEPS, 1, off), period=2)
     return {name.split()[0]: samples.growth for name, samples in found.items()}
 
 

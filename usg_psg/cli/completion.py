@@ -13,9 +13,13 @@ from usg_psg_cli.commands import COMMANDS
 def run(args: Namespace) -> int:
     """Print the shell's code."""
     parser = ArgumentParser("usg-psg")
-    commands = parser.add_subparsers()
+    groups = {"": parser.add_subparsers()}
     for name, command in COMMANDS.items():
+        group, _, word = name.rpartition(" ")
         line = (getdoc(command.arguments) or "").partition("\n")[0]
-        command.arguments(commands.add_parser(name, help=line.replace("%", "%%")))
+        child = groups[group].add_parser(word, help=line.replace("%", "%%"))
+        command.arguments(child)
+        if command.members:
+            groups[name] = child.add_subparsers()
     print(shtab.complete(parser, args.shell))
     return 0

@@ -1,4 +1,4 @@
-"""Shared by the programs of this folder: one timer, memory of processes, names and scenes to measure with."""
+"""One timer, memory of processes, names and scenes to measure with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import statistics
 import tempfile
 import time
-from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import starmap
@@ -16,16 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from usg_psg.data import PSG_VOCABULARY
-from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.structures import TextEmbeddings
-from usg_psg.utils.program import one_line_errors
-from usg_psg_cli.arguments import Define, parse_arguments
-
-
-def program(define: Define, run: Callable[[Namespace], int | None], description: str) -> Callable[..., int]:
-    """The `main` of a program with these arguments."""
-    return one_line_errors(lambda argv=None: run(parse_arguments(define, argv, description)))
+from ...data import PSG_VOCABULARY
+from ...data.psg_shapes import generate_psg_shapes
+from ...structures import TextEmbeddings
 
 
 class Timer:

@@ -1,0 +1,152 @@
+"""Throughput, time by part and peak memory of training steps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from ...config.checks import check_config
+from ...data import build_psg_train_loader
+from ...engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
+from ...engine.trainer import autocast_dtype, distributed
+from ...losses.matcher import Matching
+from ...modeling.compile import run_as_configured
+from .. import config_of
+from .measure import Timer, device_name, use_psg_sized_vocabulary, use_scenes
+
+PROFILE_ROWS = 60
+
+
+def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
+    """Wrap the parts of a step."""
+    timer.wrap_parts(model)
+    timer.wrap(model.criterion, "start_matching", "matcher, costs")
+    timer.wrap(Matching, "result", "matcher, wait")
+    timer.wrap(model.criterion.object_criterion, "forward", "object_criterion")
+    timer.wrap(model.criterion.relation_criterion, "forward", "relation_criterion")
+    timer.wrap(runner, "backward", "backward")
+    timer.wrap(runner, "update", "optimizer")
+    timer.wrap(runner, "run_step", "step")
+
+
+def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> str:
+    """Time of a step by kernel, and by operator of PyTorch, of which those called from others count for themselves."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=kinds) as profiler:
+        steps(count)
+    lines = []
+    for title, is_kernel in (("kernels", True), ("operators", False)):
+        key = "self_device_time_total" if is_kernel else "self_cpu_time_total"
+        events = [e for e in profiler.key_averages() if (e.device_type != DeviceType.CPU) == is_kernel]
+        total = sum(getattr(e, key) for e in events) / 1000 / count
+        calls = sum(e.count for e in events) / count
+        lines.append(f"{title}: {total:.1f} ms and {calls:.0f} calls a step")
+        for e in sorted(events, key=lambda e: -getattr(e, key))[:PROFILE_ROWS]:
+            lines.append(f"{getattr(e, key) / 1000 / count:9.3f} ms {e.count / count:7.1f} x  {e.key[:160]}")
+    return "\n".join(lines) + "\n"
+
+
+def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
+    """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
+    torch.manual_seed(0)
+    model = run_as_configured(build_model(cfg), cfg)
+    use_psg_sized_vocabulary(model)
+    processes = comm.get_world_size()
+    runner = StepRunner(
+        distributed(model),
+        build_psg_train_loader(cfg),
+        build_optimizer(cfg, model),
+        clipper=GradientClipper.from_config(cfg),
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        autocast_dtype=autocast_dtype(cfg),
+    )
+    on_gpu = model.device.type == "cuda"
+
+    def steps(count: int) -> tuple[float, list[float]]:
+        waits = []
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            starts.append(timer.now())
+            runner.run_step()
+            if comm.is_main_process():
+                waits.append(storage.latest()["data_time"][0])
+            storage.iter += 1
+        if on_gpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count, waits
+
+    timer, starts = Timer(model.device), list[Any]()
+    with EventStorage() as storage:
+        steps(warmup)
+        starts.clear()
+        seconds, waits = steps(iterations)
+        median = statistics.median(itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()])))
+        # What the process holds: memory of CUDA graphs does not show among allocated tensors.
+        peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
+        if profile_file:  # in every process, since they wait for one another
+            text = profile_steps(steps, max(iterations // 8, 1), on_gpu)
+            if comm.is_main_process():
+                Path(profile_file).write_text(text)
+        time_parts(model, runner, timer)
+        steps(max(iterations // 2, 1))
+    runner.close()
+    per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
+    result = {"images per second": per_second, "images per second and process": per_second / processes}
+    result["ms per step"] = 1000 * seconds
+    result["ms per step, median"] = median
+    result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
+    if peak is not None:
+        result["peak memory reserved, GiB"] = peak
+    result.update(timer.medians())
+    return result
+
+
+def run_process(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None, path: str) -> None:
+    """Body of a process: benchmark, the main process writes the result."""
+    result = benchmark(cfg, iterations, warmup, profile_file)
+    if comm.is_main_process():
+        Path(path).write_text(json.dumps(result))
+
+
+def run(args: Namespace) -> None:
+    """Measure every configuration, then print the table."""
+    cfg = config_of(args)
+    check_config(cfg)
+    adapt_to_machine(cfg)
+    use_scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes)
+    cfg.DATASETS.TRAIN = ("psg_shapes_train",)
+    columns = {}
+    for num_gpus, batch_size in itertools.product(args.num_gpus, args.batch_size):
+        cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            launch(run_process, num_gpus, args=(cfg, args.iterations, args.warmup, args.profile, file.name))
+            column = columns[f"{num_gpus} x {batch_size}"] = json.loads(Path(file.name).read_text())
+        # At once, since later configurations may take too long or too much memory.
+        print(f"{num_gpus} x {batch_size}: {column['images per second']:.2f} images per second", file=sys.stderr)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    workers = f"{cfg.DATALOADER.NUM_WORKERS} loader workers"
+    place = f"{device_name(cfg.MODEL.DEVICE)}, {cfg.INPUT.USG.IMAGE_SIZE} pixels square, generated scenes, {workers}"
+    names = next(iter(columns.values()))
+    rows = [(name, *(column[name] for column in columns.values())) for name in names]
+    headers = ("processes x batch; ms by part", *columns)
+    print(place, tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f"), sep="\n")
