@@ -20,7 +20,11 @@ def commands(tmp_path, monkeypatch):
         if words[0] == "shapes":
             json_file = folder / "datasets" / "psg_shapes" / "psg" / "psg.json"
             json_file.parent.mkdir(parents=True, exist_ok=True)
-            data = [{"file_name": f"{i}.jpg", "image_id": str(i)} for i in range(7)]
+            data = [
+                {"file_name": f"{i}.jpg", "image_id": str(i), "segments_info": classes, "relations": [[0, 1, 0]]}
+                for i in range(7)
+                for classes in [[{"category_id": c} for c in range(i)]]
+            ]
             json_file.write_text(json.dumps({"data": data, "test_image_ids": ["2", "3", "4", "5", "6"]}))
         if words[0] == "train":
             results = {"metrics": {f"single/{name}": 80.0 for name in quickstart.SHOWN}}
@@ -41,13 +45,13 @@ def steps_of(words):
     return int(words[words.index("SOLVER.MAX_ITER") + 1])
 
 
-def test_draws_scenes_trains_and_parses_four_held_out_ones(tmp_path, commands, capsys):
+def test_draws_scenes_trains_and_parses_the_four_richest_held_out_ones(tmp_path, commands, capsys):
     assert start(tmp_path, "--iterations", "7", "--num-val", "5") == 0
     shapes, train, demo = commands
     assert [words[0] for words in commands] == ["shapes", "train", "demo"]
     assert shapes[shapes.index("--num-val") + 1] == "5"
     assert "--overwrite" in train and steps_of(train) == 7
-    assert [word.rpartition("/")[2] for word in demo if word.endswith(".jpg")] == ["2.jpg", "3.jpg", "4.jpg", "5.jpg"]
+    assert [word.rpartition("/")[2] for word in demo if word.endswith(".jpg")] == ["6.jpg", "5.jpg", "4.jpg", "3.jpg"]
     end = capsys.readouterr().out
     assert "protocol single" in end and "R@50 80.0" in end and "--input my_image.jpg" in end
 
