@@ -69,7 +69,7 @@ def run(args: Namespace) -> int:
 
 
 def _step(title: str, command: str, words: list[str]) -> int:
-    """Run a command in this process, which has imported all, and show it as a user would type it; returns its status."""
+    """Run a command in this process, which has imported all; show it as a user would type it. Returns its status."""
     print(f"\n=== {title}\n$ {shown(command, words)}", flush=True)
     start = time.monotonic()
     status = main([command, *words])
