@@ -6,17 +6,19 @@ import os
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
 
-from .arguments import Check, add_number, positive_integer
+from .arguments import Check, add_number, positive_integer, positive_number
 
 
 def quickstart(parser: ArgumentParser) -> None:
     """From nothing to scene graphs: generate scenes, train a small model, evaluate it, draw four held-out scenes.
 
-    Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings.
-    `make quickstart` calls this.
+    Every step is an ordinary command, printed before it runs, so that it can be repeated with other settings. It trains
+    as many steps as this machine makes in the time given. `make quickstart` calls this.
     """
     parser.add_argument("--output", default="output/quickstart", help="folder for data, checkpoints and drawings")
-    parser.add_argument("--iterations", type=positive_integer, help="training steps (default: the recipe's)")
+    parser.add_argument("--minutes", type=positive_number, default=5.0, help="for all together (default: %(default)s)")
+    parser.add_argument("--iterations", type=positive_integer, help="training steps, however long they take")
+    parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
     add_number(parser, "--num-train", positive_integer, 1200, "generated training scenes")
     add_number(parser, "--num-val", positive_integer, 100, "generated held-out scenes")
 

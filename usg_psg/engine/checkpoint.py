@@ -164,7 +164,8 @@ class USGCheckpointer(Checkpointer):
                     raise ValueError(f"checkpoint {path}, {key}: cannot be restored: {reason}") from error
         backbone = getattr(self.model, "backbone", None)
         identity = getattr(backbone, "weights_identity", None) or {}
-        if is_random(identity):
+        learns = self._run is not None and not getattr(backbone, "freeze", True)
+        if is_random(identity) and not learns:
             key = f"{_section(backbone)}.PRETRAINED"
             logger.warning("the backbone, %s, has random weights: %s is empty", identity["model"], key)
         return rest

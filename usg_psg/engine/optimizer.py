@@ -58,7 +58,7 @@ def rate_factor(cfg: CfgNode, parameter: str) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, with one kernel for all parameters on a GPU, one for each on the CPU. It does not clip, see `GradientClipper`.
+    """AdamW in PyTorch's fused form where it has one, on GPUs and the CPU. It does not clip, see `GradientClipper`.
 
     Parameters whose factor is 0 no longer require gradients.
 

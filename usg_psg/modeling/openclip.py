@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import open_clip
+import timm
 import torch
+from timm.models.convnext import ConvNeXt
 
 from ..utils.files import check_archive
 from ..utils.suggestions import did_you_mean
@@ -42,6 +44,14 @@ def takes_checkpoint_weights() -> bool:
 def register_project_models() -> None:
     """Make this project's small models known to OpenCLIP (`usg_convnext_zepto` and others)."""
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
+
+
+@timm.models.register_model
+def usg_convnext_yocto(pretrained: bool = False, pretrained_cfg: dict | None = None, **kwargs) -> ConvNeXt:
+    """A ConvNeXt of 1.2 million weights that learns in few steps: without layer scale, which starts as 1e-6."""
+    shape: dict = {"depths": (1, 1, 3, 1), "dims": (32, 64, 128, 256), "ls_init_value": None, "act_layer": "relu"}
+    cfg = pretrained_cfg or {"input_size": (3, 160, 160)}
+    return timm.models.build_model_with_cfg(ConvNeXt, "usg_convnext_yocto", pretrained, cfg, **shape, **kwargs)
 
 
 @contextmanager
