@@ -29,13 +29,12 @@ def encode_mask(mask: np.ndarray) -> dict:
 def encode_segments(panoptic: np.ndarray, ids: Iterable[int]) -> list[dict]:
     """Run lengths of the segments with these ids in a map (H, W), in one pass: its runs are the segments' runs."""
     columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
-    starts = np.flatnonzero(columns[1:] != columns[:-1]) + 1
-    borders = np.concatenate(([0], starts, [columns.size]))
-    values = columns[borders[:-1]]
+    starts, lengths = runs(columns)
+    values = columns[starts]
     encoded = []
     for segment_id in ids:
         own = np.flatnonzero(values == segment_id)
-        edges = np.column_stack((borders[own], borders[own + 1])).ravel()
+        edges = np.column_stack((starts[own], starts[own] + lengths[own])).ravel()
         counts = np.diff(np.concatenate(([0], edges, [columns.size])))
         counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
         encoded.append(_compress(panoptic.shape, counts.tolist()))
@@ -95,6 +94,27 @@ def stack_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarra
     for i in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):
         label_map[masks[i]] = i + 1
     return label_map
+
+
+def runs(*arrays: np.ndarray, at_most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths of the runs in which arrays (n,) all stay as they are; at_most cuts them at its multiples.
+
+    A label map has thousands of runs, but hundreds of thousands of pixels.
+    """
+    is_start = np.zeros(arrays[0].size, dtype=bool)
+    is_start[:1] = True
+    for values in arrays:
+        is_start[1:] |= values[1:] != values[:-1]
+    if at_most:
+        is_start[::at_most] = True
+    starts = np.flatnonzero(is_start)
+    return starts, np.diff(starts, append=is_start.size)
+
+
+def present_in(label_map: np.ndarray, count: int) -> np.ndarray:
+    """(count,) bool: the label map (H, W) has a pixel of mask n, whose number is n + 1."""
+    flat = label_map.ravel()
+    return np.bincount(flat[runs(flat)[0]], minlength=count + 1)[1:] > 0
 
 
 def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -7,8 +7,10 @@ T annotated objects of the whole batch, R annotated relations of the whole batch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -177,13 +179,73 @@ class TextEmbeddings:
                 raise ValueError(f"{field_name}: expected {len(texts)} names, got {len(names)}")
 
 
+class SegmentMasks:
+    """N masks without overlaps as numbers on label maps, with the methods of Detectron2's `BitMasks`.
+
+    Mask n is where its map has its number: (H, W) bytes of an image take the place of N bool masks.
+
+    Args:
+        maps: (M, H, W) integers, 0 for no mask.
+        number: (N,) of each mask on its map.
+        map_index: (N,) int64, the map of each mask; None for the first.
+    """
+
+    def __init__(self, maps: Tensor, number: Tensor, map_index: Tensor | None = None):
+        self.maps, self.number = maps, number.to(maps.dtype)
+        self.map_index = torch.zeros(len(number), dtype=torch.int64) if map_index is None else map_index
+
+    @property
+    def tensor(self) -> Tensor:
+        """(N, H, W) bool."""
+        return self.maps[self.map_index] == self.number[:, None, None]
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, H, W)."""
+        return torch.Size((len(self), *self.maps.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def __getitem__(self, item: int | slice | Tensor) -> SegmentMasks:
+        item = [item] if isinstance(item, int) else item
+        return SegmentMasks(self.maps, self.number[item], self.map_index[item])
+
+    def to(self, *args: Any, **kwargs: Any) -> SegmentMasks:
+        """On another device, as `torch.Tensor.to`."""
+        return SegmentMasks(*(x.to(*args, **kwargs) for x in (self.maps, self.number, self.map_index)))
+
+    def pin_memory(self) -> SegmentMasks:
+        """In page-locked memory."""
+        return SegmentMasks(self.maps.pin_memory(), self.number, self.map_index)
+
+    def at(self, pixels: Tensor) -> Tensor:
+        """(N, K) bool: whether masks have the pixels (N, K), counted row by row."""
+        first = self.map_index * self.maps[0].numel()
+        return self.maps.take(pixels + first[:, None]) == self.number[:, None]
+
+    @classmethod
+    def batch(cls, parts: Sequence[SegmentMasks], size: Sequence[int], device: torch.device) -> SegmentMasks:
+        """Those of several images, padded at the bottom and the right to (H, W)."""
+        kind = functools.reduce(torch.promote_types, (x.maps.dtype for x in parts))
+        maps = torch.zeros((sum(len(x.maps) for x in parts), *size), dtype=kind, device=device)
+        index, first = [], 0
+        for part in parts:
+            own = maps[first : first + len(part.maps), : part.maps.shape[1], : part.maps.shape[2]]
+            own.copy_(part.maps, non_blocking=True)
+            index.append(part.map_index + first)
+            first += len(part.maps)
+        number = torch.cat([x.number.to(kind) for x in parts])
+        return cls(maps, number.to(device, non_blocking=True), torch.cat(index).to(device, non_blocking=True))
+
+
 @dataclass
 class SceneGraphTargets:
     """Annotations of a batch, laid flat over images so that no loss loops over them.
 
     Attributes:
         classes: (T,) int64 class of each object.
-        masks: (T, H, W) bool, padded to the size of the batch.
+        masks: (T, H, W), padded to the size of the batch; bool if they are a tensor.
         image_index: (T,) int64 image of each object, non-decreasing.
         counts: number of objects of each image, on the host.
         relations: (R, 4) int64 rows (image, subject, object, predicate); subject and object index the flat objects.
@@ -191,7 +253,7 @@ class SceneGraphTargets:
     """
 
     classes: Tensor
-    masks: Tensor
+    masks: Tensor | SegmentMasks
     image_index: Tensor
     counts: list[int]
     relations: Tensor
@@ -217,7 +279,8 @@ class SceneGraphTargets:
         """Collect the mapper's output of every image.
 
         Args:
-            instances: per image, Detectron2 `Instances` with `gt_classes` (N,) and bool `gt_masks` (N, h, w).
+            instances: per image, Detectron2 `Instances` with `gt_classes` (N,) and `gt_masks` (N, h, w): a bool tensor,
+                `BitMasks`, or `SegmentMasks`, which stay label maps if all images have them.
             relations: per image, (R, 3) int64 rows of that image's objects; None for none.
             size: (H, W) of the padded batch; masks are padded at the bottom and the right, as images are.
             device: where the targets go.
@@ -225,13 +288,8 @@ class SceneGraphTargets:
         counts = [len(x) for x in instances]
         if relations is None:
             relations = [torch.zeros((0, 3), dtype=torch.int64)] * len(counts)
-        height, width = size
-        masks = torch.zeros((sum(counts), height, width), dtype=torch.bool, device=device)
         rows, offset = [], 0
         for image, (objects, triplets) in enumerate(zip(instances, relations, strict=True)):
-            gt_masks = getattr(objects.gt_masks, "tensor", objects.gt_masks)
-            h, w = gt_masks.shape[-2:]
-            masks[offset : offset + len(objects), :h, :w] = gt_masks.to(device, non_blocking=True)
             shift = torch.tensor([[offset, offset, 0]])
             image_column = torch.full((len(triplets), 1), image)
             rows.append(torch.cat([image_column, triplets.reshape(-1, 3).cpu() + shift], dim=1))
@@ -239,11 +297,24 @@ class SceneGraphTargets:
         image_index = [image for image, count in enumerate(counts) for _ in range(count)]
         return cls(
             classes=torch.cat([x.gt_classes for x in instances]).to(device, non_blocking=True),
-            masks=masks,
+            masks=_batched_masks([x.gt_masks for x in instances], size, device),
             image_index=torch.tensor(image_index, dtype=torch.int64).to(device, non_blocking=True),
             counts=counts,
             relations=torch.cat(rows).to(device, non_blocking=True),
         )
+
+
+def _batched_masks(per_image: list, size: Sequence[int], device: torch.device) -> Tensor | SegmentMasks:
+    if all(isinstance(x, SegmentMasks) for x in per_image):
+        return SegmentMasks.batch(per_image, size, device)
+    masks = torch.zeros((sum(map(len, per_image)), *size), dtype=torch.bool, device=device)
+    offset = 0
+    for each in per_image:
+        own = getattr(each, "tensor", each)
+        h, w = own.shape[-2:]
+        masks[offset : offset + len(own), :h, :w] = own.to(device, non_blocking=True)
+        offset += len(own)
+    return masks
 
 
 def _open_to_pytree(kind: type) -> None:

@@ -66,7 +66,9 @@ def test_predicates_change_exactly_with_the_flip(dataset, tmp_path, augmentation
     for seed in range(24):
         np.random.seed(seed)
         sample = mapper(dataset_dict)
-        first, second = sample["instances"].gt_masks[:2].float().mean(dim=1)  # the left and the right upper quarter
+        first, second = (
+            sample["instances"].gt_masks.tensor[:2].float().mean(dim=1)
+        )  # the left and the right upper quarter
         is_flipped = bool(first.argmax() > second.argmax())
         counts[is_flipped] += 1
         # SIDED has "left of" in place of "on" and "right of" in place of "over".

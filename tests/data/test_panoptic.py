@@ -32,7 +32,7 @@ def test_index_map():
     ids = np.array([[0, 9], [70_000, 9]], dtype=np.int32)
     index, disagreements = segment_index_map(ids, segments(70_000, 9))
     assert disagreements == []
-    assert index.dtype == np.uint16
+    assert index.dtype == np.uint8
     assert index.tolist() == [[0, 2], [1, 2]]
     assert segment_index_map(np.zeros((2, 2), np.int32), [])[0].tolist() == [[0, 0], [0, 0]]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from usg_psg.config import add_usg_config
 from usg_psg.data import PSGDataset, PSGDatasetMapper, encode_panoptic, load_psg_json, reindex_relations
-from usg_psg.data.psg_mapper import build_augmentations
+from usg_psg.data.psg_mapper import RandomFlip, build_augmentations
 
 from .psg_files import COLORS, IDS, content, quadrants, record, write_images, write_json
 
@@ -52,7 +52,7 @@ def check_aligned(sample, tolerance=0.0):
     With a tolerance, pixels may differ whose colours interpolation mixed: that part of the mask's border length.
     """
     index = colored_index(sample)
-    masks = sample["instances"].gt_masks.numpy()
+    masks = sample["instances"].gt_masks.tensor.numpy()
     assert masks.shape[1:] == index.shape
     for mask, segment in zip(masks, sample["segments_info"], strict=True):
         border = sum(np.count_nonzero(np.diff(mask, axis=axis)) for axis in (0, 1))
@@ -68,9 +68,9 @@ def test_no_augmentation(dataset_dict):
     instances = sample["instances"]
     assert instances.image_size == (60, 80)
     assert instances.gt_classes.dtype == torch.int64 and instances.gt_classes.tolist() == [0, 0, 1, 2]  # crowd kept
-    assert instances.gt_masks.dtype == torch.bool
+    assert instances.gt_masks.tensor.dtype == torch.bool
     index = quadrants(60, 80)
-    assert np.array_equal(instances.gt_masks.numpy(), index[None] == np.arange(1, 5)[:, None, None])
+    assert np.array_equal(instances.gt_masks.tensor.numpy(), index[None] == np.arange(1, 5)[:, None, None])
     assert sample["relations"].dtype == torch.int64
     assert sample["relations"].tolist() == dataset_dict["relations"]
     check_aligned(sample)
@@ -80,10 +80,20 @@ def test_no_augmentation(dataset_dict):
 def test_flip(dataset_dict, vertical):
     sample = mapper(T.RandomFlip(prob=1.0, horizontal=not vertical, vertical=vertical))(dataset_dict)
     check_aligned(sample)
-    first = sample["instances"].gt_masks[0].numpy()
+    first = sample["instances"].gt_masks.tensor[0].numpy()
     moved = (quadrants(60, 80) == 1)[::-1] if vertical else (quadrants(60, 80) == 1)[:, ::-1]
     assert np.array_equal(first, moved)
     assert sample["relations"].tolist() == dataset_dict["relations"]
+
+
+def test_the_own_flip_is_detectron2s():
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    for vertical in (False, True):
+        own, other = (kind(1.0, horizontal=not vertical, vertical=vertical) for kind in (RandomFlip, T.RandomFlip))
+        own, other = own.get_transform(image), other.get_transform(image)
+        assert isinstance(own, type(other))
+        assert np.array_equal(own.apply_image(image), other.apply_image(image))
+        assert np.array_equal(own.apply_segmentation(image[..., 0]), other.apply_segmentation(image[..., 0]))
 
 
 def test_crop_takes_segments_and_their_relations_away(dataset_dict):
@@ -121,10 +131,10 @@ def test_training_augmentations(dataset_dict, kind, seed):
         assert sample["image"].shape == (3, 96, 96)
     check_aligned(sample, tolerance=0.8)
     # Padding belongs to no segment.
-    assert sample["instances"].gt_masks.sum(0).max() <= 1
+    assert sample["instances"].gt_masks.tensor.sum(0).max() <= 1
     if kind == "lsj":
         padded = (sample["image"] == 128).all(0)
-        assert not sample["instances"].gt_masks[:, padded].any()
+        assert not sample["instances"].gt_masks.tensor[:, padded].any()
     for subject, object_, _ in sample["relations"].tolist():
         assert 0 <= subject < len(sample["instances"]) and 0 <= object_ < len(sample["instances"])
 
@@ -137,7 +147,7 @@ def test_enlarging_by_two_keeps_masks_in_place(dataset_dict):
 
     sample = mapper(Double())(dataset_dict)
     check_aligned(sample)
-    assert sample["instances"].gt_masks.sum().item() == 4 * (56 * 76)
+    assert sample["instances"].gt_masks.tensor.sum().item() == 4 * (56 * 76)
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -158,7 +168,7 @@ def test_more_than_255_segments(tmp_path, double):
             return T.ResizeTransform(40, 60, 80, 120)
 
     sample = mapper(*([Resize()] if double else [T.RandomFlip(1.0)]))(dataset_dict)
-    masks = sample["instances"].gt_masks.numpy()
+    masks = sample["instances"].gt_masks.tensor.numpy()
     expected = index.repeat(2, 0).repeat(2, 1) if double else index[:, ::-1]
     assert np.array_equal(masks.argmax(0) + 1, expected) and (masks.sum(0) == 1).all()
     assert sample["relations"].tolist() == [[0, 599, 0], [255, 256, 1]]

@@ -56,7 +56,7 @@ def test_layout_on_disk(generated, monkeypatch):
     mapper = PSGDatasetMapper(is_train=True, augmentations=[])
     for dataset_dict in train + val:
         sample = mapper(dataset_dict)  # also compares the PNG's ids with the file
-        masks = sample["instances"].gt_masks
+        masks = sample["instances"].gt_masks.tensor
         assert masks.shape[1:] == SIZE and (masks.sum(0) == 1).all()
         assert masks.flatten(1).sum(1).tolist() == [s["area"] for s in dataset_dict["segments_info"]]
         for mask, segment in zip(masks.numpy(), dataset_dict["segments_info"], strict=True):

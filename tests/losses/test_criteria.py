@@ -8,7 +8,7 @@ import torch
 from usg_psg.losses import LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from usg_psg.losses.object_criterion import matched_mask_logits
 from usg_psg.losses.points import mask_points, sample_labels, sample_maps
-from usg_psg.structures import PairProposals, RelationPredictions, SceneGraphTargets
+from usg_psg.structures import PairProposals, RelationPredictions, SceneGraphTargets, SegmentMasks
 
 from ..tiny import loss_counts, object_predictions
 from .test_matcher import make_targets
@@ -141,6 +141,31 @@ def test_targets_are_laid_flat_over_images():
     assert targets.relations.tolist() == [[0, 0, 1, 9], [2, 3, 2, 2]]
     assert targets.masks.flatten(1).sum(1).tolist() == [12, 12, 8, 8]
     assert not targets.masks[0, 3].any() and not targets.masks[2, :, 2:].any(), "padding is at the bottom and right"
+
+
+@pytest.mark.parametrize("segments", [5, 300])
+def test_label_maps_are_the_same_targets_as_bool_masks(segments):
+    from detectron2.structures import Instances
+
+    def instances(size, few):
+        label_map = torch.randint(0, few + 1, (1, *size)).to(torch.uint8 if few < 256 else torch.int32)
+        number = torch.randperm(few)[: few - 1] + 1
+        return Instances(size, gt_classes=torch.arange(few - 1), gt_masks=SegmentMasks(label_map, number))
+
+    images = [instances((24, 30), 5), instances((32, 20), segments), instances((8, 8), 1)]
+    plain = [Instances(x.image_size, gt_classes=x.gt_classes, gt_masks=x.gt_masks.tensor) for x in images]
+    of_maps, of_masks, mixed = (
+        SceneGraphTargets.from_instances(x, None, (32, 32), torch.device("cpu"))
+        for x in (images, plain, [images[0], *plain[1:]])
+    )
+    assert isinstance(of_maps.masks, SegmentMasks) and of_maps.masks.shape == of_masks.masks.shape
+    assert of_maps.masks.maps.dtype == images[1].gt_masks.maps.dtype
+    assert torch.equal(of_maps.masks.tensor, of_masks.masks) and torch.equal(mixed.masks, of_masks.masks)
+    points = torch.rand(len(of_masks.classes), 50, 2)
+    assert torch.equal(sample_labels(of_maps.masks, points), sample_labels(of_masks.masks, points))
+    some = torch.tensor([2, 0])
+    assert torch.equal(images[0].gt_masks[some].tensor, plain[0].gt_masks[some])
+    assert torch.equal(images[0].gt_masks[3].tensor, plain[0].gt_masks[3:4])
 
 
 def test_logits_of_matched_queries_in_batches_of_uneven_images():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..masks import present_in
 from .panoptic import read_segment_index_map
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def annotation_of(record: dict, label_map: np.ndarray) -> Annotation:
     """The annotation of a dict and the map of its segments; those without a pixel go, with their relations."""
     labels, relations, is_crowd = annotation_arrays(record)
-    keep = np.bincount(label_map.ravel(), minlength=len(labels) + 1)[1:] > 0
+    keep = present_in(label_map, len(labels))
     if not keep.all():
         relations, labels, is_crowd = reindex_relations(relations, keep), labels[keep], is_crowd[keep]
         label_map = np.append(0, np.cumsum(keep))[label_map]

@@ -7,6 +7,7 @@ from typing import IO
 import numpy as np
 
 from ..images import ImageError, image_error, opened_image, size_message
+from ..masks import runs
 from .validation.records import MAX_SEGMENT_ID
 
 MAX_SEGMENTS = 2**16 - 1
@@ -53,7 +54,7 @@ def segment_index_map(
         file_name, image_id: named in errors.
 
     Returns:
-        map: (H, W) uint16, position + 1, 0 where no listed segment is.
+        map: (H, W) uint8, uint16 for more than 255 segments: position + 1, 0 where no listed segment is.
         disagreements: errors, for callers that refuse or count them: one if the map has ids that segments_info lacks,
             which are 0 here, and one if segments have no pixel.
 
@@ -64,10 +65,8 @@ def segment_index_map(
         message = f"expected at most {MAX_SEGMENTS} segments, got {len(segments_info)}"
         raise image_error("too_many_segments", file_name, image_id, message)
     listed = np.array([s["id"] for s in segments_info], dtype=np.int64)
-    # Segments are runs of equal pixels: thousands of them, but hundreds of thousands of pixels.
-    flat = ids.ravel()
-    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: flat.size])
-    run_ids, lengths = flat[starts], np.diff(starts, append=flat.size)
+    starts, lengths = runs(ids.ravel())
+    run_ids = ids.ravel()[starts]
     order = np.argsort(listed)
     place = np.searchsorted(listed, run_ids, sorter=order)
     number = np.append(order + 1, 0)[place]  # of the first listed id that is not smaller
@@ -81,7 +80,8 @@ def segment_index_map(
     if missing.any():
         message = f"the panoptic PNG lacks the ids {_some(listed[missing])} of segments_info"
         disagreements.append(image_error("ids_without_pixels", file_name, image_id, message))
-    return np.repeat(run_index.astype(np.uint16), lengths).reshape(ids.shape), disagreements
+    kind = np.uint8 if len(listed) < 256 else np.uint16
+    return np.repeat(run_index.astype(kind), lengths).reshape(ids.shape), disagreements
 
 
 def read_segment_index_map(dataset_dict: dict) -> tuple[np.ndarray, list[ImageError]]:

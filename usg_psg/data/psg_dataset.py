@@ -34,11 +34,11 @@ class PSGDataset(Dataset):
             (subject, object, predicate), 0-based positions in gt_labels and a predicate; image_id.
         """
         mapped = self.mapper(self.dataset_dicts[index])
-        instances = mapped["instances"]
+        instances, masks = mapped["instances"], mapped["instances"].gt_masks
         return {
             "image": mapped["image"],
             "gt_labels": instances.gt_classes,
-            "gt_masks": instances.gt_masks.to(torch.bool),
+            "gt_masks": getattr(masks, "tensor", masks).to(torch.bool),
             "gt_relations": [tuple(row) for row in mapped["relations"].tolist()],
             "image_id": mapped["image_id"],
         }

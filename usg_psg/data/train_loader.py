@@ -181,7 +181,7 @@ class Batch(list):
         """Move images and masks to page-locked memory, which copies to a GPU without waiting."""
         for sample in self:
             sample["image"] = sample["image"].pin_memory()
-            if "instances" in sample and isinstance(sample["instances"].gt_masks, torch.Tensor):
+            if "instances" in sample and hasattr(sample["instances"].gt_masks, "pin_memory"):
                 sample["instances"].gt_masks = sample["instances"].gt_masks.pin_memory()
         return self
 

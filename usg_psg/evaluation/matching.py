@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..masks import Masks, decode_masks
+from ..masks import Masks, decode_masks, runs
 
 NEVER = np.iinfo(np.int64).max  # rank of an annotated triplet that no prediction hits
 
@@ -46,7 +46,7 @@ def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
     """
     masks = decode_masks(pred_masks, "masks", gt_map.shape)
     flat, gt_flat = masks.reshape(len(masks), gt_map.size), gt_map.ravel()
-    starts, lengths = _pieces(gt_flat, at_most=64)
+    starts, lengths = runs(gt_flat, at_most=64)
     by_segment = np.argsort(gt_flat[starts], kind="stable")
     starts, lengths = starts[by_segment], lengths[by_segment]
     numbers, first = np.unique(gt_flat[starts], return_index=True)
@@ -61,18 +61,6 @@ def mask_overlap(pred_masks: Masks, gt_map: np.ndarray, num_gt: int) -> Overlap:
 
 _ALL_BITS = np.uint64(2**64 - 1)
 _BLOCK = 16  # masks whose words stay in a processor's cache
-
-
-def _pieces(values: np.ndarray, *others: np.ndarray, at_most: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of the runs in which (n,) arrays stay equal, cut at multiples of at_most if that is given."""
-    is_start = np.ones(values.size, dtype=bool)
-    np.not_equal(values[1:], values[:-1], out=is_start[1:])
-    for other in others:
-        is_start[1:] |= other[1:] != other[:-1]
-    if at_most:
-        is_start[::at_most] = True
-    starts = np.flatnonzero(is_start)
-    return starts, np.diff(starts, append=values.size)
 
 
 def _pack(masks: np.ndarray) -> np.ndarray:
@@ -99,7 +87,7 @@ def joint_histogram(pred_map: np.ndarray, gt_map: np.ndarray, num_pred: int, num
     """
     if pred_map.shape != gt_map.shape:
         raise ValueError(f"segment_map: expected height and width {gt_map.shape}, got {pred_map.shape}")
-    starts, lengths = _pieces(pred_map.ravel(), gt_map.ravel())
+    starts, lengths = runs(pred_map.ravel(), gt_map.ravel())
     pred, gt = (x.ravel()[starts].astype(np.int64) for x in (pred_map, gt_map))
     for name, values, limit in (("segment_map", pred, num_pred), ("label_map", gt, num_gt)):
         if values.size and not (0 <= values.min() and values.max() <= limit):

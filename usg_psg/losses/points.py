@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..structures import SegmentMasks
+
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of (B, c, h, w) maps at (B, N, 2) points: (B, c, N).
@@ -20,11 +22,11 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
 
-def sample_labels(masks: Tensor, points: Tensor) -> Tensor:
+def sample_labels(masks: Tensor | SegmentMasks, points: Tensor) -> Tensor:
     """Labels of the pixels that the points fall into.
 
     Args:
-        masks: (M, H, W) bool.
+        masks: (M, H, W), bool if a tensor.
         points: (M, N, 2).
 
     Returns:
@@ -33,7 +35,8 @@ def sample_labels(masks: Tensor, points: Tensor) -> Tensor:
     height, width = masks.shape[-2:]
     x = (points[..., 0] * width).long().clamp_(0, width - 1)
     y = (points[..., 1] * height).long().clamp_(0, height - 1)
-    return masks.flatten(1).gather(1, y * width + x)
+    pixels = y * width + x
+    return masks.at(pixels) if isinstance(masks, SegmentMasks) else masks.flatten(1).gather(1, pixels)
 
 
 def grid_points(height: int, width: int, *, device: torch.device) -> Tensor:
