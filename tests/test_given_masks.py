@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usg_psg.cli.given_objects import open_objects
 from usg_psg.config import build_cfg
 from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
+from usg_psg.evaluation.given_objects import open_objects, read_upload
 from usg_psg.masks import decode_masks, encode_masks
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
@@ -109,6 +109,7 @@ def test_objects_of_a_psg_file(tmp_path):
     find = open_objects(write_json(tmp_path / "psg", psg_content(records, ["2"])))
     for stem in ("1", "2"):
         masks, labels = find(stem)
+        masks = decode_masks(masks)
         assert labels == ["person", "person", "cup", "wall"] and masks.shape == (4, 48, 64)
         assert masks.any((1, 2)).all() and not (masks.sum(0) > 1).any()
     with pytest.raises(ValueError, match=r"psg\.json has no image file 'other'"):
@@ -139,8 +140,55 @@ def test_objects_of_predictions_and_scene_graphs(piloted, tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="tells its images by their position"):
         open_objects(path)
-    with pytest.raises(FileNotFoundError, match="--masks: there is no file or folder"):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         open_objects(tmp_path / "none.json")
+
+
+@pytest.fixture
+def brought(tmp_path):
+    """A PSG file and one of predictions, both of images 7 and 8, and the PNG of the first, all in one folder."""
+    files, prefix = tmp_path / "brought", "../../panoptic_train2017"
+    files.mkdir()
+    records = [psg_record("07"), psg_record("08")]
+    write_images(tmp_path, records[0])
+    (tmp_path / records[0]["pan_seg_file_name"]).rename(files / "07.png")
+    write_json(files, psg_content([{**x, "pan_seg_file_name": f"{prefix}/{x['image_id']}.png"} for x in records], []))
+    segments = records[0]["segments_info"]
+    results = [{"image_id": n, "file_name": f"{prefix}/0{n}.png", "segments_info": segments} for n in (7, 8)]
+    (files / "coco.json").write_text(json.dumps({"annotations": results}))
+    return files
+
+
+def test_objects_of_files_that_a_visitor_brings(brought, tmp_path):
+    png = brought / "07.png"
+    for name, labels in (("psg.json", ["person", "person", "cup", "wall"]), ("coco.json", [0, 0, 1, 2])):
+        (tmp_path / name).mkdir()
+        masks, found = read_upload([png, brought / name], "07", tmp_path / name)
+        assert found == labels and decode_masks(masks).shape == (4, 48, 64)
+
+
+@pytest.mark.parametrize(
+    ("names", "stem", "message"),
+    [
+        (["07.png"], "07", "expected one JSON file, beside it the panoptic PNG that it names, got 07.png"),
+        (["psg.json", "coco.json"], "07", "expected one JSON file, .* got psg.json, coco.json"),
+        (["psg.json"], "07", "07.png .*: there is no such file"),
+        (["coco.json"], "7", "coco.json, image '7': .*07.png: there is no such file"),
+        (["psg.json", "07.png"], "09", "psg.json has no image file '09'"),
+        (["coco.json", "07.png"], "09", "coco.json has no image '09'"),
+        (["cut.json"], "07", "cut.json is not a complete JSON file"),
+        (["deep.json"], "07", "deep.json is not a complete JSON file"),
+        (["list.json"], "07", "list.json tells its images by their position"),
+        (["archive.zip"], "07", "expected one JSON file"),
+    ],
+)
+def test_files_that_a_visitor_brings_and_that_do_not_do(brought, tmp_path, names, stem, message):
+    (brought / "cut.json").write_text('{"data": [')
+    (brought / "deep.json").write_text("[" * 100_000)
+    (brought / "list.json").write_text("[]")
+    (tmp_path / "copies").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_upload([brought / name for name in names], stem, tmp_path / "copies")
 
 
 def test_the_demo_relates_given_objects(piloted, datasets, tmp_path, capsys):

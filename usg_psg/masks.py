@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 MAX_PIXELS = 2**32 - 1  # what pycocotools counts with
 
 Masks = np.ndarray | Sequence[dict]
+Objects = tuple[Masks, Sequence[str] | Sequence[int]]  # with a label for each
 
 
 def encode_masks(masks: np.ndarray) -> list[dict]:

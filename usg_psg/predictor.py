@@ -32,7 +32,7 @@ from .engine.checkpoint_file import FROZEN_KEY, TRAINED_ON_KEY
 from .engine.preflight import weights_path
 from .engine.training_record import TrainingRecord, use_warnings
 from .images import MAX_PIXELS, image_size, read_image
-from .masks import Masks, decode_masks
+from .masks import Masks, Objects, decode_masks
 from .model_folder import model_config, push_folder, save_model
 from .modeling.build import backbone_keys
 from .modeling.compile import run_as_configured
@@ -44,7 +44,6 @@ from .utils.suggestions import did_you_mean
 from .utils.weights_file import weight_names
 from .vocabulary import Vocabulary
 
-Objects = tuple[Masks, Sequence[str] | Sequence[int]]
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 WAITING = 16  # full batches' images of other sizes that a rare size waits for
 logger = logging.getLogger(__name__)

@@ -167,6 +167,44 @@ def test_another_vocabulary(session, predictor, files):
     assert session.own_names("a")[1].splitlines() == list(predicates)
 
 
+@pytest.fixture(scope="module")
+def brought(predictor, files, tmp_path_factory) -> tuple[SceneGraph, str]:
+    """A scene graph of the good image with two objects, and its file."""
+    masks = np.zeros((2, 96, 128), bool)
+    masks[0, :40], masks[1, 30:, 20:] = True, True
+    graph = predictor(read_image(files["good"]), masks, predictor.own_vocabulary.object_classes[:2])
+    path = tmp_path_factory.mktemp("brought") / "graph.json"
+    path.write_text(graph.to_json())
+    return graph, str(path)
+
+
+def test_relations_of_objects_that_are_brought(session, files, brought):
+    graph, path = brought
+    *_, rows, file, text = parse(session, files["good"], given=[path])
+    assert SceneGraph.from_json(Path(file).read_text()) == graph
+    assert len(rows) == 2 and text.startswith("2 objects given, 2 relations found")
+
+
+def test_objects_that_do_not_fit_are_named(session, files, brought, tmp_path, monkeypatch):
+    _, path = brought
+    for image, change, message in (
+        ("turned", {}, r"masks: expected height and width \(128, 96\), got \(96, 128\)"),
+        ("good", {"objects": "teapot"}, r"labels\[0\]: '.*' is not in the vocabulary"),
+        ("good", {"given": [path, files["text"]]}, "Masks and labels: expected one JSON file, .* graph.json, text.jpg"),
+    ):
+        with pytest.raises(BadInputError, match=message):
+            parse(session, files[image], **{"given": [path], **change})
+    (tmp_path / "graph.json").write_text("{}")
+    with pytest.raises(BadInputError, match=r"^Masks and labels: graph\.json: expected this project's JSON"):
+        parse(session, files["good"], given=[str(tmp_path / "graph.json")])
+    Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+    with pytest.raises(BadInputError, match="400 x 300 pixels"):
+        parse(session, files["good"], given=[path, str(tmp_path / "a.png")])
+    monkeypatch.setattr("usg_psg.visualization.app.MASK_PIXELS", 96 * 128)
+    with pytest.raises(BadInputError, match="2 objects; at most 1 are taken in an image this large"):
+        parse(session, files["good"], given=[path])
+
+
 def test_names():
     assert read_names(" a \n\nb\na", "object", LIMITS) == ["a", "b"]
     with pytest.raises(ValueError, match="6 object names"):
@@ -298,6 +336,15 @@ def test_visit_with_a_good_image(page, files):
     assert whole["format"] == "usg_psg scene graph" and len(whole["relations"]) >= 10
     if folder := os.environ.get("USG_PSG_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/app.png", full_page=True)
+
+
+def test_visit_with_own_objects(page, files, brought):
+    upload(page, files["good"])
+    page.get_by_text("Masks and labels").click()
+    page.locator("#given input[type=file]").set_input_files(brought[1])
+    page.locator("#given").get_by_text("graph").first.wait_for()
+    send(page)
+    page.get_by_text("2 objects given, 2 relations found").wait_for()
 
 
 def test_a_tall_image_leaves_the_results_in_sight(page, tmp_path):

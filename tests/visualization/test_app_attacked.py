@@ -83,9 +83,9 @@ def ask(netloc: str, method: str, path: str, body: bytes | None = None, **header
         connection.close()
 
 
-def parse(netloc: str, payload: dict | None, top_k: object = 5) -> str:
+def parse(netloc: str, payload: dict | None, top_k: object = 5, given: list[dict] | None = None) -> str:
     """What the app's API says of a payload: its last event."""
-    body = json.dumps({"data": [payload, "a", top_k, 0.0, "", ""]}).encode()
+    body = json.dumps({"data": [payload, "a", top_k, 0.0, "", "", given]}).encode()
     status, _, text = ask(netloc, "POST", "/gradio_api/call/parse", body, Content_Type="application/json")
     if status != 200:
         return text
@@ -124,6 +124,12 @@ def test_files_that_nobody_uploaded_are_all_answered_alike(server, image, tmp_pa
     answers = {parse(netloc, {"path": str(path)}) for path in (*outside, *inside, *climbing)}
     (answer,) = answers
     assert NOT_ARRIVED in answer and "secret" not in answer
+    mine = {"path": json.loads(upload(netloc, "mine.png", image.read_bytes())[1])[0]}
+    own = [uploads, uploads / "pipe", uploads / "absent.png"]
+    for paths in ([*outside, uploads / "link.png"], own):
+        files = [{"path": str(path), "meta": {"_type": "gradio.FileData"}} for path in paths]
+        (answer,) = {parse(netloc, mine, given=[file]) for file in files}
+        assert "event: error" in answer and "secret" not in answer
     for path in (*outside, *climbing[:1]):
         answer = parse(netloc, {"path": str(path), "meta": {"_type": "gradio.FileData"}})
         assert "event: error" in answer and "MB" not in answer

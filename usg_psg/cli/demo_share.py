@@ -15,17 +15,19 @@ from PIL import Image
 
 from ..data.video import is_video, read_frames
 from ..engine import adapt_to_machine
+from ..evaluation.formats.reading import naming
+from ..evaluation.given_objects import open_objects
 from ..graph_formats import SUFFIXES as GRAPH_SUFFIXES
 from ..graph_formats import save_graph
 from ..images import read_image
-from ..predictor import Objects, SceneGraphPredictor
+from ..masks import Objects
+from ..predictor import SceneGraphPredictor
 from ..scene_graph import SceneGraph
 from ..tracking import Tracker
 from ..utils.files import write_whole
 from ..utils.text import printable
 from ..visualization import PageItem, draw_graph, draw_overlay
 from . import config_of
-from .given_objects import open_objects
 
 TIMELINE_ROWS = 100  # relations of a video on the page, the first ones
 
@@ -176,11 +178,13 @@ def results_of_share(
         OSError: if results cannot be written.
     """
     share = _Share(args, files, finished)
-    find = open_objects(args.masks, args.image_root) if args.masks else None
+    with naming("--masks"):
+        find = open_objects(args.masks, args.image_root) if args.masks else None
 
     def objects(number: int) -> Objects:
         assert find is not None
-        return find(share.sources[number].stem)
+        with naming("--masks"):
+            return find(share.sources[number].stem)
 
     try:
         for parsed in predictor.stream(share.images(), args.batch_size, args.threads, objects if find else None):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import stat
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import asynccontextmanager
@@ -19,11 +20,13 @@ from urllib.parse import urlsplit
 import gradio as gr
 import numpy as np
 import torch
-from gradio.data_classes import ImageData
+from gradio.data_classes import FileData, ImageData, ListFiles
 from gradio.utils import get_upload_folder
 
 from ..data.uploads import Limits, check_upload
+from ..evaluation.given_objects import read_upload
 from ..images import read_image
+from ..masks import Objects
 from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..vocabulary import Vocabulary
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 LONGEST_SHOWN = 1600  # pixels of the images on the page
 MAX_NAME = 80  # characters
 KEPT_FILES = 32
-NOT_ARRIVED = "The image did not arrive; send it as a file."
+MASK_PIXELS = 2 * 10**9  # of all masks that a visitor brings, a byte each
+NOT_ARRIVED = "The file did not arrive; send it as a file."
 COLUMNS = ["rank", "subject", "predicate", "object", "score"]
 # Without it, gradio's title and buttons lie over the upper corners of the images and hide names there, and a tall
 # image pushes the button and the results out of sight.
@@ -81,7 +85,14 @@ class Session:
         self.count = 0
 
     def parse(
-        self, path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str
+        self,
+        path: str | None,
+        model: str,
+        top_k: int,
+        threshold: float,
+        objects: str,
+        predicates: str,
+        given: Sequence[str] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
         """Parse one upload, in `limits.seconds`; work that takes longer ends in the background.
 
@@ -90,6 +101,7 @@ class Session:
             model: a name of `predictors`.
             top_k, threshold: most relations that are shown, and the least score of those.
             objects, predicates: names, one per line; empty for the model's own. Stuff of the model stays stuff.
+            given: uploaded files with the objects' masks and labels, as `read_upload` takes them; none finds objects.
 
         Returns:
             Overlay and graph as (H, W, 3) uint8 RGB, rows of the table, path of the JSON file, a sentence.
@@ -106,7 +118,8 @@ class Session:
                 if not job.set_running_or_notify_cancel():
                     return  # given up while it waited
                 try:
-                    job.set_result(self._parse(path, model, int(top_k), float(threshold), objects, predicates))
+                    names = (objects, predicates)
+                    job.set_result(self._parse(path, model, int(top_k), float(threshold), names, given or ()))
                 except BaseException as error:
                     job.set_exception(error)
 
@@ -123,11 +136,12 @@ class Session:
             raise BadInputError(str(error).replace(path, Path(path).name)) from None
 
     def _parse(
-        self, path: str, model: str, top_k: int, threshold: float, objects: str, predicates: str
+        self, path: str, model: str, top_k: int, threshold: float, names: tuple[str, str], given: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray, list[list], str, str]:
         check_upload(path, self.limits)
         image = read_image(path, "RGB")
-        graph = self._predict(image, model, objects, predicates)
+        self._set_vocabulary(model, *names)
+        graph = self.predictors[model](image, *(self._given(path, image, given) if given else ()))
         file = self._write(graph)
         best = graph.constrained()
         shown = best.top(top_k, threshold)
@@ -138,8 +152,9 @@ class Session:
             for n, r in enumerate(shown.relations, start=1)
         ]
         text = (
-            f"{counted(len(graph.objects), 'object')} and {counted(len(best.relations), 'relation')} found, "
-            f"{counted(len(rows), 'relation')} shown. The JSON file has all of them."
+            f"{counted(len(graph.objects), 'object')}{' given, ' if given else ' and '}"
+            f"{counted(len(best.relations), 'relation')} found, {counted(len(rows), 'relation')} shown. "
+            "The JSON file has all of them."
         )
         return overlay, to_array(draw_graph(shown)), rows, file, text
 
@@ -148,7 +163,7 @@ class Session:
         own = self.predictors[model].own_vocabulary
         return "\n".join(own.object_classes), "\n".join(own.predicate_classes)
 
-    def _predict(self, image: np.ndarray, model: str, objects: str, predicates: str) -> SceneGraph:
+    def _set_vocabulary(self, model: str, objects: str, predicates: str) -> None:
         predictor = self.predictors[model]
         own = predictor.own_vocabulary
         names = read_names(objects, "object", self.limits) or own.object_classes
@@ -158,7 +173,24 @@ class Session:
             tuple(read_names(predicates, "predicate", self.limits) or own.predicate_classes),
         )
         predictor.set_vocabulary(vocabulary)
-        return predictor(image)
+
+    def _given(self, path: str, image: np.ndarray, files: Sequence[str]) -> Objects:
+        """Masks and labels of the uploaded files; ValueError in the visitor's words."""
+        for file in files:
+            if file.lower().endswith(".png"):
+                check_upload(file, self.limits)
+        with tempfile.TemporaryDirectory(prefix="usg_psg_given_") as folder:
+            try:
+                masks, labels = read_upload([Path(file) for file in files], Path(path).stem, Path(folder))
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"Masks and labels: {str(error).replace(folder + os.sep, '')}") from None
+        height, width = image.shape[:2]
+        if len(masks) * height * width > MASK_PIXELS:
+            most = MASK_PIXELS // (height * width)
+            raise ValueError(
+                f"Masks and labels: {len(masks)} objects; at most {most} are taken in an image this large."
+            )
+        return masks, labels
 
     def _write(self, graph: SceneGraph) -> str:
         """A file for the download button; gradio keeps its own copy, so only the newest ones stay here."""
@@ -250,10 +282,7 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
     image = gr.Image(
         label="Image", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], elem_id="image"
     )
-    # gradio would open the file before anything is checked, and answer a broken one with "Error".
-    image.preprocess = _uploaded_path  # type: ignore[method-assign]  # gradio has no hook for it
-    move = image.async_move_resource_to_block_cache
-    image.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
+    _take_uploads_only(image)
     model = gr.Dropdown(models, value=models[0], label="Model", interactive=len(models) > 1)
     top_k = gr.Slider(1, 100, value=10, step=1, label="Relations shown", elem_id="top_k")
     threshold = gr.Slider(0.0, 1.0, value=WEAK_SCORE, step=0.01, label="Least score", elem_id="threshold")
@@ -263,15 +292,23 @@ def _controls(models: list[str], session: Session) -> list[gr.components.Compone
         predicates = gr.Textbox(label="Predicates", lines=5, max_lines=12, placeholder=hint, elem_id="predicates")
         own = gr.Button("Insert the model's names", size="sm")
         own.click(session.own_names, model, [objects, predicates], api_visibility="private")
-    return [image, model, top_k, threshold, objects, predicates]
+    with gr.Accordion("Masks and labels", open=False):
+        gr.Markdown(
+            "Relate objects that you bring: a scene graph, or predictions or a PSG file that name this image, as "
+            "JSON, with the panoptic PNG that they name."
+        )
+        given = gr.File(file_count="multiple", file_types=[".json", ".png"], label="JSON and PNG", elem_id="given")
+        _take_uploads_only(given)
+    return [image, model, top_k, threshold, objects, predicates, given]
 
 
 def _answer(session: Session) -> Callable:
     """`Session.parse` for the page: what cannot be used clears the last results and says why, and stays to be read."""
 
-    def parse(path: str | None, model: str, top_k: int, threshold: float, objects: str, predicates: str) -> tuple:
+    @functools.wraps(session.parse)
+    def parse(*values: Any) -> tuple:
         try:
-            overlay, graph, rows, file, text = session.parse(path, model, top_k, threshold, objects, predicates)
+            overlay, graph, rows, file, text = session.parse(*values)
         except BadInputError as error:
             gr.Warning(html.escape(str(error)), title="This did not work")
             text = _text(f"This did not work: {error}")
@@ -286,10 +323,24 @@ def _text(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def _uploaded_path(payload: ImageData | None) -> str | None:
+def _take_uploads_only(component: gr.Image | gr.File) -> None:
+    """Let a component give paths of uploads.
+
+    gradio would open an image before anything is checked, and answer a broken one with "Error".
+    """
+    component.preprocess = _uploaded_paths  # type: ignore[method-assign]  # gradio has no hook for it
+    move = component.async_move_resource_to_block_cache
+    component.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
+
+
+def _uploaded_paths(payload: ImageData | ListFiles | None) -> str | list[str] | None:
+    if isinstance(payload, ListFiles):
+        return [_uploaded_path(each) for each in payload]
+    return None if payload is None else _uploaded_path(payload)
+
+
+def _uploaded_path(payload: ImageData | FileData) -> str:
     """The path of an upload. A client may send any other path, and gets one answer, whatever is there."""
-    if payload is None:
-        return None
     try:
         path, folder = os.path.realpath(payload.path or ""), os.path.realpath(get_upload_folder())
         arrived = path.startswith(folder + os.sep) and stat.S_ISREG(os.stat(path).st_mode)
