@@ -21,9 +21,12 @@ def missing() -> str:
     try:
         from deformops.registry import Backend, msda
 
-        return (
-            "" if Backend.TRITON.value in msda.available() else f"deformops: {msda.unavailable_reason(Backend.TRITON)}"
-        )
+        if Backend.TRITON.value not in msda.available():
+            return f"deformops: {msda.unavailable_reason(Backend.TRITON)}"
+        from deformops.backends.triton import msda_query_tiled_fp32acc as kernels
+
+        kernels.Backend()  # the first instance of a Protocol changes its class, which torch.compile cannot trace
+        return ""
     except Exception as error:  # another version of it, of Python or of PyTorch
         reason = f"the installed deformops cannot be used: {error!r}"
         logger.warning("Backend left out: %s", reason)
