@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from . import upstream
+from . import deformops, upstream
 from .compilation import INTERFACE_VERSION, compile_in_cache
 from .schemas import NAMESPACE  # defines the schemas, which the kernels of a library attach to
 
 logger = logging.getLogger(__name__)
 
 BINARY_PACKAGE = "_mask2former_ops"
-BACKENDS = ("auto", "compiled", "pytorch", "upstream")
+BACKENDS = ("auto", "compiled", "deformops", "pytorch", "upstream")
 INSTALL_HINT = "pip install --no-build-isolation ./mask2former_ops (or set USG_PSG_OPS_JIT=1) for a faster one"
 
 _requested: str | None = None
@@ -117,8 +117,8 @@ def available_backends(device: str | torch.device = "cpu") -> list[str]:
     """Names that `set_backend` accepts for tensors on `device`, fastest first."""
     device_type = torch.device(device).type
     names = ["compiled"] if device_type in compiled_status().devices else []
-    if device_type == "cuda" and upstream.is_installed():
-        names.append("upstream")
+    if device_type == "cuda":
+        names += ["deformops"] * (not deformops.missing()) + ["upstream"] * upstream.is_installed()
     return [*names, "pytorch"]
 
 
@@ -131,7 +131,7 @@ def set_backend(name: str | None) -> None:
     """Chooses what runs from now on.
 
     Args:
-        name: "auto" (compiled where there is a kernel for the tensor's device, else PyTorch), "compiled", "pytorch",
+        name: "auto" (the first of the next three that the tensor's device has), "compiled", "deformops", "pytorch",
             "upstream", or None to go back to the environment variable USG_PSG_OPS_BACKEND.
     """
     global _requested
@@ -147,7 +147,7 @@ def _checked(name: str, source: str) -> str:
 
 @torch.compiler.assume_constant_result
 def resolve_backend(device_type: str) -> str:
-    """The implementation for tensors on `device_type`: "compiled", "pytorch" or "upstream".
+    """The implementation for tensors on `device_type`: "compiled", "deformops", "pytorch" or "upstream".
 
     A graph made by `torch.compile` keeps the backend that was chosen when it was traced.
 
@@ -164,11 +164,14 @@ def resolve_backend(device_type: str) -> str:
 def _choose(device_type: str, requested: str) -> str:
     available = available_backends(device_type)
     if requested == "auto":
-        return "compiled" if "compiled" in available else "pytorch"
+        return next(name for name in available if name != "upstream")
     if requested not in available:
-        missing = "MultiScaleDeformableAttention is not installed"
-        reason = compiled_status().reason if requested == "compiled" else missing
-        raise RuntimeError(f"backend {requested!r} is not available on {device_type}: {reason}")
+        reasons = {
+            "compiled": compiled_status().reason,
+            "deformops": deformops.missing() or "it has kernels for NVIDIA GPUs only",
+            "upstream": "MultiScaleDeformableAttention is not installed",
+        }
+        raise RuntimeError(f"backend {requested!r} is not available on {device_type}: {reasons[requested]}")
     return requested
 
 
@@ -176,13 +179,13 @@ def backend_report(device_type: str = "cpu", backend: str | None = None) -> str:
     """One line saying which backend runs on `device_type` and why."""
     backend = backend or resolve_backend(device_type)
     status = compiled_status()
-    why = status.reason
-    if backend == "pytorch":
-        if device_type in status.devices:
-            why = "asked for"
-        elif status.devices:
-            why = f"the {status.reason} operators have no {device_type} kernels"
-        why = f"{why}; {INSTALL_HINT}"
-    elif backend == "upstream":
+    if backend == "compiled":
+        why = status.reason
+    elif backend == get_backend():
         why = "asked for"
+    else:
+        why = f"the {status.reason} operators have no {device_type} kernels" if status.devices else status.reason
+        if backend == "pytorch" and device_type == "cuda":
+            why += f"; {deformops.missing()}"
+        why += f"; {INSTALL_HINT}"
     return f"Deformable attention on {device_type}: {backend} backend ({why})"

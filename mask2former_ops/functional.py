@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import resolve_backend
+from .deformops import ms_deform_attn_deformops
 from .reference import arithmetic_dtype, ms_deform_attn_reference, sampling_locations_from_offsets
 from .schemas import as_shape_list, check_level_start_index, flatten_shapes, operators
 from .upstream import ms_deform_attn_upstream
@@ -49,9 +50,11 @@ def _check_arguments(
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
 
 
-def _supported(value: Tensor, points: Tensor) -> bool:
-    """Whether the compiled kernels cover these sizes; the PyTorch backend covers all."""
+def _supported(backend: str, value: Tensor, points: Tensor) -> bool:
+    """Whether the backend covers these sizes and types; the PyTorch backend covers all."""
     width = value.shape[3]
+    if backend == "deformops" and (value.dtype == torch.float64 or 0 in value.shape + points.shape):
+        return False
     return (
         width % 4 == 0
         and 0 < width <= MAX_HEAD_WIDTH
@@ -76,7 +79,8 @@ def ms_deform_attn(
             `torch.compile` a tensor fits into one graph on the compiled backend only; host integers always do.
         level_start_index: (L,) start of each level in S, or None; checked, since `spatial_shapes` implies it.
         sampling_locations: (N, Lq, M, L, P, 2), (x, y); 0 and 1 are the outer edges of the level, a sample beyond
-            the last pixel's centre mixes with zeros, and a location that is not finite counts as outside.
+            the last pixel's centre mixes with zeros. A location that is not finite counts as outside to the compiled
+            kernels, and makes the result not a number with "deformops" and "pytorch".
         attention_weights: (N, Lq, M, L, P).
 
     Returns:
@@ -94,10 +98,12 @@ def ms_deform_attn(
     check_level_start_index(level_start_index, shapes)
     _check_arguments(value, shapes, "sampling_locations", sampling_locations, {"attention_weights": attention_weights})
     _check_shape("attention_weights", attention_weights, tuple(sampling_locations.shape[:-1]))
-    if backend == "pytorch" or not _supported(value, sampling_locations):
+    if backend == "pytorch" or not _supported(backend, value, sampling_locations):
         return ms_deform_attn_reference(value, shapes, sampling_locations, attention_weights)
     dtype = arithmetic_dtype(value.dtype)
     arguments = (sampling_locations.to(dtype).contiguous(), attention_weights.to(dtype).contiguous())
+    if backend == "deformops":
+        return ms_deform_attn_deformops(value, shapes, *arguments)
     if backend == "upstream":
         return ms_deform_attn_upstream(value, shapes, *arguments)
     return operators.ms_deform_attn(value.contiguous(), flatten_shapes(shapes), *arguments)
@@ -131,7 +137,7 @@ def ms_deform_attn_fused(
     batch, queries, heads, levels, points, _ = sampling_offsets.shape
     _check_shape("attention_logits", attention_logits, (batch, queries, heads, levels, points))
     _check_shape("reference_points", reference_points, (batch, queries, levels, 2))
-    compiled = resolve_backend(value.device.type) == "compiled" and _supported(value, sampling_offsets)
+    compiled = resolve_backend(value.device.type) == "compiled" and _supported("compiled", value, sampling_offsets)
     if not compiled or reference_points.requires_grad:
         locations = sampling_locations_from_offsets(reference_points, sampling_offsets, shapes)
         weights = attention_logits.flatten(-2).softmax(-1, dtype=locations.dtype).view_as(attention_logits)
@@ -147,7 +153,7 @@ def ms_deform_attn_fused(
 
 
 def _traced_with_tensor_shapes(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
-    if not _supported(value, sampling_locations):
+    if not _supported("compiled", value, sampling_locations):
         raise ValueError(
             "spatial_shapes must be host integers, not a tensor, for torch.compile with sizes that only the PyTorch "
             f"backend covers: value {tuple(value.shape)}, sampling_locations {tuple(sampling_locations.shape)}"

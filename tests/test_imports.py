@@ -18,6 +18,8 @@ ROOMS = (
 )  # fmt: skip
 # What a user may do without: packages, the modules that need gradio and FastAPI, and setuptools, which compiling needs.
 OPTIONAL = {
+    "deformops.backends.triton",
+    "deformops.registry",
     "gradio",
     "networkx",
     "onnx",

@@ -11,10 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils.cpp_extension import is_ninja_available
 
-from mask2former_ops import backends, compilation
+from mask2former_ops import backends, compilation, deformops
 from mask2former_ops.reference import arithmetic_dtype
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+
+
+def _on(backend: str, device: str):
+    marks = [NEEDS_GPU] if device == "cuda" else []
+    return pytest.param((backend, device), id=f"{backend}-{device}", marks=marks)
+
+
+# For the fixture `device`: @pytest.mark.parametrize("device", KERNELS, indirect=True)
+GPU_KERNELS = [_on("compiled", "cuda"), _on("deformops", "cuda")]
+KERNELS = [_on("compiled", "cpu"), *GPU_KERNELS]
+EVERY_BACKEND = [_on("pytorch", "cpu"), _on("pytorch", "cuda"), *KERNELS]
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,19 @@ def compiled_library():
             else:
                 os.environ["FORCE_CUDA"] = before
     return backends.compiled_status()
+
+
+@pytest.fixture
+def device(request):
+    """Device on which the test runs, on the backend that it is parametrized with."""
+    backend, name = request.param
+    if backend == "compiled":
+        request.getfixturevalue("compiled_library")
+    if backend == "deformops" and deformops.missing():
+        pytest.skip(deformops.missing())
+    backends.set_backend(backend)
+    yield name
+    backends.set_backend(None)
 
 
 @pytest.fixture

@@ -28,9 +28,12 @@ from mask2former_ops import (
 
 from .cases import (
     DEVICES,
+    EVERY_BACKEND,
+    KERNELS,
     Shape,
     compiled,  # noqa: F401
     compiled_library,  # noqa: F401
+    device,  # noqa: F401
     random_call,
     random_fused_call,
     relative_error,
@@ -127,45 +130,36 @@ def test_compiles_into_one_graph(compiled, as_tensor, device):  # noqa: F811
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("backend", ["pytorch", "compiled"])
-def test_layer_compiles_into_one_graph(compiled_library, backend, device):  # noqa: F811
-    set_backend(backend)
-    try:
-        layer = MSDeformAttn(64, num_levels=2, num_heads=2).to(device)
-        query, reference = torch.randn(2, 83, 64, device=device), torch.rand(2, 83, 2, 2, device=device)
-        traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(
-            traced(query, reference, query, [(4, 5), (9, 7)]), layer(query, reference, query, [(4, 5), (9, 7)])
-        )
-    finally:
-        set_backend(None)
+@pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
+def test_layer_compiles_into_one_graph(device):  # noqa: F811
+    layer = MSDeformAttn(64, num_levels=2, num_heads=2).to(device)
+    query, reference = torch.randn(2, 83, 64, device=device), torch.rand(2, 83, 2, 2, device=device)
+    traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        traced(query, reference, query, [(4, 5), (9, 7)]), layer(query, reference, query, [(4, 5), (9, 7)])
+    )
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_second_order_gradients_are_refused(compiled, device):  # noqa: F811
-    inputs = [x.requires_grad_() for x in random_call(SHAPE, torch.float64, device)]
+@pytest.mark.parametrize("device", KERNELS, indirect=True)
+def test_second_order_gradients_are_refused(device):  # noqa: F811
+    inputs = [x.requires_grad_() for x in random_call(SHAPE, torch.float32, device)]
     output = ms_deform_attn(inputs[0], SHAPE.levels, None, *inputs[1:])
     (grad,) = torch.autograd.grad(output.sum(), inputs[1], create_graph=True)
-    with pytest.raises(RuntimeError, match="no second-order gradients"):
+    own = mask2former_ops.get_backend() == "compiled"
+    with pytest.raises(RuntimeError, match="no second-order gradients" if own else None):
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("backend", ["pytorch", "compiled"])
-def test_layer_under_autocast(compiled_library, backend, device):  # noqa: F811
+@pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
+def test_layer_under_autocast(device):  # noqa: F811
     layer = MSDeformAttn(64, num_levels=2, num_heads=2).to(device)
     torch.nn.init.normal_(layer.sampling_offsets.weight, std=0.1)
     torch.nn.init.normal_(layer.attention_weights.weight, std=0.1)
     query, reference = torch.randn(2, 83, 64, device=device), torch.rand(2, 83, 2, 2, device=device)
-    set_backend(backend)
-    try:
-        expected = layer(query, reference, query, SHAPE.levels)
-        with torch.autocast(device, torch.bfloat16):
-            found = layer(query, reference, query, SHAPE.levels)
-        found.float().sum().backward()
-    finally:
-        set_backend(None)
+    expected = layer(query, reference, query, SHAPE.levels)
+    with torch.autocast(device, torch.bfloat16):
+        found = layer(query, reference, query, SHAPE.levels)
+    found.float().sum().backward()
     assert found.dtype == torch.bfloat16
     assert relative_error(found, expected) < 3e-2
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters())
@@ -280,6 +274,43 @@ def test_without_compiled_operators_one_line_says_how_to_get_them(monkeypatch):
     assert backends.resolve_backend("cpu") == "pytorch"
     assert "pip install --no-build-isolation ./mask2former_ops" in backend_report("cpu")
     set_backend(None)
+
+
+def test_deformops_stands_between_the_compiled_and_the_pytorch_backend(monkeypatch):
+    found, missing = {"compiled": {"cuda"}, "deformops": ""}, "deformops is not installed"
+    status = lambda: backends.CompiledStatus(frozenset(found["compiled"]), "installed")  # noqa: E731
+    monkeypatch.setattr(backends, "compiled_status", status)
+    monkeypatch.setattr(backends.deformops, "missing", lambda: found["deformops"])
+    assert available_backends("cuda")[:2] == ["compiled", "deformops"] and "deformops" not in available_backends("cpu")
+    for compiled_on, reason, backend in (
+        ("cuda", "", "compiled"),
+        ("cpu", "", "deformops"),
+        ("cpu", missing, "pytorch"),
+    ):
+        found.update(compiled={compiled_on}, deformops=reason)
+        set_backend(None)  # forgets earlier choices
+        assert backends.resolve_backend("cuda") == backend
+        assert f"{backend} backend" in backend_report("cuda") and reason in backend_report("cuda")
+    set_backend("deformops")
+    with pytest.raises(RuntimeError, match="'deformops' is not available on cuda: deformops is not installed"):
+        backends.resolve_backend("cuda")
+    set_backend(None)
+
+
+def test_deformops_that_cannot_be_imported_is_left_out(monkeypatch, tmp_path, caplog):
+    (tmp_path / "deformops.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "deformops", raising=False)
+    monkeypatch.setitem(sys.modules, "deformops.registry", None)
+    assert "cannot be used" in backends.deformops.missing.__wrapped__()
+    assert "Backend left out" in caplog.text
+
+
+def test_deformops_refuses_deterministic_algorithms(monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    value, locations, weights = random_call(SHAPE, torch.float32)
+    with pytest.raises(RuntimeError, match="no deterministic backward pass"):
+        backends.deformops.ms_deform_attn_deformops(value.requires_grad_(), SHAPE.levels, locations, weights)
 
 
 def write_binary(folder: Path, **changes) -> Path:

@@ -14,13 +14,18 @@ from mask2former_ops import (
     ms_deform_attn_reference,
     sampling_locations_from_offsets,
 )
+from mask2former_ops.deformops import ms_deform_attn_deformops
 
 from .cases import (
     DEVICES,
+    EVERY_BACKEND,
+    GPU_KERNELS,
+    KERNELS,
     SHAPES,
     Shape,
     compiled,  # noqa: F401
     compiled_library,  # noqa: F401
+    device,  # noqa: F401
     random_call,
     random_fused_call,
     relative_error,
@@ -58,10 +63,22 @@ def test_reference_is_the_definition(shape):
         assert relative_error(a, b) < 1e-12, name
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_deformops_is_called_as_it_wants(shape):
+    """Its PyTorch code, since its kernels need a GPU."""
+    pytest.importorskip("deformops")
+    inputs = random_call(shape, torch.float32)
+    grad_output = grad_output_for(inputs[0], inputs[1].shape[1])
+    found = results(lambda v, x, w: ms_deform_attn_deformops(v, shape.levels, x, w), inputs, grad_output)
+    expected = results(lambda v, x, w: sum_over_pixels(v, shape.levels, x, w), as_double(inputs), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) <= TOLERANCE[torch.float32], name
+
+
+@pytest.mark.parametrize("device", KERNELS, indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_compiled_op(compiled, shape, dtype, device):  # noqa: F811
+def test_op(shape, dtype, device):  # noqa: F811
     inputs = random_call(shape, dtype, device)
     grad_output = grad_output_for(inputs[0].cpu(), inputs[1].shape[1])
     found = results(lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), inputs, grad_output)
@@ -70,10 +87,10 @@ def test_compiled_op(compiled, shape, dtype, device):  # noqa: F811
         assert relative_error(a, b) <= TOLERANCE[dtype], name
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNELS, indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_compiled_fused_op(compiled, shape, dtype, device):  # noqa: F811
+def test_fused_op(shape, dtype, device):  # noqa: F811
     value, reference, offsets, logits = random_fused_call(shape, dtype, device)
     grad_output = grad_output_for(value.cpu(), offsets.shape[1])
     found = results(
@@ -90,11 +107,8 @@ def test_compiled_fused_op(compiled, shape, dtype, device):  # noqa: F811
         assert relative_error(a, b) <= TOLERANCE[dtype] or (b.norm() < 1e-9 and a.norm() < 1e-5), name
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("backend", ["pytorch", "compiled"])
-def test_borders_and_outside(compiled_library, backend, device):  # noqa: F811
-    from mask2former_ops import set_backend
-
+@pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
+def test_borders_and_outside(device):  # noqa: F811
     height, width = 3, 5
     x = torch.tensor([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, width - 1.0, width - 0.5, float(width), 1e9])
     y = torch.tensor([-1.0, -0.25, 0.0, 1.0, height - 1.0, height - 0.75, float(height)])
@@ -102,11 +116,7 @@ def test_borders_and_outside(compiled_library, backend, device):  # noqa: F811
     locations = ((grid + 0.5) / torch.tensor([width, height])).view(1, -1, 1, 1, 1, 2)
     value = torch.randn(1, height * width, 1, 32)
     weights = torch.ones(locations.shape[:-1])
-    set_backend(backend)
-    try:
-        found = ms_deform_attn(value.to(device), [(height, width)], [0], locations.to(device), weights.to(device))
-    finally:
-        set_backend(None)
+    found = ms_deform_attn(value.to(device), [(height, width)], [0], locations.to(device), weights.to(device))
     expected = sum_over_pixels(value.double(), [(height, width)], locations.double(), weights.double())
     torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-4)
 
@@ -148,8 +158,8 @@ def test_gradcheck(compiled, fused, width, device):  # noqa: F811
     assert torch.autograd.gradcheck(function, inputs, nondet_tol=1e-12 if device == "cuda" else 0.0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_many_samples_in_one_cell(compiled, device):  # noqa: F811
+@pytest.mark.parametrize("device", KERNELS, indirect=True)
+def test_many_samples_in_one_cell(device):  # noqa: F811
     """All samples of a level in one cell: the longest possible runs of the sorted backward."""
     shape = Shape(((6, 6), (12, 12)), batch=1, heads=1, queries=700)
     value, locations, weights = random_call(shape, torch.float32, device)
@@ -162,8 +172,8 @@ def test_many_samples_in_one_cell(compiled, device):  # noqa: F811
         assert relative_error(a, b) <= 1e-5, name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_level_too_large_for_the_sort(compiled):  # noqa: F811
+@pytest.mark.parametrize("device", GPU_KERNELS, indirect=True)
+def test_level_too_large_for_the_sort(device):  # noqa: F811
     shape = Shape(((400, 300), (20, 20)), batch=1, heads=1, queries=300)
     inputs = random_call(shape, torch.float32, "cuda")
     grad_output = grad_output_for(inputs[0].cpu(), 300)
@@ -197,8 +207,8 @@ def test_views_that_are_not_aligned(compiled, dtype):  # noqa: F811
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_runs_on_the_current_stream(compiled):  # noqa: F811
+@pytest.mark.parametrize("device", GPU_KERNELS, indirect=True)
+def test_runs_on_the_current_stream(device):  # noqa: F811
     shape = Shape(((40, 40), (80, 80)), batch=4, heads=8, queries=None)
     inputs = random_call(shape, torch.float32, "cuda")
     expected = ms_deform_attn(inputs[0] + 1, shape.levels, None, *inputs[1:])
@@ -210,3 +220,43 @@ def test_runs_on_the_current_stream(compiled):  # noqa: F811
         output = ms_deform_attn(value, shape.levels, None, *inputs[1:])
     stream.synchronize()
     torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize("device", GPU_KERNELS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_replays_as_a_cuda_graph(dtype, device):  # noqa: F811
+    shape = Shape(((4, 5), (9, 7)))
+    inputs = [x.requires_grad_() for x in random_call(shape, dtype, device)]
+    grad_output = grad_output_for(inputs[0].cpu(), 7).to(device)
+
+    def step():
+        output = ms_deform_attn(inputs[0], shape.levels, None, *inputs[1:])
+        return (output.detach(), *torch.autograd.grad(output, inputs, grad_output))
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        step()
+    stream.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        found = step()
+    for own, new in zip(inputs, random_call(shape, dtype, device, seed=1), strict=True):
+        own.detach().copy_(new)
+    graph.replay()
+    for name, a, b in zip(NAMES, found, step(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_views_and_no_images_or_queries(dtype, device):  # noqa: F811
+    shape = Shape(((4, 5), (9, 7)))
+    call = random_call(shape, dtype, device)
+    grad_output = grad_output_for(call[0].cpu(), 7)
+    function = lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w)  # noqa: E731
+    views = lambda v, x, w: function(*(y.transpose(0, 1).contiguous().transpose(0, 1) for y in (v, x, w)))  # noqa: E731
+    for name, a, b in zip(NAMES, results(views, call, grad_output), results(function, call, grad_output), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    for few in ([x[:0] for x in call], [call[0], call[1][:, :0], call[2][:, :0]]):
+        output, *grads = results(function, few, grad_output[: len(few[0]), : few[1].shape[1]])
+        assert output.dtype == dtype and output.shape == (len(few[0]), few[1].shape[1], 64)
+        assert not any(x.count_nonzero() for x in grads)

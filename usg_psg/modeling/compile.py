@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from types import MethodType
 from typing import Any, cast
 
@@ -12,9 +18,15 @@ from torch import nn
 
 from ..utils.allowed import one_of
 from ..utils.autocast import DTYPES
+from ..utils.files import cache_folder
 from .cuda_graphs import CudaRecorder, GraphedFunction
 
+logger = logging.getLogger(__name__)
+
 MODES = one_of("none", "kernels", "graphs", "kernels+graphs")
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+PYTORCHS_CHOICE = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
+CACHE_RESULTS = ("hit", "miss", "bypass")  # of torch.compile's counters
 
 
 def run_as_configured(model: Any, cfg: CfgNode) -> Any:
@@ -81,7 +93,46 @@ def _by_phase(model: nn.Module, prepared: dict[bool, Callable]) -> Callable:
 
 def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Callable[[], Any]) -> Callable:
     # The bound method, not the module: a compiled module would be another child with the same weights.
-    function: Callable = torch.compile(method) if "kernels" in mode else method
+    function: Callable = method
+    if "kernels" in mode:
+        _keep_what_is_compiled()
+        function = torch.compile(method)
     if "graphs" in mode:
         function = GraphedFunction(function, cast(nn.Module, method.__self__), fixed, recorder_type)
     return function
+
+
+@cache
+def _keep_what_is_compiled() -> None:
+    """Let torch.compile find in later processes what it made in this one, and log how long it takes."""
+    folder = cache_folder() / "compiled"
+    # PyTorch sets it, too, to a temporary folder.
+    if os.environ.get(CACHE_VARIABLE, PYTORCHS_CHOICE).startswith(PYTORCHS_CHOICE):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ[CACHE_VARIABLE] = str(folder)
+        except OSError as error:
+            logger.warning("compiled kernels are not kept: %s", error)
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")  # PyTorch 2.4 leaves it off
+    started, total = 0.0, 0.0
+
+    def start(*_: Any) -> None:
+        nonlocal started
+        started = time.perf_counter()
+
+    def end(*_: Any) -> None:
+        nonlocal total
+        seconds = time.perf_counter() - started
+        total += seconds
+        graphs = {kind: torch._dynamo.utils.counters["inductor"][f"fxgraph_cache_{kind}"] for kind in CACHE_RESULTS}
+        logger.info(
+            "compiled in %.1f s, so far %.1f s; %d of %d graphs were found in %s",
+            seconds,
+            total,
+            graphs["hit"],
+            sum(graphs.values()),
+            os.environ.get(CACHE_VARIABLE),
+        )
+
+    torch._dynamo.on_compile_start(start)
+    torch._dynamo.on_compile_end(end)

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from ..data.register_psg import get_vocabulary
 from ..structures import TextEmbeddings
-from ..utils.files import remove_temporary_files, write_whole
+from ..utils.files import cache_folder, remove_temporary_files, write_whole
 from ..utils.text import spoken_name
 from ..vocabulary import Vocabulary, check_template
 from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
@@ -231,8 +230,7 @@ def text_embeddings(
         {**_identity(model, pretrained, sentence_encoder), "templates": list(templates), "names": list(names)},
         sort_keys=True,
     )
-    folder = Path(cache_dir or os.environ.get("USG_PSG_CACHE") or Path.home() / ".cache" / "usg_psg")
-    path = folder / f"text_{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    path = Path(cache_dir or cache_folder()) / f"text_{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     cached = _read_cache(path, key, len(names))
     if cached is not None:
         return cached

@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def cache_folder() -> Path:
+    """$USG_PSG_CACHE, else ~/.cache/usg_psg."""
+    return Path(os.environ.get("USG_PSG_CACHE") or Path.home() / ".cache" / "usg_psg")
+
+
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Call write(file) on a temporary file in path's folder, flush it to the disk and rename it to path.
 
