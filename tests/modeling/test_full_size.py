@@ -12,7 +12,8 @@ from usg_psg.data.psg_categories import PSG_PREDICATE_CLASSES, PSG_STUFF_CLASSES
 def test_full_size_model_trains_a_step_and_infers_on_a_cpu():
     from detectron2.modeling import build_model
 
-    one = ["MODEL.CLIP.OBJECT_TEMPLATES", ["{}"], "MODEL.CLIP.PREDICATE_TEMPLATES", ["{}"]]  # 15 prompts a name take minutes
+    # Fifteen prompts a name take minutes.
+    one = ["MODEL.CLIP.OBJECT_TEMPLATES", ["{}"], "MODEL.CLIP.PREDICATE_TEMPLATES", ["{}"]]
     cfg = build_cfg("psg/usg_par_convnext_large.yaml", ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu", *one])
     model = build_model(cfg)
     assert model.object_text.shape == (len(PSG_THING_CLASSES) + len(PSG_STUFF_CLASSES), 768)
