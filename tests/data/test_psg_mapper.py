@@ -16,7 +16,7 @@ from PIL import Image
 
 from usg_psg.config import add_usg_config
 from usg_psg.data import PSGDataset, PSGDatasetMapper, encode_panoptic, load_psg_json, reindex_relations
-from usg_psg.data.psg_mapper import RandomFlip, build_augmentations
+from usg_psg.data.psg_mapper import FastResize, RandomFlip, build_augmentations
 
 from .psg_files import COLORS, IDS, content, quadrants, record, write_images, write_json
 
@@ -94,6 +94,20 @@ def test_the_own_flip_is_detectron2s():
         assert isinstance(own, type(other))
         assert np.array_equal(own.apply_image(image), other.apply_image(image))
         assert np.array_equal(own.apply_segmentation(image[..., 0]), other.apply_segmentation(image[..., 0]))
+
+
+@pytest.mark.parametrize("size", [(90, 120), (61, 80), (60, 80), (45, 60), (70, 60)])
+def test_enlarging_is_within_a_grey_level_of_detectron2s_and_all_else_is_equal(size):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    own, other = (kind(60, 80, *size) for kind in (FastResize, T.ResizeTransform))
+    labels = image[..., 0]
+    assert np.array_equal(own.apply_segmentation(labels), other.apply_segmentation(labels))
+    found, expected = (x.apply_image(image).astype(int) for x in (own, other))
+    grows = size[0] * size[1] > 60 * 80
+    assert found.shape == (*size, 3) and np.abs(found - expected).max() <= grows
+    assert (found != expected).mean() < 0.01
+    mirrored = image[:, ::-1]
+    assert np.array_equal(own.apply_image(mirrored), own.apply_image(mirrored.copy()))
 
 
 def test_crop_takes_segments_and_their_relations_away(dataset_dict):

@@ -39,8 +39,7 @@ def decode_panoptic_png(
 
 def encode_panoptic(ids: np.ndarray) -> np.ndarray:
     """Colours of segment ids, the inverse of `decode_panoptic_png`: (H, W) integers to (H, W, 3) uint8 RGB."""
-    ids = ids.astype(np.int64)
-    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+    return np.ascontiguousarray(ids.astype("<u4")[..., None].view(np.uint8)[..., :3])
 
 
 def segment_index_map(

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from PIL import Image
 
 from ..images import ImageError, read_image
 from ..masks import present_in
@@ -53,19 +55,37 @@ def is_mirrored(transforms: T.TransformList, width: int) -> bool:
     return bool(right[0] < left[0])
 
 
-class ResizeToPixels(T.Augmentation):
-    """A resize whose shorter side keeps at least one pixel, however thin the image is."""
+class FastResize(T.ResizeTransform):
+    """Detectron2's resize, with torch's kernel where an image grows: several times as fast as Pillow's.
 
-    def __init__(self, resize: T.Augmentation):
+    There about one value in a thousand differs, by one grey level, as torch's weights have fewer digits.
+    """
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(H, W, 3) or (H, W) uint8."""
+        if (self.new_h, self.new_w) == img.shape[:2]:
+            return img
+        shrinks = self.new_h < self.h or self.new_w < self.w
+        if shrinks or img.ndim != 3 or interp is not None or self.interp != Image.BILINEAR:
+            return super().apply_image(img, interp)
+        pixels = torch.from_numpy(np.require(img, requirements="CW")).permute(2, 0, 1)[None]
+        larger = F.interpolate(pixels, (self.new_h, self.new_w), mode="bilinear", antialias=True)
+        return larger[0].permute(1, 2, 0).numpy()
+
+
+class ResizeToPixels(T.Augmentation):
+    """A resize to the transform `kind`, whose shorter side keeps at least one pixel, however thin the image is."""
+
+    def __init__(self, resize: T.Augmentation, kind: type[T.ResizeTransform] = T.ResizeTransform):
         super().__init__()
-        self.resize = resize
+        self.resize, self.kind = resize, kind
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """The transform for an image (H, W, 3)."""
         chosen = self.resize.get_transform(image)
-        if not isinstance(chosen, T.ResizeTransform) or min(chosen.new_h, chosen.new_w) > 0:
+        if not isinstance(chosen, T.ResizeTransform):
             return chosen
-        return T.ResizeTransform(chosen.h, chosen.w, max(chosen.new_h, 1), max(chosen.new_w, 1), chosen.interp)
+        return self.kind(chosen.h, chosen.w, max(chosen.new_h, 1), max(chosen.new_w, 1), chosen.interp)
 
 
 class Mirror(T.HFlipTransform):
@@ -103,11 +123,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     usg = cfg.INPUT.USG
     if usg.AUGMENTATION == "lsj":
         side = usg.IMAGE_SIZE
-        augmentations.append(ResizeToPixels(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side)))
+        augmentations.append(ResizeToPixels(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side), FastResize))
         augmentations.append(T.FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
     else:
         sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        augmentations.append(ResizeToPixels(T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)))
+        resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)
+        augmentations.append(ResizeToPixels(resize, FastResize))
     return augmentations
 
 

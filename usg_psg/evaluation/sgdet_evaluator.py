@@ -205,7 +205,7 @@ def prediction_from_output(output: dict, gt: GroundTruth, with_masks: bool = Fal
         masks=_numpy(masks) if with_masks or not on_device else None,
         triplet_scores=_numpy(relations["score"]),
         mask_scores=_numpy(instances.scores),
-        segment_map=position[_numpy(panoptic)] + 1,
+        segment_map=(position + 1).astype(np.int32).take(_numpy(panoptic)),
         segment_labels=np.array([s["category_id"] for s in segments_info], dtype=np.int64),
         mask_segment=position[_numpy(instances.segment_ids)],
         pairs=None if pairs is None else _stack(pairs, ("subject", "object")),
