@@ -156,21 +156,23 @@ class OnnxPredictor:
         class_score = _sigmoid(found["class_logits"])
         score, category = class_score.max(axis=1), class_score.argmax(axis=1)
         candidate = np.greater_equal(score, settings["object_threshold"])
-        masks = np.zeros((len(score), *output), dtype=bool)
-        best, owner = np.full(output, -1, dtype=np.float32), np.zeros(output, dtype=np.int64)
+        # One mask of full size at a time: all of them would fill the memory where the image is large.
+        area = np.zeros(len(score), dtype=np.int64)
+        best, owner = np.full(output, -1, dtype=np.float32), np.full(output, -1, dtype=np.int16)
         for query, logits in enumerate(found["mask_logits"]):
             full = _resize_mask(logits.astype(np.float32), padded, size, output)
-            masks[query] = full >= 0
+            mask = full >= 0
+            area[query] = np.count_nonzero(mask)
             if candidate[query]:
                 value = _sigmoid(full) * score[query]
-                owner[value > best] = query
-                best = np.maximum(best, value)
+                wins = value > best
+                np.copyto(best, value, where=wins)
+                owner[wins] = np.where(mask[wins], query, -1)
         panoptic, segments_info, segment_ids = _panoptic(
-            masks, owner, score, category, candidate, self.names.is_thing, settings["overlap_threshold"]
+            owner, area, score, category, candidate, self.names.is_thing, settings["overlap_threshold"]
         )
         subject, object_ = found["subject"], found["object"]
-        is_instance = np.asarray(masks.any(axis=(1, 2)))
-        valid = is_instance[subject] & is_instance[object_]
+        valid = (area[subject] > 0) & (area[object_] > 0)
         subject, object_ = subject[valid], object_[valid]
         logits = found["predicate_logits"][valid] - self.names.arrays.get("predicate_shift", 0)
         pair = score[subject] * score[object_] * _sigmoid(found["pair_logits"][valid])
@@ -216,22 +218,29 @@ def _resize_mask(logits: np.ndarray, padded: Sequence[int], size: Sequence[int],
 
 
 def _panoptic(
-    masks: np.ndarray,
     owner: np.ndarray,
+    area: np.ndarray,
     score: np.ndarray,
     category: np.ndarray,
     candidate: np.ndarray,
     is_thing: Sequence[bool],
     overlap_threshold: float,
 ) -> tuple[np.ndarray, list[dict], np.ndarray]:
-    """Map (H, W), segments_info and the segment of each query, as `panoptic_inference` makes them."""
+    """Map (H, W), segments_info and the segment of each query, as `panoptic_inference` makes them.
+
+    Args:
+        owner: (H, W) query with the highest score, -1 outside of its mask.
+        area: (Q,) pixels of each mask.
+        score, category, candidate: (Q,) of each query.
+        is_thing, overlap_threshold: as there.
+    """
     panoptic, segment_ids = np.zeros(owner.shape, dtype=np.int32, order="F"), np.zeros(len(score), dtype=np.int64)
     segments: list[dict] = []
     stuff: dict[int, dict] = {}
     for query in np.flatnonzero(candidate):
-        own = masks[query] & (owner == query)
+        own = owner == query
         kept, label = own.sum(), int(category[query])
-        if kept == 0 or kept < overlap_threshold * masks[query].sum():
+        if kept == 0 or kept < overlap_threshold * area[query]:
             continue
         segment = stuff.get(label) or {"id": len(segments) + 1, "category_id": label, "score": 0.0}
         if segment["id"] > len(segments):

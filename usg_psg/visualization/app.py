@@ -323,14 +323,13 @@ def _text(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def _take_uploads_only(component: gr.Image | gr.File) -> None:
-    """Let a component give paths of uploads.
+def _take_uploads_only(component: Any) -> None:
+    """Let a gr.Image or gr.File give paths of uploads; gradio has no hook for it, hence no type that allows it.
 
     gradio would open an image before anything is checked, and answer a broken one with "Error".
     """
-    component.preprocess = _uploaded_paths  # type: ignore[method-assign]  # gradio has no hook for it
-    move = component.async_move_resource_to_block_cache
-    component.async_move_resource_to_block_cache = _without_download(move)  # type: ignore[method-assign]
+    component.preprocess = _uploaded_paths
+    component.async_move_resource_to_block_cache = _without_download(component.async_move_resource_to_block_cache)
 
 
 def _uploaded_paths(payload: ImageData | ListFiles | None) -> str | list[str] | None:
