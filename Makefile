@@ -10,12 +10,16 @@ QUICKSTART_ARGS ?=
 TEST_WORKERS ?= 2
 # A version of PyTorch to install instead of the newest, e.g. TORCH="2.4.*"
 TORCH ?=
+# The build of PyTorch for a processor or CUDA version, as uv names it, e.g. cpu (a far smaller download) or cu128
+TORCH_BACKEND ?=
 # LOCKED=1 installs the versions in requirements.lock
 LOCKED ?=
 # The tag vX.Y.Z that `make dist` checks against the version
 TAG ?=
 DETECTRON2 := git+https://github.com/facebookresearch/detectron2.git
 
+TORCH_VERSION := $(if $(TORCH),'torch==$(TORCH)',torch)
+LOCK := $(if $(LOCKED),-c requirements.lock)
 PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 # The model, its losses and inference, the metrics, configs and data
 CORE_TESTS := $(addprefix tests/,modeling losses inference evaluation config data)
@@ -26,11 +30,19 @@ CORE_TESTS := $(addprefix tests/,modeling losses inference evaluation config dat
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-20s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(BIN)/.installed: setup.py pyproject.toml Makefile
+# What the quickstart needs; pip shows the download.
+$(BIN)/.runs: setup.py pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[app,dev]' $(if $(TORCH),'torch==$(TORCH)') $(if $(LOCKED),-c requirements.lock)
+	$(if $(TORCH_BACKEND),$(BIN)/python -m pip install --quiet uv)
+	$(if $(TORCH_BACKEND),$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) $(TORCH_VERSION) torchvision)
+	$(BIN)/python -m pip install --no-compile -e '.[app]' $(TORCH_VERSION) $(LOCK)
+	touch $@
+
+# What tests and linters need
+$(BIN)/.installed: $(BIN)/.runs
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[app,dev]' $(TORCH_VERSION) $(LOCK)
 	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	@# A reference for masks; it asks for an older OpenCV, and through it for numpy < 2.3.
@@ -44,7 +56,7 @@ install-detectron2: $(BIN)/.installed ## Detectron2, compiled, into .venv
 	$(BIN)/python -m pip install --quiet setuptools wheel
 	$(BIN)/python -m pip install --no-build-isolation '$(DETECTRON2)'
 
-quickstart: $(BIN)/.installed ## generate scenes, train, evaluate, draw
+quickstart: $(BIN)/.runs ## generate scenes, train, evaluate, draw
 	$(BIN)/python tools/quickstart.py --output $(QUICKSTART_DIR) $(QUICKSTART_ARGS)
 
 test: $(BIN)/.installed ## all tests but those marked slow
