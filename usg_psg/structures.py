@@ -208,8 +208,8 @@ class SegmentMasks:
         return len(self.number)
 
     def __getitem__(self, item: int | slice | Tensor) -> SegmentMasks:
-        item = [item] if isinstance(item, int) else item
-        return SegmentMasks(self.maps, self.number[item], self.map_index[item])
+        chosen = slice(item, item + 1 or None) if isinstance(item, int) else item
+        return SegmentMasks(self.maps, self.number[chosen], self.map_index[chosen])
 
     def to(self, *args: Any, **kwargs: Any) -> SegmentMasks:
         """On another device, as `torch.Tensor.to`."""
@@ -225,8 +225,11 @@ class SegmentMasks:
         return self.maps.take(pixels + first[:, None]) == self.number[:, None]
 
     @classmethod
-    def batch(cls, parts: Sequence[SegmentMasks], size: Sequence[int], device: torch.device) -> SegmentMasks:
-        """Those of several images, padded at the bottom and the right to (H, W)."""
+    def cat(
+        cls, parts: Sequence[SegmentMasks], size: Sequence[int] | None = None, device: torch.device | None = None
+    ) -> SegmentMasks:
+        """Those of several images, padded at the bottom and the right to (H, W); None for the first one's size."""
+        size = parts[0].shape[1:] if size is None else size
         kind = functools.reduce(torch.promote_types, (x.maps.dtype for x in parts))
         maps = torch.zeros((sum(len(x.maps) for x in parts), *size), dtype=kind, device=device)
         index, first = [], 0
@@ -306,7 +309,7 @@ class SceneGraphTargets:
 
 def _batched_masks(per_image: list, size: Sequence[int], device: torch.device) -> Tensor | SegmentMasks:
     if all(isinstance(x, SegmentMasks) for x in per_image):
-        return SegmentMasks.batch(per_image, size, device)
+        return SegmentMasks.cat(per_image, size, device)
     masks = torch.zeros((sum(map(len, per_image)), *size), dtype=torch.bool, device=device)
     offset = 0
     for each in per_image:

@@ -68,7 +68,7 @@ class FastResize(T.ResizeTransform):
         shrinks = self.new_h < self.h or self.new_w < self.w
         if shrinks or img.ndim != 3 or interp is not None or self.interp != Image.BILINEAR:
             return super().apply_image(img, interp)
-        pixels = torch.from_numpy(np.require(img, requirements="CW")).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.require(img, requirements=("C", "W"))).permute(2, 0, 1)[None]
         larger = F.interpolate(pixels, (self.new_h, self.new_w), mode="bilinear", antialias=True)
         return larger[0].permute(1, 2, 0).numpy()
 
@@ -268,7 +268,7 @@ class PSGDatasetMapper:
         numbers = np.flatnonzero(keep) + 1  # in the maps
         result["segments_info"] = [s for s, kept in zip(result["segments_info"], keep, strict=True) if kept]
         classes = torch.tensor([s["category_id"] for s in result["segments_info"]], dtype=torch.int64)
-        label_map = torch.from_numpy(np.require(index_map, requirements="CW"))[None]
+        label_map = torch.from_numpy(np.require(index_map, requirements=("C", "W")))[None]
         masks = SegmentMasks(label_map, torch.from_numpy(numbers))
         result["instances"] = Instances(index_map.shape, gt_classes=classes, gt_masks=masks)
         rows = dict.fromkeys(map(tuple, result["relations"])) if self.is_train else result["relations"]

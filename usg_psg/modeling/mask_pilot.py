@@ -83,7 +83,8 @@ class MaskPilot(nn.Module):
         present = torch.zeros_like(classes, dtype=torch.bool)
         present[place] = present.new_ones(())  # assigning a number of the host's would wait for the device
         inside = []
-        for keep in self._levels(getattr(targets.masks, "tensor", targets.masks), sizes):
+        masks = targets.masks if isinstance(targets.masks, Tensor) else targets.masks.tensor
+        for keep in self._levels(masks, sizes):
             level = present.new_ones((batch, slots, keep.shape[1]))
             level[place] = keep
             inside.append(level)
