@@ -76,6 +76,16 @@ def test_no_augmentation(dataset_dict):
     check_aligned(sample)
 
 
+def test_label_maps_go_through_instances_as_bit_masks_do(dataset_dict):
+    objects = mapper()(dataset_dict)["instances"]
+    masks, some = objects.gt_masks.tensor, torch.tensor([3, 0])
+    for chosen, expected in ((objects[1], masks[1:2]), (objects[-1], masks[3:]), (objects[some], masks[some])):
+        assert torch.equal(chosen.gt_masks.tensor, expected)
+    assert torch.equal(objects.to("cpu").gt_masks.tensor, masks)
+    joined = type(objects.gt_masks).cat([objects.gt_masks, objects[2:].gt_masks])  # as `Instances.cat` calls it
+    assert torch.equal(joined.tensor, torch.cat([masks, masks[2:]]))
+
+
 @pytest.mark.parametrize("vertical", [False, True])
 def test_flip(dataset_dict, vertical):
     sample = mapper(T.RandomFlip(prob=1.0, horizontal=not vertical, vertical=vertical))(dataset_dict)
