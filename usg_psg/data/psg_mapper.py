@@ -66,7 +66,7 @@ class FastResize(T.ResizeTransform):
         if (self.new_h, self.new_w) == img.shape[:2]:
             return img
         shrinks = self.new_h < self.h or self.new_w < self.w
-        if shrinks or img.ndim != 3 or interp is not None or self.interp != Image.BILINEAR:
+        if shrinks or img.ndim != 3 or interp is not None or self.interp != Image.Resampling.BILINEAR:
             return super().apply_image(img, interp)
         pixels = torch.from_numpy(np.require(img, requirements=("C", "W"))).permute(2, 0, 1)[None]
         larger = F.interpolate(pixels, (self.new_h, self.new_w), mode="bilinear", antialias=True)
