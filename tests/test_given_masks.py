@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_named(piloted, change, message):
 
 def test_given_queries_need_a_model_that_has_them(datasets):
     with pytest.raises(ValueError, match=r"PREDCLS_QUERIES: 'given' needs MODEL\.USG\.MASK_PILOT\.ENABLED True"):
-        predictor("TEST.USG.PREDCLS_QUERIES", "given")
+        predictor("MODEL.USG.MASK_PILOT.ENABLED", "False", "TEST.USG.PREDCLS_QUERIES", "given")
 
 
 def test_objects_of_a_psg_file(tmp_path):

@@ -203,7 +203,7 @@ CONFIGURATION = {
     ),
     "heads": BadRun(
         "heads that do not divide the width",
-        "MODEL.USG.RELATION_HEAD.RPC.NUM_HEADS: expected a divisor of MODEL.USG.HIDDEN_DIM 96, got 5",
+        "MODEL.USG.RELATION_HEAD.RPC.NUM_HEADS: expected a divisor of MODEL.USG.HIDDEN_DIM 64, got 5",
         ["MODEL.USG.RELATION_HEAD.RPC.NUM_HEADS", "5"],
     ),
     "width": BadRun(
@@ -399,9 +399,9 @@ SURROUNDINGS = {
     "weights_shape": BadRun(
         "a checkpoint of a model of other sizes",
         "checkpoint {folder}/run/model.pth does not fit the model of this configuration (trained with "
-        "{folder}/run/config.yaml): mask_decoder: 2 of another shape (mask_decoder.query_feat.weight (16, 96), the "
-        "model's is (20, 96), ...); relation_head.relation_decoder: 1 of another shape "
-        "(relation_head.relation_decoder.level_embed.weight (2, 96), the model's is (3, 96)), 18 missing "
+        "{folder}/run/config.yaml): mask_decoder: 2 of another shape (mask_decoder.query_feat.weight (16, 64), the "
+        "model's is (20, 64), ...); relation_head.relation_decoder: 1 of another shape "
+        "(relation_head.relation_decoder.level_embed.weight (2, 64), the model's is (3, 64)), 18 missing "
         "(relation_head.relation_decoder.layers.2.self_attention.attention.in_proj_weight, ...)",
         [*WEIGHTS, "MODEL.USG.MASK_DECODER.NUM_QUERIES", "20", "MODEL.USG.RELATION_HEAD.NUM_LAYERS", "3"],
     ),

@@ -65,6 +65,8 @@ def test_steps_follow_from_the_time_that_one_takes(tmp_path, commands, monkeypat
 @pytest.mark.parametrize(("budget", "steps"), [(1e9, 9), (0.0, 3)], ids=["enough time", "none"])
 def test_steps_lie_between_the_least_and_the_recipes(monkeypatch, budget, steps):
     class Trainer:
+        iter = 0
+
         def __init__(self, cfg):
             self._trainer = self
 
