@@ -44,6 +44,7 @@ from usg_psg_cli.arguments import add_config, parse_arguments, positive_integer,
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
+PILOT = USG + "MASK_PILOT.ENABLED", "True"
 SCALES = {
     "objects": USG + "CLASS_HEAD.LOGIT_SCALE",
     "pairs": USG + "RELATION_HEAD.RPC.LOGIT_SCALE",
@@ -177,7 +178,7 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "pair_weight_fivefold": lambda cfg: scaled(cfg, USG + "LOSS.PAIR_WEIGHT", 5),
     "pair_detached": lambda cfg: other(cfg, USG + "RELATION_HEAD.RPC.DETACH_QUERIES", "True", "False"),
     "pair_prior_tenth": lambda cfg: scaled(cfg, USG + "RELATION_HEAD.RPC.PRIOR_PROB", 0.1),
-    "mean_losses": lambda cfg: other(cfg, USG + "LOSS.REDUCTION", "mean", "per_target"),
+    "mean_losses": lambda cfg: [*other(cfg, USG + "LOSS.REDUCTION", "mean", "per_target"), PILOT[0], "False"],
     "rate_quarter": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.25),
     "rate_half": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 0.5),
     "rate_more": lambda cfg: scaled(cfg, "SOLVER.BASE_LR", 1.4),
@@ -190,11 +191,11 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "batch_double_root": scaled_batch(2, 0.5),
     "batch_fourfold_linear": scaled_batch(4, 1),
     "batch_fourfold_root": scaled_batch(4, 0.5),
-    "piloted": lambda cfg: [USG + "MASK_PILOT.ENABLED", "True"],
-    "piloted_objects": lambda cfg: [*ROWS["piloted"](cfg), USG + "MASK_PILOT.RELATION_WEIGHT", "0.0"],
-    "piloted_relations": lambda cfg: [*ROWS["piloted"](cfg), USG + "MASK_PILOT.OBJECT_WEIGHT", "0.0"],
+    "mask_pilot": lambda cfg: other(cfg, PILOT[0], "True", "False"),
+    "piloted_objects": lambda cfg: [*PILOT, USG + "MASK_PILOT.RELATION_WEIGHT", "0.0"],
+    "piloted_relations": lambda cfg: [*PILOT, USG + "MASK_PILOT.OBJECT_WEIGHT", "0.0"],
     "piloted_pure": lambda cfg: [
-        *ROWS["piloted"](cfg),
+        *PILOT,
         *(USG + "MASK_PILOT.MASK_NOISE", "0.0"),
         *(USG + "MASK_PILOT.CLASS_NOISE", "0.0"),
     ],

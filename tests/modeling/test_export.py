@@ -41,7 +41,8 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     weights = folder / "clip.pt"
     torch.save(load_openclip(CLIP_NAME).state_dict(), weights)
-    return save_checkpoint(folder, ["MODEL.CLIP.PRETRAINED", str(weights), *SMALL], give_counts)
+    clip = ["MODEL.CLIP.NAME", CLIP_NAME, "MODEL.CLIP.PRETRAINED", str(weights)]
+    return save_checkpoint(folder, [*clip, *SMALL], give_counts)
 
 
 def give_counts(model):

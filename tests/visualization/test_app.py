@@ -46,7 +46,7 @@ def predictor(tmp_path_factory):
         patch.setenv("DETECTRON2_DATASETS", str(root))
         opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.TEXT_CACHE", str(root)]
         opts += ["TEST.USG.OBJECT_THRESHOLD", "0.0", "TEST.USG.OVERLAP_THRESHOLD", "0.0"]
-        torch.manual_seed(1)
+        torch.manual_seed(3)  # finds many objects
         predictor = SceneGraphPredictor(build_cfg("quickstart/usg_par_quickstart.yaml", opts), allow_random=True)
         # Fresh masks hardly differ, so one would own every pixel and nothing would be related.
         with torch.no_grad():

@@ -56,9 +56,10 @@ class Timer:
 
     def wrap_parts(self, model: Any) -> None:
         """Time the parts of a USGPar's network."""
-        names = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
-        for (owner, method), name in zip(model.parts(), names, strict=True):
-            self.wrap(owner, method, name)
+        names = {"propose": "rpc", "decode": "relation_decoder", "forward_given": "mask_decoder, given queries"}
+        modules = {module: name for name, module in model.named_children()}
+        for owner, method in model.parts():
+            self.wrap(owner, method, names.get(method, modules[owner]))
 
     def each(self, name: str) -> list[float]:
         """Milliseconds of every call."""
