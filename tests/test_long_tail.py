@@ -56,7 +56,7 @@ def plain(tmp_path_factory) -> tuple[Path, dict[str, float]]:
 def test_an_option_of_the_loss_changes_the_predicate_loss_alone(plain, tmp_path, option):
     losses = train(tmp_path, *option)
     changed = {name for name, value in losses.items() if value != plain[1][name]}
-    assert changed == {"loss_predicate", "total_loss"}
+    assert changed == {"loss_predicate", "loss_predicate_given", "total_loss"}
 
 
 @pytest.mark.slow

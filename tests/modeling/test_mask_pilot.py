@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.structures import Instances
+from torch import nn
 
 from usg_psg.modeling import mask_pilot
 from usg_psg.modeling.mask_pilot import MaskPilot, pixels_inside
@@ -162,6 +163,15 @@ def test_a_choice_that_needs_a_pilot_is_refused_without_one():
         tiny_model(predcls_queries="given")
     with pytest.raises(ValueError, match="mask_noise: expected a number from 0 to 1, got 2"):
         MaskPilot(32, 64, mask_noise=2)
+
+
+def test_parts_that_do_not_take_given_objects_are_refused():
+    class Head(nn.Module):
+        def propose(self, queries, priority=None):
+            pass
+
+    with pytest.raises(ValueError, match=r"Identity has no forward_given, Head\.propose has no argument present"):
+        mask_pilot.check_parts(nn.Identity(), Head())
 
 
 def test_classes_are_those_of_the_vocabulary_in_use():

@@ -5,6 +5,7 @@ Letters: B images, N places for an image's objects, T objects of the batch, d ch
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -115,6 +116,17 @@ class MaskPilot(nn.Module):
             return classes
         other = torch.rand(classes.shape, device=classes.device) < self.class_noise
         return torch.where(other, torch.randint_like(classes, num_classes), classes)
+
+
+def check_parts(mask_decoder: nn.Module, relation_head: nn.Module) -> None:
+    """ValueError unless a mask decoder and a relation head, perhaps a user's own, take queries of given objects."""
+    lacking = [] if hasattr(mask_decoder, "forward_given") else [f"{type(mask_decoder).__name__} has no forward_given"]
+    if "present" not in inspect.signature(relation_head.propose).parameters:
+        lacking.append(f"{type(relation_head).__name__}.propose has no argument present")
+    if lacking:
+        raise ValueError(
+            f"MODEL.USG.MASK_PILOT.ENABLED: expected parts that take given queries, but {', '.join(lacking)}"
+        )
 
 
 def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -31,7 +31,7 @@ from ..training_counts import TrainingCounts
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .clip_ensemble import CLIPEnsemble, build_clip_ensemble
 from .mask_decoder import MaskDecoder
-from .mask_pilot import PREDCLS_QUERIES, MaskPilot
+from .mask_pilot import PREDCLS_QUERIES, MaskPilot, check_parts
 from .open_vocab_head import OpenVocabularyHead
 from .relation_head import RelationHead
 from .text_embeddings import configured_vocabulary, embed_vocabulary
@@ -88,6 +88,8 @@ class USGPar(nn.Module):
         PREDCLS_QUERIES.check("predcls_queries", predcls_queries)
         if predcls_queries == "given" and mask_pilot is None:
             raise ValueError("predcls_queries: 'given' needs a mask_pilot")
+        if mask_pilot is not None:
+            check_parts(mask_decoder, relation_head)
         if clip_ensemble is not None and getattr(backbone, "visual_head", None) is None:
             raise ValueError("CLASS_HEAD.CLIP_ENSEMBLE needs a backbone with CLIP's visual head, OpenCLIPConvNeXt")
         self.clip_ensemble = clip_ensemble
