@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +119,7 @@ class MaskPilot(nn.Module):
         return torch.where(other, torch.randint_like(classes, num_classes), classes)
 
 
-def check_parts(mask_decoder: nn.Module, relation_head: nn.Module) -> None:
+def check_parts(mask_decoder: Any, relation_head: Any) -> None:
     """ValueError unless a mask decoder and a relation head, perhaps a user's own, take queries of given objects."""
     lacking = [] if hasattr(mask_decoder, "forward_given") else [f"{type(mask_decoder).__name__} has no forward_given"]
     if "present" not in inspect.signature(relation_head.propose).parameters:
