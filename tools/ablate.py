@@ -85,18 +85,7 @@ def num_pairs(cfg: CfgNode, factor: float) -> list[str]:
 
 
 # Sizes of the model and how it runs, which a comparison of recipes leaves alone.
-SIZES = {
-    "HIDDEN_DIM",
-    "FFN_DIM",
-    "NUM_LAYERS",
-    "NUM_HEADS",
-    "NUM_QUERIES",
-    "NUM_POINTS",
-    "SIZE_DIVISIBILITY",
-    "COMPILE",
-}
-
-
+SIZES = {*"HIDDEN_DIM FFN_DIM NUM_LAYERS NUM_HEADS NUM_QUERIES NUM_POINTS SIZE_DIVISIBILITY COMPILE".split()}
 # The numbers of a recipe's optimiser.
 OPTIMIZER = {"BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_EMBED", "CLIP_GRADIENTS.CLIP_VALUE"}
 
