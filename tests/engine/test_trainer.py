@@ -117,7 +117,8 @@ def test_resuming_from_weights_alone_is_refused_and_the_logs_stay(cfg, tmp_path)
 
 
 def test_checkpoints_record_what_the_run_and_those_before_it_were_trained_on(cfg, tmp_path):
-    Trainer(cfg).checkpointer.save("first")
+    first = Trainer(cfg)  # held: its checkpointer refers to it weakly
+    first.checkpointer.save("first")
     data = torch.load(tmp_path / "run" / "first.pth", weights_only=True)
     assert data["trained_on"]["data"] == {"psg_shapes_train": "generated"}
     assert set(data["trained_on"]["phrases"]["predicates"]) >= {"on", "beside"}
