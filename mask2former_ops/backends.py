@@ -145,7 +145,6 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-@torch.compiler.assume_constant_result
 def resolve_backend(device_type: str) -> str:
     """The implementation for tensors on `device_type`: "compiled", "deformops", "pytorch" or "upstream".
 
@@ -159,6 +158,10 @@ def resolve_backend(device_type: str) -> str:
         _choices[key] = _choose(*key)
         logger.info("%s", backend_report(device_type, _choices[key]))
     return _choices[key]
+
+
+# As `torch.compiler.assume_constant_result` does, which would import torch._dynamo: 3 s at the start of every program.
+resolve_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _choose(device_type: str, requested: str) -> str:

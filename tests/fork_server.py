@@ -19,6 +19,8 @@ import usg_psg  # selects the engine
 # isort: split
 import detectron2.engine  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
+import open_clip  # noqa: F401
+import timm  # noqa: F401
 import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 

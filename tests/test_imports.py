@@ -1,6 +1,8 @@
 """The order of the rooms (docs/architecture.md): imports point down it, and none goes in a circle."""
 
 import ast
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -128,6 +130,17 @@ def test_evaluation_and_training_draw_nothing():
         and any(target == each or target.startswith(each + ".") for each in drawing)
     ]
     assert not found
+
+
+def test_libraries_that_take_seconds_wait_until_they_are_used():
+    """OpenCLIP and timm bring torchvision, transformers and torch._dynamo: 6 of 10 seconds, in every loader's process."""
+    code = (
+        "import sys, usg_psg.predictor, usg_psg.engine\n"
+        "print({'open_clip', 'timm', 'torchvision', 'transformers', 'torch._dynamo', 'matplotlib'} & {*sys.modules})"
+    )
+    env = {**os.environ, "USG_PSG_ENGINE": "bundled"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_standard_library_is_enough_for_the_parsers():

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 import detectron2
 import numpy as np
 import torch
-import torchvision
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -114,7 +114,8 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def machine() -> list[str]:
     """Say in two lines which system, versions and GPUs these are."""
-    versions = [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, np, detectron2)]
+    versions = [f"{module.__name__} {module.__version__}" for module in (torch, np, detectron2)]
+    versions.insert(1, f"torchvision {version('torchvision')}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [
         f"{platform.platform()}; Python {platform.python_version()}; {', '.join(versions)}",

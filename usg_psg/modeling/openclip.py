@@ -9,14 +9,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
-import timm
 import torch
-from timm.models.convnext import ConvNeXt
 
 from ..utils.files import check_archive
+from ..utils.lazy_module import LazyModule
 from ..utils.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    import open_clip
+    import timm
+    from timm.models.convnext import ConvNeXt
+else:
+    open_clip, timm = LazyModule("open_clip"), LazyModule("timm")
 
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0
@@ -42,16 +48,16 @@ def takes_checkpoint_weights() -> bool:
 
 @lru_cache(maxsize=1)
 def register_project_models() -> None:
-    """Make this project's small models known to OpenCLIP (`usg_convnext_zepto` and others)."""
+    """Make this project's small models known to timm (`usg_convnext_yocto`) and OpenCLIP (`usg_convnext_zepto` ...)."""
+    timm.models.register_model(usg_convnext_yocto)
     open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
 
 
-@timm.models.register_model
 def usg_convnext_yocto(pretrained: bool = False, pretrained_cfg: dict | None = None, **kwargs) -> ConvNeXt:
     """A ConvNeXt of 1.2 million weights that learns in few steps: without layer scale, which starts as 1e-6."""
-    shape: dict = {"depths": (1, 1, 3, 1), "dims": (32, 64, 128, 256), "ls_init_value": None, "act_layer": "relu"}
+    kwargs |= {"depths": (1, 1, 3, 1), "dims": (32, 64, 128, 256), "ls_init_value": None, "act_layer": "relu"}
     cfg = pretrained_cfg or {"input_size": (3, 160, 160)}
-    return timm.models.build_model_with_cfg(ConvNeXt, "usg_convnext_yocto", pretrained, cfg, **shape, **kwargs)
+    return timm.models.build_model_with_cfg(timm.models.ConvNeXt, "usg_convnext_yocto", pretrained, cfg, **kwargs)
 
 
 @contextmanager
@@ -125,18 +131,16 @@ def check_openclip(name: str, pretrained: str = "") -> None:
         )
 
 
-def weights_identity(
-    name: str, pretrained: str = "", library: str = f"open_clip {open_clip.__version__}"
-) -> dict[str, str]:
+def weights_identity(name: str, pretrained: str = "", library: str = "") -> dict[str, str]:
     """What identifies the weights of a library's model, for caches and checkpoints, without reading them all.
 
     A weight file counts by its name, size and end, not by its folder or date, so that a copy on another machine is the
     same, and weights trained anew under the old name are not.
-    Random weights depend on the library's initialisation, so they carry its version.
+    Random weights depend on the library's initialisation, so they carry its version; "" is OpenCLIP's.
     """
     identity = {"model": name, "weights": pretrained}
     if not pretrained:
-        identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, {library}"
+        identity["weights"] = f"{RANDOM}, seed {RANDOM_WEIGHTS_SEED}, {library or f'open_clip {open_clip.__version__}'}"
     elif Path(pretrained).is_file():
         path, size = Path(pretrained), Path(pretrained).stat().st_size
         with open(path, "rb") as file:

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -24,9 +24,15 @@ from torch import Tensor
 from ..data.register_psg import get_vocabulary
 from ..structures import TextEmbeddings
 from ..utils.files import cache_folder, remove_temporary_files, write_whole
+from ..utils.lazy_module import LazyModule
 from ..utils.text import spoken_name
 from ..vocabulary import Vocabulary, check_template
 from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
+
+if TYPE_CHECKING:
+    import open_clip
+else:
+    open_clip = LazyModule("open_clip")
 
 logger = logging.getLogger(__name__)
 

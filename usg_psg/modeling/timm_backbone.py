@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from ..utils.lazy_module import LazyModule
 from .openclip import takes_checkpoint_weights, weights_identity
 from .timm_models import STRIDES, channels_first, load_timm
+
+if TYPE_CHECKING:
+    import timm
+else:
+    timm = LazyModule("timm")
 
 PATCH = 16  # stride of a pyramid's input
 
@@ -39,13 +43,13 @@ class SimpleFeaturePyramid(nn.Module):
     def _level(channels: int, doublings: int, dim: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for step in range(doublings):
-            layers += [LayerNorm2d(channels), nn.GELU()] if step else []
+            layers += [timm.layers.LayerNorm2d(channels), nn.GELU()] if step else []
             layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, stride=2))
             channels //= 2
         if doublings < 0:
             layers.append(nn.MaxPool2d(2**-doublings))
-        layers += [nn.Conv2d(channels, dim, 1, bias=False), LayerNorm2d(dim)]
-        layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), LayerNorm2d(dim)]
+        layers += [nn.Conv2d(channels, dim, 1, bias=False), timm.layers.LayerNorm2d(dim)]
+        layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), timm.layers.LayerNorm2d(dim)]
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.layers import Format
 from torch import Tensor
 
+from ..utils.lazy_module import LazyModule
 from ..utils.suggestions import did_you_mean
 from ..utils.weights_file import SUFFIXES, first_not_finite, read_plain
 from .openclip import RANDOM_WEIGHTS_SEED
+
+if TYPE_CHECKING:
+    import timm
+else:
+    timm = LazyModule("timm")
 
 STRIDES = (4, 8, 16, 32)
 HUBS = ("hf-hub:", "local-dir:")
@@ -154,7 +158,7 @@ def _no_word_of_unused_weights() -> Iterator[None]:
 
 def channels_first(model: Any, maps: list[Tensor]) -> list[Tensor]:
     """Feature maps as (B, c, h, w)."""
-    is_last = getattr(model, "output_fmt", Format.NCHW) == Format.NHWC
+    is_last = getattr(model, "output_fmt", None) == timm.layers.Format.NHWC
     return [x.permute(0, 3, 1, 2) for x in maps] if is_last else maps
 
 

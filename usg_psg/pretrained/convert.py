@@ -12,10 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-import timm
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -26,7 +24,14 @@ from ..modeling.openclip import checkpoint_weights, register_project_models, wei
 from ..modeling.openclip_convnext import OpenCLIPConvNeXt
 from ..modeling.text_embeddings import configured_embeddings
 from ..modeling.timm_backbone import TimmBackbone
+from ..utils.lazy_module import LazyModule
 from .rules import NEW, NEW_MASK2FORMER, Rule, source_rules
+
+if TYPE_CHECKING:
+    import open_clip
+    import timm
+else:
+    open_clip, timm = LazyModule("open_clip"), LazyModule("timm")
 
 NUM_LEVELS = 3  # layer i of a published decoder attends to level i % 3, and so does ours
 FCCLIP_CLIP = "convnext_large_d_320"  # its features are read and its text space is projected into
