@@ -133,7 +133,7 @@ def test_evaluation_and_training_draw_nothing():
 
 
 def test_libraries_that_take_seconds_wait_until_they_are_used():
-    """OpenCLIP and timm bring torchvision, transformers and torch._dynamo: 6 of 10 seconds, in every loader's process."""
+    """OpenCLIP and timm bring torchvision, transformers and torch._dynamo: 6 of 10 s at the start of a program."""
     code = (
         "import sys, usg_psg.predictor, usg_psg.engine\n"
         "print({'open_clip', 'timm', 'torchvision', 'transformers', 'torch._dynamo', 'matplotlib'} & {*sys.modules})"
