@@ -124,7 +124,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
             allowed=POLICIES,
         ),
         "NUM_WORKERS": Key(KEPT, "processes that load data, for each training process", allowed=ZERO_OR_MORE),
-        "REPEAT_SQRT": Key(KEPT, "take that root"),
+        "REPEAT_SQRT": Key(KEPT, "take the root in `DATALOADER.SAMPLER_TRAIN`"),
         "REPEAT_THRESHOLD": Key(
             KEPT,
             "of `DATALOADER.SAMPLER_TRAIN`; predicates in a smaller fraction of images are rare",
@@ -218,7 +218,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "RELATIONS_PER_IMAGE": Key(100, "relations kept with, and without, graph constraint", allowed=ONE_OR_MORE),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "the same after training, by the counts in the checkpoint; not with the one in the loss",
+            "tau of logit adjustment after training, by the counts in the checkpoint; not with the one in the loss",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
