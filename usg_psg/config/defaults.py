@@ -68,7 +68,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "LOGGERS": Key(
             [],
-            'experiment trackers besides TensorBoard: "wandb", "mlflow", "trackio" (docs/training.md)',
+            "experiment trackers besides TensorBoard (docs/training.md)",
             allowed=TRACKERS,
         ),
         "OUTPUT_DIR": Key(KEPT, "folder of checkpoints, logs and results"),
@@ -88,7 +88,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "RANDOM_FLIP": Key(
             KEPT,
-            'mirror an image with probability 1/2; "horizontal" exchanges names of sides ("left of", "right of")',
+            'mirrors every second image; "horizontal" exchanges names of sides ("left of", "right of")',
             allowed=FLIPS,
         ),
     },
@@ -195,7 +195,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "ENABLED": Key(False, "evaluate with the moving average of the trained weights"),
         "DECAY": Key(
             0.9998,
-            "fraction of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
+            "part of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
             allowed=BELOW_ONE,
         ),
     },
