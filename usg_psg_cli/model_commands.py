@@ -54,7 +54,7 @@ def push(parser: ArgumentParser) -> Check:
     """Write the folder of a model, which needs neither data set nor recipe, or upload it to the Hugging Face Hub.
 
     %(prog)s --weights output/psg/model_final.pth --output my_model
-    %(prog)s --weights output/psg/model_final.pth --results output/psg/inference/psg_test.json --repo user/model
+    %(prog)s --weights output/psg/model_final.pth --results output/psg/inference/sgdet_psg_test.json --repo user/model
 
     The folder has weights (safetensors), config, names with their text embeddings, and a model card.
     """

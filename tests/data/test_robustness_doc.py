@@ -10,7 +10,7 @@ PLACES = {"{json}": "JSON", "{image}": "IMAGE", "{png}": "PNG", "{folder}": "FOL
 
 
 def test_quoted_messages_are_those_of_the_cases():
-    messages = {message for _, _, message in FILES.values()}
+    messages = {message for _, message in FILES.values()}
     messages |= {
         case.message for cases in (RECORDS, IMAGES, MENDED, CONFIGURATION, SURROUNDINGS) for case in cases.values()
     }

@@ -58,7 +58,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "": {
         "IMPORTS": Key(
             [],
-            "modules to import, which register your own parts and data sets (docs/extending.md)",
+            "modules that register your own parts and data sets (docs/extending.md)",
         ),
         "CUDNN_BENCHMARK": Key(KEPT, "let cuDNN choose the fastest kernels; runs may differ"),
         "FLOAT32_PRECISION": Key(
@@ -68,7 +68,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "LOGGERS": Key(
             [],
-            'experiment trackers besides TensorBoard: "wandb", "mlflow", "trackio" (docs/training.md)',
+            "experiment trackers besides TensorBoard (docs/training.md)",
             allowed=TRACKERS,
         ),
         "OUTPUT_DIR": Key(KEPT, "folder of checkpoints, logs and results"),
@@ -88,7 +88,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "RANDOM_FLIP": Key(
             KEPT,
-            'mirror an image with probability 1/2; "horizontal" exchanges names of sides ("left of", "right of")',
+            'mirrors every second image; "horizontal" exchanges names of sides ("left of", "right of")',
             allowed=FLIPS,
         ),
     },
@@ -124,7 +124,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
             allowed=POLICIES,
         ),
         "NUM_WORKERS": Key(KEPT, "processes that load data, for each training process", allowed=ZERO_OR_MORE),
-        "REPEAT_SQRT": Key(KEPT, "take that root"),
+        "REPEAT_SQRT": Key(KEPT, "take the root in `DATALOADER.SAMPLER_TRAIN`"),
         "REPEAT_THRESHOLD": Key(
             KEPT,
             "of `DATALOADER.SAMPLER_TRAIN`; predicates in a smaller fraction of images are rare",
@@ -144,15 +144,13 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "WEIGHT_DECAY_EMBED": Key(0.0, "of learned embeddings, logit scales and biases", "Mask2Former", ZERO_OR_MORE),
         "BACKBONE_MULTIPLIER": Key(
             0.01,
-            "of the learning rate, for a backbone that is trained; 0.01 of SPEC 14's is Mask2Former's 1e-5, which "
-            "keeps CLIP's features; one of random weights needs 1",
+            "of the learning rate, for a trained backbone; one of random weights needs 1",
             "Mask2Former",
             ZERO_OR_MORE,
         ),
         "MULTIPLIERS": Key(
             [],
-            "[[module, factor], ...] of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that "
-            "fits counts, 0 leaves the module untrained",
+            "of the learning rate, such as [['pixel_decoder', 0.1]]; the longest name that fits counts",
             allowed=MULTIPLIERS,
         ),
         "LR_SCHEDULER_NAME": Key("WarmupCosineLR", "one of Detectron2's schedules", "SPEC 14"),
@@ -170,7 +168,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "MAX_ITER": Key(KEPT, "steps of training", allowed=ONE_OR_MORE),
         "REFERENCE_WORLD_SIZE": Key(
             KEPT,
-            "processes that batch, learning rate and schedule are for, which others scale; 0: none scales",
+            "processes that batch, learning rate and schedule are for; another number scales them; 0: never",
         ),
         "WARMUP_METHOD": Key(
             KEPT,
@@ -197,7 +195,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "ENABLED": Key(False, "evaluate with the moving average of the trained weights"),
         "DECAY": Key(
             0.9998,
-            "fraction of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
+            "part of the average that a step keeps; after n steps at most (1 + n) / (10 + n)",
             allowed=BELOW_ONE,
         ),
     },
@@ -209,8 +207,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "TEST.USG": {
         "PREDCLS_QUERIES": Key(
             "matched",
-            'queries of given objects; "matched": learned ones, which the matcher chooses; "given": made of class and '
-            "mask, for models trained with MASK_PILOT",
+            'of given objects; "matched": learned ones, which the matcher chooses; "given": made of class and mask, '
+            "for models trained with MASK_PILOT",
             allowed=PREDCLS_QUERIES,
         ),
         "OBJECT_THRESHOLD": Key(
@@ -220,7 +218,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "RELATIONS_PER_IMAGE": Key(100, "relations kept with, and without, graph constraint", allowed=ONE_OR_MORE),
         "PREDICATE_LOGIT_ADJUSTMENT": Key(
             0.0,
-            "the same after training, by the counts in the checkpoint; not with the one in the loss",
+            "tau of logit adjustment after training, by the counts in the checkpoint; not with the one in the loss",
             "arXiv 2007.07314",
             ZERO_OR_MORE,
         ),
@@ -240,7 +238,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "FREQUENCY_BASELINE": Key(
             False,
-            "also report zero-shot recall and the frequency baseline, which count DATASETS.TRAIN",
+            "also report zero-shot recall and the frequency baseline",
         ),
         "PLOTS": Key(False, "also draw recalls and the confusion among predicates"),
         "PICTURES": Key(0, "also draw this many of the worst images", allowed=ZERO_OR_MORE),

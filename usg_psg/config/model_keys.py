@@ -70,7 +70,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.CLIP": {
         "NAME": Key(
             "convnext_large_d_320",
-            "an OpenCLIP model, which embeds names; as the backbone, one with a timm ConvNeXt image tower",
+            "an OpenCLIP model, which embeds names; the backbone's has a ConvNeXt image tower",
             "SPEC 3",
         ),
         "PRETRAINED": Key(
@@ -150,12 +150,12 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.USG.MASK_PILOT": {
         "ENABLED": Key(
             False,
-            "train queries made of annotated classes and masks beside the learned ones (docs/architecture.md)",
+            "also train queries made of annotated classes and masks (docs/architecture.md)",
             "MP-Former",
         ),
         "MASK_NOISE": Key(
             0.2,
-            "most pixels of a level that leave a mask in training, as a part of it; as many join",
+            "in training, largest part of a mask's pixels that leave it; as many join",
             "MP-Former",
             ZERO_TO_ONE,
         ),
@@ -170,7 +170,7 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE": {
         "ENABLED": Key(
             False,
-            "outside training, mix CLIP's own scores of each mask into the class scores (docs/open_vocabulary.md)",
+            "outside training, mix CLIP's own scores into the class scores (docs/open_vocabulary.md)",
             "FC-CLIP",
         ),
         "ALPHA": Key(0.4, "CLIP's part in the scores of trained names", "FC-CLIP", ZERO_TO_ONE),
@@ -211,8 +211,8 @@ MODEL_SECTIONS: dict[str, dict[str, Key]] = {
     "MODEL.USG.LOSS": {
         "REDUCTION": Key(
             "per_target",
-            '"per_target": sums divided by the number of annotated objects or pairs; "mean": means '
-            "over all predictions, as in the released code",
+            '"per_target": sums divided by the number of annotated objects or pairs; "mean": over all predictions, '
+            "as in the released code",
             allowed=REDUCTIONS,
         ),
         "CLASS_WEIGHT": Key(1.0, "weight of the classes' sigmoid cross-entropy", "SPEC 7", ZERO_OR_MORE),

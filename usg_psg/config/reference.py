@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
+from ..utils.allowed import ABOVE_ZERO, ONE_OR_MORE, ZERO_OR_MORE
 from ..utils.generated_table import print_or_write
 from .build import build_cfg
 from .defaults import KEYS
@@ -16,6 +17,7 @@ from .key import KEPT, Key
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 MARKS = "keys"
+OBVIOUS = (ABOVE_ZERO, ZERO_OR_MORE, ONE_OR_MORE)  # ranges that the list leaves out
 
 
 def table() -> str:
@@ -45,7 +47,7 @@ def _section(key: str) -> str:
 def _said(value: Any, entry: Key, note: str) -> str:
     """`default`: meaning; allowed values (source; Detectron2's default)."""
     meaning = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", entry.meaning)
-    if entry.allowed:
+    if entry.allowed and entry.allowed not in OBVIOUS:
         choices = [f'"{choice}"' for choice in entry.allowed.choices]
         if not choices or not all(choice in f'"{value}" {meaning}' for choice in choices):
             meaning += "; " + (" ".join(choices) or _range(entry.allowed.words))

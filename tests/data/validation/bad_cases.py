@@ -28,7 +28,6 @@ class Case:
     """One kind of damage.
 
     Attributes:
-        what: in words, for the table.
         message: what the loader says first, and check_dataset says too. Of what it mends the loader says it
             with the policy "strict" only, of warnings never.
         edit: changes the record of image 66, before the file is written.
@@ -37,7 +36,6 @@ class Case:
         kept: None if the image is removed by "fix", else its numbers of segments and relations there.
     """
 
-    what: str
     message: str
     edit: Callable[[dict], object] = lambda entry: None
     spoil: Callable[[Path, Path], object] = lambda image, png: None
@@ -114,172 +112,139 @@ def _fifo(image: Path, png: Path) -> None:
 
 
 IMAGES = {
-    "missing_image": Case("image is missing", PHOTO + "there is no such file", spoil=lambda i, p: i.unlink()),
-    "missing_png": Case("panoptic PNG is missing", PNG + "there is no such file", spoil=lambda i, p: p.unlink()),
+    "missing_image": Case(PHOTO + "there is no such file", spoil=lambda i, p: i.unlink()),
+    "missing_png": Case(PNG + "there is no such file", spoil=lambda i, p: p.unlink()),
     "empty_image": Case(
-        "image is an empty file",
         PHOTO + "not a readable image (cannot identify image file '{image}')",
         spoil=lambda i, p: i.write_bytes(b""),
     ),
     "corrupt_png": Case(
-        "panoptic PNG is not an image",
         PNG + "not a readable image (cannot identify image file '{png}')",
         spoil=lambda i, p: p.write_bytes(b"no image at all"),
     ),
     "truncated_jpeg": Case(
-        "JPEG is cut off",
         PHOTO + "not a readable image (image file is truncated…",
         spoil=lambda i, p: cut_jpeg(i),
     ),
     "truncated_png": Case(
-        "panoptic PNG is cut off",
         PNG + "not a readable image (image file is truncated…",
         spoil=lambda i, p: cut_png(p),
     ),
     "folder_as_image": Case(
-        "image is a folder",
         PHOTO + "not a readable image (not a regular file)",
         spoil=lambda i, p: (i.unlink(), i.mkdir()),
     ),
-    "pipe_as_png": Case("panoptic PNG is a named pipe", PNG + "not a readable image (not a regular file)", spoil=_fifo),
+    "pipe_as_png": Case(PNG + "not a readable image (not a regular file)", spoil=_fifo),
     "image_size": Case(
-        "image has another size",
         PHOTO + "the annotations say height x width 48 x 64, the image has 48 x 65",
         spoil=lambda i, p: noise_png(i, 48, 65),
     ),
     "png_size": Case(
-        "panoptic PNG has another size",
         PNG + "the annotations say height x width 48 x 64, the panoptic PNG has 47 x 64",
         spoil=lambda i, p: noise_png(p, 47, 64),
     ),
     "png_mode": Case(
-        "panoptic PNG is gray",
         PNG + "a panoptic PNG has three 8-bit colour channels (mode RGB), this one has mode L",
         spoil=lambda i, p: Image.new("L", (64, 48)).save(p),
     ),
 }
 
 RECORDS = {
-    "missing_key": Case("a key is missing", RECORD + "height: the key is missing", lambda e: e.pop("height")),
+    "missing_key": Case(RECORD + "height: the key is missing", lambda e: e.pop("height")),
     "repeated_key": Case(
-        "a key occurs twice",
         RECORD + "height: the key occurs more than once",
         rewrite=lambda text: text.replace('"image_id": "66"', '"height": 3, "image_id": "66"'),
     ),
     "surrogate": Case(
-        "a file name that no file can have",
         RECORD + "file_name: expected text without lone surrogates, got 'a\\ud800.png'",
         lambda e: e.update(file_name="a\ud800.png"),
     ),
-    "wrong_type": Case(
-        "a value has another type", RECORD + "width: expected int, got str", lambda e: e.update(width="64")
-    ),
+    "wrong_type": Case(RECORD + "width: expected int, got str", lambda e: e.update(width="64")),
     "segment_no_object": Case(
-        "a segment is not an object",
         RECORD + "segments_info[1]: expected an object, got int",
         lambda e: e["segments_info"].__setitem__(1, 5),
     ),
     "zero_size": Case(
-        "height or width of zero",
         RECORD + "height: expected a positive number of pixels, got 0",
         lambda e: e.update(height=0),
     ),
     "absolute_path": Case(
-        "a file name leaves the data root",
         RECORD + "file_name: expected a path inside the data root, got '/etc/passwd'",
         lambda e: e.update(file_name="/etc/passwd"),
     ),
     "parent_path": Case(
-        "a file name climbs out of the data root",
         RECORD + "pan_seg_file_name: expected a path inside the data root, got 'a/../../b.png'",
         lambda e: e.update(pan_seg_file_name="a/../../b.png"),
     ),
     "negative_area": Case(
-        "a segment's area is negative",
         RECORD + "segments_info[3].area: expected a number of pixels, got -1",
         _segment(3, area=-1),
     ),
     "infinite_area": Case(
-        "a segment's area is infinite",
         RECORD + "segments_info[3].area: expected a number of pixels, got inf",
         _segment(3, area=float("inf")),
     ),
     "segment_id": Case(
-        "a segment id that no PNG can hold",
         RECORD + "segments_info[2].id: expected 1..16777215, got 16777216",
         _segment(2, id=256**3),
     ),
     "duplicate_segment_id": Case(
-        "a segment id occurs twice",
         RECORD + "segments_info[2].id: id 7 is already used by segments_info[1]",
         _segment(2, id=7),
     ),
     "category": Case(
-        "a category is out of range",
         RECORD + "segments_info[0].category_id: expected 0..2, got 3",
         _segment(0, category_id=3),
     ),
     "isthing": Case(
-        "isthing disagrees with the category",
         RECORD + "segments_info[3].isthing: 1 disagrees with category 'wall'",
         _segment(3, isthing=1),
     ),
     "isthing_text": Case(
-        "isthing is not a truth value",
         RECORD + "segments_info[3].isthing: expected 0, 1, false or true, got 'no'",
         _segment(3, isthing="no"),
     ),
     "iscrowd": Case(
-        "iscrowd is neither 0 nor 1",
         RECORD + "segments_info[3].iscrowd: expected 0 or 1, got 2",
         _segment(3, iscrowd=2),
     ),
     "annotations": Case(
-        "annotations and segments differ in number",
         RECORD + "annotations: expected one per segment (4), got 3",
         lambda e: e["annotations"].pop(),
     ),
     "annotation_category": Case(
-        "an annotation has another category than its segment",
         RECORD + "annotations[0].category_id: 1 differs from its segment's 0",
         _annotation(0, category_id=1),
     ),
     "box": Case(
-        "a box is not four finite numbers",
         RECORD + "annotations[0].bbox: expected four finite numbers, got [1, 2, 3, nan]",
         _annotation(0, bbox=[1, 2, 3, float("nan")]),
     ),
     "box_mode": Case(
-        "a box is of an unknown mode",
         RECORD + "annotations[0].bbox_mode: expected 0 (x0, y0, x1, y1) or 1 (x, y, w, h), got 4",
         _annotation(0, bbox_mode=4),
     ),
     "relation_length": Case(
-        "a relation does not have three numbers",
         RECORD + "relations[4]: expected [subject, object, predicate] as integers, got [0, 1]",
         _relation([0, 1]),
         kept=(4, 4),
     ),
     "relation_range": Case(
-        "a relation's subject or object is out of range",
         RECORD + "relations[4]: subject 4 is no position in segments_info (0..3)",
         _relation([4, 0, 0]),
         kept=(4, 4),
     ),
     "relation_negative": Case(
-        "a relation's subject or object is negative",
         RECORD + "relations[4]: object -1 is no position in segments_info (0..3)",
         _relation([0, -1, 0]),
         kept=(4, 4),
     ),
     "predicate": Case(
-        "a predicate is out of range",
         RECORD + "relations[4]: predicate 4 is out of range, expected 0..3",
         _relation([0, 1, 4]),
         kept=(4, 4),
     ),
     "duplicate_image_id": Case(
-        "an image_id occurs twice",
         "{json}, image_id '5', image_id: the image occurs more than once, as data[0] and data[1]",
         lambda e: e.update(image_id="5"),
     ),
@@ -287,19 +252,16 @@ RECORDS = {
 
 MENDED = {
     "self_relation": Case(
-        "a segment is related to itself (the relation is dropped)",
         RECORD + "relations[4]: segment 2 is related to itself",
         _relation([2, 2, 0]),
         kept=(4, 4),
     ),
     "duplicate_relation": Case(
-        "a relation occurs twice (in training it counts once)",
         RECORD + "relations[4]: the same as relations[0]",
         _relation([0, 3, 0]),
         kept=(4, 4),
     ),
     "unlisted_ids": Case(
-        "PNG has ids that segments_info lacks (they count as unlabelled)",
         PNG + "segments_info lacks the ids 8, 9 of the panoptic PNG",
         lambda e: (
             [e["segments_info"].pop(), e["segments_info"].pop(), e.update(annotations=e["annotations"][:2])]
@@ -309,7 +271,6 @@ MENDED = {
         kept=(2, 1),
     ),
     "ids_without_pixels": Case(
-        "segments_info has ids that the PNG lacks (those segments and their relations are dropped)",
         PNG + "the panoptic PNG lacks the ids 9 of segments_info",
         _vanished,
         kept=(4, 4),
@@ -318,53 +279,43 @@ MENDED = {
 
 WARNINGS = {
     "no_relations": Case(
-        "an image without relations",
         RECORD + "relations: the image has no relation",
         lambda e: e["relations"].clear(),
         kept=(4, 0),
     ),
     "no_segments": Case(
-        "an image without segments",
         RECORD + "segments_info: the image has no segment",
         lambda e: e.update(segments_info=[], annotations=[], relations=[]),
         lambda i, p: write_ids(p, [0, 0, 0, 0]),
         kept=(0, 0),
     ),
     "area_differs": Case(
-        "a segment's area disagrees with its pixels",
         PNG + "the file says 3 pixels, the panoptic PNG has 660",
         _segment(0, area=3),
         kept=(4, 4),
     ),
     "zero_area": Case(
-        "a segment's area is zero, but it has pixels",
         PNG + "the file says 0 pixels, the panoptic PNG has 660",
         _segment(0, area=0),
         kept=(4, 4),
     ),
     "box_outside": Case(
-        "a box is empty or reaches beyond the image (boxes are not used)",
         RECORD + "annotations[0].bbox: expected a box inside height x width 48 x 64, got [40, 2, 65, 9]",
         _annotation(0, bbox=[40, 2, 65, 9]),
         kept=(4, 4),
     ),
     "gray_image": Case(
-        "a gray image",
         PHOTO + "colour mode L, read as RGB",
         spoil=lambda i, p: Image.new("L", (64, 48)).save(i, format="jpeg"),
         kept=(4, 4),
     ),
     "cmyk_image": Case(
-        "a CMYK image",
         PHOTO + "colour mode CMYK, read as RGB",
         spoil=lambda i, p: Image.new("CMYK", (64, 48)).save(i, format="jpeg"),
         kept=(4, 4),
     ),
-    "rotated_image": Case(
-        "an image that EXIF rotates", PHOTO + "EXIF orientation 6", spoil=lambda i, p: _turned(i), kept=(4, 4)
-    ),
+    "rotated_image": Case(PHOTO + "EXIF orientation 6", spoil=lambda i, p: _turned(i), kept=(4, 4)),
     "link": Case(
-        "a symbolic link leads out of the data root",
         PHOTO + "a symbolic link leads out of the data root",
         spoil=lambda i, p: _linked(i),
         kept=(4, 4),
@@ -392,52 +343,42 @@ def _whole() -> dict:
 # Damage to the file as a whole: its content, and the message.
 FILES = {
     "truncated_json": (
-        "the JSON file is cut off",
         json.dumps(_whole())[:500],
         "{json}: not a complete JSON file (Expecting ',' delimiter: line 1 column 501 (char 500))",
     ),
     "no_psg": (
-        "the JSON file is not a PSG file",
         json.dumps({"images": []}),
         "{json}: not a PSG file, the key 'data' is missing",
     ),
     "no_names": (
-        "the names are not a list of strings",
         json.dumps({**_whole(), "stuff_classes": [1]}),
         "{json}, stuff_classes: expected a list of names",
     ),
     "repeated_key": (
-        "one of the outermost keys occurs twice",
         json.dumps(_whole())[:-1] + ', "stuff_classes": []}',
         "{json}: the key 'stuff_classes' occurs more than once",
     ),
     "empty_name": (
-        "a name is empty",
         json.dumps({**_whole(), "thing_classes": ["person", " "]}),
         "{json}, thing_classes[1]: expected a name, got ' '",
     ),
     "surrogate_name": (
-        "a name that UTF-8 cannot hold",
         json.dumps({**_whole(), "predicate_classes": ["on", "\ud800"]}),
         "{json}, predicate_classes[1]: expected a name, got '\\ud800'",
     ),
     "repeated_name": (
-        "two names have the same words",
         json.dumps({**_whole(), "stuff_classes": ["wall", "Person"]}),
         "{json}, stuff_classes[1]: the name 'Person' is taken by thing_classes[0]",
     ),
     "test_image_type": (
-        "an id of test_image_ids is neither text nor a whole number",
         json.dumps(content([record("5"), record("6")], [6.0])),
         "{json}, test_image_ids[0]: expected an image_id, that is text or a whole number, got 6.0",
     ),
-    "test_image_form": (
-        "an id of test_image_ids is that of an image in another form (the image would be trained on)",
+    "test_image_form": (  # it would be trained on
         json.dumps(content([record("5"), record("6")], ["006"])),
         "{json}, test_image_ids: '006' and image_id '6' differ in form only; write both the same way",
     ),
-    "unknown_test_image": (
-        "a test image does not exist (an error of the split test, a warning with the others)",
+    "unknown_test_image": (  # an error of the split test, a warning with the others
         json.dumps(content([record("5"), record("6")], ["6", "8"])),
         "{json}, image_id '8', test_image_ids: there is no image of this id in data",
     ),

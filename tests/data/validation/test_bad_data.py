@@ -118,7 +118,7 @@ def test_evaluation_mends_too(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", FILES)
 def test_file(name, tmp_path):
-    _, text, message = FILES[name]
+    text, message = FILES[name]
     path = tmp_path / "psg.json"
     path.write_text(text)
     with pytest.raises(ValueError) as error:
