@@ -5,9 +5,14 @@ deformable attention is a distribution of its own (mask2former_ops/setup.py), so
 compiler.
 """
 
+import sys
+
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages(include=("usg_psg", "usg_psg.*")), "mask2former_ops", "usg_psg_cli", "usg_psg.configs"],
-    package_dir={"usg_psg.configs": "configs"},
-)
+packages = [*find_packages(include=("usg_psg", "usg_psg.*")), "mask2former_ops", "usg_psg_cli"]
+if "editable_wheel" in sys.argv:
+    # A path instead of setuptools' finder, before which Python, started beside a clone called usg_psg, would take that
+    # folder for the package. Recipes are found in the repository.
+    setup(packages=packages, package_dir={"": "."})
+else:
+    setup(packages=[*packages, "usg_psg.configs"], package_dir={"usg_psg.configs": "configs"})

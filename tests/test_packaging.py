@@ -71,6 +71,17 @@ def run_outside(installed: Path, folder: Path, program: str) -> str:
     return done.stdout
 
 
+def test_a_clone_called_as_the_package_does_not_hide_an_editable_installation(sdist):
+    source = sdist.parent / "source"
+    build = "import setuptools.build_meta as backend, sys; backend.build_editable(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(sdist.parent)], cwd=source, check=True, capture_output=True)
+    (wheel,) = sdist.parent.glob("usg_psg-*.editable-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (entry,) = (name for name in archive.namelist() if name.startswith("__editable__"))
+        assert archive.read(entry).decode().strip() == str(source)
+    wheel.unlink()
+
+
 def test_the_wheel_has_every_file_of_the_packages(wheel):
     with zipfile.ZipFile(wheel) as archive:
         content = {name for name in archive.namelist() if ".dist-info/" not in name}

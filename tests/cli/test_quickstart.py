@@ -93,3 +93,10 @@ def test_an_interrupted_training_goes_on_with_its_own_number_of_steps(tmp_path, 
 def test_a_failing_step_ends_the_chain(tmp_path, commands, monkeypatch):
     monkeypatch.setattr(quickstart, "main", lambda words: 2)
     assert start(tmp_path, "--iterations", "7") == 2
+
+
+def test_an_interrupted_step_names_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quickstart, "main", lambda words: 130)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    assert start(tmp_path) == 130
+    assert "make quickstart QUICKSTART_ARGS=--resume" in capsys.readouterr().out

@@ -43,15 +43,28 @@ def test_unknown_key_is_refused_with_the_nearest_known_one():
 
 
 def test_modules_of_imports_are_imported(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "my_parts.py").write_text("REGISTERED = True\n")
     build_cfg("", ["IMPORTS", "['my_parts']"])
     assert sys.modules.pop("my_parts").REGISTERED
-    with pytest.raises(ValueError, match="IMPORTS: there is no module 'no_such_parts'; set PYTHONPATH"):
+    with pytest.raises(ValueError, match="IMPORTS: there is no module 'no_such_parts' in .* or on PYTHONPATH"):
         build_cfg("", ["IMPORTS", "['no_such_parts']"])
     (tmp_path / "my_parts.py").write_text("import no_such_dependency\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         build_cfg("", ["IMPORTS", "['my_parts']"])
+
+
+def test_a_recipe_anywhere_builds_on_a_shipped_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("_BASE_: quickstart/usg_par_quickstart.yaml\nSOLVER: {MAX_ITER: 7}\n")
+    cfg = build_cfg(str(tmp_path / "mine.yaml"))
+    assert (
+        cfg.SOLVER.MAX_ITER == 7
+        and cfg.DATASETS.TRAIN == build_cfg("quickstart/usg_par_quickstart.yaml").DATASETS.TRAIN
+    )
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "usg_par_quickstart.yaml").write_text("SOLVER: {BASE_LR: 0.5}\n")
+    assert build_cfg(str(tmp_path / "mine.yaml")).SOLVER.BASE_LR == 0.5  # the file's own folder comes first
 
 
 def test_imports_of_a_file_from_elsewhere_need_consent(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from usg_psg.evaluation import GroundTruth, Prediction, SGDetMetrics
+from usg_psg.evaluation.report import format_main, format_summary
 
 from .samples import training_triplets_of
 
@@ -255,8 +256,30 @@ def test_wrong_label_is_no_hit_and_only_counts_class_agnostically():
     assert metrics["openpsg/R@20"] == metrics["single/R@20"] == 0.0
     assert metrics["oracle/pairs@20"] == 0.0
     assert metrics["oracle/pairs_any_class@20"] == 100.0
-    assert metrics["oracle/objects"] == 50.0
+    assert metrics["oracle/objects"] == 50.0 and metrics["oracle/objects_any_class"] == 100.0
     assert metrics["oracle/pairs@all"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "triplets", "shift", "cause"),
+    [
+        ([0, 1], [[0, 1, 2]], 0, None),
+        ([0, 1], [[0, 1, 2]], 10, "no predicted mask fits an annotated one"),
+        ([1, 0], [[0, 1, 2]], 0, "masks fit 100.0 % of the annotated ones, never with their class"),
+        ([0, 1], np.zeros((0, 3)), 0, "100.0 % of the objects are found, but no relation is predicted"),
+        ([0, 1], [[1, 0, 2]], 0, "100.0 % of the objects are found, but no related pair"),
+        ([0, 1], [[0, 1, 1]], 0, "100.0 % of the related pairs are found, but never their predicate"),
+    ],
+)
+def test_zero_recall_tells_where_the_way_to_a_hit_breaks_off(labels, triplets, shift, cause):
+    metrics = SGDetMetrics(P, is_thing=[True, True])
+    masks = np.roll(MASKS, shift // 2, axis=2)
+    metrics.update(gt_of((0, 1, 2)), Prediction(np.array(labels), np.array(triplets), masks))
+    results = metrics.compute()
+    line = f"single/R@100 is 0: {cause}"
+    for text in (format_main(results, "sgdet", "two"), format_summary(results)):
+        assert ("is 0:" in text) == (cause is not None)
+        assert cause is None or line in text
 
 
 def test_oracle_recall_counts_the_first_k_pairs_of_all_images_together():

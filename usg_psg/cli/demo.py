@@ -108,7 +108,8 @@ class Run:
             self.page.add(result.item, result.order)
         if result.error:
             self.failed += 1
-            tqdm.write(printable(f"{result.name}: left out: {result.error}"), file=sys.stderr)
+            error = result.error.removeprefix(f"{result.name}: ")
+            tqdm.write(printable(f"{result.name}: left out: {error}"), file=sys.stderr)
         elif result.earlier:
             self.earlier += 1
         else:

@@ -19,6 +19,7 @@ from usg_psg_cli import main
 
 from ..config import build_cfg
 from ..engine import Trainer, adapt_to_machine
+from ..utils.program import INTERRUPTED
 from .steps import shown
 
 RECIPE = "quickstart/usg_par_quickstart.yaml"
@@ -74,7 +75,8 @@ def _step(title: str, command: str, words: list[str]) -> int:
     print(f"\n=== {title}\n$ {shown(command, words)}", flush=True)
     start = time.monotonic()
     status = main([command, *words])
-    print(f"--- {time.monotonic() - start:.0f} s", flush=True)
+    hint = "; to go on: make quickstart QUICKSTART_ARGS=--resume" if status == INTERRUPTED else ""
+    print(f"--- {time.monotonic() - start:.0f} s{hint}", flush=True)
     return status
 
 

@@ -12,6 +12,7 @@ from ..data.psg_shapes import generate_psg_shapes
 def run(args: Namespace) -> None:
     """Draw the scenes."""
     total = args.num_train + args.num_val
+    tqdm.monitor_interval = 0  # no thread: the worker processes are forked
     with tqdm(total=total, unit="scene", smoothing=0.05) as bar:
         json_file = generate_psg_shapes(
             args.output,

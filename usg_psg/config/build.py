@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
 from ..utils.suggestions import did_you_mean
 from .defaults import add_usg_config
-from .files import merge_file, merge_overrides
+from .files import merge_file, merge_overrides, recipe_folders
 
 
 def get_config_file(name: str) -> str:
@@ -20,7 +21,7 @@ def get_config_file(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    roots = _recipe_folders()
+    roots = recipe_folders()
     for root in roots:
         if (root / name).is_file():
             return str(root / name)
@@ -31,12 +32,6 @@ def get_config_file(name: str) -> str:
     )
     near = did_you_mean(name.removeprefix("configs/"), known, limit=1)
     raise FileNotFoundError(f"there is no recipe {name!r} ({tried}){near}; shipped are {', '.join(known)}")
-
-
-def _recipe_folders() -> list[Path]:
-    """Where shipped recipes may lie: in the installed package, or beside it in the repository."""
-    package = Path(__file__).resolve().parents[1]
-    return [package / "configs", package.parent / "configs"]
 
 
 def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imports: bool = False) -> CfgNode:
@@ -56,7 +51,7 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imp
     cfg = get_cfg()
     add_usg_config(cfg)
     if config_file:
-        trusted = None if trust_imports else [Path.cwd().resolve(), *_recipe_folders()]
+        trusted = None if trust_imports else [Path.cwd().resolve(), *recipe_folders()]
         merge_file(cfg, Path(get_config_file(config_file)), trusted)
     merge_overrides(cfg, list(opts or []))
     _import_modules(cfg.IMPORTS)
@@ -64,10 +59,13 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imp
 
 
 def _import_modules(names: list[str]) -> None:
+    here = str(Path.cwd())
+    if names and here not in sys.path:
+        sys.path.append(here)  # recipes in it are trusted, so are their modules
     for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # a module that it needs is missing
-            raise ValueError(f"IMPORTS: there is no module {name!r}; set PYTHONPATH to its folder") from error
+            raise ValueError(f"IMPORTS: there is no module {name!r} in {here} or on PYTHONPATH") from error

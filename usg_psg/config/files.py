@@ -33,6 +33,8 @@ TYPE_NAMES = {
 def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) -> None:
     """Set the values of a YAML file, or of a checkpoint's config, and before them those of files that `_BASE_` names.
 
+    `_BASE_` is relative to the file's folder; where there is none, the name of a shipped recipe.
+
     Args:
         cfg: changed.
         path: of the file.
@@ -54,6 +56,12 @@ def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) 
         problems += _merge(cfg, known, _flatten(content, known), str(file))
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def recipe_folders() -> list[Path]:
+    """Where shipped recipes may lie: in the installed package, or beside it in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    return [package / "configs", package.parent / "configs"]
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -122,6 +130,8 @@ def _collect(path: Path, below: tuple[Path, ...], found: dict[Path, dict]) -> No
         if not isinstance(name, str):
             raise ValueError(f"{path}, {BASE_KEY}: expected the path of a file, got {name!r}")
         base = (path.parent / Path(name).expanduser()).resolve()
+        if not base.is_file():
+            base = next(filter(Path.is_file, (root / name for root in recipe_folders())), base)
         if not base.is_file():
             raise FileNotFoundError(f"{path}, {BASE_KEY}: there is no file {base}")
         _collect(base, (*below, path), found)

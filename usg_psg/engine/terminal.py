@@ -139,6 +139,9 @@ def training_summary(trainer: Any, recipe: str, test_images: Mapping[str, int]) 
     if images:
         steps += f", {last * batch / images:.1f} epochs"
     start = f"the weights of {cfg.MODEL.WEIGHTS}" if cfg.MODEL.WEIGHTS else "new weights"
+    backbone = {"TimmBackbone": cfg.MODEL.TIMM, "OpenCLIPConvNeXt": cfg.MODEL.CLIP}.get(cfg.MODEL.BACKBONE.NAME)
+    if backbone and backbone.PRETRAINED:
+        start += f"; backbone {backbone.NAME}, {backbone.PRETRAINED}"
     if first:
         start = f"{trainer.checkpointer.get_checkpoint_file()}, after step {first:,}"
     period = cfg.TEST.EVAL_PERIOD

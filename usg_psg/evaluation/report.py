@@ -86,7 +86,30 @@ def format_summary(results: SGDetResults) -> str:
             lines.append(f"{name}: " + ", ".join(values))
     if any(key.startswith(f"{BASELINE}/") for key in results.metrics):
         lines += ["frequency baseline, the same objects:", _protocol_table(results, f"{BASELINE}/")]
-    return "\n".join(lines)
+    return "\n".join(lines + zero_recall(results))
+
+
+def zero_recall(results: SGDetResults) -> list[str]:
+    """A line that says where the way to a hit breaks off, if the first protocol counts none; else no line."""
+    metrics, protocol, k = results.metrics, PROTOCOLS[0].name, max(result_ks(results))
+    if metrics[f"{protocol}/R@{k}"] != 0:  # NaN without annotated triplets
+        return []
+    objects, any_class, pairs = (
+        metrics["oracle/objects"],
+        metrics["oracle/objects_any_class"],
+        metrics[f"{protocol}/PR@{k}"],
+    )
+    if not any_class:
+        cause = "no predicted mask fits an annotated one: is the model trained, are images and sizes the same?"
+    elif not objects:
+        cause = f"masks fit {any_class:.1f} % of the annotated ones, never with their class: have classes one order?"
+    elif not results.counts["predicted_triplets"]:
+        cause = f"{objects:.1f} % of the objects are found, but no relation is predicted"
+    elif not pairs:
+        cause = f"{objects:.1f} % of the objects are found, but no related pair: do subject and object count from 0?"
+    else:
+        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate: do predicates count from 0?"
+    return [f"{protocol}/R@{k} is 0: {cause}"]
 
 
 def _novel_line(results: SGDetResults, part: str) -> str:
@@ -115,7 +138,8 @@ def format_main(results: SGDetResults, task: str, dataset_name: str) -> str:
     title = f"{task} on {dataset_name}, {results.counts['images']:,} images"
     if results.panoptic:
         title += f"; PQ {results.panoptic['PQ']:.2f}"
-    return f"{title}\n{tabulate(rows, headers=['protocol', *names], floatfmt='.2f', tablefmt='pipe')}"
+    table = tabulate(rows, headers=["protocol", *names], floatfmt=".2f", tablefmt="pipe")
+    return "\n".join([title, table, *zero_recall(results)])
 
 
 def format_predicates(results: SGDetResults, predicate_classes: Sequence[str], k: int = 50) -> str:

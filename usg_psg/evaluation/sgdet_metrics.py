@@ -104,7 +104,7 @@ class SGDetMetrics:
         # By suffix of the keys: of all images, and of those with relations.
         self.panoptic = {} if is_thing is None else {x: PanopticQuality(is_thing) for x in ("", "_rel")}
         self.oracle = {name: RecallTable(self.proposal_ks) for name in ("pairs", "pairs_any_class")}
-        self.found_objects = np.zeros(2, dtype=np.int64)  # found, annotated
+        self.found_objects = np.zeros(3, dtype=np.int64)  # found, found whatever the class, annotated
         self.possible_pairs = np.zeros(2, dtype=np.int64)  # both ends found, annotated
         self.confusion = np.zeros((num_predicates, num_predicates + 1), dtype=np.int64)
         self.counts = dict.fromkeys(
@@ -236,13 +236,13 @@ class SGDetMetrics:
         np.add.at(self.confusion, (annotated[:, 2], predicted), 1)
 
     def _add_oracle(self, match: ImageMatch) -> None:
+        any_class = match_any(match.overlap.iou(), None, None)
         found, annotated = np.any(match.masks, axis=0), match.gt.unique_pairs
-        self.found_objects += (found.sum(), len(found))
+        self.found_objects += (found.sum(), np.any(any_class, axis=0).sum(), len(found))
         subject, object_ = annotated.T
         self.possible_pairs += ((found[subject] & found[object_]).sum(), len(annotated))
         pairs = match.prediction.pairs
         if pairs is not None:
-            any_class = match_any(match.overlap.iou(), None, None)
             for name, matched in (("pairs", match.masks), ("pairs_any_class", any_class)):
                 self.oracle[name].add(first_ranks(pair_hits(pairs, matched, annotated)))
 
@@ -262,8 +262,11 @@ class SGDetMetrics:
             if self.counts["images_with_proposals"]:
                 for k, value in zip(table.ks, table.pooled()[:, 0], strict=True):
                     metrics[f"oracle/{name}@{k}"] = 100.0 * float(value)
-        for name, (found, total) in (("objects", self.found_objects), ("pairs@all", self.possible_pairs)):
-            metrics[f"oracle/{name}"] = 100.0 * float(found) / float(total) if total else float("nan")
+        found, fitting, annotated = self.found_objects.tolist()
+        pairs, annotated_pairs = self.possible_pairs.tolist()
+        shares = {"objects": (found, annotated), "objects_any_class": (fitting, annotated)}
+        for name, (part, total) in (shares | {"pairs@all": (pairs, annotated_pairs)}).items():
+            metrics[f"oracle/{name}"] = 100.0 * part / total if total else float("nan")
         counts = dict(self.counts)
         if "zR" in self.protocols["openpsg_strict"].tables:
             counts["gt_zero_shot_triplets"] = int(self.protocols["openpsg_strict"].tables["zR"].num_triplets()[0])

@@ -32,6 +32,7 @@ def test_counts(tmp_path):
     assert test["images"] == 1 and test["predicates"] == train["predicates"]
     rows = {row[0]: row[1:] for row in format_statistics(statistics)}
     assert rows["relations"] == [4, 4] and rows["kinds of triplets"] == [4, 4]
+    assert format_statistics(statistics)[-4:] == [["on", 1, 1], ["beside", 1, 1], ["over", 1, 1], ["holding", 1, 1]]
     axes = predicate_figure(statistics).axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["on", "beside", "over", "holding"]
     assert [bar.get_height() for bar in axes.containers[0]] == [1, 1, 1, 1]

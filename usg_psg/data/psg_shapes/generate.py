@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -268,9 +269,16 @@ def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator
     if num_workers == 0:
         yield from map(work, jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // (4 * num_workers))))
+    # Forked processes need no imports of their own, which take longer than the scenes of the quickstart.
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
+        # Ctrl-C waits for the chunks that are being drawn.
+        yield from pool.map(work, jobs, chunksize=max(1, min(4, len(jobs) // (4 * num_workers))))
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    cv2.setNumThreads(1)
 
 
 def _scene_rng(seed: int, split: str, index: int) -> np.random.Generator:

@@ -108,7 +108,7 @@ def _percentiles(values: list) -> str:
 
 
 def format_statistics(statistics: dict) -> list[list]:
-    """Rows of a table: a name, then its number in each split."""
+    """Rows of a table: a name, then its number in each split; at the end the predicates in use, most frequent first."""
     splits = statistics["splits"]
     first = next(iter(splits.values()))
     rows = [[key, *(s[key] for s in splits.values())] for key, value in first.items() if not isinstance(value, dict)]
@@ -116,16 +116,22 @@ def format_statistics(statistics: dict) -> list[list]:
         rows.append([title, *(sum(n > 0 for n in s[key].values()) for s in splits.values())])
     for key, title in (("category_pairs", "kinds of pairs"), ("triplets", "kinds of triplets")):
         rows.append([title, *(len(s[key]) for s in splits.values())])
+    total = _predicate_totals(statistics)
+    rows += [[p, *(s["predicates"][p] for s in splits.values())] for p, n in total.most_common() if n]
     return rows
+
+
+def _predicate_totals(statistics: dict) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for split in statistics["splits"].values():
+        total.update(split["predicates"])
+    return total
 
 
 def predicate_figure(statistics: dict) -> Figure:
     """How often each predicate occurs in each split, most frequent first, on a logarithmic axis."""
     splits = statistics["splits"]
-    total: Counter[str] = Counter()
-    for split in splits.values():
-        total.update(split["predicates"])
-    names = [name for name, _ in total.most_common()]
+    names = [name for name, _ in _predicate_totals(statistics).most_common()]
     figure = Figure(figsize=(max(4, 0.24 * len(names) + 1), 4))
     axes = figure.subplots()
     width = 0.8 / len(splits)
