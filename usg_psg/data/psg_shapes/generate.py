@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -268,7 +269,8 @@ def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator
     if num_workers == 0:
         yield from map(work, jobs)
         return
-    context = multiprocessing.get_context("spawn")
+    # A spawned process first imports all of the package; elsewhere forked ones may crash in system libraries.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // (4 * num_workers))))
 
