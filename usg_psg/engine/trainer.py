@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.checks import check_one_vocabulary, value_problems
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
+from ..data.batch import Batch
 from ..data.register_psg import get_vocabulary
 from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
@@ -219,7 +220,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Images of a data set, one at a time, in order."""
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=PSGDatasetMapper(cfg, is_train=False))
+        mapper = PSGDatasetMapper(cfg, is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper, collate_fn=Batch)
         return CountedBatches(loader, dataset_name)
 
     @classmethod
