@@ -227,16 +227,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """`SGDetEvaluator` writing to OUTPUT_DIR/inference."""
-        baseline = cfg.TEST.USG.FREQUENCY_BASELINE
+        test = cfg.TEST.USG
         return SGDetEvaluator(
             dataset_name,
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             task=cfg.TEST.TASK,
-            training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
+            training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if test.FREQUENCY_BASELINE else None,
             novel=novel_names(cfg.DATASETS.TRAIN, dataset_name),
-            export=cfg.TEST.USG.EXPORT,
-            keep_worst=cfg.TEST.USG.PICTURES,
-            draw=partial(_draw_evaluation, plots=cfg.TEST.USG.PLOTS),
+            export=test.EXPORT,
+            keep_worst=test.PICTURES,
+            draw=partial(_draw_evaluation, plots=test.PLOTS) if test.PLOTS or test.PICTURES else None,
         )
 
     @classmethod
