@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .utils.files import write_whole
 from .utils.unique_keys import UniqueKeyLoader, json_object
-from .utils.weights_file import SUFFIXES, read_plain
+from .utils.weights_file import SUFFIXES, read_records
 
 NAME_KEYS = ("thing_classes", "stuff_classes", "predicate_classes")
 TEMPLATE_KEYS = ("object_templates", "predicate_templates")
@@ -218,7 +218,7 @@ def _read_record(path: Path) -> object:
         raise FileNotFoundError(f"there is no vocabulary file {path}")
     try:
         if path.suffix != ".safetensors":
-            content = read_plain(path, mmap=True)
+            content = read_records(path)
             return content.get(VOCABULARY_KEY) if isinstance(content, dict) else None
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(VOCABULARY_KEY, "null"))

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 
 from ..utils.suggestions import did_you_mean
 from ..utils.unique_keys import UniqueKeyLoader
-from ..utils.weights_file import SUFFIXES, read_plain
+from ..utils.weights_file import SUFFIXES, read_records
 
 CONFIG_KEY = "config"  # of a checkpoint, which holds the config of its run as text
 BASE_KEY = "_BASE_"
@@ -152,7 +152,7 @@ def _read_yaml(path: Path) -> dict:
 
 def _text_of_checkpoint(path: Path) -> str:
     try:
-        content = read_plain(path, mmap=True)
+        content = read_records(path)
     except Exception as error:  # of damaged files, those of several libraries
         raise ValueError(str(error).partition(". ")[0]) from error
     text = content.get(CONFIG_KEY) if isinstance(content, dict) else None

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..training_counts import TrainingCounts, predicate_repeat_factors
 from ..utils.allowed import one_of
 from ..utils.worker_pool import exit_text
+from .batch import Batch
 from .psg_mapper import PSGDatasetMapper
 from .register_psg import bad_record_policy, get_vocabulary
 from .validation.skipped_samples import SkippedSamples
@@ -166,24 +167,6 @@ class MappedSamples(Dataset):
         if (skipped := getattr(self.mapper, "skipped_samples", None)) is not None:
             batch.skipped = skipped.take_new()
         return batch
-
-
-class Batch(list):
-    """A list of samples that a loader's pinning thread can pin.
-
-    Attributes:
-        skipped: entries of `SkippedSamples`.
-    """
-
-    skipped: Sequence[tuple[str, str, str]] = ()
-
-    def pin_memory(self) -> Batch:
-        """Move images and masks to page-locked memory, which copies to a GPU without waiting."""
-        for sample in self:
-            sample["image"] = sample["image"].pin_memory()
-            if "instances" in sample and hasattr(sample["instances"].gt_masks, "pin_memory"):
-                sample["instances"].gt_masks = sample["instances"].gt_masks.pin_memory()
-        return self
 
 
 PARENT_CHECK = 2.0  # seconds

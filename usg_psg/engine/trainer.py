@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.checks import check_one_vocabulary, value_problems
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
+from ..data.batch import Batch
 from ..data.register_psg import get_vocabulary
 from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
@@ -219,22 +220,23 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Images of a data set, one at a time, in order."""
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=PSGDatasetMapper(cfg, is_train=False))
+        mapper = PSGDatasetMapper(cfg, is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper, collate_fn=Batch)
         return CountedBatches(loader, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """`SGDetEvaluator` writing to OUTPUT_DIR/inference."""
-        baseline = cfg.TEST.USG.FREQUENCY_BASELINE
+        test = cfg.TEST.USG
         return SGDetEvaluator(
             dataset_name,
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             task=cfg.TEST.TASK,
-            training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if baseline else None,
+            training=training_relations(cfg.DATASETS.TRAIN, dataset_name) if test.FREQUENCY_BASELINE else None,
             novel=novel_names(cfg.DATASETS.TRAIN, dataset_name),
-            export=cfg.TEST.USG.EXPORT,
-            keep_worst=cfg.TEST.USG.PICTURES,
-            draw=partial(_draw_evaluation, plots=cfg.TEST.USG.PLOTS),
+            export=test.EXPORT,
+            keep_worst=test.PICTURES,
+            draw=partial(_draw_evaluation, plots=test.PLOTS) if test.PLOTS or test.PICTURES else None,
         )
 
     @classmethod

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,17 @@ def read_plain(filename: str | Path, mmap: bool = False) -> Any:
     return torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(filename))
 
 
+def read_records(filename: str | Path) -> Any:
+    """What `read_plain` reads, with the tensors left in the file; kept for the next call, so not to be changed."""
+    state = os.stat(filename)
+    return _read_records(str(filename), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_records(filename: str, *_identity: int) -> Any:
+    return read_plain(filename, mmap=True)
+
+
 def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     """The first name whose tensor has NaN or infinity, None if there is none."""
     for name, value in weights.items():
@@ -44,7 +57,7 @@ def weight_names(filename: str | Path) -> list[str]:
     if str(filename).endswith(".safetensors"):
         with safe_open(filename, framework="pt") as file:
             return list(file.keys())
-    content = read_plain(filename, mmap=True)
+    content = read_records(filename)
     return list(content.get("model", content))
 
 

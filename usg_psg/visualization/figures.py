@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import IO, Any
 
 import matplotlib
@@ -53,7 +54,7 @@ def to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> Text:
+def write(axes: Axes | Figure, x: float, y: float, text: str, size: float, **style: Any) -> Text:
     """Write text as it stands, in a font size in pixels; style as of matplotlib's `Axes.text`."""
     style = {"fontsize": size * POINT, "fontfamily": FONT, "parse_math": False, "va": "center_baseline", **style}
     return axes.text(x, y, text, **style)
@@ -66,8 +67,10 @@ def add_box(axes: Axes, box: Sequence[float], radius: float, **look: Any) -> Non
     axes.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle=style, **look))
 
 
+@lru_cache(maxsize=4096)
 def text_size(text: str, pixels: float) -> tuple[float, float]:
     """Width and height in pixels of text, lines included, in a font size in pixels."""
-    _, axes = drawing(10, 10)
-    extent = write(axes, 0, 0, text, pixels, va="baseline").get_window_extent()
+    figure = Drawing(figsize=(1, 1), dpi=DPI)
+    FigureCanvasAgg(figure)
+    extent = write(figure, 0, 0, text, pixels, va="baseline").get_window_extent()
     return extent.width, extent.height

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -269,8 +270,8 @@ def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator
     if num_workers == 0:
         yield from map(work, jobs)
         return
-    # Forked processes need no imports of their own, which take longer than the scenes of the quickstart.
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+    # A spawned process first imports all of the package; elsewhere forked ones may crash in system libraries.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
         # Ctrl-C waits for the chunks that are being drawn.
         yield from pool.map(work, jobs, chunksize=max(1, min(4, len(jobs) // (4 * num_workers))))

@@ -208,7 +208,7 @@ def _place(
         x, zone = rng.uniform(0.02, 0.98) * width, rng.uniform(*kind.zone)
         horizon = background.horizon
         y = zone * horizon if zone <= 1 else horizon + (zone - 1) * (height - horizon)
-        nearness = np.clip((y - horizon) / (height - horizon), 0, 1)
+        nearness = min(max((y - horizon) / (height - horizon), 0.0), 1.0)
         size = person * closeness * height * (preset.far + (1 - preset.far) * nearness)
         if kind.ground is not None and not _stands(background, x, y, 0.12 * size, kind.ground):
             continue

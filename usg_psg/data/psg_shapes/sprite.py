@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 Color = tuple[float, float, float]  # RGB, 0 to 255
 Point = tuple[float, float]
+Points = Sequence[Point] | np.ndarray  # (n, 2)
 
 _SUBPIXEL_BITS = 4
 _MARGIN = 3
 _OUTLINE_TONE = 0.45
+_PIVOT = np.array([0.5, 1.0])
 
 
 def tone(color: Color, factor: float) -> Color:
@@ -92,25 +95,25 @@ class Brush:
         w, h = high - low
         self._unit = float(np.sqrt(abs(width * height)))
         self._outline = max(1, round(outline))
-        self.color = np.zeros((h, w, 3), dtype=np.float32)
+        self._color = np.zeros((3, h, w), dtype=np.float32)  # NumPy is slow where the last axis is short
         self.alpha = np.zeros((h, w), dtype=np.float32)
 
-    def _to_pixels(self, points: Sequence[Point]) -> np.ndarray:
-        return (np.asarray(points, dtype=float) - (0.5, 1.0)) @ self._matrix.T + self._pivot
+    def _to_pixels(self, points: Points) -> np.ndarray:
+        return (np.asarray(points, dtype=float) - _PIVOT) @ self._matrix.T + self._pivot
 
-    def _fixed(self, points: Sequence[Point]) -> np.ndarray:
+    def _fixed(self, points: Points) -> np.ndarray:
         local = self._to_pixels(points) - self._origin
         return np.round(local * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def _lay(self, cover: np.ndarray, color: Color) -> None:
         x, y, w, h = cv2.boundingRect(cover)  # most strokes are much smaller than the sprite
-        window = np.s_[y : y + h, x : x + w]
-        cover = cover[window].astype(np.float32) / 255
-        painted, alpha = self.color[window], self.alpha[window]
-        painted += cover[..., None] * (np.asarray(color, dtype=np.float32) - painted)
+        rows, columns = slice(y, y + h), slice(x, x + w)
+        cover = cover[rows, columns].astype(np.float32) / 255
+        painted, alpha = self._color[:, rows, columns], self.alpha[rows, columns]
+        painted += cover * (np.array(color, dtype=np.float32)[:, None, None] - painted)
         np.maximum(alpha, cover, out=alpha)
 
-    def polygon(self, points: Sequence[Point], color: Color, *, outline: bool = True) -> None:
+    def polygon(self, points: Points, color: Color, *, outline: bool = True) -> None:
         """A filled polygon; its outline is a darker shade of the colour."""
         fixed = self._fixed(points)
         if outline:
@@ -125,15 +128,13 @@ class Brush:
         self, center: Point, radii: Point, color: Color, *, outline: bool = True, arc: Point = (0, 360)
     ) -> None:
         """A filled ellipse or, between two angles in degrees (0 is right, 90 is down), a segment of it."""
-        angles = np.radians(np.linspace(*arc, 33))
-        points = [(center[0] + radii[0] * np.cos(t), center[1] + radii[1] * np.sin(t)) for t in angles]
-        self.polygon(points, color, outline=outline)
+        self.polygon(np.array(center) + np.array(radii) * _unit_arc(*arc), color, outline=outline)
 
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, color: Color, *, outline: bool = True) -> None:
         """An upright rectangle in unit coordinates."""
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, outline=outline)
 
-    def line(self, points: Sequence[Point], width: float, color: Color, *, outline: bool = True) -> None:
+    def line(self, points: Points, width: float, color: Color, *, outline: bool = True) -> None:
         """A stroke; width relative to the square root of the box's area."""
         fixed = self._fixed(points)
         pixels = max(1, round(width * self._unit))
@@ -148,8 +149,17 @@ class Brush:
     def finish(self) -> Sprite:
         """The sprite, shaded as lit from the upper left."""
         h, w = self.alpha.shape
-        down = np.linspace(0, 1, h, dtype=np.float32)[:, None]
-        right = np.linspace(0, 1, w, dtype=np.float32)[None]
-        light = 1.16 - 0.26 * down - 0.08 * right
-        color = np.clip(self.color * light[..., None], 0, 255)
-        return Sprite(int(self._origin[0]), int(self._origin[1]), color, self.alpha)
+        light = 1.16 - 0.26 * _ramp(h)[:, None] - 0.08 * _ramp(w)
+        color = np.clip(self._color * light, 0, 255).transpose(1, 2, 0)
+        return Sprite(int(self._origin[0]), int(self._origin[1]), np.ascontiguousarray(color), self.alpha)
+
+
+@lru_cache(maxsize=1024)
+def _ramp(length: int) -> np.ndarray:
+    return np.linspace(0, 1, length, dtype=np.float32)
+
+
+@lru_cache(maxsize=256)
+def _unit_arc(begin: float, end: float) -> np.ndarray:
+    """(33, 2) points of the unit circle between two angles in degrees."""
+    return np.array([(np.cos(t), np.sin(t)) for t in np.radians(np.linspace(begin, end, 33))])
