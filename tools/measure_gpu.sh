@@ -32,7 +32,7 @@ build() {
     TORCH_CUDA_ARCH_LIST=$arch python3 -m pip install --no-build-isolation --no-deps ${BUILD_ARGS:-} ./mask2former_ops
 }
 scenes() {
-    python3 tools/make_synthetic_psg.py --output "$scenes/full/psg_shapes" --preset hard --num-train "${FULL_SCENES:-512}" \
+    python3 tools/make_synthetic_psg.py --output "$scenes/full/psg_shapes" --preset psg --num-train "${FULL_SCENES:-512}" \
         --num-val 1 --size 640 &&
         python3 tools/make_synthetic_psg.py --output "$scenes/small/psg_shapes" --preset easy \
             --num-train "${SMALL_SCENES:-20000}" --num-val "${VAL_SCENES:-1000}" --size 512

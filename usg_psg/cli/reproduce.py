@@ -190,8 +190,8 @@ def collect(args: Namespace, journal: Journal) -> dict[str, Any]:
         "dataset": TEST,
         "notes": [
             f"Recipe: {recipe}; overrides: {' '.join(args.opts) or 'none'}.",
-            "Trained on PSG's images outside its test split, from FC-CLIP's COCO weights. Those have seen the masks, not "
-            "the relations, of PSG's test images in COCO's train2017.",
+            "Trained on PSG's images outside its test split, from FC-CLIP's COCO weights. Those have seen the masks, "
+            "not the relations, of PSG's test images in COCO's train2017.",
             *(f"{name}: {what}." for name, (what, _, _) in EVALUATIONS.items()),
         ],
         "recipe": recipe,
