@@ -226,7 +226,8 @@ def pair_relation(a: Thing, b: Thing) -> tuple[Thing, Thing, str] | None:
 def _compose(background: Background, things: list[Thing]) -> Scene:
     """Paint the things from back to front and read off segments and relations."""
     picture, names = background.picture, [thing.name for thing in things] + background.names
-    position: dict[Thing | str, int] = {each: i for i, each in enumerate([*things, *background.names])}
+    position: dict[Thing | str, int] = {thing: i for i, thing in enumerate(things)}
+    position.update({name: len(things) + i for i, name in enumerate(background.names)})
     segments = background.labels.astype(np.int32) + len(things) + 1
     for thing in sorted(things, key=lambda t: t.foot[1]):
         thing.sprite.paint_on(picture)
