@@ -157,7 +157,7 @@ def _place(
         x, zone = rng.uniform(0.02, 0.98) * width, rng.uniform(*kind.zone)
         horizon = background.horizon
         y = zone * horizon if zone <= 1 else horizon + (zone - 1) * (height - horizon)
-        nearness = np.clip((y - horizon) / (height - horizon), 0, 1)
+        nearness = min(max((y - horizon) / (height - horizon), 0.0), 1.0)
         size = person * height * (_FAR + (1 - _FAR) * nearness)
         if kind.ground and not _stands(background, x, y, 0.12 * size, kind.ground):
             continue
