@@ -272,11 +272,13 @@ def test_demo_needs_a_model_alone(saved, tmp_path):
     assert (tmp_path / "out" / "a.json").is_file()
 
 
-@pytest.mark.parametrize("content, message", [("{broken", "not JSON"), ("[1]", "expected metrics by name, got list")])
+@pytest.mark.parametrize(
+    "content, message", [("{broken", "not a complete JSON file"), ("[1]", "expected metrics by name, got list")]
+)
 def test_results_that_are_none_are_named(tmp_path, capsys, content, message):
     path = tmp_path / "results.json"
     path.write_text(content)
     words = ["push", "--weights", "nowhere.pth", "--output", str(tmp_path / "model"), "--results", str(path)]
     assert exit_status(main, words) != 0
-    assert f"--results {path}: {message}" in capsys.readouterr().err
+    assert f"{path}: {message}" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()

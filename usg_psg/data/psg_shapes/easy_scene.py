@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...masks import mask_box
 from .looks import LOOKS, draw_look
-from .scene import Background, Scene, mask_box, meeting
+from .scene import Background, Scene, meeting
 from .sprite import Sprite
 from .stuff import below, mark_lane, paint_stuff, wavy
 

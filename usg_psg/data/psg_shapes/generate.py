@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...masks import mask_box
 from ...utils.files import write_json
 from ...vocabulary import Vocabulary
 from ..panoptic import encode_panoptic
@@ -28,7 +29,7 @@ from ..psg_categories import PSG_VOCABULARY
 from ..validation.records import MAX_SEGMENT_ID
 from .easy_scene import NAMES, make_easy_scene
 from .psg_scene import PSGScene, make_psg_scene
-from .scene import Scene, mask_box
+from .scene import Scene
 
 logger = logging.getLogger(__name__)
 

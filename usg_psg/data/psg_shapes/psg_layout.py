@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...masks import mask_box
 from .actions import EVENTS, Event, hand
 from .figures import FIGURE_LOOKS
 from .frequencies import EVENT_BOOST, PSG_PREDICATE_COUNTS, PSG_RELATIONS_PER_IMAGE
 from .looks import LOOKS, Look, draw_look
 from .places import LAND, PLACES
-from .scene import Background, mask_box
+from .scene import Background
 from .singles import LADEN, SINGLES, TABLE_CHANCE, TABLETOPS, Single
 from .sprite import Sprite
 from .stuff import draw_fence

@@ -56,12 +56,6 @@ class Scene:
     relations: list[tuple[int, int, str]]
 
 
-def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a non-empty mask, ends exclusive."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def meeting(segments: np.ndarray, count: int) -> np.ndarray:
     """(count, count) bool: whether pixels of two segments lie side by side; segments are position + 1."""
     meets = np.zeros((count, count), dtype=bool)
