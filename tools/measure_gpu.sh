@@ -40,7 +40,7 @@ scenes() {
 ops() {
     python3 -m pytest --noconftest -q -rf tests/ops &&
         python3 -m pytest -q -rf tests/modeling/test_cuda_graphs.py tests/modeling/test_parts.py
-    python3 -m usg_psg_cli benchmark ops
+    python3 tools/benchmark.py ops
 }
 sanitize() {
     for tool in memcheck racecheck; do
@@ -51,24 +51,24 @@ sanitize() {
 train() {
     for mode in $modes; do
         echo "MODEL.USG.COMPILE $mode"
-        with_opts python3 -m usg_psg_cli benchmark train --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
+        with_opts python3 tools/benchmark.py train --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
             --iterations $steps $([ "$mode" = none ] && echo --profile "$out/kernels.txt") \
             --opts MODEL.USG.COMPILE $mode || return
     done
 }
 inference() {
-    with_opts python3 -m usg_psg_cli benchmark inference --config-file $full --opts &&
+    with_opts python3 tools/benchmark.py inference --config-file $full --opts &&
         for mode in $modes; do
-            with_opts python3 -m usg_psg_cli benchmark inference --config-file $full \
+            with_opts python3 tools/benchmark.py inference --config-file $full \
                 --opts TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE $mode || return
         done
 }
 amp() {
-    with_opts python3 -m usg_psg_cli benchmark amp --config-file $full --iterations ${AMP_STEPS:-200} --data "$scenes/full" \
+    with_opts python3 tools/benchmark.py amp --config-file $full --iterations ${AMP_STEPS:-200} --data "$scenes/full" \
         --opts SOLVER.IMS_PER_BATCH 8
 }
 amp_long() {
-    with_opts python3 -m usg_psg_cli benchmark amp --config-file $small --iterations ${AMP_LONG_STEPS:-5000} --runs bf16 fp16 \
+    with_opts python3 tools/benchmark.py amp --config-file $small --iterations ${AMP_LONG_STEPS:-5000} --runs bf16 fp16 \
         --data "$scenes/small" --opts SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER ${AMP_LONG_STEPS:-5000}
 }
 scaling() {
@@ -78,7 +78,7 @@ scaling() {
     for mode in $modes; do
         echo "MODEL.USG.COMPILE $mode"
         # shellcheck disable=SC2086
-        NUM_WORKERS=$((workers / gpus)) with_opts python3 -m usg_psg_cli benchmark train --config-file $full \
+        NUM_WORKERS=$((workers / gpus)) with_opts python3 tools/benchmark.py train --config-file $full \
             --batch-size ${BATCH:-16} --num-gpus $counts --data "$scenes/full" --iterations $steps --opts \
             MODEL.USG.COMPILE $mode || return
     done

@@ -10,8 +10,8 @@ PARTS = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "rela
 
 
 def benchmark(*command: str):
-    """`usg-psg benchmark ...` in a process of its own."""
-    return run("-m", "usg_psg_cli", "benchmark", *command)
+    """tools/benchmark.py in a process of its own."""
+    return run("tools/benchmark.py", *command)
 
 
 def table(*command: str) -> dict[str, list[float]]:
