@@ -32,7 +32,7 @@ build() {
     TORCH_CUDA_ARCH_LIST=$arch python3 -m pip install --no-build-isolation --no-deps ${BUILD_ARGS:-} ./mask2former_ops
 }
 scenes() {
-    python3 tools/make_synthetic_psg.py --output "$scenes/full/psg_shapes" --preset hard --num-train "${FULL_SCENES:-512}" \
+    python3 tools/make_synthetic_psg.py --output "$scenes/full/psg_shapes" --preset psg --num-train "${FULL_SCENES:-512}" \
         --num-val 1 --size 640 &&
         python3 tools/make_synthetic_psg.py --output "$scenes/small/psg_shapes" --preset easy \
             --num-train "${SMALL_SCENES:-20000}" --num-val "${VAL_SCENES:-1000}" --size 512
@@ -40,7 +40,7 @@ scenes() {
 ops() {
     python3 -m pytest --noconftest -q -rf tests/ops &&
         python3 -m pytest -q -rf tests/modeling/test_cuda_graphs.py tests/modeling/test_parts.py
-    python3 tools/benchmark_ops.py
+    python3 tools/benchmark.py ops
 }
 sanitize() {
     for tool in memcheck racecheck; do
@@ -51,24 +51,24 @@ sanitize() {
 train() {
     for mode in $modes; do
         echo "MODEL.USG.COMPILE $mode"
-        with_opts python3 tools/benchmark_train.py --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
+        with_opts python3 tools/benchmark.py train --config-file $full --batch-size ${BATCH:-16} --data "$scenes/full" \
             --iterations $steps $([ "$mode" = none ] && echo --profile "$out/kernels.txt") \
             --opts MODEL.USG.COMPILE $mode || return
     done
 }
 inference() {
-    with_opts python3 tools/benchmark_inference.py --config-file $full --opts &&
+    with_opts python3 tools/benchmark.py inference --config-file $full --opts &&
         for mode in $modes; do
-            with_opts python3 tools/benchmark_inference.py --config-file $full \
+            with_opts python3 tools/benchmark.py inference --config-file $full \
                 --opts TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE $mode || return
         done
 }
 amp() {
-    with_opts python3 tools/benchmark_amp.py --config-file $full --iterations ${AMP_STEPS:-200} --data "$scenes/full" \
+    with_opts python3 tools/benchmark.py amp --config-file $full --iterations ${AMP_STEPS:-200} --data "$scenes/full" \
         --opts SOLVER.IMS_PER_BATCH 8
 }
 amp_long() {
-    with_opts python3 tools/benchmark_amp.py --config-file $small --iterations ${AMP_LONG_STEPS:-5000} --runs bf16 fp16 \
+    with_opts python3 tools/benchmark.py amp --config-file $small --iterations ${AMP_LONG_STEPS:-5000} --runs bf16 fp16 \
         --data "$scenes/small" --opts SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER ${AMP_LONG_STEPS:-5000}
 }
 scaling() {
@@ -78,7 +78,7 @@ scaling() {
     for mode in $modes; do
         echo "MODEL.USG.COMPILE $mode"
         # shellcheck disable=SC2086
-        NUM_WORKERS=$((workers / gpus)) with_opts python3 tools/benchmark_train.py --config-file $full \
+        NUM_WORKERS=$((workers / gpus)) with_opts python3 tools/benchmark.py train --config-file $full \
             --batch-size ${BATCH:-16} --num-gpus $counts --data "$scenes/full" --iterations $steps --opts \
             MODEL.USG.COMPILE $mode || return
     done

@@ -97,6 +97,12 @@ def stack_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarra
     return label_map
 
 
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of a mask (H, W) that is not empty, ends exclusive."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def runs(*arrays: np.ndarray, at_most: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths of the runs in which arrays (n,) all stay as they are; at_most cuts them at its multiples.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save
+from tabulate import tabulate
 
 from .config import add_usg_config, build_cfg
 from .config.files import merge_overrides
@@ -102,7 +104,7 @@ def save_model(
         vocabulary: with embeddings.
         records: further entries of a checkpoint: `frozen_backbone` if the backbone is left out, `trained_on`, ...
         results: metrics by name, nested or not, for the card, and "dataset", on which they were measured; a results
-            JSON has both.
+            JSON has both. "notes" are further lines of the card.
 
     Returns:
         the folder.
@@ -161,14 +163,15 @@ def model_card(
     data = (records.get("trained_on") or {}).get("data", {})
     generated = bool(data) and set(data.values()) == {"generated"}
     tested = str(results.get("dataset", "not recorded"))
-    metrics = [(name, value) for name, value in _flat(results) if isinstance(value, float) and SHOWN.search(name)]
+    metrics = {name: value for name, value in _flat(results) if isinstance(value, float) and SHOWN.search(name)}
     header = ModelCardData(
         library_name="usg_psg",
         pipeline_tag="image-segmentation",
         tags=["panoptic-scene-graph", "scene-graph-generation"],
         datasets=None,
         model_name="USG-Par" if metrics else None,
-        eval_results=[EvalResult("image-segmentation", tested, tested, name, value) for name, value in metrics] or None,
+        eval_results=[EvalResult("image-segmentation", tested, tested, name, value) for name, value in metrics.items()]
+        or None,
     )
     keys = backbone_keys(cfg)
     backbone = f"{cfg.MODEL.BACKBONE.NAME}, {keys.NAME}, started from {keys.PRETRAINED or 'random weights'}"
@@ -188,13 +191,24 @@ def model_card(
         f"- Names: {counts}, {len(vocabulary.predicate_classes)} predicates, with their text embeddings.",
         f"- Training data: {', '.join(data) or 'not recorded'}"
         + (": generated drawings alone, so do not expect it to understand photographs." if generated else "."),
+        *(f"- {note}" for note in results.get("notes", ())),
         "",
         "## Results",
         "",
-        *([f"Percent; test data: {tested}.", ""] if metrics else ["None are recorded."]),
-        *(f"- {name}: {value:.2f}" for name, value in metrics),
+        *([f"Percent; test data: {tested}.", "", _table(metrics)] if metrics else ["None are recorded."]),
     ]
     return ModelCard(f"---\n{header.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+
+
+def _table(metrics: Mapping[str, float]) -> str:
+    """Markdown: a row for each evaluation and protocol, which names of metrics begin with; a column for each metric."""
+    rows: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, value in metrics.items():
+        *evaluation, metric = (part for part in name.split("/") if part not in ("evaluations", "metrics"))
+        rows[" ".join(evaluation)][metric] = value
+    columns = dict.fromkeys(metric for row in rows.values() for metric in row)
+    cells = [(evaluation, *map(row.get, columns)) for evaluation, row in rows.items()]
+    return tabulate(cells, ("evaluation", *columns), tablefmt="pipe", floatfmt=".2f", missingval="–")
 
 
 def _flat(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -102,20 +102,14 @@ def serve(parser: ArgumentParser) -> None:
 
 
 def evaluate(parser: ArgumentParser) -> Check:
-    """Speed and memory of SGDet evaluation, beside loops that compare the masks of triplets one by one.
+    """Speed and memory of SGDet evaluation: every protocol, panoptic quality and oracle recall.
 
     %(prog)s                      # 1,000 images of 640 x 480
     %(prog)s --images 200 --json results.json
 
     Each image has --segments annotated segments, --masks predicted masks that overlap each other, and --triplets
-    predicted triplets. Everything is timed on arrays in memory, one thread, decoding of images left out on both sides.
-    Ours computes every protocol, panoptic quality and oracle recall; the loops compute recall under one protocol:
-
-    - "every pair of triplets": mask IoU of both ends of each predicted with each annotated triplet;
-    - "where labels agree": the same, only where the three labels agree, as OpenPSG's and USG's evaluators do.
-
-    Both loops find the same recall as ours, or the program fails. Time per image and resident memory are also shown for
-    each tenth of the images: neither may grow.
+    predicted triplets. Everything is timed on arrays in memory, one thread, decoding of images left out. Time per image
+    and resident memory are also shown for each tenth of the images: neither may grow.
     """
     add_number(parser, "--images", positive_integer, 1000, "images")
     _add_size(parser)
@@ -125,7 +119,6 @@ def evaluate(parser: ArgumentParser) -> Check:
         ("--masks", 100, "predicted masks per image"),
         ("--triplets", 100, "predicted triplets per image"),
         ("--distinct", 10, "different images, taken in turns"),
-        ("--loop-images", 20, "images that the loops are timed on"),
     ):
         add_number(parser, name, positive_integer, default, text)
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -34,7 +34,7 @@ KS = (10, 20, 50, 100)
 EXPORT_FORMATS = ("json", "sgbench", "openpsg", "coco_panoptic")
 GRAPH_FORMATS = ("graphml", "gexf", "dot", "turtle", "json-ld", "csv")
 ERROR_PROTOCOLS = ("single", "openpsg")
-PRESETS = ("easy", "hard", "psg")
+PRESETS = ("easy", "psg")
 WEAK_SCORE = 0.02
 PLOTTED = ("sgdet/single/R@50", "sgdet/single/mR@50", "panoptic/PQ")
 MAX_SIDE = 4096  # pixels of an image to analyze; features of larger ones fill the memory
@@ -303,7 +303,7 @@ def shapes(parser: ArgumentParser) -> Check:
     """Draw a data set of scenes in PSG's layout; train on psg_shapes_train, evaluate on psg_shapes_val.
 
     %(prog)s --output datasets/psg_shapes --num-train 2000 --num-val 200
-    %(prog)s --output datasets/psg_shapes --preset hard --num-train 20000 --size 512 --workers 8
+    %(prog)s --output datasets/psg_shapes --num-train 20000 --size 512 --workers 8
     %(prog)s --output datasets/psg_shapes --preset psg --num-train 8000 --num-val 1000 --size 320
 
     The preset psg has PSG's names and statistics, COCO's shapes and sparse annotation; psg_shapes_val_complete has the

@@ -9,9 +9,14 @@ QUICKSTART = ["--config-file", "configs/quickstart/usg_par_quickstart.yaml"]
 PARTS = ("backbone", "pixel_decoder", "mask_decoder", "class_head", "rpc", "relation_decoder")
 
 
+def benchmark(*command: str):
+    """tools/benchmark.py in a process of its own."""
+    return run("tools/benchmark.py", *command)
+
+
 def table(*command: str) -> dict[str, list[float]]:
     """Rows of the table that a program prints."""
-    done = run(*command)
+    done = benchmark(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
     return {name: [float(value) for value in values] for name, *values in cells[2:]}
@@ -21,7 +26,7 @@ def table(*command: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("num_gpus", [["1"], ["1", "2"]])
 def test_training(num_gpus, tmp_path):
     rows = table(
-        "tools/benchmark_train.py", *QUICKSTART, "--batch-size", "2", "--num-gpus", *num_gpus, "--iterations", "2",
+        "train", *QUICKSTART, "--batch-size", "2", "--num-gpus", *num_gpus, "--iterations", "2",
         "--warmup", "1", "--num-scenes", "6", "--data", str(tmp_path),
         "--profile", str(tmp_path / "kernels.txt"),
         "--opts", "INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)",
@@ -37,7 +42,7 @@ def test_training(num_gpus, tmp_path):
 
 def test_inference():
     rows = table(
-        "tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "3", "--iterations", "2",
+        "inference", *QUICKSTART, "--size", "64", "--objects", "3", "--iterations", "2",
         "--warmup", "1",
     )  # fmt: skip
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
@@ -49,18 +54,18 @@ def test_inference_of_a_folder(tmp_path):
     for n in range(5):
         Image.new("RGB", (64, 48 + 32 * (n % 2))).save(tmp_path / f"{n}.jpg")
     command = ["--folder", str(tmp_path), "--batch-size", "1", "2", "--warmup", "1", "--objects", "3"]
-    rows = table("tools/benchmark_inference.py", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
+    rows = table("inference", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
     assert {name: values[0] for name, values in rows.items()} == {"1": 5, "2": 5}
     assert all(values[2] > 0 for values in rows.values())
 
 
 def test_inference_of_more_objects_than_queries():
-    done = run("tools/benchmark_inference.py", *QUICKSTART, "--size", "64", "--objects", "1000")
+    done = benchmark("inference", *QUICKSTART, "--size", "64", "--objects", "1000")
     assert done.returncode == 2 and "--objects: expected 1 to 16" in done.stderr
 
 
 def test_serving():
     command = ["--size", "64", "64", "--objects", "3", "--clients", "3", "--requests", "10", "--max-batch", "1", "4"]
-    rows = table("tools/benchmark_serve.py", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
+    rows = table("serve", *QUICKSTART, *command, "--opts", "INPUT.MIN_SIZE_TEST", "64")
     assert rows["1"][0] == 1 and rows["4"][0] > 1, "batches"
     assert all(values[1] > 0 and values[-1] == 0 for values in rows.values()), "none is lost"

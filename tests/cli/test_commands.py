@@ -15,7 +15,7 @@ from usg_psg.data.validation import check_dataset
 from usg_psg.evaluation import EXPORT_FORMATS, errors, sgdet_evaluator, sgdet_metrics
 from usg_psg.pretrained import foreign_checkpoint, rules
 from usg_psg.visualization import WEAK_SCORE
-from usg_psg_cli import benchmark_commands, commands, data_commands, main, model_commands
+from usg_psg_cli import benchmark_commands, commands, data_commands, main, model_commands, program
 
 from ..programs import ROOT, exit_status, load_tool, run, start
 
@@ -24,7 +24,7 @@ ABSENT = ["--config-file", "absent.yaml"]
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
         ("ablate", [*ABSENT, "--output", "out"], "absent.yaml"),
         ("ablate", [*CONFIG, "--output", "a_file"], "a_file: File exists"),
@@ -33,22 +33,22 @@ ABSENT = ["--config-file", "absent.yaml"]
         ("analyze_model", [*CONFIG, "--size", "0", "0"], "argument --size: expected 1 to 4096, got 0"),
         ("analyze_model", [*CONFIG, "--size", "640", "65500"], "argument --size: expected 1 to 4096, got 65500"),
         ("app", [*CONFIG, "--weights", "x", "--port", "70000"], "argument --port: expected 0 to 65535, got 70000"),
-        ("benchmark_amp", ABSENT, "absent.yaml"),
-        ("benchmark_amp", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
-        ("benchmark_amp", [*CONFIG, "--num-scenes", "x"], "argument --num-scenes: expected a whole number, got 'x'"),
-        ("benchmark_data", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
-        ("benchmark_eval", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
-        ("benchmark_eval", ["--distinct", "0"], "argument --distinct: expected 1 or more, got 0"),
-        ("benchmark_eval", ["--size", "-1", "5"], "argument --size: expected 1 or more, got -1"),
-        ("benchmark_eval", ["--segments", "1"], "--segments: expected 2 to 100, as many as --masks, got 1"),
-        ("benchmark_eval", ["--masks", "10"], "--segments: expected 2 to 10, as many as --masks, got 20"),
-        ("benchmark_inference", [*CONFIG, "--size", "0"], "argument --size: expected 1 or more, got 0"),
-        ("benchmark_inference", [*CONFIG, "--warmup", "0"], "argument --warmup: expected 1 or more, got 0"),
-        ("benchmark_memory", ["--workers", "-1"], "argument --workers: expected 0 or more, got -1"),
-        ("benchmark_memory", ["--iterations", "9"], "argument --iterations: expected 80 or more, got 9"),
-        ("benchmark_ops", ["--repeats", "0"], "argument --repeats: expected 1 or more, got 0"),
-        ("benchmark_ops", ["--levels", "20x20,x"], "argument --levels: expected HxW,HxW,..., got '20x20,x'"),
-        ("benchmark_train", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        ("benchmark amp", ABSENT, "absent.yaml"),
+        ("benchmark amp", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
+        ("benchmark amp", [*CONFIG, "--num-scenes", "x"], "argument --num-scenes: expected a whole number, got 'x'"),
+        ("benchmark data", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark evaluate", ["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        ("benchmark evaluate", ["--distinct", "0"], "argument --distinct: expected 1 or more, got 0"),
+        ("benchmark evaluate", ["--size", "-1", "5"], "argument --size: expected 1 or more, got -1"),
+        ("benchmark evaluate", ["--segments", "1"], "--segments: expected 2 to 100, as many as --masks, got 1"),
+        ("benchmark evaluate", ["--masks", "10"], "--segments: expected 2 to 10, as many as --masks, got 20"),
+        ("benchmark inference", [*CONFIG, "--size", "0"], "argument --size: expected 1 or more, got 0"),
+        ("benchmark inference", [*CONFIG, "--warmup", "0"], "argument --warmup: expected 1 or more, got 0"),
+        ("benchmark memory", ["--workers", "-1"], "argument --workers: expected 0 or more, got -1"),
+        ("benchmark memory", ["--iterations", "9"], "argument --iterations: expected 80 or more, got 9"),
+        ("benchmark ops", ["--repeats", "0"], "argument --repeats: expected 1 or more, got 0"),
+        ("benchmark ops", ["--levels", "20x20,x"], "argument --levels: expected HxW,HxW,..., got '20x20,x'"),
+        ("benchmark train", [*CONFIG, "--iterations", "0"], "argument --iterations: expected 1 or more, got 0"),
         (
             "make_synthetic_psg",
             ["--output", "out", "--workers", "-1"],
@@ -57,7 +57,7 @@ ABSENT = ["--config-file", "absent.yaml"]
         ("make_synthetic_psg", ["--output", "out", "--num-train", "-1"], "num_train: expected 0.."),
         ("make_synthetic_psg", ["--output", "out", "--size", "0"], "size: expected (height, width)"),
         ("demo", [*CONFIG, "--input", "a", "--output", "b", "--score-threshold", "nan"], "expected 0 to 1, got nan"),
-        ("benchmark_memory", ["--limit", "inf"], "argument --limit: expected more than 0, got inf"),
+        ("benchmark memory", ["--limit", "inf"], "argument --limit: expected more than 0, got inf"),
         ("prepare_psg", ["check", "--timeout", "nan"], "argument --timeout: expected more than 0, got nan"),
         ("prepare_psg", ["check", "--workers", "x"], "argument --workers: expected a whole number, got 'x'"),
         ("prepare_psg", ["check", "--timeout", "x"], "argument --timeout: expected a number, got 'x'"),
@@ -65,11 +65,12 @@ ABSENT = ["--config-file", "absent.yaml"]
         ("quickstart", ["--num-train", "-3"], "argument --num-train: expected 1 or more, got -3"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(program, arguments, message, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_end_in_one_line(name, arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "a_file").touch()
-    assert exit_status(load_tool(program).main, arguments) == 2
+    entry = program(name) if " " in name else load_tool(name).main
+    assert exit_status(entry, arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -26,8 +26,8 @@ def test_the_plan_lists_what_is_missing_and_every_command(tmp_path, capsys):
         assert f"{name}\n    from http" in printed
     assert "annotations/panoptic_val2017.zip, which is in it, too" in printed
     commands = [line for line in printed.splitlines() if line.startswith(("usg-psg ", "python tools/"))]
-    assert len(commands) == 4 + len(reproduce.EVALUATIONS)
-    assert all("psg/usg_par_best.yaml" in line and "--num-gpus 8" in line for line in commands[3:])
+    assert len(commands) == 5 + len(reproduce.EVALUATIONS)
+    assert all("psg/usg_par_best.yaml" in line and "--num-gpus 8" in line for line in commands[3:-1])
     assert not (tmp_path / "out").exists()
     assert exit_status(main, words_of(tmp_path / "none", tmp_path / "out")) == 2
     assert "6 of 6 inputs are missing" in capsys.readouterr().err
@@ -67,14 +67,14 @@ def test_the_whole_chain(tmp_path, monkeypatch, capsys):
     assert exit_status(main, command) == 1
     made.append("the failure")
     assert exit_status(main, command) == 0
-    assert len(made) == 5 + len(reproduce.EVALUATIONS) and len(set(made)) == len(made)
+    assert len(made) == 6 + len(reproduce.EVALUATIONS) and len(set(made)) == len(made)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["recipe"] == "psg/usg_par_best_1gpu.yaml" and set(results["evaluations"]) == {*reproduce.EVALUATIONS}
     for name, each in results["evaluations"].items():
         assert each["task"] == reproduce.EVALUATIONS[name][1] and each["counts"]["images"] == 2
         assert {"single/R@50", "openpsg/mR@50", "usg_pooled/R@20"} <= set(each["metrics"])
-    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
-    assert "| sgdet | `single` |" in card and "| predcls | `openpsg` |" in card and "MAX_ITER 3" in card
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "| sgdet single " in card and "| predcls openpsg " in card and "MAX_ITER 3" in card
     assert (tmp_path / "out" / "sgdet" / "inference" / "predictions_psg_test").exists() or list(
         (tmp_path / "out" / "sgdet" / "inference").glob("predictions*")
     )
@@ -82,4 +82,4 @@ def test_the_whole_chain(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     main([*command[:7], "--dry-run", *command[7:]])
     printed = capsys.readouterr().out
-    assert printed.count("(done)") == 6 and "missing" not in printed
+    assert printed.count("(done)") == 7 and "missing" not in printed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 from tabulate import tabulate
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ..config.checks import check_config
 from . import config_of
@@ -27,18 +28,7 @@ class Part(nn.Module):
     def forward(self, unused: torch.Tensor) -> list[torch.Tensor]:
         """Every tensor that the call gives."""
         # All of them: what an output left out needs alone would be pruned from the trace, and not be counted.
-        return list(tensors_of(self.call()))
-
-
-def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested dicts, lists and dataclasses."""
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    if not isinstance(value, (list, tuple)):
-        value = (value if isinstance(value, dict) else vars(value)).values()
-    for each in value:
-        yield from tensors_of(each)
+        return tree_leaves(self.call())
 
 
 def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +16,7 @@ from ..data.label_studio import Change, read_corrections
 from ..data.panoptic import encode_panoptic
 from ..data.sources.hub import HubDataset
 from ..data.sources.hub_import import import_hub
-from ..utils.files import write_json, write_whole
+from ..utils.files import read_json, write_json, write_whole
 from ..utils.text import printable
 from ..vocabulary import Vocabulary
 
@@ -57,7 +55,7 @@ def _run_hub(args: Namespace) -> None:
 def _run_label_studio(args: Namespace) -> None:
     """Write psg.json, the PNGs that are new or changed, and the list of changes."""
     vocabulary = Vocabulary.read(args.tasks / "vocabulary.json")
-    exported, tasks = (_read(path) for path in (args.export, args.tasks / "tasks.json"))
+    exported, tasks = (read_json(path) for path in (args.export, args.tasks / "tasks.json"))
     folder = args.panoptic or f"panoptic_{args.output.stem}"
     if (args.image_root / folder).exists():
         raise ValueError(f"--panoptic: {args.image_root / folder} exists; it is not overwritten")
@@ -92,10 +90,3 @@ def _write_png(path: Path, id_map: np.ndarray) -> None:
         raise ValueError(f"{path}: two images would have this PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, partial(Image.fromarray(encode_panoptic(id_map)).save, format="PNG"))
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a complete JSON file ({error})") from error

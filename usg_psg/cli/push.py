@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from ..predictor import SceneGraphPredictor
+from ..utils.files import read_json
 from . import config_of
 
 
@@ -24,10 +24,7 @@ def run(args: Namespace) -> None:
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--results {path}: not JSON: {error}") from error
+    results = read_json(path)
     if not isinstance(results, dict):
         raise ValueError(f"--results {path}: expected metrics by name, got {type(results).__name__}")
     return results

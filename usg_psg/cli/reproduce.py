@@ -16,13 +16,11 @@ from .. import __version__
 from ..compat import engine_name
 from ..config import build_cfg
 from ..data.sources.coco import ARCHIVES, COCO_URL
-from ..evaluation.protocols import PROTOCOLS
-from ..utils.files import write_json, write_whole
+from ..utils.files import write_json
 from . import steps
 
 RECIPES = {True: "psg/usg_par_best_1gpu.yaml", False: "psg/usg_par_best.yaml"}  # by whether there is one GPU
 TEST = "psg_test"
-SHOWN = (20, 50, 100)
 # Name of each evaluation: what it shows, its task and its settings. Every protocol comes from each of them.
 EVALUATIONS: dict[str, tuple[str, str, list[str]]] = {
     "sgdet": (
@@ -108,7 +106,8 @@ def plan(args: Namespace) -> list[Step]:
         test = ["MODEL.WEIGHTS", str(final), "DATASETS.TRAIN", "('psg_trainval',)", "DATASETS.TEST", f"('{TEST}',)"]
         words = [*config, *gpus, "--eval-only", *overrides, *test, *settings, "OUTPUT_DIR", str(output / name)]
         made.append(Step(f"evaluate: {what}", "train", words, results_file(output, name, task)))
-    return made
+    push = ["--weights", str(final), "--results", str(output / "results.json"), "--output", str(output / "model")]
+    return [*made, Step("write the model's folder, with its card", "push", push, output / "model" / "README.md")]
 
 
 def results_file(output: Path, name: str, task: str) -> Path:
@@ -169,14 +168,13 @@ def run(args: Namespace) -> None:
     journal.write()
     env = {**os.environ, "DETECTRON2_DATASETS": str(args.datasets.absolute())}
     for step in planned:
+        if step is planned[-1]:
+            write_json(args.output / "results.json", collect(args, journal))
         if journal.has(step):
             print(f"=== {step.title}: done before", flush=True)
         else:
             journal.add(step, steps.run_step(step.title, step.command, step.words, env))
-    results = collect(args, journal)
-    write_json(args.output / "results.json", results)
-    write_whole(args.output / "MODEL_CARD.md", lambda file: file.write(model_card(results).encode()))
-    print(f"\nresults.json and MODEL_CARD.md are in {args.output}")
+    print(f"\nresults.json and the folder model, whose card is README.md, are in {args.output}")
 
 
 def collect(args: Namespace, journal: Journal) -> dict[str, Any]:
@@ -189,6 +187,13 @@ def collect(args: Namespace, journal: Journal) -> dict[str, Any]:
     }
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
     return {
+        "dataset": TEST,
+        "notes": [
+            f"Recipe: {recipe}; overrides: {' '.join(args.opts) or 'none'}.",
+            "Trained on PSG's images outside its test split, from FC-CLIP's COCO weights. Those have seen the masks, "
+            "not the relations, of PSG's test images in COCO's train2017.",
+            *(f"{name}: {what}." for name, (what, _, _) in EVALUATIONS.items()),
+        ],
         "recipe": recipe,
         "overrides": list(args.opts),
         "backbone": f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or 'random weights'}",
@@ -200,40 +205,3 @@ def collect(args: Namespace, journal: Journal) -> dict[str, Any]:
             for name, content in found.items()
         },
     }
-
-
-def model_card(results: dict[str, Any]) -> str:
-    """The results for a reader, in Markdown."""
-    versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
-    lines = [
-        "# USG-Par on PSG",
-        "",
-        f"Panoptic scene graphs from single images, trained by `{results['recipe']}` (overrides: "
-        f"{' '.join(results['overrides']) or 'none'}) on PSG's images outside its test split.",
-        "",
-        f"- Backbone: {results['backbone']}, frozen. Decoders start from FC-CLIP's COCO weights, which have seen the "
-        "masks, not the relations, of PSG's test images in COCO's train2017.",
-        f"- {versions}; {results['machine']['gpus']} x {results['machine']['device']}.",
-        "",
-        "R / mR in percent on PSG's test split; docs/evaluation.md has the rules of each protocol.",
-        "",
-        f"| evaluation | protocol | {' | '.join(f'@{k}' for k in SHOWN)} |",
-        f"| --- | --- |{' ---: |' * len(SHOWN)}",
-    ]
-    for name, each in results["evaluations"].items():
-        for protocol in PROTOCOLS:
-            values = [
-                " / ".join(_percent(each["metrics"].get(f"{protocol.name}/{kind}@{k}")) for kind in ("R", "mR"))
-                for k in SHOWN
-            ]
-            lines.append(f"| {name} | `{protocol.name}` | {' | '.join(values)} |")
-    for name, (what, _, _) in EVALUATIONS.items():
-        counts = results["evaluations"][name]["counts"]
-        lines += ["", f"`{name}`: {what}; {counts['images']} images, {counts['images_with_relations']} with relations."]
-    panoptic = results["evaluations"]["sgdet"]["panoptic"]
-    lines += ["", f"PQ {_percent(panoptic.get('PQ'))}."]
-    return "\n".join(lines) + "\n"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

@@ -22,7 +22,7 @@ TOOLS = {
 
 def shown(command: str, words: list[str]) -> str:
     """A command line: of tools/ in a checkout, of the console command otherwise."""
-    from_checkout = Path(sys.argv[0]).suffix == ".py"
+    from_checkout = Path(sys.argv[0]).suffix == ".py" and command in TOOLS
     start = f"python tools/{TOOLS[command]}" if from_checkout else f"usg-psg {command}"
     return f"{start} {shlex.join(words)}"
 

@@ -64,11 +64,10 @@ class OpenCLIPConvNeXt(Backbone):
         self.freeze = freeze
         self.weights_identity = weights_identity or {}
         self.frozen_dtype = getattr(torch, frozen_dtype)
-        channels = [info["num_chs"] for info in trunk.feature_info]
-        strides = [info["reduction"] for info in trunk.feature_info]
-        self._shapes = {
-            name: ShapeSpec(channels=c, stride=s) for name, c, s in zip(self.FEATURES, channels, strides, strict=True)
-        }
+        self._out_features = self.FEATURES
+        levels = dict(zip(self.FEATURES, trunk.feature_info, strict=True))
+        self._out_feature_channels = {name: info["num_chs"] for name, info in levels.items()}
+        self._out_feature_strides = {name: info["reduction"] for name, info in levels.items()}
         self._reduced: list[nn.ModuleDict] = []  # the copy in frozen_dtype; in a list, so that it is no child
         if freeze:
             self.trunk.requires_grad_(False)
@@ -107,10 +106,6 @@ class OpenCLIPConvNeXt(Backbone):
     def size_divisibility(self) -> int:
         """Stride of the coarsest level."""
         return 32
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and strides of "res2" to "res5"."""
-        return dict(self._shapes)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Features of normalised RGB images.

@@ -103,9 +103,9 @@ class TimmBackbone(Backbone):
                 self.patch, stride = stride, PATCH
             self.pyramid = SimpleFeaturePyramid(channels[0], stride, pyramid_dim)
             channels = [pyramid_dim] * len(STRIDES)
-        self._shapes = {
-            n: ShapeSpec(channels=c, stride=s) for n, c, s in zip(self.FEATURES, channels, STRIDES, strict=True)
-        }
+        self._out_features = self.FEATURES
+        self._out_feature_channels = dict(zip(self.FEATURES, channels, strict=True))
+        self._out_feature_strides = dict(zip(self.FEATURES, STRIDES, strict=True))
         if freeze:
             self.trunk.requires_grad_(False).eval()
 
@@ -136,10 +136,6 @@ class TimmBackbone(Backbone):
     def size_divisibility(self) -> int:
         """Stride of the coarsest level."""
         return STRIDES[-1]
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and strides of "res2" to "res5"."""
-        return dict(self._shapes)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Features of normalised RGB images.

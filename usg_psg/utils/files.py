@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def cache_folder() -> Path:
@@ -66,6 +66,14 @@ def _disk_error(error: BaseException) -> OSError | None:
 def write_json(path: str | Path, content: object, indent: int | None = 1) -> None:
     """Write ASCII JSON, so that any text, lone surrogates too, can be read again."""
     write_whole(path, lambda file: file.write(json.dumps(content, indent=indent).encode("ascii")))
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; ValueError names the file if it is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a complete JSON file ({error})") from error
 
 
 def check_archive(path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Speed and memory of SGDet evaluation, beside loops over triplets."""
+"""Speed and memory of SGDet evaluation."""
 
 from __future__ import annotations
 
@@ -58,36 +58,7 @@ def make_sample(rng: np.random.Generator, args: Namespace) -> tuple[GroundTruth,
     return gt, prediction
 
 
-def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two bool masks."""
-    union = np.logical_or(a, b).sum()
-    return np.logical_and(a, b).sum() / union if union else 0.0
-
-
-def loop_recall(gt: GroundTruth, arrays: dict[str, Any], labels_first: bool) -> float:
-    """Recall@K of one image under `openpsg`, one pair of triplets after the other."""
-    found, prediction, masks = 0, Prediction(**arrays), arrays["masks"]
-    gt_masks = [gt.label_map == n + 1 for n in range(len(gt.labels))]
-    for subject, object_, predicate in gt.unique_triplets.tolist():
-        hit = False
-        for s, o, p in prediction.constrained[:K].tolist():
-            agree = (
-                p == predicate
-                and prediction.labels[s] == gt.labels[subject]
-                and prediction.labels[o] == gt.labels[object_]
-            )
-            if labels_first and not agree:
-                continue
-            overlap = (
-                mask_iou(masks[s], gt_masks[subject]) >= 0.5,
-                mask_iou(masks[o], gt_masks[object_]) >= 0.5,
-            )
-            hit |= agree and all(overlap)
-        found += hit
-    return found / len(gt.unique_triplets)
-
-
-def run_ours(samples: list, images: int) -> tuple[SGDetMetrics, list[float], list[float]]:
+def measure(samples: list, images: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each image, and the process's own memory after each tenth."""
     metrics, timer, memory = SGDetMetrics(NUM_PREDICATES, [True] * NUM_CLASSES), Timer(), []
 
@@ -96,49 +67,30 @@ def run_ours(samples: list, images: int) -> tuple[SGDetMetrics, list[float], lis
         metrics.update(GroundTruth(gt.labels, gt.triplets, gt.label_map), Prediction(**arrays))
 
     for n in range(images):
-        timer.call("ours", update, *samples[n % len(samples)])
+        timer.call("image", update, *samples[n % len(samples)])
         if (n + 1) % max(images // 10, 1) == 0:
             memory.append(own_memory() or 0.0)
-    return metrics, timer.each("ours"), memory
-
-
-def run_loop(samples: list, images: int, labels_first: bool) -> tuple[float, float]:
-    """Mean recall in percent, and median milliseconds of an image."""
-    timer, recalls = Timer(), []
-    for n in range(images):
-        recalls.append(timer.call("loop", loop_recall, *samples[n % len(samples)], labels_first))
-    return 100 * statistics.fmean(recalls), timer.medians()["loop"]
+    return timer.each("image"), memory
 
 
 def run(args: Namespace) -> None:
-    """Measure, compare and print.
-
-    Raises:
-        ValueError: if a loop finds another recall.
-    """
+    """Measure and print."""
     rng = np.random.default_rng(0)
     samples = [make_sample(rng, args) for _ in range(args.distinct)]
     before = own_memory() or 0.0
-    _, times, memory = run_ours(samples, args.images)
-    expected = run_ours(samples, args.loop_images)[0].compute().metrics[f"openpsg/R@{K}"]
-    ours, per_second = statistics.median(times), 1000 / statistics.fmean(times)
+    times, memory = measure(samples, args.images)
+    median, per_second = statistics.median(times), 1000 / statistics.fmean(times)
     print(
         f"{args.images} images of {args.size[1]} x {args.size[0]}, {args.segments} annotated segments, "
         f"{args.masks} masks, {args.triplets} triplets; one thread"
     )
-    print(f"ours: {ours:.1f} ms per image (median), {per_second:.1f} images/s")
-    figures: dict[str, Any] = {"images": args.images, "ours_ms": ours, "images_per_s": per_second}
-    for name, labels_first in (("every pair of triplets", False), ("where labels agree", True)):
-        recall, loop = run_loop(samples, args.loop_images, labels_first)
-        if abs(recall - expected) > 1e-9:
-            raise ValueError(f"the loop '{name}' finds R@{K} {recall}, ours {expected}")
-        print(f"loop, {name}: {loop:.1f} ms per image, {loop / ours:.1f} times ours (same R@{K} {recall:.2f})")
-        figures[f"loop_ms, {name}"] = loop
+    print(f"{median:.1f} ms per image (median), {per_second:.1f} images/s")
     tenths = [statistics.median(part) for part in np.array_split(times, 10) if len(part)]
     print("ms per image by tenth of the images: " + " ".join(f"{t:.1f}" for t in tenths))
     print("own MiB after each tenth:            " + " ".join(f"{m:.0f}" for m in memory))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"own MiB before {before:.0f} (holds the {args.distinct} test images), peak resident {peak:.0f} MiB")
-    figures.update(tenths_ms=tenths, own_mib=memory, peak_mib=peak)
     if args.json:
+        figures = {"ms": median, "images_per_s": per_second, "tenths_ms": tenths, "own_mib": memory, "peak_mib": peak}
+        figures["images"] = args.images
         args.json.write_text(json.dumps(figures, indent=1))

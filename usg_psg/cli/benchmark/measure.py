@@ -114,6 +114,6 @@ def use_scenes(folder: str | None, size: int, count: int) -> None:
     if not (root / "psg_shapes" / "psg" / "psg.json").exists():
         workers = min(os.cpu_count() or 1, 16)
         generate_psg_shapes(
-            root / "psg_shapes", count, 1, (size, size), preset="hard", num_workers=workers, overwrite=True
+            root / "psg_shapes", count, 1, (size, size), preset="psg", num_workers=workers, overwrite=True
         )
     os.environ["DETECTRON2_DATASETS"] = str(root)

@@ -28,7 +28,7 @@ HOST, PATH = "127.0.0.1", "/scene-graph"
 def run(args: Namespace) -> int:
     """Measure each setting; 1 if an answer was lost or wrong."""
     http, predictor = server_module(), load(args)
-    image = make_psg_shapes_scene("hard", tuple(args.size), 0, "val", 0).image
+    image = make_psg_shapes_scene("easy", tuple(args.size), 0, "val", 0).image
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=92)
     wanted = predictor(image).height, predictor(image).width

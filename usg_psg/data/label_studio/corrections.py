@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ...masks import stack_masks
+from ...masks import mask_box, stack_masks
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
 from .tasks import KINDS, Scene, field_of, list_of, read_scene
@@ -68,11 +68,9 @@ class Correction:
         segments, annotations = [], []
         for segment_id, category, crowd in zip(self.ids, self.categories, self.is_crowd, strict=True):
             mask = self.id_map == segment_id
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
             flags = {"isthing": int(vocabulary.is_thing[category]), "iscrowd": int(crowd)}
             segments.append({"id": segment_id, "category_id": category, **flags, "area": int(mask.sum())})
-            annotations.append({"bbox": box, "bbox_mode": 0, "category_id": category})
+            annotations.append({"bbox": list(mask_box(mask)), "bbox_mode": 0, "category_id": category})
         own = {key: self.data[key] for key in ("image_id", "file_name", "height", "width")}
         found = {"segments_info": segments, "annotations": annotations, "relations": self.relations}
         return {**own, "pan_seg_file_name": pan_seg_file_name, **found}

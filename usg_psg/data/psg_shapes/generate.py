@@ -1,8 +1,8 @@
 """psg_shapes: drawn scenes on disk in PSG's layout, any number of them, the same for the same seed.
 
 output_dir/coco/{train2017,val2017}/*.jpg, output_dir/coco/panoptic_{train2017,val2017}/*.png, output_dir/psg/psg.json.
-Classes and predicates are among PSG's, in PSG's order. `scene.py` states the rules of the relations; `truth.py` and
-`psg_scene.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
+Classes and predicates are among PSG's, in PSG's order. `easy_scene.py` states the rules of the relations; `truth.py`
+and `psg_scene.py` state those of the preset "psg". That preset also writes psg_complete.json, the same images with all
 relations, and, if names are held out, psg_seen.json, the training images with the vocabulary that lacks them.
 """
 
@@ -14,7 +14,7 @@ import multiprocessing
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,16 +23,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...masks import mask_box
 from ...utils.files import write_json
 from ...vocabulary import Vocabulary
 from ..panoptic import encode_panoptic
 from ..psg_categories import PSG_VOCABULARY
 from ..validation.records import MAX_SEGMENT_ID
-from .layout import PRESETS, degrade, make_scene
-from .looks import LOOKS
+from .easy_scene import NAMES, make_easy_scene
 from .psg_scene import PSGScene, make_psg_scene
-from .scene import Scene, mask_box
-from .stuff import SURFACES
+from .scene import Scene
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +43,10 @@ _FIRST_ID = {"train": 100_000_000, "val": 500_000_000}
 _MAX_IMAGES = 100_000_000
 _FOLDERS = ("train2017", "panoptic_train2017", "val2017", "panoptic_val2017")
 
-_EASY_THINGS = ("person", "car", "airplane", "bench", "dog", "kite")
-_EASY_STUFF = ("road", "sky-other-merged", "grass-merged")
-_EASY_PREDICATES = "over, in front of, beside, on, standing on, flying over, parked on, driving on".split(", ")
-_HARD_PREDICATES = "in, attached to, hanging from, lying on, sitting on, holding, riding, enclosing, leaning on".split(
-    ", "
-)
-
-
-def _vocabulary(things: Iterable[str], stuff: Iterable[str], predicates: Iterable[str]) -> Vocabulary:
-    """Some names of PSG in its order."""
-    chosen = {*things, *stuff, *predicates}
-    return Vocabulary.from_names(
-        {key: [name for name in names if name in chosen] for key, names in PSG_VOCABULARY.names.items()}
-    )
-
-
 VOCABULARIES = {
-    "easy": _vocabulary(_EASY_THINGS, _EASY_STUFF, _EASY_PREDICATES),
-    "hard": _vocabulary(LOOKS, SURFACES, _EASY_PREDICATES + _HARD_PREDICATES),
+    "easy": Vocabulary.from_names(  # in PSG's order
+        {key: [name for name in every if name in NAMES[key]] for key, every in PSG_VOCABULARY.names.items()}
+    ),
     "psg": PSG_VOCABULARY,
 }
 
@@ -98,10 +82,7 @@ def make_psg_shapes_scene(
         absent = frozenset(hold_out) if split == "train" else frozenset()
         annotator = np.random.default_rng([seed, _FIRST_ID[split] + index, 1])
         return make_psg_scene(max(size), rng, annotator, absent)
-    scene = make_scene(PRESETS[preset], *size, rng)
-    if PRESETS[preset].degrade:
-        scene.image = degrade(scene.image, rng)
-    return scene
+    return make_easy_scene(*size, rng)
 
 
 def generate_psg_shapes(
@@ -126,8 +107,7 @@ def generate_psg_shapes(
         num_train, num_val: number of images.
         size: (height, width) in pixels, at least 64 each. The preset "psg" has COCO's shapes; the larger number is
             their longer side, at least 128.
-        preset: "easy" (few classes, few large things), "hard" (24 + 12 classes, small and hidden things, varying
-            light, focus and noise) or "psg" (PSG's vocabulary, statistics and sparse annotation).
+        preset: "easy" (few classes, few large things) or "psg" (PSG's vocabulary, statistics and sparse annotation).
         seed: of everything random.
         num_workers: processes; 0 draws in this one.
         hold_out: names of the preset "psg" that training must not know: classes are not drawn in its pictures,

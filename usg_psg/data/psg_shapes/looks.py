@@ -120,12 +120,12 @@ def _draw_clock(brush: Brush, color: Color, rng: np.random.Generator, pose: str)
 _DRAWN_BY_CODE: dict[str, Draw] = {"bicycle": _draw_bicycle, "sports ball": _draw_ball, "clock": _draw_clock}
 
 
-def _read_looks(blocks: list[str]) -> dict[str, Look]:
-    """Looks of the classes in blocks of drawings.txt, which has the grammar; a later entry replaces an earlier one."""
+def _read_looks(text: str) -> dict[str, Look]:
+    """Looks of the classes in drawings.txt, which has the grammar."""
     looks: dict[str, Look] = {}
     drawings: dict[str, dict[str, list[Stroke]]] = {}
-    lines = [line for block in blocks for line in block.replace("\n  ", " ").splitlines()]
-    for entry in (line for line in lines if not line.startswith("#")):
+    lines = text.replace("\n  ", " ").splitlines()
+    for entry in (line for line in lines if line and not line.startswith("#")):
         head, _, body = entry.partition(":")
         strokes = [_stroke(stroke) for stroke in body.split("|") if stroke]
         if " / " in head:
@@ -143,11 +143,7 @@ def _read_looks(blocks: list[str]) -> dict[str, Look]:
     return looks
 
 
-_BLOCKS = Path(__file__).with_name("drawings.txt").read_text(encoding="utf-8").split("\n\n")
-LOOKS = _read_looks(_BLOCKS[:2])
-OBJECT_LOOKS = _read_looks(_BLOCKS)
-# Height and width of a pose relative to the standing one, in the presets "easy" and "hard".
-STRETCH = {"sitting": (0.8, 1.5), "riding": (0.78, 1.2), "aboard": (0.7, 1.0), "lying": (0.62, 1.1)}
+LOOKS = _read_looks(Path(__file__).with_name("drawings.txt").read_text(encoding="utf-8"))
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Color:
@@ -164,7 +160,6 @@ def draw_look(
     pose: str = "",
     flip: bool = False,
     angle: float = 0.0,
-    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> Sprite:
     """Paint a thing standing at a point.
 
@@ -173,12 +168,11 @@ def draw_look(
         foot: x, y of the middle of its lower edge, pixels.
         person_height: pixels of a standing person at this place.
         rng: chooses colours and details.
-        pose: "", or a pose that the class knows ("sitting", "lying", "flying", "hanging", ...).
+        pose: "", or a pose that the class knows ("sitting", "lying", "flying", ...).
         flip: face left.
         angle: turn clockwise about the foot, degrees.
-        stretch: factors of height and width.
     """
-    height, width = stretch[0] * (look.height * person_height), stretch[1] * (look.width * person_height)
+    height, width = look.height * person_height, look.width * person_height
     low, high = look.hues
     color = _hsv(
         rng.uniform(low, high),

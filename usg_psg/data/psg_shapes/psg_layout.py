@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...masks import mask_box
 from .actions import EVENTS, Event, hand
 from .figures import FIGURE_LOOKS
 from .frequencies import EVENT_BOOST, PSG_PREDICATE_COUNTS, PSG_RELATIONS_PER_IMAGE
-from .looks import OBJECT_LOOKS, Look, draw_look
+from .looks import LOOKS, Look, draw_look
 from .places import LAND, PLACES
-from .scene import Background, mask_box
+from .scene import Background
 from .singles import LADEN, SINGLES, TABLE_CHANCE, TABLETOPS, Single
 from .sprite import Sprite
 from .stuff import draw_fence
 
-PSG_LOOKS: dict[str, Look] = {**OBJECT_LOOKS, **FIGURE_LOOKS}
+PSG_LOOKS: dict[str, Look] = {**LOOKS, **FIGURE_LOOKS}
 _SINGLES_LOGNORMAL = (1.0, 0.95)  # of the number of things that stand alone
 _MAX_SINGLES = 28
 _AT_LEAST = {"table": 3}

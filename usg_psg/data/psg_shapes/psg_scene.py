@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ..psg_categories import PSG_THING_CLASSES
 from .frequencies import COCO_SHAPES, NAME_WEIGHTS, WRITTEN_RATES
-from .layout import degrade
 from .place_painter import paint_place
 from .places import PLACES
 from .psg_layout import Canvas, Item, fill
@@ -149,3 +149,21 @@ def written_relations(relations: list[Relation], salient: np.ndarray, rng: np.ra
             names = (predicate, *SYNONYMS.get(predicate, ()))
             written[subject, object_, max(names, key=habit.__getitem__)] = None
     return list(written)
+
+
+def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary light, tint, focus and noise of a finished picture; its segments stay.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        rng: decides how.
+    """
+    picture: np.ndarray = image.astype(np.float32) / 255
+    picture = picture ** rng.uniform(0.75, 1.4) * rng.uniform(0.9, 1.08, 3).astype(np.float32)
+    height, width = image.shape[:2]
+    side = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
+    picture *= 1 + rng.uniform(-0.18, 0.18) * side
+    if rng.random() < 0.5:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.2) * height / 512)
+    picture += rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(rng.uniform(0, 0.035))
+    return np.clip(picture * 255, 0, 255).astype(np.uint8)

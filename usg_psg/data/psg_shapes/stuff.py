@@ -222,7 +222,12 @@ def _field_lines(color: np.ndarray, rng: np.random.Generator) -> None:
     color[height // 8 : 5 * height // 8, x : x + thick] = (240, 240, 236)
 
 
-# Colours at the top and the bottom of the region, and the texture laid over them.
+_FLOWERS: tuple[Color, ...] = ((232, 70, 120), (250, 210, 70), (240, 240, 250), (170, 80, 200))
+_FRUITS: tuple[Color, ...] = ((220, 50, 40), (250, 160, 40), (240, 220, 70), (120, 40, 110))
+_FOODS: tuple[Color, ...] = ((200, 130, 60), (120, 160, 60), (230, 200, 120), (170, 70, 50))
+_WHITE: Color = (246, 246, 244)
+
+# Of all 53 stuff classes the colours at the top and the bottom of the region, and the texture laid over them.
 SURFACES: dict[str, tuple[Color, Color, Texture]] = {
     "road": ((128, 130, 138), (96, 98, 106), _noise((4, 1 / 2, 1 / 2))),
     "sand": ((236, 214, 164), (214, 182, 124), _noise((5, 1 / 2, 1 / 2), (5, 7, 5))),
@@ -236,17 +241,6 @@ SURFACES: dict[str, tuple[Color, Color, Texture]] = {
     "wall-other-merged": ((226, 214, 190), (206, 190, 164), _wallpaper),
     "rug-merged": ((166, 70, 82), (130, 46, 70), _rings),
     "fence-merged": ((232, 226, 214), (232, 226, 214), _noise((2, 5, 5))),
-}
-
-
-_FLOWERS: tuple[Color, ...] = ((232, 70, 120), (250, 210, 70), (240, 240, 250), (170, 80, 200))
-_FRUITS: tuple[Color, ...] = ((220, 50, 40), (250, 160, 40), (240, 220, 70), (120, 40, 110))
-_FOODS: tuple[Color, ...] = ((200, 130, 60), (120, 160, 60), (230, 200, 120), (170, 70, 50))
-_WHITE: Color = (246, 246, 244)
-
-# All 53 stuff classes, for the preset "psg".
-PSG_SURFACES: dict[str, tuple[Color, Color, Texture]] = {
-    **SURFACES,
     "banner": ((210, 50, 60), (190, 40, 56), _panes(3, 1, (250, 240, 220), 0.1)),
     "blanket": ((120, 90, 170), (100, 72, 150), _blocks(4, 5, (220, 210, 240), shift=False)),
     "bridge": ((168, 160, 150), (130, 124, 118), _blocks(4, 12, (100, 96, 92), shift=True)),
@@ -265,7 +259,7 @@ PSG_SURFACES: dict[str, tuple[Color, Color, Texture]] = {
     "platform": ((200, 196, 186), (150, 146, 140), _panes(1, 5, (236, 200, 70), 0.1)),
     "playingfield": ((96, 168, 90), (70, 140, 70), _field_lines),
     "railroad": ((140, 132, 124), (120, 112, 106), _rails),
-    "river": ((110, 160, 170), (70, 126, 146), SURFACES["sea"][2]),
+    "river": ((110, 160, 170), (70, 126, 146), _waves),
     "roof": ((150, 74, 60), (124, 58, 50), _blocks(6, 16, (96, 44, 38), shift=True)),
     "shelf": ((170, 122, 76), (150, 104, 62), _panes(3, 1, (92, 62, 36), 0.1)),
     "snow": ((250, 252, 255), (220, 230, 244), _grain(5, 7)),
@@ -307,7 +301,7 @@ def paint_stuff(name: str, alpha: np.ndarray, rng: np.random.Generator) -> Sprit
 
 def paint_surface(name: str, alpha: np.ndarray, rng: np.random.Generator) -> Sprite:
     """Give a region the surface of a class, a texture that scales with the region; arguments as of `paint_stuff`."""
-    return _surface(PSG_SURFACES[name], alpha, cv2.boundingRect((alpha > 0).astype(np.uint8)), (14, 12), rng)
+    return _surface(SURFACES[name], alpha, cv2.boundingRect((alpha > 0).astype(np.uint8)), (14, 12), rng)
 
 
 def _surface(

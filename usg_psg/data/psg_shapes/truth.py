@@ -25,10 +25,11 @@ from itertools import chain
 
 import numpy as np
 
+from ...masks import mask_box
 from .figures import ANIMALS, GAZES
 from .places import FIXED, GROUND, TOPS, WALLS, WATER
 from .psg_layout import Item
-from .scene import Background, mask_box, meeting
+from .scene import Background, meeting
 
 Relation = tuple[int, int, str]
 

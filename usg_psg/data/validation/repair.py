@@ -8,7 +8,6 @@ stay: the loader takes their pixels for unlabelled.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...images import ImageError, MissingImageError
+from ...utils.files import read_json
 from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..annotation import reindex_relations
@@ -90,7 +90,7 @@ def repair_dataset(
             changes.append(Change("image", image_id, f"data[{position}]", reason))
     if not records:
         raise ValueError(f"{json_file}: no image is left")
-    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    content = read_json(json_file)
     content["data"] = records
     test_ids = content["test_image_ids"]
     content["test_image_ids"] = [x for x in test_ids if str(x) in seen]

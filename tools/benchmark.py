@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The command `usg-psg benchmark train`."""
+"""The commands `usg-psg benchmark ...`."""
 
 from usg_psg_cli import program
 
-main = program("benchmark train")
+main = program("benchmark")
 
 if __name__ == "__main__":
     raise SystemExit(main())
