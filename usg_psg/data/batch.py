@@ -63,7 +63,10 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes, tensors: list[Tensor]):
         super().__init__(io.BytesIO(content))
-        self.persistent_load = tensors.__getitem__
+        self.tensors = tensors
+
+    def persistent_load(self, pid: int) -> Tensor:
+        return self.tensors[pid]
 
 
 def _unpickle(content: bytes, block: Tensor, places: list[tuple[int, torch.dtype, torch.Size]]) -> Batch:
