@@ -88,7 +88,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "RANDOM_FLIP": Key(
             KEPT,
-            'mirrors every second image; "horizontal" exchanges names of sides ("left of", "right of")',
+            'mirrors half of the images; "horizontal" exchanges names of sides ("left of", "right of")',
             allowed=FLIPS,
         ),
     },
