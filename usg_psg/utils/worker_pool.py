@@ -27,19 +27,16 @@ class Failure:
     message: str
 
 
-def run_isolated(
-    function: Callable[[int], Any], count: int, workers: int, timeout: float, attempts: int = 2
-) -> Iterator[tuple[int, Any]]:
+def run_isolated(function: Callable[[int], Any], count: int, workers: int, timeout: float) -> Iterator[tuple[int, Any]]:
     """Call function(0), ..., function(count - 1) in other processes.
 
-    A number whose process dies is tried again, as the process may have been killed for another reason; one that
+    A number whose process dies is tried once more, as the process may have been killed for another reason; one that
     takes longer than timeout is not. Closing the generator, or an exception in its consumer, ends the processes.
 
     Args:
         function: gives something that can be pickled, and does not raise.
         workers: processes; 0 calls the function here, without protection.
         timeout: seconds for one call.
-        attempts: how often a number is tried whose process dies.
 
     Yields:
         (number, result or `Failure`), in no particular order, each number once.
@@ -70,7 +67,7 @@ def run_isolated(
                 else:
                     idle.append(worker)
                 busy.remove(worker)
-                if died and deaths[worker.number] < attempts:
+                if died and deaths[worker.number] < 2:
                     tasks.append(worker.number)
                 else:
                     yield worker.number, result

@@ -182,18 +182,13 @@ def related_objects(graph: SceneGraph) -> set[int]:
     return {index for relation in graph.relations for index in (relation.subject, relation.object)}
 
 
-def paint_masks(
-    image: np.ndarray, graph: SceneGraph, scale: float = 1.0, owner: np.ndarray | None = None
-) -> np.ndarray:
+def paint_masks(image: np.ndarray, graph: SceneGraph, scale: float = 1.0) -> np.ndarray:
     """The image with the colours of its objects, outlined, and nothing outside their masks changed, at a scale.
-
-    Args:
-        owner: `owner_map` at the result's size, where it is at hand.
 
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    owner = resize_nearest(owner_map(graph), scaled(image.shape, scale)) if owner is None else owner
+    owner = resize_nearest(owner_map(graph), scaled(image.shape, scale))
     size = owner.shape[::-1]
     shrinks = size[0] < image.shape[1]
     canvas = image

@@ -53,7 +53,7 @@ class PageItem:
         marks: "hit" or "wrong" for each relation of `graph`.
         truth_marks: "hit" or "missed" for each relation of `truth`.
         scores: whether objects and relations of `graph` have scores worth showing; those of `truth` have none.
-        title, truth_title: what the page calls the two.
+        title: what the page calls `graph`.
         note: a line beside the name.
     """
 
@@ -65,7 +65,6 @@ class PageItem:
     truth_marks: Sequence[str] | None = None
     scores: bool = True
     title: str = "Predicted"
-    truth_title: str = "Annotated"
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -222,7 +221,7 @@ def encode_item(item: PageItem, max_relations: int | None = None) -> dict:
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     layers = [_layer(item.graph, item.title, item.marks, item.scores, size, max_relations)]
     if item.truth is not None:
-        layers.append(_layer(item.truth, item.truth_title, item.truth_marks, False, size, max_relations))
+        layers.append(_layer(item.truth, "Annotated", item.truth_marks, False, size, max_relations))
     return {"name": printable(item.name), "size": list(size), "image": _data_uri(image, quality=88), "layers": layers}
 
 

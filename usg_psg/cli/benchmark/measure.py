@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ...data import PSG_VOCABULARY
 from ...data.psg_shapes import generate_psg_shapes
+from ...data.psg_shapes.generate import MIN_PSG_SIDE
 from ...structures import TextEmbeddings
 
 
@@ -109,11 +110,14 @@ def use_psg_sized_vocabulary(model: Any) -> None:
 
 
 def use_scenes(folder: str | None, size: int, count: int) -> None:
-    """Let DETECTRON2_DATASETS be a folder with generated scenes, which are drawn if they are not there yet."""
+    """Let DETECTRON2_DATASETS be a folder with generated scenes like PSG, drawn if they are not there yet.
+
+    Their longer side has `size` pixels, or as many as the preset needs.
+    """
     root = Path(folder or tempfile.mkdtemp(prefix="usg_psg_scenes_"))
     if not (root / "psg_shapes" / "psg" / "psg.json").exists():
-        workers = min(os.cpu_count() or 1, 16)
+        side, workers = max(size, MIN_PSG_SIDE), min(os.cpu_count() or 1, 16)
         generate_psg_shapes(
-            root / "psg_shapes", count, 1, (size, size), preset="psg", num_workers=workers, overwrite=True
+            root / "psg_shapes", count, 1, (side, side), preset="psg", num_workers=workers, overwrite=True
         )
     os.environ["DETECTRON2_DATASETS"] = str(root)

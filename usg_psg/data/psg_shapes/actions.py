@@ -13,8 +13,7 @@ from typing import Any
 from .figures import ANIMALS, PERSON_WIDTH, POSES
 from .places import LAND, PLACES, WATER
 
-Names = str | frozenset[str]  # of classes or places; a text separates them by ", "
-Zone = tuple[float, float]
+Names = str | frozenset[str]
 
 ROOMS = frozenset(("living", "bedroom", "kitchen", "bathroom"))
 OUTDOORS = frozenset(name for name, place in PLACES.items() if not place.indoors)
@@ -49,40 +48,43 @@ class Part:
     behind: bool = False
 
 
-@dataclass(frozen=True)
 class Event:
-    """A group and its relations.
+    """A group and its relations; classes and places are a set, or a text that separates them by ", ".
 
-    Attributes:
+    Args:
         predicate: the one that it is drawn for.
         share: part of the predicate's occurrences that look like this.
         parts: the first one stands on the ground.
         links: (subject, predicate, object), positions in parts; the object may be "ground", the stuff below the first
-            part, or "behind", the stuff behind its upper half.
+            part, or "behind", the stuff behind its upper half; none: the first part does it to the second.
         places: keys of `PLACES`.
         ground: stuff that the first part may stand on; empty if it need not stand.
         behind: stuff that must be behind it, if a link needs it.
         zone: (low, high) of the foot's height, where 0 is the top of the picture, 1 the horizon, 2 the bottom.
     """
 
-    predicate: str
-    share: float
-    parts: tuple[Part, ...]
-    links: tuple[tuple[int, str, int | str], ...]
-    places: frozenset[str] = STANDING_PLACES
-    ground: frozenset[str] = LAND
-    behind: frozenset[str] = frozenset()
-    zone: Zone = (1.08, 1.97)
+    def __init__(
+        self,
+        predicate: str,
+        share: float,
+        *parts: Part,
+        links: tuple[tuple[int, str, int | str], ...] = (),
+        places: Names = STANDING_PLACES,
+        ground: Names = LAND,
+        behind: Names = frozenset(),
+        zone: tuple[float, float] = (1.08, 1.97),
+    ):
+        self.predicate, self.share, self.parts, self.zone = predicate, share, parts, zone
+        self.links = links or ((0, predicate, 1),)
+        self.places, self.ground, self.behind = (
+            frozenset(names.split(", ")) if isinstance(names, str) else names for names in (places, ground, behind)
+        )
 
 
 def hand(pose: str) -> tuple[float, float]:
     """Where a person's hand is, from the foot."""
     x, y = POSES[pose].hand
     return (x - 0.5) * PERSON_WIDTH, 1 - y
-
-
-def _set(names: Names) -> frozenset[str]:
-    return frozenset(names.split(", ")) if isinstance(names, str) else names
 
 
 def _part(names: str, *args: Any, **options: Any) -> Part:
@@ -97,21 +99,6 @@ def _person(pose: str = "", **options: Any) -> Part:
     return _stands("person", pose=pose, **options)
 
 
-def _event(
-    predicate: str,
-    share: float,
-    *parts: Part,
-    places: Names = STANDING_PLACES,
-    ground: Names = LAND,
-    behind: Names = frozenset(),
-    links: tuple[tuple[int, str, int | str], ...] = (),
-    **zone: Zone,
-) -> Event:
-    """A group; unless links says otherwise, the first part does it to the second."""
-    links = links or ((0, predicate, 1),)
-    return Event(predicate, share, parts, links, _set(places), _set(ground), _set(behind), **zone)
-
-
 def _held(
     predicate: str,
     share: float,
@@ -123,14 +110,14 @@ def _held(
 ) -> Event:
     """A person with something in the hand."""
     thing = _part(names, "hand", size=size, grip=grip, angle=angle)
-    return _event(predicate, share, _person(predicate), thing, places=places)
+    return Event(predicate, share, _person(predicate), thing, places=places)
 
 
 def _toward(
     predicate: str, share: float, pose: str, other: Part, places: Names = STANDING_PLACES, **options: Any
 ) -> Event:
     """A person and something in front of them."""
-    return _event(predicate, share, _person(pose, **options), other, places=places)
+    return Event(predicate, share, _person(pose, **options), other, places=places)
 
 
 def _mounted(
@@ -148,23 +135,31 @@ def _mounted(
     """Somebody on something, or something that something is done to."""
     below = _stands(mount) if isinstance(mount, str) else mount
     rider = _part(riders, at, pose, size, **options)
-    return _event(predicate, share, below, rider, links=((1, predicate, 0),), places=places, ground=ground)
+    return Event(predicate, share, below, rider, links=((1, predicate, 0),), places=places, ground=ground)
 
 
 def _before(
-    predicate: str, share: float, thing: Part, places: Names, behind: Names, zone: Zone, ground: Names = LAND
+    predicate: str,
+    share: float,
+    thing: Part,
+    places: Names,
+    behind: Names,
+    zone: tuple[float, float],
+    ground: Names = LAND,
 ) -> Event:
     """A thing that has a relation with the stuff behind it."""
     links = ((0, predicate, "behind"),)
-    return _event(predicate, share, thing, links=links, places=places, ground=ground, behind=behind, zone=zone)
+    return Event(predicate, share, thing, links=links, places=places, ground=ground, behind=behind, zone=zone)
 
 
 def _on(predicate: str, share: float, thing: Part, places: Names, ground: Names = LAND) -> Event:
     """A thing that has a relation with the ground."""
-    return _event(predicate, share, thing, links=((0, predicate, "ground"),), places=places, ground=ground)
+    return Event(predicate, share, thing, links=((0, predicate, "ground"),), places=places, ground=ground)
 
 
-def _hung(predicate: str, share: float, name: str, size: float, places: Names, behind: Names, zone: Zone) -> Event:
+def _hung(
+    predicate: str, share: float, name: str, size: float, places: Names, behind: Names, zone: tuple[float, float]
+) -> Event:
     """A thing on a wall, a building or a ceiling."""
     return _before(predicate, share, _part(name, size=size), places, behind, zone, frozenset())
 
@@ -187,9 +182,9 @@ EVENTS: tuple[Event, ...] = (
     _held("carrying", 0.6, "handbag, suitcase, backpack", size=1.0, grip=1.0),
     _held("carrying", 0.25, "skis, snowboard", "snow", 0.9),
     _held("carrying", 0.15, "surfboard, skateboard", "coast, street", 0.8),
-    _event("wearing", 0.4, _person(), _part("tie", (0.0, 0.78), size=1.3, grip=1.0)),
-    _event("wearing", 0.35, _person("walking"), _part("backpack", (-0.14, 0.8), grip=1.0), places=OUTDOORS),
-    _event("wearing", 0.25, _person("catching"), _part("baseball glove", "hand", grip=0.5, size=1.1),
+    Event("wearing", 0.4, _person(), _part("tie", (0.0, 0.78), size=1.3, grip=1.0)),
+    Event("wearing", 0.35, _person("walking"), _part("backpack", (-0.14, 0.8), grip=1.0), places=OUTDOORS),
+    Event("wearing", 0.25, _person("catching"), _part("baseball glove", "hand", grip=0.5, size=1.1),
            places="field, park"),
     _toward("looking at", 0.5, "looking", _stands("person, dog, cat, horse, cow", (0.75, 0.0), turned=True)),
     _toward("looking at", 0.3, "looking", _stands("elephant, giraffe, zebra, sheep", (1.3, 0.0)), GRASSY),
@@ -201,25 +196,25 @@ EVENTS: tuple[Event, ...] = (
     _before("eating", 0.25, _stands("giraffe, elephant"), "park, savanna", "tree-merged", (1.02, 1.3)),
     _held("drinking", 0.6, "bottle, cup, wine glass", size=1.4),
     _on("drinking", 0.4, _stands("horse, cow, zebra, elephant, bear", pose="grazing"), "savanna, park", WATER),
-    _event("feeding", 1.0, _person("touching"),
+    Event("feeding", 1.0, _person("touching"),
            _stands("giraffe, elephant, horse, cow, sheep", (1.05, 0.0), turned=True),
            _part("banana, apple, carrot", "hand", size=1.2, grip=0.5), places=GRASSY,
            links=((0, "feeding", 1), (0, "holding", 2), (1, "eating", 2))),
-    _event("biting", 1.0, _stands("dog", pose="running"),
+    Event("biting", 1.0, _stands("dog", pose="running"),
            _part("frisbee, teddy bear, sports ball", (0.42, 0.28), size=0.8, grip=0.5), places=OUTDOORS),
     _toward("catching", 0.6, "catching", _part("frisbee, sports ball", (0.45, 0.86), size=0.9, grip=0.5), OUTDOORS),
-    _event("catching", 0.4, _person("catching"), _part("baseball glove", "hand", grip=0.5),
+    Event("catching", 0.4, _person("catching"), _part("baseball glove", "hand", grip=0.5),
            _part(_BALL, (0.46, 0.9), size=0.5, grip=0.5), places="field, park",
            links=((0, "catching", 2), (0, "wearing", 1))),
-    _event("picking", 1.0, _person("touching"), _part("apple, orange, banana", "hand", size=1.1, grip=0.5),
+    Event("picking", 1.0, _person("touching"), _part("apple, orange, banana", "hand", size=1.1, grip=0.5),
            places=GRASSY, behind="tree-merged", zone=(1.02, 1.3)),
-    _event("playing with", 0.6, _stands("dog, cat"),
+    Event("playing with", 0.6, _stands("dog, cat"),
            _stands("sports ball, frisbee, teddy bear", (0.44, 0.0), size=0.9)),
     _toward("playing with", 0.4, "playing", _stands("dog, cat", (0.62, 0.0), turned=True)),
-    _event("chasing", 1.0, _stands("dog, horse, cow", pose="running"),
+    Event("chasing", 1.0, _stands("dog, horse, cow", pose="running"),
            _stands("sheep, cat, dog, person", (1.25, 0.0), "running"), places=OUTDOORS),
     _before("climbing", 1.0, _person("climbing"), OUTDOORS, _CLIMBED, (0.9, 1.06)),
-    _event("cleaning", 1.0, _person("touching"), _stands("toilet, sink, oven, refrigerator", (0.68, 0.0)),
+    Event("cleaning", 1.0, _person("touching"), _stands("toilet, sink, oven, refrigerator", (0.68, 0.0)),
            _part("towel", "hand", size=1.2, grip=0.7), places=ROOMS, links=((0, "cleaning", 1), (0, "holding", 2))),
     _toward("playing", 0.45, "playing", _part("sports ball, frisbee", (0.62, 0.78), size=0.9, grip=0.5),
             "field, park, coast"),
@@ -233,7 +228,7 @@ EVENTS: tuple[Event, ...] = (
     _toward("pulling", 0.5, "pulling", _stands("dog, horse, cow", (-0.82, 0.0)), OUTDOORS),
     _toward("guiding", 1.0, "guiding", _stands("horse, cow, elephant", (-0.72, 0.0), behind=True), GRASSY),
     _toward("opening", 1.0, "touching", _stands("refrigerator, oven", (0.6, 0.0), "open"), "kitchen"),
-    _event("cooking", 1.0, _person("looking"), _stands("oven", (0.55, 0.0)),
+    Event("cooking", 1.0, _person("looking"), _stands("oven", (0.55, 0.0)),
            _part("pizza, hot dog, carrot, broccoli", (0.5, 0.59), size=1.1), places="kitchen",
            links=((0, "cooking", 2), (2, "on", 1))),
     _toward("throwing", 1.0, "throwing", _part("frisbee, sports ball", (0.56, 1.02), size=0.8, grip=0.5), OUTDOORS),
@@ -249,7 +244,7 @@ EVENTS: tuple[Event, ...] = (
     _mounted("falling off", 0.5, "skateboard", (0.28, 0.16), "falling", "street, park", angle=55),
     _mounted("falling off", 0.5, _stands("surfboard", angle=80.0), (0.6, 0.2), "falling", "coast", ground=WATER,
              angle=60),
-    _event("going down", 1.0, _person("running", angle=14), _part("skis, snowboard", (0.05, -0.02), angle=14),
+    Event("going down", 1.0, _person("running", angle=14), _part("skis, snowboard", (0.05, -0.02), angle=14),
            places="snow", links=((0, "going down", "ground"), (0, "on", 1))),
     _mounted("painted on", 1.0, _stands("bus, train, truck", size=1.1), (-0.3, 0.32), "painted", "street, station",
              "bird, person, giraffe", 0.45),
@@ -261,13 +256,13 @@ EVENTS: tuple[Event, ...] = (
     _mounted("lying on", 0.3, "bed, couch", (0.0, 0.3), "lying", ROOMS, "cat, dog"),
     _mounted("lying on", 0.2, "bench", (0.0, 0.26), "lying", OUTDOORS, "cat, dog", 0.9),
     _mounted("jumping over", 1.0, "fire hydrant, bench, suitcase, dog", (0.0, 0.55), "jumping", OUTDOORS),
-    _event("jumping from", 0.5, _person("jumping"), _part("skis, snowboard", (0.0, 0.12), size=0.9), places="snow",
+    Event("jumping from", 0.5, _person("jumping"), _part("skis, snowboard", (0.0, 0.12), size=0.9), places="snow",
            links=((0, "jumping from", "ground"), (0, "on", 1))),
     _mounted("jumping from", 0.5, "skateboard", (0.0, 0.3), "jumping", "street, park"),
-    _event("about to hit", 0.5, _person("hitting"), _part("baseball bat", "hand", grip=0.05, angle=-30, size=1.2),
+    Event("about to hit", 0.5, _person("hitting"), _part("baseball bat", "hand", grip=0.05, angle=-30, size=1.2),
            _part(_BALL, (0.72, 0.8), size=0.5, grip=0.5), places="field, park",
            links=((0, "about to hit", 2), (0, "holding", 1))),
-    _event("about to hit", 0.5, _person("hitting"), _part("tennis racket", "hand", grip=0.05),
+    Event("about to hit", 0.5, _person("hitting"), _part("tennis racket", "hand", grip=0.05),
            _part(_BALL, (0.7, 0.9), size=0.45, grip=0.5), places="field, park",
            links=((0, "about to hit", 2), (0, "holding", 1))),
     _toward("kicking", 1.0, "kicking", _part(_BALL, (0.46, 0.06), size=0.9), "field, park, coast"),

@@ -5,11 +5,7 @@ A place is painted from back to front: sky or wall, what stands on the horizon, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .frequencies import read_numbers
-
-Odds = tuple[tuple[str, float], ...]
 
 WATER = frozenset(("sea", "river", "water-other"))
 LAND = frozenset(
@@ -27,13 +23,11 @@ FIXED = {
 }
 
 
-@dataclass(frozen=True)
 class Place:
-    """A kind of background.
+    """A kind of background, of classes in a text, separated by commas.
 
-    Attributes:
+    Args:
         weight: how often it is drawn.
-        indoors: whether there are walls.
         horizon: lowest and highest y of the line where the ground begins, in picture heights.
         back: what fills the upper part; one is chosen. Outdoors it is sky, or nothing but what stands on the horizon.
         far: what stands on the horizon, each with its probability.
@@ -42,76 +36,66 @@ class Place:
         patches: what is on walls, houses and on the ground, each with its probability.
     """
 
-    weight: float
-    indoors: bool
-    horizon: tuple[float, float]
-    back: tuple[str, ...]
-    far: Odds
-    ground: tuple[str, ...]
-    paths: Odds = ()
-    patches: Odds = ()
-
-
-def _place(
-    weight: float,
-    horizon: tuple[float, float],
-    *,
-    back: str = "sky-other-merged",
-    far: str = "",
-    ground: str,
-    paths: str = "",
-    patches: str = "",
-) -> Place:
-    indoors = back != "sky-other-merged"
-    far_odds, path_odds, patch_odds = (tuple(read_numbers(text).items()) for text in (far, paths, patches))
-    backs, grounds = tuple(back.split(", ")), tuple(ground.split(", "))
-    return Place(weight, indoors, horizon, backs, far_odds, grounds, path_odds, patch_odds)
+    def __init__(
+        self,
+        weight: float,
+        horizon: tuple[float, float],
+        *,
+        back: str = "sky-other-merged",
+        far: str = "",
+        ground: str,
+        paths: str = "",
+        patches: str = "",
+    ):
+        self.weight, self.horizon, self.indoors = weight, horizon, back != "sky-other-merged"
+        self.back, self.ground = tuple(back.split(", ")), tuple(ground.split(", "))
+        self.far, self.paths, self.patches = (tuple(read_numbers(odds).items()) for odds in (far, paths, patches))
 
 
 _ROOM_WALLS = "wall-other-merged, wall-other-merged, wall-other-merged, wall-wood, wall-brick"
 
 # fmt: off
 PLACES: dict[str, Place] = {
-    "park": _place(1.5, (0.28, 0.46),
+    "park": Place(1.5, (0.28, 0.46),
         far="mountain-merged 0.12, building-other-merged 0.2, tree-merged 0.85, fence-merged 0.12",
         ground="grass-merged, grass-merged, grass-merged, dirt-merged",
         paths="pavement-merged 0.2, road 0.15, gravel 0.07, river 0.1",
         patches="flower 0.1, rock-merged 0.1, dirt-merged 0.14"),
-    "savanna": _place(0.8, (0.28, 0.44), far="mountain-merged 0.25, tree-merged 0.75, fence-merged 0.25",
+    "savanna": Place(0.8, (0.28, 0.44), far="mountain-merged 0.25, tree-merged 0.75, fence-merged 0.25",
         ground="grass-merged, dirt-merged", paths="river 0.14, water-other 0.1, dirt-merged 0.2",
         patches="rock-merged 0.25, grass-merged 0.15"),
-    "street": _place(1.9, (0.36, 0.52), far="tree-merged 0.4, building-other-merged 0.8, house 0.15, bridge 0.05",
+    "street": Place(1.9, (0.36, 0.52), far="tree-merged 0.4, building-other-merged 0.8, house 0.15, bridge 0.05",
         ground="pavement-merged, pavement-merged, grass-merged", paths="road 0.95",
         patches="window-other 0.65, door-stuff 0.35, banner 0.2, light 0.3, roof 0.1, stairs 0.06"),
-    "station": _place(0.6, (0.36, 0.5),
+    "station": Place(0.6, (0.36, 0.5),
         far="tree-merged 0.55, building-other-merged 0.5, bridge 0.14, fence-merged 0.15",
         ground="gravel, platform, grass-merged", paths="railroad 0.97",
         patches="window-other 0.6, roof 0.15, light 0.3, door-stuff 0.15"),
-    "coast": _place(1.1, (0.28, 0.44), far="mountain-merged 0.25, sea 0.9, bridge 0.05", ground="sand, sand, sea",
+    "coast": Place(1.1, (0.28, 0.44), far="mountain-merged 0.25, sea 0.9, bridge 0.05", ground="sand, sand, sea",
         paths="sand 0.14", patches="rock-merged 0.15, tent 0.05"),
-    "snow": _place(0.8, (0.26, 0.42), far="mountain-merged 0.5, tree-merged 0.55, fence-merged 0.15, house 0.1",
+    "snow": Place(0.8, (0.26, 0.42), far="mountain-merged 0.5, tree-merged 0.55, fence-merged 0.15, house 0.1",
         ground="snow", patches="rock-merged 0.14, banner 0.04, roof 0.05"),
-    "field": _place(1.1, (0.28, 0.4),
+    "field": Place(1.1, (0.28, 0.4),
         far="tree-merged 0.5, building-other-merged 0.2, wall-other-merged 0.3, fence-merged 0.45",
         ground="playingfield, playingfield, grass-merged", paths="dirt-merged 0.35, pavement-merged 0.05",
         patches="banner 0.14, net 0.12"),
-    "airport": _place(0.45, (0.4, 0.56), far="mountain-merged 0.2, tree-merged 0.35, building-other-merged 0.35",
+    "airport": Place(0.45, (0.4, 0.56), far="mountain-merged 0.2, tree-merged 0.35, building-other-merged 0.35",
         ground="grass-merged, pavement-merged", paths="road 0.55, pavement-merged 0.2", patches="window-other 0.5"),
-    "living": _place(1.3, (0.56, 0.7), back=_ROOM_WALLS, ground="floor-wood, floor-wood, floor-other-merged",
+    "living": Place(1.3, (0.56, 0.7), back=_ROOM_WALLS, ground="floor-wood, floor-wood, floor-other-merged",
         patches="ceiling-merged 0.35, window-other 0.75, window-blind 0.25, door-stuff 0.5, curtain 0.22, "
                 "shelf 0.3, cabinet-merged 0.2, light 0.4, mirror-stuff 0.14, rug-merged 0.35, table-merged 0.1, "
                 "paper-merged 0.05"),
-    "bedroom": _place(0.6, (0.54, 0.66), back=_ROOM_WALLS, ground="floor-wood, floor-other-merged",
+    "bedroom": Place(0.6, (0.54, 0.66), back=_ROOM_WALLS, ground="floor-wood, floor-other-merged",
         patches="ceiling-merged 0.25, window-other 0.75, window-blind 0.25, door-stuff 0.5, curtain 0.22, "
                 "light 0.4, shelf 0.12, cabinet-merged 0.14, rug-merged 0.25"),
-    "kitchen": _place(0.9, (0.6, 0.72), back="wall-tile, wall-other-merged, wall-wood",
+    "kitchen": Place(0.9, (0.6, 0.72), back="wall-tile, wall-other-merged, wall-wood",
         ground="floor-other-merged, floor-wood",
         patches="ceiling-merged 0.3, cabinet-merged 0.75, counter 0.6, window-other 0.6, shelf 0.15, towel 0.08, "
                 "light 0.35, paper-merged 0.08"),
-    "bathroom": _place(0.5, (0.56, 0.7), back="wall-tile, wall-tile, wall-other-merged", ground="floor-other-merged",
+    "bathroom": Place(0.5, (0.56, 0.7), back="wall-tile, wall-tile, wall-other-merged", ground="floor-other-merged",
         patches="ceiling-merged 0.12, mirror-stuff 0.6, towel 0.3, window-other 0.4, cabinet-merged 0.2, "
                 "curtain 0.14, rug-merged 0.15, light 0.35"),
-    "table": _place(1.1, (0.3, 0.46), back="wall-other-merged, wall-wood, wall-brick, wall-stone",
+    "table": Place(1.1, (0.3, 0.46), back="wall-other-merged, wall-wood, wall-brick, wall-stone",
         ground="table-merged",
         patches="window-other 0.5, curtain 0.08, paper-merged 0.2, food-other-merged 0.2, fruit 0.1, flower 0.06, "
                 "towel 0.04, cardboard 0.05"),
