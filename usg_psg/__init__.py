@@ -21,4 +21,4 @@ else:
 
     __all__ = ["Vocabulary", "add_usg_config", "build_cfg", "get_config_file"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
