@@ -102,13 +102,13 @@ def zero_recall(results: SGDetResults) -> list[str]:
     if not any_class:
         cause = "no predicted mask fits an annotated one (untrained, or of other images or sizes?)"
     elif not objects:
-        cause = f"masks fit {any_class:.1f} % of the annotated ones, never with their class (untrained, or in another order?)"
+        cause = f"masks fit {any_class:.1f} % of the annotated ones, never with their class (in another order?)"
     elif not results.counts["predicted_triplets"]:
         cause = f"{objects:.1f} % of the objects are found, but no relation is predicted"
     elif not pairs:
         cause = f"{objects:.1f} % of the objects are found, but no related pair (do subject and object count from 0?)"
     else:
-        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate (are they in another order, or from 1?)"
+        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate (in another order, from 1?)"
     return [f"{protocol}/R@{k} is 0: {cause}"]
 
 
