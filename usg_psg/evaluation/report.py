@@ -102,7 +102,8 @@ def zero_recall(results: SGDetResults) -> list[str]:
     if not any_class:
         cause = "no predicted mask fits an annotated one (untrained, or of other images or sizes?)"
     elif not objects:
-        cause = f"masks fit {any_class:.1f} % of the annotated ones, never with their class (in another order?)"
+        fitting = f"masks fit {any_class:.1f} % of the annotated ones"
+        cause = f"{fitting}, never with their class (untrained, or classes in another order?)"
     elif not results.counts["predicted_triplets"]:
         cause = f"{objects:.1f} % of the objects are found, but no relation is predicted"
     elif not pairs:
