@@ -42,12 +42,12 @@ $(BIN)/.runs: setup.py pyproject.toml Makefile
 
 # What tests and linters need
 $(BIN)/.installed: $(BIN)/.runs
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[app,dev]' $(TORCH_VERSION) $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts --no-compile -e '.[app,dev]' $(TORCH_VERSION) $(LOCK)
 	@# A reference for the metrics; it asks for numpy < 2 but runs with newer ones.
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	@# A reference for masks; it asks for an older OpenCV, and through it for numpy < 2.3.
 	$(BIN)/python -m pip install --quiet --no-deps label-studio-sdk==2.1.2
-	$(BIN)/python -m pip install --quiet appdirs jsf lxml xmljson
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts appdirs jsf lxml xmljson
 	touch $@
 
 install: $(BIN)/.installed ## .venv with this package in editable mode, tests and linters

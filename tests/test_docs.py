@@ -226,7 +226,6 @@ def run(text: str, folder: Path) -> str:
     """Run shell lines as a reader would, all in one shell; returns what they print."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
-    text = re.sub(r"(export PYTHONPATH=)\.", rf"\g<1>.:{ROOT}", text)
     done = subprocess.run(
         ["bash", "-e", "-c", python + text], cwd=folder, env=env, capture_output=True, text=True, timeout=500
     )

@@ -61,9 +61,9 @@ def import_data(parser: ArgumentParser) -> Check:
     add("--test-json", type=Path, metavar="FILE", help="the same of the test images, such as panoptic_val2017.json")
     add("--exclude", type=Path, metavar="PSG.json", help="leave its test images out of the images to train on")
     add("--output", required=True, type=Path, metavar="OUT.json", help="must not exist")
-    images = "of the images in the image root (default: train2017 for panoptic_train2017)"
+    images = "of the images, below the later --image-root (default: train2017 for panoptic_train2017)"
     add("--images", metavar="FOLDER", default="", help=images)
-    add("--panoptic", metavar="FOLDER", default="", help="of the PNGs (default: the name of --json)")
+    add("--panoptic", metavar="FOLDER", default="", help="of the PNGs, likewise (default: the name of --json)")
     hub = sources.add_parser("hub", help=f"a data set in the layout of {PSG_REPOSITORY}, with its images")
     add = hub.add_argument
     add("repository", help="USER/NAME on the Hub")

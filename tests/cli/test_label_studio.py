@@ -171,6 +171,7 @@ def test_predictions_become_a_data_set(photographs, capsys):
     ("change", "message"),
     [
         (lambda t: t.pop("id"), "entry 0 of the export.id: expected int"),
+        (lambda t: t.pop("data"), "task 1: has no data; export the project as JSON, not JSON-MIN"),
         (lambda t: t["data"].pop("image_id"), "task 1, data.image_id: expected str"),
         (lambda t: t["data"].update(image_id="99"), "task 1, data.image_id: '99' is not among the tasks"),
         (lambda t: t.pop("annotations"), "task 1, annotations: expected a list"),

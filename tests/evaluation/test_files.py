@@ -286,6 +286,14 @@ def test_metrics_that_need_training_data_are_left_out_without_it(dataset, tmp_pa
     assert "zR" not in printed and "baseline" not in printed
 
 
+def test_a_default_image_root_that_does_not_exist_is_named(dataset, tmp_path, capsys):
+    json_file = tmp_path / "other" / "mine" / "psg.json"
+    json_file.parent.mkdir(parents=True)
+    json_file.write_bytes(Path(dataset[0]).read_bytes())
+    assert load_tool("evaluate_predictions").main(["--gt", str(json_file), "--pred", str(json_file)]) == 2
+    assert f"--image-root: there is no folder {tmp_path}/other/coco, the default" in capsys.readouterr().err
+
+
 def test_training_data_of_a_file(dataset, tmp_path):
     json_file, _, _ = dataset
     train = tmp_path / "train.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
@@ -21,3 +22,15 @@ def config_of(args: Namespace) -> CfgNode:
     if getattr(args, "vocabulary", None):
         cfg.MODEL.USG.VOCABULARY = args.vocabulary
     return cfg
+
+
+def image_root_of(json_file: Path, given: Path | None) -> Path:
+    """The folder that paths in a PSG file start from: --image-root, or `coco` where OpenPSG has it.
+
+    Raises:
+        ValueError: if there is no such folder.
+    """
+    root = given or json_file.resolve().parent.parent / "coco"
+    if not root.is_dir():
+        raise ValueError(f"--image-root: there is no folder {root}{'' if given else ', the default'}")
+    return root

@@ -139,7 +139,7 @@ def write_results(source: Source, graph: SceneGraph, image: np.ndarray, args: Na
         raise
     labels = [thing.label for thing in shown.objects]
     rows = [f"  {r.score:.3f}  {labels[r.subject]} - {r.predicate} - {labels[r.object]}" for r in shown.relations]
-    return "\n".join([f"{source.name}:", *(rows or [f"  no relation with a score from {args.score_threshold} on"])])
+    return "\n".join([f"{source.name}:", *(rows or [f"  no relation scores {args.score_threshold} or more"])])
 
 
 def load_predictor(args: Namespace) -> SceneGraphPredictor:

@@ -20,6 +20,7 @@ from ..evaluation.rename import rename_predictions
 from ..evaluation.report import format_predicates, format_summary, save_results
 from ..visualization import save_plots
 from ..vocabulary import Vocabulary
+from . import image_root_of
 
 
 def run(args: Namespace) -> None:
@@ -27,8 +28,7 @@ def run(args: Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     content = open_psg(args.gt)
     vocabulary = content.vocabulary
-    image_root = args.image_root or args.gt.resolve().parent.parent / "coco"
-    records = records_of_file(args.pred, load_psg_json(args.gt, image_root, args.split))
+    records = records_of_file(args.pred, load_psg_json(args.gt, image_root_of(args.gt, args.image_root), args.split))
     training = training_triplets_of_file(open_psg(args.train) if args.train else content, vocabulary, args.split)
     metrics = SGDetMetrics(
         len(vocabulary.predicate_classes),

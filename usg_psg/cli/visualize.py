@@ -25,6 +25,7 @@ from ..scene_graph import SceneGraph
 from ..utils.text import counted
 from ..visualization import PageItem, PageWriter
 from ..vocabulary import Vocabulary
+from . import image_root_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def open_source(args: Namespace) -> Source:
         records, title = DatasetCatalog.get(args.dataset), args.dataset
     else:
         names = read_psg_json(args.json).vocabulary
-        root = args.image_root or args.json.resolve().parent.parent / "coco"
+        root = image_root_of(args.json, args.image_root)
         split = args.split or ("test" if args.predictions else "trainval")
         records, title = load_psg_json(args.json, root, split), f"{args.json.name}, {split}"
     return Source(title, records, names)

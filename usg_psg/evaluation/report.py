@@ -100,15 +100,16 @@ def zero_recall(results: SGDetResults) -> list[str]:
         metrics[f"{protocol}/PR@{k}"],
     )
     if not any_class:
-        cause = "no predicted mask fits an annotated one: is the model trained, are images and sizes the same?"
+        cause = "no predicted mask fits an annotated one (untrained, or of other images or sizes?)"
     elif not objects:
-        cause = f"masks fit {any_class:.1f} % of the annotated ones, never with their class: have classes one order?"
+        fitting = f"masks fit {any_class:.1f} % of the annotated ones"
+        cause = f"{fitting}, never with their class (untrained, or classes in another order?)"
     elif not results.counts["predicted_triplets"]:
         cause = f"{objects:.1f} % of the objects are found, but no relation is predicted"
     elif not pairs:
-        cause = f"{objects:.1f} % of the objects are found, but no related pair: do subject and object count from 0?"
+        cause = f"{objects:.1f} % of the objects are found, but no related pair (do subject and object count from 0?)"
     else:
-        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate: do predicates count from 0?"
+        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate (in another order, from 1?)"
     return [f"{protocol}/R@{k} is 0: {cause}"]
 
 

@@ -100,6 +100,8 @@ def read_corrections(
     for n, entry in enumerate(list_of(exported, "the export")):
         number = field_of(entry, "id", int, f"entry {n} of the export")
         where = f"task {number}"
+        if "data" not in entry:
+            raise ValueError(f"{where}: has no data; export the project as JSON, not JSON-MIN")
         image_id = field_of(field_of(entry, "data", dict, where), "image_id", str, f"{where}, data")
         if image_id not in known:
             raise ValueError(f"{where}, data.image_id: {image_id!r} is not among the tasks")
