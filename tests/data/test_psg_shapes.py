@@ -66,6 +66,7 @@ def test_layout_on_disk(generated, monkeypatch):
 
 
 def test_same_seed_same_files_whatever_the_size_of_the_set(generated, tmp_path):
+    cv2.GaussianBlur(np.zeros((512, 512, 3), np.uint8), (0, 0), 3)  # starts threads that processes must not inherit
     generate_psg_shapes(tmp_path / "a", 4, 5, SIZE, "easy", seed=5, num_workers=2)
     first, second = files(generated / "psg_shapes" / "coco"), files(tmp_path / "a" / "coco")
     common = set(first) & set(second)

@@ -250,8 +250,11 @@ def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator
     if num_workers == 0:
         yield from map(work, jobs)
         return
-    # A spawned process first imports all of the package; elsewhere forked ones may crash in system libraries.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # A spawned process first imports all of the package. One forked from this one waits for ever in OpenCV if its threads
+    # have been used here; a server, where there is one, imports once and forks clean ones.
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
         # Ctrl-C waits for the chunks that are being drawn.
         yield from pool.map(work, jobs, chunksize=max(1, min(4, len(jobs) // (4 * num_workers))))
