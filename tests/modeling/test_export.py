@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
 from usg_psg.cli import export
-from usg_psg.modeling.export import OUTPUTS, ExportableNetwork, example_inputs, export_network
+from usg_psg.modeling.export import OUTPUTS, ExportableNetwork, example_inputs, export_network, fixed_padding
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.onnx import NAMES_SUFFIX, OnnxPredictor
 from usg_psg.predictor import SceneGraphPredictor
@@ -33,6 +34,17 @@ TEST.USG.PREDICATE_LOGIT_ADJUSTMENT 0.5 TEST.USG.TRIPLET_PRIOR 0.5 INPUT.MIN_SIZ
 INPUT.MAX_SIZE_TEST 96 MODEL.CLIP.FREEZE True MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED True
 MODEL.USG.HIDDEN_DIM 32 MODEL.USG.MASK_DECODER.NUM_LAYERS 1 MODEL.USG.RELATION_HEAD.NUM_LAYERS 1
 MODEL.USG.RELATION_HEAD.RPC.NUM_PAIRS 240 TEST.USG.RELATIONS_PER_IMAGE 2000""".split()
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, (3, 7)])
+@pytest.mark.parametrize("stride", [2, (1, 2), 4])
+def test_padding_of_tensorflow_does_not_depend_on_the_size(kernel, stride):
+    conv = timm.layers.Conv2dSame(2, 3, kernel, stride)
+    model, image = torch.nn.Sequential(conv), torch.randn(2, 2, 32, 64)
+    expected = model(image)
+    with fixed_padding(model):
+        assert "forward" in vars(conv) and torch.equal(model(image), expected)
+    assert "forward" not in vars(conv)
 
 
 @pytest.fixture(scope="module")

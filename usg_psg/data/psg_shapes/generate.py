@@ -250,8 +250,8 @@ def _records(root: Path, settings: ShapesSettings, num_workers: int) -> Iterator
     if num_workers == 0:
         yield from map(work, jobs)
         return
-    # A spawned process first imports all of the package. One forked from this one waits for ever in OpenCV if its threads
-    # have been used here; a server, where there is one, imports once and forks clean ones.
+    # A spawned process first imports all of the package; one forked from this one waits for ever in OpenCV if its
+    # threads have been used here. A server, where there is one, imports once and forks clean ones.
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])
