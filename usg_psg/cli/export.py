@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import statistics
 import time
 import warnings
@@ -111,6 +112,7 @@ def _write_onnx(program: ExportedProgram, path: Path, settings: dict[str, Any], 
     """Translate, check and write; weights of 16 bits on request, inputs and outputs stay float32."""
     import onnx
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it lists all operators that it leaves as they are
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
