@@ -187,6 +187,7 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, tool, args, message):
     assert message in capsys.readouterr().err and path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_interrupt_gives_the_partial_table(tmp_path):
     path = many(tmp_path, 6_000)
     process = start(TOOL, "check", "--json", path, "--image-root", tmp_path, "--workers", 2, text=False)
