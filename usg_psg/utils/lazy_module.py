@@ -10,7 +10,8 @@ class LazyModule:
     """Stands for a module until one of its attributes is needed.
 
     OpenCLIP and timm take two thirds of the time in which this package is imported (torchvision and torch._dynamo come
-    with them), and most programs build no model of theirs.
+    with them), and most programs build no model of theirs. `importlib.util.LazyLoader` puts its module into
+    `sys.modules`, where PyTorch's look at the source of functions loads it at once.
     """
 
     def __init__(self, name: str):
