@@ -99,7 +99,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
         steps(warmup)
         starts.clear()
         seconds, waits = steps(iterations)
-        median = statistics.median(itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()])))
+        each = list(itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()])))
         # What the process holds: memory of CUDA graphs does not show among allocated tensors.
         peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
         if profile_file:  # in every process, since they wait for one another
@@ -112,7 +112,8 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
     per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
     result = {"images per second": per_second, "images per second and process": per_second / processes}
     result["ms per step"] = 1000 * seconds
-    result["ms per step, median"] = median
+    result["ms per step, median"] = statistics.median(each)
+    result["ms per step, slowest"] = max(each)
     result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
     if peak is not None:
         result["peak memory reserved, GiB"] = peak
