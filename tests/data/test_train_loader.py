@@ -122,6 +122,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_loader_behind():
     """Batches that fill the pipes: a loader that waits to hand one over does not see the end by itself."""
     with start("-c", LOADING, stderr=None) as process:
