@@ -136,6 +136,18 @@ def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list
     return overrides
 
 
+def scales(low: float, high: float, others: tuple[float, float]) -> Callable[[CfgNode], list[str]]:
+    """Training images scaled by other factors; by `others` where the recipe has these."""
+
+    def overrides(cfg: CfgNode) -> list[str]:
+        own = cfg.INPUT.USG.MIN_SCALE, cfg.INPUT.USG.MAX_SCALE
+        chosen = others if own == (low, high) else (low, high)
+        names = "INPUT.USG.MIN_SCALE", "INPUT.USG.MAX_SCALE"
+        return [word for name, value in zip(names, chosen, strict=True) for word in (name, str(value))]
+
+    return overrides
+
+
 # Each change is stated relative to the recipe, so that it is one in every recipe.
 ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "baseline": lambda cfg: [],
@@ -188,6 +200,8 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
         *(USG + "MASK_PILOT.MASK_NOISE", "0.0"),
         *(USG + "MASK_PILOT.CLASS_NOISE", "0.0"),
     ],
+    "scales_around_one": scales(0.5, 1.5, others=(1.0, 1.0)),
+    "scales_wide": scales(0.1, 2.0, others=(1.0, 1.0)),
     "ema": lambda cfg: other(cfg, "SOLVER.EMA.ENABLED", "True", "False"),
     "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
     "mask_decoder_deepest": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 2.25),
