@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from usg_psg.inference import assign_pixels, panoptic_inference, rank_relations, triplet_scores
+from usg_psg.inference import assign_pixels, mask_areas, panoptic_inference, rank_relations, triplet_scores
 
 IS_THING = torch.tensor([True, False])
 
@@ -16,8 +16,10 @@ def probabilities(*rows: str) -> torch.Tensor:
 def merge(prob: torch.Tensor, scores, classes, object_threshold: float, overlap_threshold: float, some: int = 100):
     """Panoptic map of masks that are looked at `some` at a time."""
     scores, classes = torch.as_tensor(scores), torch.as_tensor(classes)
-    masks, owner = assign_pixels((part.clone() for part in prob.split(some)), scores, object_threshold)
-    return panoptic_inference(masks, owner, scores, classes, IS_THING, object_threshold, overlap_threshold)
+    candidates = (scores >= object_threshold).nonzero()[:, 0]
+    masks, owner = assign_pixels(prob.logit().split(some), scores, candidates)
+    area = mask_areas(masks)
+    return panoptic_inference(owner, area, candidates, scores, classes, IS_THING, overlap_threshold)
 
 
 def test_the_stronger_query_wins_a_contested_pixel():

@@ -88,7 +88,7 @@ def test_masks_of_a_large_image_are_made_some_at_a_time(monkeypatch):
     inputs = [{**tiny_input(1), "height": 131, "width": 177}]
     whole = model(inputs)[0]
     sizes = []
-    monkeypatch.setattr("usg_psg.inference.postprocess.MASK_PIXELS", 5 * 131 * 177 + 1)
+    monkeypatch.setattr("usg_psg.inference.postprocess.CPU_MASK_PIXELS", 5 * 131 * 177 + 1)
 
     def counted(part, *rest):
         sizes.append(len(part))

@@ -1,6 +1,6 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
-from .panoptic import assign_pixels, panoptic_inference
+from .panoptic import assign_pixels, mask_areas, panoptic_inference
 from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances, resize_masks
 from .triplets import rank_relations, triplet_scores
 
@@ -10,6 +10,7 @@ __all__ = [
     "given_objects",
     "instance_pairs",
     "make_instances",
+    "mask_areas",
     "panoptic_inference",
     "rank_relations",
     "resize_masks",

@@ -5,65 +5,72 @@ Letters: Q queries, H W pixels of the original image.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-SUMMED_PIXELS = 2**26  # half a gigabyte as int64
 
-
-def assign_pixels(mask_prob: Iterable[Tensor], scores: Tensor, object_threshold: float) -> tuple[Tensor, Tensor]:
+def assign_pixels(mask_logits: Iterable[Tensor], scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Masks of all queries, and the query that each pixel goes to: the highest score times mask probability.
 
     Args:
-        mask_prob: (q, H, W) in [0, 1], the queries in order, some at a time, so that the probabilities of a large
-            image need not all be in memory; they are overwritten.
+        mask_logits: (q, H, W), the queries in order, some at a time, so that those of a large image need not all be
+            in memory.
         scores: (Q,) object scores.
-        object_threshold: least score of a query that may own pixels.
+        candidates: (N,) int64 queries that may own pixels, in order.
 
     Returns:
-        masks: (Q, H, W) bool, probability of one half or more.
-        owner: (H, W) int64 query; means nothing if no query reaches the threshold.
+        masks: (Q, H, W) bool, where logits are not negative.
+        owner: (H, W) int64 query; Q where no candidate is, and outside of the mask of the best one.
     """
-    weight = torch.where(scores >= object_threshold, scores, -1.0)[:, None, None]
-    masks, best, owner, first = [], None, None, 0
-    for prob in mask_prob:
-        masks.append(prob >= 0.5)
-        value, query = prob.mul_(weight[first : first + len(prob)]).max(dim=0)
-        if best is None or owner is None:
-            best, owner = value, query
-        else:
-            owner = torch.where(value > best, query + first, owner)
-            best = torch.maximum(best, value)
-        first += len(prob)
-    if owner is None:
-        raise ValueError("mask_prob: expected at least one query, got none")
-    return masks[0] if len(masks) == 1 else torch.cat(masks), owner
+    numbers, best = candidates.tolist(), None
+    masks, owner, first, done = torch.empty(0), torch.empty(0), 0, 0
+    for logits in mask_logits:
+        if not first:
+            masks = torch.empty((len(scores), *logits.shape[1:]), dtype=torch.bool, device=logits.device)
+        last = first + len(logits)
+        torch.ge(logits, 0, out=masks[first:last])
+        chosen = candidates[done : bisect_left(numbers, last)]
+        if len(chosen):
+            value, place = logits[chosen - first].sigmoid_().mul_(scores[chosen, None, None]).max(dim=0)
+            owner = place if best is None else torch.where(value > best, place.add_(done), owner)
+            best = value if best is None else torch.maximum(best, value)
+        first, done = last, done + len(chosen)
+    if not first:
+        raise ValueError("mask_logits: expected at least one query, got none")
+    if best is None:
+        return masks, torch.full(masks.shape[1:], len(scores), device=masks.device)
+    owner = candidates[owner]
+    return masks, torch.where(masks.gather(0, owner[None])[0], owner, len(scores))
 
 
-def _areas(masks: Tensor) -> Tensor:
-    """(N,) int64 pixels of bool masks (N, H, W), some at a time: a CPU turns what it sums into int64 first."""
-    chunk_size = max(SUMMED_PIXELS // max(masks[0].numel(), 1), 1)
-    return torch.cat([chunk.flatten(1).sum(dim=1) for chunk in masks.split(chunk_size)])
+def mask_areas(masks: Tensor) -> Tensor:
+    """(N,) int64 pixels of bool masks (N, H, W)."""
+    if masks.device.type != "cpu":
+        return masks.flatten(1).sum(dim=1)
+    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()])  # `sum` would turn all into int64 first
 
 
 def panoptic_inference(
-    masks: Tensor,
     owner: Tensor,
+    area: Tensor,
+    candidates: Tensor,
     scores: Tensor,
     classes: Tensor,
     is_thing: Tensor,
-    object_threshold: float,
     overlap_threshold: float,
 ) -> tuple[Tensor, list[dict], Tensor]:
     """Panoptic map of the queries' masks where they own the pixels.
 
     Args:
-        masks, owner: (Q, H, W) bool and (H, W) int64 of `assign_pixels`, with the same threshold.
+        owner: (H, W) int64 of `assign_pixels`.
+        area: (Q,) int64 pixels of each mask.
+        candidates: (N,) int64 queries that may own pixels, in order.
         scores, classes: (Q,) object scores; int64.
         is_thing: (C,) bool.
-        object_threshold: least score of a query that may own pixels.
         overlap_threshold: least fraction of its mask that a query must keep.
 
     Returns:
@@ -73,15 +80,12 @@ def panoptic_inference(
 
     Source: MaskFormer (Cheng et al. 2021), section 3.4, and the filtering of Panoptic FPN.
     """
-    panoptic = torch.zeros(owner.shape, dtype=torch.int32, device=owner.device)
-    segment_ids = torch.zeros(len(scores), dtype=torch.int64, device=owner.device)
-    candidates = (scores >= object_threshold).nonzero()[:, 0]
-    if len(candidates) == 0:
-        return panoptic, [], segment_ids
-    inside, weight, category = masks[candidates], scores[candidates], classes[candidates]
-    own = inside & (owner == candidates[:, None, None])
-    kept_area, own_area = _areas(own), _areas(inside)
-    keep = (kept_area > 0) & (kept_area >= overlap_threshold * own_area)
+    weight, category = scores[candidates], classes[candidates]
+    if owner.device.type == "cpu":
+        kept_area = owner.flatten().bincount(minlength=len(scores))[candidates]
+    else:  # a GPU would make the host wait for `bincount`
+        kept_area = mask_areas(owner == candidates[:, None, None])
+    keep = (kept_area > 0) & (kept_area >= overlap_threshold * area[candidates])
 
     segments_info: list[dict] = []
     stuff_segment: dict[int, int] = {}
@@ -102,6 +106,6 @@ def panoptic_inference(
             if not isthing:
                 stuff_segment[category_id] = new_id
         lookup[position] = info["id"]
-    segment_ids[candidates] = torch.tensor(lookup).to(panoptic.device, non_blocking=True)
-    panoptic = torch.where(own.any(dim=0), segment_ids[owner].to(torch.int32), panoptic)
-    return panoptic, segments_info, segment_ids
+    segment_ids = torch.zeros(len(scores) + 1, dtype=torch.int64, device=owner.device)  # the last is no query's
+    segment_ids[candidates] = torch.tensor(lookup, dtype=torch.int64).to(owner.device, non_blocking=True)
+    return segment_ids.to(torch.int32)[owner], segments_info, segment_ids[:-1]

@@ -16,10 +16,11 @@ from torch import Tensor
 from ..losses.long_tail import log_share_of_names
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
-from .panoptic import assign_pixels, panoptic_inference
+from .panoptic import assign_pixels, mask_areas, panoptic_inference
 from .triplets import TripletPrior, rank_relations, triplet_scores
 
 MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
+CPU_MASK_PIXELS = 2**22  # the same on a CPU, which is faster where they stay in its cache
 
 
 class Postprocessor:
@@ -93,16 +94,18 @@ class Postprocessor:
         scores, classes = objects.class_logits[-1].sigmoid().max(dim=-1)
         found = []
         for i, (image_size, output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
-            chunk_size = max(MASK_PIXELS // max(output_size[0] * output_size[1], 1), 1)
-            mask_prob = (
-                resize_masks(chunk, padded_size, image_size, output_size).sigmoid_()
-                for chunk in objects.mask_logits(i).split(chunk_size)
+            at_once = CPU_MASK_PIXELS if scores.device.type == "cpu" else MASK_PIXELS
+            resized = (
+                resize_masks(some, padded_size, image_size, output_size)
+                for some in objects.mask_logits(i).split(max(at_once // max(output_size[0] * output_size[1], 1), 1))
             )
-            masks, owner = assign_pixels(mask_prob, scores[i], self.object_threshold)
+            candidates = (scores[i] >= self.object_threshold).nonzero()[:, 0]
+            masks, owner = assign_pixels(resized, scores[i], candidates)
+            area = mask_areas(masks)
             panoptic, segments_info, segment_ids = panoptic_inference(
-                masks, owner, scores[i], classes[i], is_thing, self.object_threshold, self.overlap_threshold
+                owner, area, candidates, scores[i], classes[i], is_thing, self.overlap_threshold
             )
-            kept = masks.flatten(1).any(dim=1)
+            kept = area > 0
             instance_of_query = torch.where(kept, kept.cumsum(0) - 1, -1)
             chosen = kept.nonzero()[:, 0]  # places, since each use of a bool mask would wait for the device
             instances = make_instances(
