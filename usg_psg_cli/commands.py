@@ -71,6 +71,8 @@ def train(parser: ArgumentParser) -> Check:
     overwrite = "remove the checkpoints and logs of an earlier training in OUTPUT_DIR"
     add("--overwrite", action="store_true", help=overwrite)
     add("--eval-only", action="store_true", help="evaluate, do not train")
+    minutes = "make only as many steps as fit in, with a shorter schedule of the learning rate; for one process"
+    add("--minutes", type=positive_number, help=minutes)
     add("--num-gpus", type=int, default=1, help="processes on this machine")
     add("--num-machines", type=int, default=1, help="start the program on each of them")
     add("--machine-rank", type=int, default=0, help="number of this machine, from 0")

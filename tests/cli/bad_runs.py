@@ -255,6 +255,9 @@ SURROUNDINGS = {
         options=["--vocabulary", "{folder}/words.json"],
         prepare=_other_names,
     ),
+    "minutes_of_two_processes": BadRun(
+        "--minutes: expected one process, got 2", options=["--num-gpus", "2", "--minutes", "1"]
+    ),
     "no_processes": BadRun("--num-gpus: expected 1 or more, got 0", options=["--num-gpus", "0"]),
     "dist_url": BadRun(
         "--dist-url: expected tcp://HOST:PORT, got 'localhost'",

@@ -1,9 +1,9 @@
 """The quickstart's chain of commands, which are replaced by what they would leave behind."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from usg_psg.cli import quickstart
 from usg_psg_cli import parse
@@ -41,53 +41,25 @@ def start(tmp_path, *words):
     return quickstart.run(parse("quickstart", ["--output", str(tmp_path / "out"), *words]))
 
 
-def steps_of(words):
-    return int(words[words.index("SOLVER.MAX_ITER") + 1])
-
-
 def test_draws_scenes_trains_and_parses_the_four_richest_held_out_ones(tmp_path, commands, capsys):
     assert start(tmp_path, "--iterations", "7", "--num-val", "5") == 0
     shapes, train, demo = commands
     assert [words[0] for words in commands] == ["shapes", "train", "demo"]
     assert shapes[shapes.index("--num-val") + 1] == "5"
-    assert "--overwrite" in train and steps_of(train) == 7
+    assert "--overwrite" in train and train[-2:] == ["SOLVER.MAX_ITER", "7"] and "--minutes" not in train
     assert [word.rpartition("/")[2] for word in demo if word.endswith(".jpg")] == ["6.jpg", "5.jpg", "4.jpg", "3.jpg"]
     end = capsys.readouterr().out
     assert "protocol single" in end and "R@50 80.0" in end and "--input my_image.jpg" in end
 
 
-def test_steps_follow_from_the_time_that_one_takes(tmp_path, commands, monkeypatch):
-    monkeypatch.setattr(quickstart, "_affordable_steps", lambda opts, end: 123)
-    start(tmp_path)
-    assert steps_of(commands[1]) == 123
-
-
-@pytest.mark.parametrize(("budget", "steps"), [(1e9, 9), (0.0, 3)], ids=["enough time", "none"])
-def test_steps_lie_between_the_least_and_the_recipes(monkeypatch, budget, steps):
-    class Trainer:
-        iter = 0
-
-        def __init__(self, cfg):
-            self._trainer = self
-
-        def run_step(self):
-            pass
-
-        close = run_step
-
-    monkeypatch.setattr(quickstart, "Trainer", Trainer)
-    monkeypatch.setattr(quickstart, "LEAST_STEPS", 3)
-    opts = ["SOLVER.MAX_ITER", "9", "MODEL.DEVICE", "cpu"]
-    assert quickstart._affordable_steps(opts, quickstart.time.monotonic() + budget) == steps
-
-
-def test_an_interrupted_training_goes_on_with_its_own_number_of_steps(tmp_path, commands):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "last_checkpoint").write_text("model_0000003.pth")
-    (out / "config.yaml").write_text(yaml.dump({"SOLVER": {"MAX_ITER": 44}}))
-    start(tmp_path, "--resume")
-    assert "--resume" in commands[1] and "--overwrite" not in commands[1] and steps_of(commands[1]) == 44
+def test_training_gets_the_time_that_is_left(tmp_path, commands, monkeypatch):
+    clock = iter([1000.0, *[1090.0] * 9])  # the first scenes take a minute and a half
+    monkeypatch.setattr(quickstart, "time", SimpleNamespace(monotonic=lambda: next(clock), process_time=lambda: 30.0))
+    start(tmp_path, "--resume", "--minutes", "4")
+    train = commands[1]
+    seconds = 4 * 60 - 30 - 90 - quickstart.SECONDS_BESIDES_STEPS
+    assert float(train[train.index("--minutes") + 1]) == pytest.approx(seconds / 60, abs=0.01)
+    assert "--resume" in train and "--overwrite" not in train and "SOLVER.MAX_ITER" not in train
 
 
 def test_a_failing_step_ends_the_chain(tmp_path, commands, monkeypatch):

@@ -1,14 +1,16 @@
-"""Which checkpoints stay, and which is the best."""
+"""Which checkpoints stay, which is the best, and when a limit of time ends a training."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import EventStorage
 
-from usg_psg.engine import USGCheckpointer
-from usg_psg.engine.hooks import BestCheckpointHook, CheckpointHook
+from usg_psg.config import build_cfg
+from usg_psg.engine import USGCheckpointer, hooks
+from usg_psg.engine.hooks import BestCheckpointHook, CheckpointHook, TimeIsUp, TimeLimitHook
 
 
 @pytest.fixture
@@ -81,3 +83,32 @@ def test_the_best_is_that_of_this_run_and_metric(tmp_path, checkpointer, metric,
     evaluations(checkpointer, metric, values, start_iter)
     assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == best
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == best
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_step", "steps"),
+    [(lambda step: 0.5, 60), (lambda step: 2.0, 50), (lambda step: 1.0 if step < 50 else 10.0, 56)],
+    ids=["enough time", "slow", "slower and slower"],
+)
+def test_a_limit_of_time_shortens_the_schedule_with_the_training(monkeypatch, seconds_of_step, steps):
+    now, limit, cfg = 0.0, 100.0, build_cfg("", ["SOLVER.MAX_ITER", "60", "SOLVER.WARMUP_ITERS", "5"])
+    monkeypatch.setattr(hooks, "time", SimpleNamespace(monotonic=lambda: now))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=cfg.SOLVER.BASE_LR)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    hook = TimeLimitHook(limit)
+    hook.trainer = SimpleNamespace(iter=0, start_iter=0, max_iter=60, scheduler=scheduler)
+    hook.before_train()
+    rates = []
+    try:
+        while hook.trainer.iter < 60:
+            now += seconds_of_step(hook.trainer.iter)
+            optimizer.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            scheduler.step()
+            hook.after_step()
+            hook.trainer.iter += 1
+    except TimeIsUp:
+        pass
+    assert len(rates) == hook.trainer.iter == hook.trainer.max_iter == steps
+    assert now <= limit + seconds_of_step(steps)
+    assert rates[5:] == sorted(rates[5:], reverse=True) and rates[-1] < 0.02 * cfg.SOLVER.BASE_LR

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from usg_psg.config import build_cfg
 from usg_psg.data import register_psg, unregister_psg
 from usg_psg.data.psg_shapes import generate_psg_shapes
-from usg_psg.engine import Trainer, adapt_to_machine
+from usg_psg.engine import TimeLimitHook, Trainer, adapt_to_machine
 from usg_psg.engine.loggers import LOGGERS, RunLogger
 from usg_psg.engine.trainer import novel_names, training_relations
 
@@ -50,6 +50,15 @@ def test_the_loaders_processes_end_with_the_training(fails, cfg):
     else:
         trainer.train()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_training_out_of_time_ends_as_any_other(cfg, tmp_path):
+    cfg.SOLVER.MAX_ITER = 9
+    trainer = Trainer(cfg)
+    trainer.register_hooks([TimeLimitHook(1e-9)])
+    assert trainer.train() == {}
+    assert trainer.iter == 2 and len((tmp_path / "run" / "losses.jsonl").read_text().splitlines()) == 2
+    assert trainer.checkpointer.get_checkpoint_file() == str(tmp_path / "run" / "model_final.pth")
 
 
 class Notes(RunLogger):

@@ -9,24 +9,18 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from statistics import median
 
 import torch
-import yaml
-from detectron2.utils.events import EventStorage
 
 from usg_psg_cli import main
 
-from ..config import build_cfg
-from ..engine import Trainer, adapt_to_machine
 from ..utils.program import INTERRUPTED
 from .steps import shown
 
 RECIPE = "quickstart/usg_par_quickstart.yaml"
 SIZE = ("128", "160")
 SHOWN = ("R@20", "R@50", "R@100", "mR@50")
-MEASURED_STEPS, LEAST_STEPS = 5, 150
-AFTER_TRAINING = 40  # evaluation and drawings take about as long as so many steps
+SECONDS_BESIDES_STEPS = 25  # to build the model, evaluate it and draw, on two slow cores
 
 
 def run(args: Namespace) -> int:
@@ -41,14 +35,15 @@ def run(args: Namespace) -> int:
     if status := _step("generate scenes in PSG format", "shapes", words):
         return status
 
-    goes_on = args.resume and (output / "last_checkpoint").is_file()
-    cpu = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
-    if goes_on:
-        steps = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
-    else:
-        steps = args.iterations or _affordable_steps([*cpu, "OUTPUT_DIR", str(output)], begin + 60 * args.minutes)
-    words = ["--config-file", RECIPE, "--resume" if goes_on else "--overwrite", "OUTPUT_DIR", str(output), *cpu]
-    if status := _step("train, then evaluate on held-out scenes", "train", [*words, "SOLVER.MAX_ITER", str(steps)]):
+    # With several threads, which wait for each other, a step takes many times as long where other work wants the cores.
+    torch.set_num_threads(1)
+    words = ["--config-file", RECIPE, "--resume" if args.resume else "--overwrite"]
+    if not args.iterations:
+        left = args.minutes - (time.monotonic() - begin + SECONDS_BESIDES_STEPS) / 60
+        words += ["--minutes", f"{max(left, 0.1):.2f}"]
+    words += ["OUTPUT_DIR", str(output)] + ([] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"])
+    words += ["SOLVER.MAX_ITER", str(args.iterations)] if args.iterations else []
+    if status := _step("train, then evaluate on held-out scenes", "train", words):
         return status
 
     logging.getLogger("usg_psg.predictor").setLevel(logging.ERROR)  # its warning of photographs is said at the end
@@ -78,35 +73,6 @@ def _step(title: str, command: str, words: list[str]) -> int:
     hint = "; to go on: make quickstart QUICKSTART_ARGS=--resume" if status == INTERRUPTED else ""
     print(f"--- {time.monotonic() - start:.0f} s{hint}", flush=True)
     return status
-
-
-def _affordable_steps(opts: list[str], end: float) -> int:
-    """Training steps that this machine makes until `end`, a time of `monotonic`; no more than the recipe has.
-
-    PyTorch keeps the number of threads that was faster: all, or one, which other work on the machine slows down less.
-    """
-    cfg = build_cfg(RECIPE, opts)
-    adapt_to_machine(cfg)
-    trainer = Trainer(cfg)
-    seconds = {}
-    with EventStorage():
-        for threads in sorted({1, torch.get_num_threads()}):
-            torch.set_num_threads(threads)
-            seconds[threads] = median(_seconds_of_step(trainer) for _ in range(MEASURED_STEPS))
-    trainer._trainer.close()
-    threads = min(seconds, key=lambda number: seconds[number])
-    torch.set_num_threads(threads)
-    steps = int((end - time.monotonic()) / seconds[threads]) - AFTER_TRAINING
-    steps = min(max(steps, LEAST_STEPS), cfg.SOLVER.MAX_ITER)
-    print(f"\na training step takes {seconds[threads]:.2f} s here: {steps} steps")
-    return steps
-
-
-def _seconds_of_step(trainer: Trainer) -> float:
-    start = time.monotonic()
-    trainer.run_step()
-    trainer.iter += 1
-    return time.monotonic() - start
 
 
 def _shown_scenes(scenes: Path) -> list[str]:

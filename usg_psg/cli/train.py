@@ -9,7 +9,15 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..compat import log_engine
-from ..engine import Trainer, USGCheckpointer, adapt_to_machine, check_run, launch, number_of_processes
+from ..engine import (
+    TimeLimitHook,
+    Trainer,
+    USGCheckpointer,
+    adapt_to_machine,
+    check_run,
+    launch,
+    number_of_processes,
+)
 from ..engine.launch import is_first_process
 from ..engine.output_folder import locked, start_new_training
 from ..engine.preflight import weights_path
@@ -30,6 +38,8 @@ def run_process(args: Namespace) -> dict | None:
         trainer = Trainer(cfg)
         trainer.recipe = args.config_file
         trainer.resume_or_load(resume=args.resume)
+        if args.minutes:
+            trainer.register_hooks([TimeLimitHook(60 * args.minutes)])
         return trainer.train()
     # Evaluation needs no names of the training data: a vocabulary file may lack them.
     alone = cfg.clone()
@@ -54,6 +64,8 @@ def run_process(args: Namespace) -> dict | None:
 def run(args: Namespace) -> None:
     """Find what is wrong with the input, then start the processes."""
     processes = number_of_processes(args.num_gpus, args.num_machines)
+    if args.minutes and processes > 1:
+        raise ValueError(f"--minutes: expected one process, got {processes}")
     cfg = config_of(args)
     check_run(cfg, train=not args.eval_only, evaluate=True, world_size=processes, resume=args.resume)
     is_first = is_first_process(args.machine_rank)

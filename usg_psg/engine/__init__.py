@@ -2,6 +2,7 @@
 
 from .checkpoint import USGCheckpointer
 from .ema import ModelEMA
+from .hooks import TimeLimitHook
 from .launch import launch, number_of_processes
 from .optimizer import GradientClipper, build_optimizer
 from .preflight import check_run
@@ -12,6 +13,7 @@ __all__ = [
     "GradientClipper",
     "ModelEMA",
     "StepRunner",
+    "TimeLimitHook",
     "Trainer",
     "USGCheckpointer",
     "adapt_to_machine",

@@ -1,4 +1,4 @@
-"""Hooks besides Detectron2's: checkpoints that are kept, the best one, the raw losses, an orderly stop."""
+"""Hooks besides Detectron2's: checkpoints kept, the best one, raw losses, an orderly stop, a limit of time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -261,3 +261,37 @@ class StopHook(HookBase):
             f"after step {done} of {self.trainer.max_iter}",
         ]
         logger.warning("%s; the state is saved, and --resume goes on from here", " ".join(filter(None, words)))
+
+
+class TimeIsUp(BaseException):
+    """Ends the loop over the steps; no Exception, which the loop would log as a failure."""
+
+
+class TimeLimitHook(HookBase):
+    """Shortens a training so that its steps end in time; the last hook, and for one process only.
+
+    The schedule of the learning rate is shortened with it: done so far is the larger of the share of the steps made and
+    the share of the time used, so it ends where it should however the pace changes.
+
+    Args:
+        seconds: from the first step to the last.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def before_train(self) -> None:
+        """Start the clock."""
+        self._begin = time.monotonic()
+        self._most = self.trainer.max_iter
+
+    def after_step(self) -> None:
+        """End the training, or plan its number of steps anew."""
+        trainer: Any = self.trainer
+        done = trainer.iter + 1
+        if done == trainer.max_iter < self._most:
+            trainer.iter = done  # as after a loop over all
+            raise TimeIsUp
+        first = trainer.start_iter
+        fitting = first + int((done - first) * self.seconds / (time.monotonic() - self._begin))
+        trainer.max_iter = trainer.scheduler._max_iter = min(max(done + 1, fitting), self._most)

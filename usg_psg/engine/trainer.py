@@ -48,6 +48,7 @@ from .hooks import (
     ShortHistoryHook,
     SkippedSamplesReport,
     StopHook,
+    TimeIsUp,
     truncate_log,
 )
 from .launch import stop_signals
@@ -156,6 +157,8 @@ class Trainer(DefaultTrainer):
         try:
             with nullcontext() if self.stop is None else stop_signals(self.stop.on_signal):
                 results = super().train()
+        except TimeIsUp:
+            results = self._last_eval_results
         finally:
             self._trainer.close()
         log_to_terminal(f"finished; the last checkpoint is {Path(self.cfg.OUTPUT_DIR) / 'model_final.pth'}")
