@@ -155,27 +155,32 @@ def _improve(
         np.fill_diagonal(close, False)
         if close.any():
             continue
-        new = _cost(trial, sizes, links)
+        new = _cost(trial, sizes, links, cost)
         if new < cost:
             centres, cost = trial, new
     return centres, cost
 
 
-def _cost(centres: np.ndarray, sizes: np.ndarray, links: np.ndarray) -> float:
-    """How hard a drawing is to read: arrows behind foreign boxes, crossings, length and bends, size. In pixels."""
+def _cost(centres: np.ndarray, sizes: np.ndarray, links: np.ndarray, limit: float = np.inf) -> float:
+    """How hard a drawing is to read: arrows behind foreign boxes, crossings, length and bends, size. In pixels.
+
+    From `limit` on it need not be exact.
+    """
     subject, label, object_ = (centres[links[:, n]] for n in range(3))
     lines = route(subject, label, object_, points=3)
     segments = np.concatenate([lines[:, :-1], lines[:, 1:]], axis=2).reshape(-1, 4)
+    bend = np.linalg.norm(label - (subject + object_) / 2, axis=1).sum()
+    extent = (centres + sizes / 2).max(axis=0) - (centres - sizes / 2).min(axis=0)
+    length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1).sum()
+    cost = float(length + 1.6 * bend + 2 * max(extent[0] / ASPECT, extent[1]))
+    if cost >= limit:
+        return cost
     owner = np.repeat(np.arange(len(links)), lines.shape[1] - 1)
     inside = length_inside(segments, boxes_around(centres, sizes + 8))
     inside[np.arange(len(segments))[:, None], links[owner]] = 0
     crossed = crossings(segments, segments)
     crossed[owner[:, None] == owner[None]] = False
-    bend = np.linalg.norm(label - (subject + object_) / 2, axis=1).sum()
-    extent = (centres + sizes / 2).max(axis=0) - (centres - sizes / 2).min(axis=0)
-    length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1).sum()
-    size = max(extent[0] / ASPECT, extent[1])
-    return float(12 * inside.sum() + 250 * (inside > 0).sum() + 60 * crossed.sum() + length + 1.6 * bend + 2 * size)
+    return cost + float(12 * inside.sum() + 250 * (inside > 0).sum() + 60 * crossed.sum())
 
 
 def _pack(centres: np.ndarray, sizes: np.ndarray, blocks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
