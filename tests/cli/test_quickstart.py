@@ -53,12 +53,11 @@ def test_draws_scenes_trains_and_parses_the_four_richest_held_out_ones(tmp_path,
 
 
 def test_training_gets_the_time_that_is_left(tmp_path, commands, monkeypatch):
-    clock = iter([1000.0, *[1090.0] * 9])  # the first scenes take a minute and a half
+    clock = iter([1000.0, *[1060.0] * 9])  # imports take half a minute, scenes a minute
     monkeypatch.setattr(quickstart, "time", SimpleNamespace(monotonic=lambda: next(clock), process_time=lambda: 30.0))
     start(tmp_path, "--resume", "--minutes", "4")
     train = commands[1]
-    seconds = 4 * 60 - 30 - 90 - quickstart.SECONDS_BESIDES_STEPS
-    assert float(train[train.index("--minutes") + 1]) == pytest.approx(seconds / 60, abs=0.01)
+    assert float(train[train.index("--minutes") + 1]) == pytest.approx(4 - 1.5 - 0.8 * 1.5, abs=0.01)
     assert "--resume" in train and "--overwrite" not in train and "SOLVER.MAX_ITER" not in train
 
 
