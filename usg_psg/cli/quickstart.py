@@ -36,11 +36,12 @@ def run(args: Namespace) -> int:
 
     # With several threads, which wait for each other, a step takes many times as long where other work wants the cores.
     torch.set_num_threads(1)
-    words = ["--config-file", RECIPE, "--resume" if args.resume else "--overwrite"]
-    if not args.iterations:
+    words = ["--config-file", RECIPE, "--resume" if args.resume else "--overwrite", "OUTPUT_DIR", str(output)]
+    words += [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    if args.iterations:
+        words += ["SOLVER.MAX_ITER", str(args.iterations)]
+    else:
         words += ["--minutes", f"{max(args.minutes - _minutes_besides_steps(time.monotonic() - begin), 0.1):.2f}"]
-    words += ["OUTPUT_DIR", str(output)] + ([] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"])
-    words += ["SOLVER.MAX_ITER", str(args.iterations)] if args.iterations else []
     if status := _step("train, then evaluate on held-out scenes", "train", words):
         return status
 
