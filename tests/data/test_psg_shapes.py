@@ -225,6 +225,7 @@ def test_other_sizes(size):
     assert scene.segments.shape == size
 
 
+@pytest.mark.slow
 def test_program(tmp_path):
     command = ["tools/make_synthetic_psg.py", "--output", str(tmp_path / "x"), "--num-train", "2", "--num-val", "1"]
     done = run(*command, "--size", "96")
