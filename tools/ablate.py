@@ -44,6 +44,7 @@ from usg_psg_cli.arguments import add_config, parse_arguments, positive_integer,
 
 ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
+JITTER = "INPUT.USG.MIN_SCALE", "INPUT.USG.MAX_SCALE"
 PILOT = USG + "MASK_PILOT.ENABLED", "True"
 SCALES = {
     "objects": USG + "CLASS_HEAD.LOGIT_SCALE",
@@ -136,18 +137,6 @@ def choices_of(recipe: str, optimizer: bool = False) -> Callable[[CfgNode], list
     return overrides
 
 
-def scales(low: float, high: float, others: tuple[float, float]) -> Callable[[CfgNode], list[str]]:
-    """Training images scaled by other factors; by `others` where the recipe has these."""
-
-    def overrides(cfg: CfgNode) -> list[str]:
-        own = cfg.INPUT.USG.MIN_SCALE, cfg.INPUT.USG.MAX_SCALE
-        chosen = others if own == (low, high) else (low, high)
-        names = "INPUT.USG.MIN_SCALE", "INPUT.USG.MAX_SCALE"
-        return [word for name, value in zip(names, chosen, strict=True) for word in (name, str(value))]
-
-    return overrides
-
-
 # Each change is stated relative to the recipe, so that it is one in every recipe.
 ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "baseline": lambda cfg: [],
@@ -195,13 +184,9 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "mask_pilot": lambda cfg: other(cfg, PILOT[0], "True", "False"),
     "piloted_objects": lambda cfg: [*PILOT, USG + "MASK_PILOT.RELATION_WEIGHT", "0.0"],
     "piloted_relations": lambda cfg: [*PILOT, USG + "MASK_PILOT.OBJECT_WEIGHT", "0.0"],
-    "piloted_pure": lambda cfg: [
-        *PILOT,
-        *(USG + "MASK_PILOT.MASK_NOISE", "0.0"),
-        *(USG + "MASK_PILOT.CLASS_NOISE", "0.0"),
-    ],
-    "scales_around_one": scales(0.5, 1.5, others=(1.0, 1.0)),
-    "scales_wide": scales(0.1, 2.0, others=(1.0, 1.0)),
+    "piloted_pure": lambda cfg: [*PILOT, USG + "MASK_PILOT.MASK_NOISE", "0.0", USG + "MASK_PILOT.CLASS_NOISE", "0.0"],
+    "scales_around_one": lambda cfg: other(cfg, JITTER[0], "0.5", "1.0") + other(cfg, JITTER[1], "1.5", "1.0"),
+    "scales_wide": lambda cfg: other(cfg, JITTER[0], "0.1", "1.0") + other(cfg, JITTER[1], "2.0", "1.0"),
     "ema": lambda cfg: other(cfg, "SOLVER.EMA.ENABLED", "True", "False"),
     "mask_decoder_deeper": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 1.5),
     "mask_decoder_deepest": lambda cfg: scaled(cfg, USG + "MASK_DECODER.NUM_LAYERS", 2.25),

@@ -247,11 +247,15 @@ def build_server(service: Service, hosts: Hosts) -> FastAPI:
         """Give Prometheus its numbers."""
         return Response(generate_latest(service.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    app.openapi()["components"]["schemas"]["SceneGraph"] = _graph_schema()
+    return app
+
+
+def _graph_schema() -> dict[str, Any]:
+    """The JSON Schema of scene graphs, as a part of the OpenAPI page."""
     text = files(__package__).joinpath("scene_graph.schema.json").read_text(encoding="utf-8")
     schema = json.loads(text.replace("#/$defs", f"{GRAPH}/$defs"))
-    schema = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
-    app.openapi()["components"]["schemas"]["SceneGraph"] = schema
-    return app
+    return {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
 
 
 class Server(uvicorn.Server):

@@ -57,7 +57,7 @@ def test_training_gets_the_time_that_is_left(tmp_path, commands, monkeypatch):
     monkeypatch.setattr(quickstart, "time", SimpleNamespace(monotonic=lambda: next(clock), process_time=lambda: 30.0))
     start(tmp_path, "--resume", "--minutes", "4")
     train = commands[1]
-    assert float(train[train.index("--minutes") + 1]) == pytest.approx(4 - 1.5 - 0.6 * 1.5, abs=0.01)
+    assert float(train[train.index("--minutes") + 1]) == pytest.approx(4 - 1.5 - 0.8 * 1.5, abs=0.01)
     assert "--resume" in train and "--overwrite" not in train and "SOLVER.MAX_ITER" not in train
 
 

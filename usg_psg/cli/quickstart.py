@@ -75,11 +75,11 @@ def _step(title: str, command: str, words: list[str]) -> int:
 
 
 def _minutes_besides_steps(spent: float) -> float:
-    """Minutes for all but the steps: seconds spent on imports and scenes, and 0.6 of them for evaluation and drawings.
+    """Minutes for all but the steps: seconds spent on imports and scenes, and 0.8 of them for evaluation and drawings.
 
     At least 20 seconds, as the scenes may have been there.
     """
-    return (spent + max(20.0, 0.6 * spent)) / 60
+    return (spent + max(20.0, 0.8 * spent)) / 60
 
 
 def _shown_scenes(scenes: Path) -> list[str]:

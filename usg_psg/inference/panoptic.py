@@ -51,7 +51,8 @@ def mask_areas(masks: Tensor) -> Tensor:
     """(N,) int64 pixels of bool masks (N, H, W)."""
     if masks.device.type != "cpu":
         return masks.flatten(1).sum(dim=1)
-    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()])  # `sum` would turn all into int64 first
+    # `sum` would turn all of them into int64 first.
+    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.int64)
 
 
 def panoptic_inference(
