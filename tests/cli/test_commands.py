@@ -124,5 +124,7 @@ def test_ctrl_c_during_imports_ends_in_one_line():
         if line.startswith("import 'torch"):
             break
     process.send_signal(signal.SIGINT)
-    rest = [line for line in process.stderr if not line.startswith(("#", "import "))]
-    assert process.wait(60) == 130 and rest == ["train_net.py: interrupted\n"]
+    *verbose, last = process.stderr
+    # The signal may come in the middle of a line of Python's own, which then has the message at its end.
+    assert process.wait(60) == 130 and last.endswith("train_net.py: interrupted\n")
+    assert all(line.startswith(("#", "import ")) for line in verbose)
