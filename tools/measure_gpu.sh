@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes the GPU tables of docs/: builds the operators, checks them, times everything. Random weights, generated data.
 #
-#   tools/measure_gpu.sh OUTPUT_FOLDER [build scenes ops sanitize train inference amp scaling convergence ...]   default: all
+#   tools/measure_gpu.sh OUTPUT_FOLDER [build scenes ops sanitize train inference folders scaling resume ...]   default: all
 #
 # Each part writes OUTPUT_FOLDER/<part>.txt; one that fails does not keep the others from running, and the status tells.
 # LIMIT (seconds, default 900) ends a part that takes longer. BUILD_ARGS go to pip, for example --target FOLDER. SCENES is the
 # folder of the generated images, MODES are the ways to run the network that `train` and `inference` compare, WORKERS the
-# loader processes. Two parts can run side by side on two GPUs, each called with its own CUDA_VISIBLE_DEVICES.
+# loader processes. `scaling`, `folders` and `resume` use all GPUs. Two other parts can run side by side on two GPUs, each called with its own CUDA_VISIBLE_DEVICES.
 set -uo pipefail
 if [ $# -lt 1 ]; then
     sed -n '2,10p' "$0" >&2
@@ -83,6 +83,57 @@ scaling() {
             MODEL.USG.COMPILE $mode || return
     done
 }
+# Images from disk to graphs with encoded masks: on one GPU, then in a process for each GPU, side by side.
+folders() {
+    local gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
+    folder() {
+        with_opts python3 tools/benchmark.py inference --config-file $full --folder "$scenes/full/psg_shapes/coco/train2017" \
+            --batch-size "$@" --opts TEST.USG.DTYPE bfloat16 TEST.USG.COMPILE "$mode"
+    }
+    for mode in $modes; do
+        folder 1 4 16 || return
+        [ "$gpus" -gt 1 ] || continue
+        for ((gpu = 0; gpu < gpus; gpu++)); do CUDA_VISIBLE_DEVICES=$gpu folder 16 > "$out/folder_$gpu.txt" 2>&1 & done
+        wait
+        tail -n 1 "$out"/folder_?.txt
+    done
+}
+# Losses of a run of 100 steps, of one that is killed at about half and goes on with as many GPUs, and of its continuation
+# on fewer GPUs, a step's images passing in parts.
+resume() {
+    local gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')} n
+    rm -rf "$out/resume" && mkdir "$out/resume"
+    export DETECTRON2_DATASETS=$scenes/full
+    go() { # FOLDER PROCESSES PARTS WORDS...
+        with_opts python3 tools/train_net.py --config-file $full --num-gpus "$2" "${@:4}" OUTPUT_DIR "$out/resume/$1" SEED 1 \
+            DATASETS.TRAIN '("psg_shapes_train",)' DATASETS.TEST '()' MODEL.USG.COMPILE none SOLVER.ACCUMULATION_STEPS "$3" \
+            SOLVER.IMS_PER_BATCH $((gpus * ${RESUME_BATCH:-4})) SOLVER.MAX_ITER 100 SOLVER.CHECKPOINT_PERIOD 40 TEST.EVAL_PERIOD 0
+    }
+    go whole "$gpus" 1 &&
+        rm -f "$out"/resume/whole/*.pth || return
+    export -f go
+    setsid bash -c "gpus=$gpus; go killed $gpus 1" &
+    until [ "$(wc -l < "$out/resume/killed/losses.jsonl" 2> /dev/null || echo 0)" -ge 50 ]; do
+        kill -0 $! || return
+        sleep 0.1
+    done
+    kill -KILL -- -$!
+    wait
+    for ((n = gpus; n > 0; n /= 2)); do
+        cp -r "$out/resume/killed" "$out/resume/on_$n" &&
+            go on_$n $n $((gpus / n)) --resume || return
+        rm -f "$out/resume/on_$n"/*.pth
+    done
+    rm -f "$out"/resume/killed/*.pth
+    python3 - "$out"/resume/{whole,on_*}/losses.jsonl << 'END'
+import json, sys
+runs = {path: [json.loads(line)["total_loss"] for line in open(path)] for path in sys.argv[1:]}
+first = runs[sys.argv[1]]
+for path, losses in runs.items():
+    off = [abs(a / b - 1) for a, b in zip(losses, first, strict=True)]
+    print(path, len(losses), "losses, of the first run's at most", f"{max(off):.2%} off;", *(f"{x:.3f}" for x in losses[9::30]))
+END
+}
 convergence() {
     # shellcheck disable=SC2086
     DETECTRON2_DATASETS=$scenes/small with_opts python3 tools/train_net.py --config-file $small \
@@ -92,7 +143,7 @@ convergence() {
 }
 
 status=0
-for part in "${@:-build scenes ops sanitize train inference amp amp_long scaling convergence}"; do
+for part in "${@:-build scenes ops sanitize train inference folders amp amp_long scaling resume convergence}"; do
     for name in $part; do
         if ! declare -F "$name" > /dev/null; then
             echo "there is no part $name" >&2
