@@ -56,21 +56,20 @@ def is_mirrored(transforms: T.TransformList, width: int) -> bool:
 
 
 class FastResize(T.ResizeTransform):
-    """Detectron2's resize, with torch's kernel where an image grows: several times as fast as Pillow's.
+    """Detectron2's resize with torch's kernel, three times as fast as Pillow's.
 
-    There about one value in a thousand differs, by one grey level, as torch's weights have fewer digits.
+    A few values in a thousand differ, by one grey level and rarely by two, as torch's weights have fewer digits.
     """
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """(H, W, 3) or (H, W) uint8."""
         if (self.new_h, self.new_w) == img.shape[:2]:
             return img
-        shrinks = self.new_h < self.h or self.new_w < self.w
-        if shrinks or img.ndim != 3 or interp is not None or self.interp != Image.Resampling.BILINEAR:
+        if img.ndim != 3 or interp is not None or self.interp != Image.Resampling.BILINEAR:
             return super().apply_image(img, interp)
         pixels = torch.from_numpy(np.require(img, requirements=("C", "W"))).permute(2, 0, 1)[None]
-        larger = F.interpolate(pixels, (self.new_h, self.new_w), mode="bilinear", antialias=True)
-        return larger[0].permute(1, 2, 0).numpy()
+        resized = F.interpolate(pixels, (self.new_h, self.new_w), mode="bilinear", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 class ResizeToPixels(T.Augmentation):
@@ -105,6 +104,30 @@ class RandomFlip(T.RandomFlip):
         return Mirror(image.shape[1]) if isinstance(chosen, T.HFlipTransform) else chosen
 
 
+class PlanarPad(T.PadTransform):
+    """fvcore's padding at the right and the bottom, whose result lies plane by plane in memory.
+
+    So does what torch resized, and the network's input: the image is copied once instead of three times.
+    """
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        height, width, channels = img.shape
+        padded = np.full((channels, height + self.y1, width + self.x1), self.pad_value, dtype=img.dtype)
+        padded[:, :height, :width] = img.transpose(2, 0, 1)
+        return padded.transpose(1, 2, 0)
+
+
+class FixedSizeCrop(T.FixedSizeCrop):
+    """Detectron2's, with a faster padding."""
+
+    def get_transform(self, image: np.ndarray) -> T.TransformList:
+        """The transforms for an image (H, W, 3)."""
+        crop, pad = super().get_transform(image).transforms
+        size = pad.x1, pad.y1, pad.orig_w, pad.orig_h
+        return T.TransformList([crop, PlanarPad(0, 0, *size, pad.pad_value, pad.seg_pad_value)])
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of a config.
 
@@ -124,7 +147,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if usg.AUGMENTATION == "lsj":
         side = usg.IMAGE_SIZE
         augmentations.append(ResizeToPixels(T.ResizeScale(usg.MIN_SCALE, usg.MAX_SCALE, side, side), FastResize))
-        augmentations.append(T.FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
+        augmentations.append(FixedSizeCrop((side, side), pad=True, seg_pad_value=0))
     else:
         sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
         resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)
