@@ -24,6 +24,9 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 # The model, its losses and inference, the metrics, configs and data
 CORE_TESTS := $(addprefix tests/,modeling losses inference evaluation config data)
 
+# Compiled modules are kept whatever the machine's setting: without them, every program compiles PyTorch's anew, for 5 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install install-detectron2 quickstart test test-fast test-slow lint actionlint docs dist lock clean
 .DEFAULT_GOAL := help
 
