@@ -108,10 +108,10 @@ def assert_same_graph(found, expected):
     for one, other in zip(found.objects, expected.objects, strict=True):
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert (one.mask_array() != other.mask_array()).mean() < 2e-3
-    rows = [[(r.subject, r.object, r.predicate) for r in graph.relations] for graph in (found, expected)]
-    assert rows[0] == rows[1]
-    scores = [r.score for r in expected.relations]
-    assert [r.score for r in found.relations] == pytest.approx(scores, abs=1e-5)
+    # Which of two with nearly the same score comes first, depends on the processor.
+    one, other = ({(r.subject, r.object, r.predicate): r.score for r in x.relations} for x in (found, expected))
+    assert one == pytest.approx(other, abs=1e-5)
+    assert [r.score for r in found.relations] == pytest.approx([r.score for r in expected.relations], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
