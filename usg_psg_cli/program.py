@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import getdoc
 from pathlib import Path
 
@@ -60,6 +61,11 @@ def _help(name: str) -> str:
 def _run(name: str, words: list[str], prog: str | None = None) -> int:
     command = COMMANDS[name]
     args = parse(name, words, prog)
+    if find_spec("torch") is None:
+        # Of the bundled engine, which cannot be chosen then, Python would say that it is missing.
+        where = "is the environment active in which usg_psg is installed?"
+        print(f"{Path(sys.argv[0]).name}: {sys.executable} has no PyTorch: {where}", file=sys.stderr)
+        return 1
     with _ctrl_c_ends_at_once():
         run = getattr(import_module(f"usg_psg.cli.{command.module}"), command.function)
         one_line_errors = import_module("usg_psg.utils.program").one_line_errors

@@ -1,6 +1,7 @@
 """The command line: every command is found, wrong arguments end in one line, nothing heavy is imported for either."""
 
 import signal
+import sys
 from importlib import import_module
 
 import pytest
@@ -116,6 +117,12 @@ def test_a_command_says_its_own_name(capsys):
     assert " plot: error: argument --smoothing: expected 1 or more, got 0" in capsys.readouterr().err
     assert exit_status(main, ["benchmark", "data", "--images", "0"]) == 2
     assert " benchmark data: error: argument --images" in capsys.readouterr().err
+
+
+def test_a_python_without_pytorch_is_said_to_be_one():
+    process = start("-S", "tools/train_net.py", "--config-file", "a.yaml", fresh=True)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and message.startswith(f"train_net.py: {sys.executable} has no PyTorch: is the")
 
 
 def test_ctrl_c_during_imports_ends_in_one_line():
