@@ -112,8 +112,8 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model.set_training_counts(TrainingCounts.of_dataset(loader.dataset, get_vocabulary(cfg.DATASETS.TRAIN[0])))
+        wrapped = distributed(model)  # which gives all processes the same weights
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
-        wrapped = distributed(model)
         self._trainer = StepRunner(
             wrapped,
             loader,
