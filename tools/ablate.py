@@ -7,7 +7,7 @@
 
 Each row is a run of tools/train_net.py, whose command stands in --output/commands.sh. Finished rows are kept: the same
 command line goes on where it was stopped, and tries again what failed. The table is --output/table.md. Jobs share the
-machine. Rows that change the batch change the number of steps, so that all rows see as many samples.
+machine and take its GPUs in turns. Rows that change the batch change their steps, so that all see as many samples.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 from usg_psg.cli import config_of
@@ -46,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 USG = "MODEL.USG."
 JITTER = "INPUT.USG.MIN_SCALE", "INPUT.USG.MAX_SCALE"
 PILOT = USG + "MASK_PILOT.ENABLED", "True"
+SAMPLER = "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"
 SCALES = {
     "objects": USG + "CLASS_HEAD.LOGIT_SCALE",
     "pairs": USG + "RELATION_HEAD.RPC.LOGIT_SCALE",
@@ -158,10 +160,8 @@ ROWS: dict[str, Callable[[CfgNode], list[str]]] = {
     "relation_query": lambda cfg: other(cfg, USG + "RELATION_HEAD.QUERY_FORM", "embedded", "concat"),
     "levels_coarse": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[0]", "[0, 1, 2]"),
     "levels_fine": lambda cfg: other(cfg, USG + "RELATION_HEAD.FEATURE_LEVELS", "[2]", "[0, 1, 2]"),
-    "repeat_factors": lambda cfg: [
-        *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
-        *("DATALOADER.REPEAT_THRESHOLD", "0.5"),  # for the few predicates of generated scenes
-    ],
+    # A threshold for the few predicates of generated scenes.
+    "repeat_factors": lambda cfg: [*SAMPLER, "DATALOADER.REPEAT_THRESHOLD", "0.5"],
     "adjusted_loss": lambda cfg: [USG + "LOSS.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
     "adjusted_afterwards": lambda cfg: ["TEST.USG.PREDICATE_LOGIT_ADJUSTMENT", "1.0"],
     "pair_weight_quarter": lambda cfg: scaled(cfg, USG + "LOSS.PAIR_WEIGHT", 0.25),
@@ -249,9 +249,12 @@ class Runner:
 
     def __init__(self, jobs: int, keep_weights: bool):
         self.jobs, self.keep_weights = jobs, keep_weights
-        cores = max(1, (os.cpu_count() or 1) // jobs)
-        self.env = {"OMP_NUM_THREADS": str(cores), **os.environ}
-        self._lock = threading.Lock()
+        self.env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
+        own = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = own.split(",") if own else [str(n) for n in range(torch.cuda.device_count())] or [""]
+        self._gpus: SimpleQueue[str] = SimpleQueue()
+        for number in range(jobs):
+            self._gpus.put(gpus[number % len(gpus)])
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
 
@@ -264,10 +267,10 @@ class Runner:
                     print(f"{job.row} seed {job.seed}: {outcome}", flush=True)
                     after_each()
             except KeyboardInterrupt:
-                with self._lock:
-                    self._stopped = True
-                    for process in self._running:
-                        process.terminate()
+                self._stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in tuple(self._running):
+                    process.terminate()
                 say("the same command goes on from here")
                 raise
 
@@ -277,16 +280,16 @@ class Runner:
         shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was stopped, or of another command
         job.folder.mkdir(parents=True)
         start, output = time.monotonic(), job.folder / "output.txt"
-        command = [sys.executable, *job.command[1:]]
+        command, gpu = [sys.executable, *job.command[1:]], self._gpus.get()
+        env = {**self.env, "CUDA_VISIBLE_DEVICES": gpu}
         with open(output, "wb") as log:
-            with self._lock:
-                if self._stopped:
-                    return {"error": "not run"}
-                process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT)
-                self._running.add(process)
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+            self._running.add(process)
+            if self._stopped:  # meanwhile
+                process.terminate()
             status = process.wait()
-            with self._lock:
-                self._running.discard(process)
+        self._running.discard(process)
+        self._gpus.put(gpu)
         if self._stopped:
             return {"error": "stopped"}
         record = {"command": list(job.command), "seconds": time.monotonic() - start}

@@ -4,8 +4,10 @@ import json
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -82,6 +84,24 @@ def test_stopping_it_stops_its_runs(datasets, tmp_path):
     time.sleep(2)
     assert log.stat().st_size == size, "the run has ended, too"
     assert not (tmp_path / "baseline" / "seed1" / "row.json").exists(), "it will be run again"
+
+
+def test_runs_take_the_gpus_in_turns(tmp_path, monkeypatch):
+    tool, together = load_tool("ablate"), Barrier(3)
+
+    class Process(subprocess.Popen):
+        def __init__(self, command, env, **options):
+            together.wait(60)  # three at a time, so each of them has a GPU to itself before one gets its second
+            line = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+            super().__init__([sys.executable, "-c", line], env=env, **options)
+
+    monkeypatch.setattr(tool.subprocess, "Popen", Process)
+    monkeypatch.setattr(tool, "read_metrics", lambda folder: {"single/R@50": 0.0})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    jobs = [tool.Job("baseline", seed, (), tmp_path / str(seed), ("python",)) for seed in range(6)]
+    tool.Runner(3, keep_weights=False).run(jobs, lambda: None)
+    used = [(job.folder / "output.txt").read_text().strip() for job in jobs]
+    assert sorted(used[:3]) == sorted(used[3:]) == ["3", "3", "GPU-5"]
 
 
 def test_several_seeds_give_mean_and_deviation(tmp_path):
