@@ -238,8 +238,8 @@ def make_jobs(args: argparse.Namespace, cfg: CfgNode) -> list[Job]:
             command = ["python", "tools/train_net.py", "--config-file", args.config_file]
             command += [*["--trust-imports"] * args.trust_imports, *args.opts, *overrides]
             # Nothing but the last evaluation is looked at.
-            command += ["SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.BEST_METRIC", "", "SEED", str(seed)]
-            command += ["OUTPUT_DIR", str(folder)]
+            command += ["SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.BEST_METRIC", ""]
+            command += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
             jobs.append(Job(row, seed, tuple(overrides), folder, tuple(command)))
     return jobs
 
@@ -308,8 +308,7 @@ class Runner:
 
 def last_line(path: Path) -> str:
     """The last line of a log that says something."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no output"
+    return (path.read_text(errors="replace").strip() or "no output").splitlines()[-1].strip()[:200]
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
