@@ -23,6 +23,7 @@ from .programs import exit_status, run
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 SMALL = ["MODEL.DEVICE", "cpu", "TEST.USG.OBJECT_THRESHOLD", "0.0"]
+THEIR_PART = "MODEL: {USG: {RELATION_HEAD: {NAME: TheirHead}}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_backbone_of_a_tag_stays_out_unless_it_is_asked_for(checkpoint, tmp_pa
         (lambda folder: (folder / WEIGHTS).unlink(), f"is no folder of a model: it has no {WEIGHTS}"),
         (lambda folder: (folder / VOCABULARY).write_bytes(b"x"), f"{VOCABULARY}: cannot be read"),
         (lambda folder: (folder / CONFIG).write_text("MODEL: [1]"), "MODEL"),
-        (lambda folder: (folder / CONFIG).write_text("IMPORTS: [os]"), "--trust-imports"),
+        (lambda folder: (folder / CONFIG).write_text(f"IMPORTS: [os]\n{THEIR_PART}"), "--trust-imports, in Python"),
     ],
 )
 def test_broken_folders_are_named(saved, tmp_path, spoil, message):
@@ -143,6 +144,15 @@ def test_broken_folders_are_named(saved, tmp_path, spoil, message):
     spoil(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         SceneGraphPredictor.from_pretrained(tmp_path)
+
+
+def test_modules_of_data_sets_are_not_needed(checkpoint, predictor, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    own, content["config"] = content["config"], content["config"].replace("IMPORTS: []", "IMPORTS: [their_data]")
+    assert content["config"] != own
+    torch.save(content, tmp_path / "model_final.pth")
+    other = SceneGraphPredictor.from_pretrained(tmp_path / "model_final.pth")
+    assert other(IMAGE).to_json() == predictor(IMAGE).to_json() and other.cfg.IMPORTS == []
 
 
 @pytest.mark.parametrize("source", ["nothing.pth", "/no/folder", "one"])

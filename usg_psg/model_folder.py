@@ -20,10 +20,10 @@ from safetensors.torch import save
 from tabulate import tabulate
 
 from .config import add_usg_config, build_cfg
-from .config.files import merge_overrides
+from .config.files import UntrustedImportsError, merge_overrides
 from .engine.checkpoint import BACKBONE
 from .engine.checkpoint_file import check_suffix
-from .modeling.build import backbone_keys
+from .modeling.build import backbone_keys, parts_are_known
 from .utils.files import write_whole
 from .utils.weights_file import RECORDS_KEY, SUFFIXES
 from .vocabulary import Vocabulary
@@ -40,16 +40,25 @@ def model_config(source: str | Path, opts: Sequence[str] = (), *, trust_imports:
         source: a folder that `save_model` wrote, the OUTPUT_DIR of a training, a checkpoint (.pth) of one, or
             "user/model" on the Hub.
         opts: KEY VALUE or KEY=VALUE overrides.
-        trust_imports: import the modules that the config names.
+        trust_imports: import the modules that the config names; otherwise, where the file is not trusted, the model may
+            have no part that only they know. Data sets do not matter.
         hub: revision, token, cache_dir, local_files_only and the like of `huggingface_hub.snapshot_download`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if the Hub does not give it, or it is no model of this project; the message names both.
+        ValueError: if the Hub does not give it, it is no model of this project, or it needs a module that is not
+            trusted; the message names both.
     """
     path = find_model(source, **hub)
     in_folder = path.is_dir()
-    cfg = build_cfg(str(path / CONFIG if in_folder else path), trust_imports=trust_imports)
+    file = str(path / CONFIG if in_folder else path)
+    try:
+        cfg = build_cfg(file, trust_imports=trust_imports)
+    except UntrustedImportsError:
+        cfg = build_cfg(file, imports=False)
+        if not parts_are_known(cfg):
+            raise
+        cfg.IMPORTS = []
     weights, vocabulary = (path / WEIGHTS, path / VOCABULARY) if in_folder else (path, path)
     cfg.MODEL.WEIGHTS, cfg.MODEL.USG.VOCABULARY = str(weights), str(vocabulary)
     cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.SEEN = str(vocabulary)

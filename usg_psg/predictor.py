@@ -112,7 +112,7 @@ class SceneGraphPredictor:
             source: a folder that `save_pretrained` wrote, the OUTPUT_DIR of a training, a checkpoint (.pth) of one, or
                 "user/model" on the Hugging Face Hub.
             opts: KEY VALUE or KEY=VALUE overrides of the config.
-            trust_imports: import the modules that the config names.
+            trust_imports: as `model_config`.
             hub: revision, token, cache_dir, local_files_only and the like of `huggingface_hub.snapshot_download`.
 
         Raises:

@@ -92,7 +92,7 @@ def add_weights(parser: argparse.ArgumentParser, nargs: str | None = None, requi
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add --trust-imports to a program that reads a recipe."""
-    trust = "run the modules that IMPORTS names in a file outside this folder"
+    trust = "run the modules that IMPORTS names in a file outside this folder, or in a checkpoint"
     parser.add_argument("--trust-imports", action="store_true", help=trust)
 
 

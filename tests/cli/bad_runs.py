@@ -221,7 +221,7 @@ CONFIGURATION = {
     ),
     "imports": BadRun(
         "{folder}/config.yaml: its IMPORTS would run code, and the file is outside the working folder; if you trust "
-        "it: --trust-imports",
+        "it: --trust-imports, in Python trust_imports=True",
         config="IMPORTS: [my_parts]\n",
     ),
 }

@@ -59,6 +59,7 @@ def test_the_worst_are_kept_in_order(dataset, k):
         assert len(worst) == min(count, 8)
         assert [100 * image.recall for image in worst] == pytest.approx(sorted(expected.values())[:count])
         assert all(expected[image.image_id] == pytest.approx(100 * image.recall) for image in worst)
+        assert not any(f"{image.recall}".startswith("-") for image in worst)
 
 
 def test_several_processes_keep_what_one_does(dataset):

@@ -102,6 +102,17 @@ def test_masks_of_a_large_image_are_made_some_at_a_time(monkeypatch):
     assert parts["panoptic_seg"][1] == whole["panoptic_seg"][1]
 
 
+def test_a_backbone_with_other_channels_than_it_says_is_named():
+    model = tiny_model()
+    features = model.backbone(torch.zeros(1, 3, 64, 64))
+    channels = features["res4"].shape[1]
+    features["res4"] = features["res4"][:, 1:]
+    with pytest.raises(
+        ValueError, match=f"res4: the backbone gives {channels - 1} .* its output_shape says {channels}"
+    ):
+        model.pixel_decoder(features)
+
+
 @torch.no_grad()
 def test_relation_score_is_the_product_of_the_four_scores():
     model = tiny_model().eval()

@@ -34,7 +34,9 @@ def get_config_file(name: str) -> str:
     raise FileNotFoundError(f"there is no recipe {name!r} ({tried}){near}; shipped are {', '.join(known)}")
 
 
-def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imports: bool = False) -> CfgNode:
+def build_cfg(
+    config_file: str = "", opts: list[str] | None = None, *, trust_imports: bool = False, imports: bool = True
+) -> CfgNode:
     """Defaults, then a recipe, then overrides; not frozen.
 
     Args:
@@ -42,19 +44,21 @@ def build_cfg(config_file: str = "", opts: list[str] | None = None, *, trust_imp
         opts: KEY VALUE or KEY=VALUE words, as on the command line.
         trust_imports: import the modules that a file names in IMPORTS wherever it lies; otherwise only files of this
             package and of the working folder may name some.
+        imports: import them; otherwise what they register is not known.
 
     Raises:
         FileNotFoundError: for a recipe that does not exist.
-        ValueError: for an unknown key, with the nearest known ones, a value of another type, IMPORTS of a file that is
-            not trusted, or a module that cannot be found.
+        ValueError: for an unknown key, with the nearest known ones, a value of another type, or a module that cannot be
+            found; `UntrustedImportsError` for IMPORTS of a file that is not trusted.
     """
     cfg = get_cfg()
     add_usg_config(cfg)
     if config_file:
-        trusted = None if trust_imports else [Path.cwd().resolve(), *recipe_folders()]
+        trusted = None if trust_imports or not imports else [Path.cwd().resolve(), *recipe_folders()]
         merge_file(cfg, Path(get_config_file(config_file)), trusted)
     merge_overrides(cfg, list(opts or []))
-    _import_modules(cfg.IMPORTS)
+    if imports:
+        _import_modules(cfg.IMPORTS)
     return cfg
 
 

@@ -30,6 +30,10 @@ TYPE_NAMES = {
 }
 
 
+class UntrustedImportsError(ValueError):
+    """A file that is not trusted names modules to import."""
+
+
 def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) -> None:
     """Set the values of a YAML file, or of a checkpoint's config, and before them those of files that `_BASE_` names.
 
@@ -42,20 +46,20 @@ def merge_file(cfg: CfgNode, path: Path, trusted: Sequence[Path] | None = None) 
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        ValueError: if one cannot be read, has an unknown key or a value of another type, or has IMPORTS without being
-            trusted.
+        ValueError: if one cannot be read, has an unknown key or a value of another type; `UntrustedImportsError` if one
+            has IMPORTS without being trusted.
     """
-    known, problems = dict(leaves(cfg)), []
+    known, problems, kind = dict(leaves(cfg)), [], ValueError
     for file, content in _with_bases(path):
         is_own = file.suffix not in SUFFIXES and any(map(file.resolve().is_relative_to, trusted or ()))
         if content.get("IMPORTS") and trusted is not None and not is_own:
             what = "is a checkpoint" if file.suffix in SUFFIXES else "is outside the working folder"
-            problems.append(
-                f"{file}: its IMPORTS would run code, and the file {what}; if you trust it: --trust-imports"
-            )
+            how = "--trust-imports, in Python trust_imports=True"
+            problems.append(f"{file}: its IMPORTS would run code, and the file {what}; if you trust it: {how}")
+            kind = UntrustedImportsError
         problems += _merge(cfg, known, _flatten(content, known), str(file))
     if problems:
-        raise ValueError("; ".join(problems))
+        raise kind("; ".join(problems))
 
 
 def recipe_folders() -> list[Path]:

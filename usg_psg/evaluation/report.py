@@ -107,9 +107,9 @@ def zero_recall(results: SGDetResults) -> list[str]:
     elif not results.counts["predicted_triplets"]:
         cause = f"{objects:.1f} % of the objects are found, but no relation is predicted"
     elif not pairs:
-        cause = f"{objects:.1f} % of the objects are found, but no related pair (do subject and object count from 0?)"
+        cause = f"{objects:.1f} % of the objects are found, but no related pair (untrained, or positions from 1?)"
     else:
-        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate (in another order, from 1?)"
+        cause = f"{pairs:.1f} % of the related pairs are found, but never their predicate (untrained, or from 1?)"
     return [f"{protocol}/R@{k} is 0: {cause}"]
 
 

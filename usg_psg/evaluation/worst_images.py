@@ -30,7 +30,7 @@ class WorstImage:
     @property
     def recall(self) -> float:
         """In [0, 1]."""
-        return -self.key[0]
+        return abs(self.key[0])
 
     @property
     def image_id(self) -> str:

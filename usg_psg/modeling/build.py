@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
 
@@ -27,6 +27,19 @@ Modules with `propose(queries, priority)` and `decode(queries, proposals, pixel_
 def backbone_keys(cfg: CfgNode) -> CfgNode:
     """The section of a config that names the backbone's model: NAME, PRETRAINED, FREEZE."""
     return cfg.MODEL.TIMM if cfg.MODEL.BACKBONE.NAME == "TimmBackbone" else cfg.MODEL.CLIP
+
+
+def parts_are_known(cfg: CfgNode) -> bool:
+    """Whether every part of a model that a config names is registered."""
+    usg = cfg.MODEL.USG
+    named = (
+        (META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE),
+        (BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME),
+        (SEM_SEG_HEADS_REGISTRY, usg.PIXEL_DECODER.NAME),
+        (MASK_DECODER_REGISTRY, usg.MASK_DECODER.NAME),
+        (RELATION_HEAD_REGISTRY, usg.RELATION_HEAD.NAME),
+    )
+    return all(name in registry for registry, name in named)
 
 
 def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:

@@ -73,9 +73,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         missing = {"res2", *self.ENCODER_LEVELS} - set(input_shape)
         if missing:
             raise ValueError(f"the backbone must give res2 to res5, it lacks {sorted(missing)}")
+        self.channels = {name: input_shape[name].channels for name in ("res2", *self.ENCODER_LEVELS)}
         groups = 32 if hidden_dim % 32 == 0 and hidden_dim >= 128 else 8
         self.hidden_dim = hidden_dim
-        projections = [nn.Conv2d(input_shape[name].channels, hidden_dim, 1) for name in self.ENCODER_LEVELS]
+        projections = [nn.Conv2d(self.channels[name], hidden_dim, 1) for name in self.ENCODER_LEVELS]
         self.input_proj = nn.ModuleList(
             nn.Sequential(projection, nn.GroupNorm(groups, hidden_dim)) for projection in projections
         )
@@ -84,9 +85,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             DeformableEncoderLayer(hidden_dim, ffn_dim, len(self.ENCODER_LEVELS), num_heads, num_points, dropout)
             for _ in range(num_layers)
         )
-        self.lateral = Conv2d(
-            input_shape["res2"].channels, hidden_dim, 1, bias=False, norm=nn.GroupNorm(groups, hidden_dim)
-        )
+        self.lateral = Conv2d(self.channels["res2"], hidden_dim, 1, bias=False, norm=nn.GroupNorm(groups, hidden_dim))
         self.output = Conv2d(
             hidden_dim,
             hidden_dim,
@@ -120,7 +119,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Encode the backbone's res2 to res5."""
+        """Encode the backbone's res2 to res5; ValueError if one has other channels than its output_shape says."""
+        for name, channels in self.channels.items():
+            if features[name].shape[1] != channels:
+                given = f"the backbone gives {features[name].shape[1]} channels"
+                raise ValueError(f"{name}: {given}, its output_shape says {channels}")
         levels = [proj(features[name]) for proj, name in zip(self.input_proj, self.ENCODER_LEVELS, strict=True)]
         shapes = [tuple(level.shape[-2:]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)

@@ -15,7 +15,7 @@ from ...utils.worker_pool import Failure, run_isolated
 from ...vocabulary import Vocabulary
 from ..psg_json import PARTITION, PSGFile, check_vocabulary, read_psg_json, select_split
 from .images import validate_image
-from .records import Problem, duplicate_images, severity_of, unknown_test_images
+from .records import Problem, duplicate_images, no_first_segment, severity_of, unknown_test_images
 
 TIMEOUT = 60.0  # seconds for one image
 SEVERITIES = ("error", "mended", "warning")
@@ -133,6 +133,7 @@ def validate_file(content: PSGFile) -> Iterator[Problem]:
     for split in PARTITION:
         if not select_split(content.image_ids, content.test_image_ids, split):
             yield Problem("empty_split", "", "data", f"the split {split!r} has no image")
+    yield from no_first_segment(content.records)
 
 
 def _check_record(content: PSGFile, root: str, position: int) -> list[Problem]:

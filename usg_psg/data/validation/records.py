@@ -26,12 +26,14 @@ MENDED = {
 }
 # Kinds worth knowing of data that are used as they are.
 WARNINGS = frozenset(
-    "area_differs box_outside colour_mode empty_split exif_orientation link no_relations no_segments".split()
+    "area_differs box_outside colour_mode empty_split exif_orientation link".split()
+    + "no_first_segment no_relations no_segments".split()
 )
 
 MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
 MAX_NAMES = 5  # images that a message names
 MAX_SIDE = 2**31 - 1  # what a PNG's header holds
+MANY_RELATIONS = 100  # of 901 between segments of COCO photographs, 31 % have the first one at an end
 MAX_NUMBER = 2**53  # up to here every integer is also a float
 
 IMAGE_KEYS = ("file_name", "pan_seg_file_name")
@@ -259,6 +261,20 @@ def duplicate_images(image_ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int
         if first.setdefault(image_id, i) != i:
             message = f"the image occurs more than once, as data[{first[image_id]}] and data[{i}]"
             yield i, Problem("duplicate_image_id", image_id, "image_id", message)
+
+
+def no_first_segment(records: Iterable[object]) -> Iterator[Problem]:
+    """Some of many relations has its image's first segment at an end; else positions may have been counted from 1."""
+    count = 0
+    for record in records:
+        relations = record.get("relations") if isinstance(record, dict) else None
+        for relation in relations if isinstance(relations, list) else []:
+            if not isinstance(relation, list) or 0 in relation[:2]:
+                return
+            count += 1
+    if count >= MANY_RELATIONS:
+        message = f"none of {count:,} relations has an image's segment 0 at an end; do subject and object count from 1?"
+        yield Problem("no_first_segment", "", "data", message)
 
 
 def unknown_test_images(test_image_ids: frozenset[str], image_ids: Iterable[str]) -> Iterator[Problem]:

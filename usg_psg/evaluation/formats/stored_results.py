@@ -220,7 +220,8 @@ def _is_large(value: Any) -> bool:
 def _named(text: str) -> Any:
     """The class or function of this module that stands for one that the file names; that is never looked up."""
     if text not in _NAMES:
-        raise ValueError(f"refers to {text[:80]}; results hold numpy arrays and plain values only")
+        known = f"openpsg.{_RELATION_UTIL}.Result"
+        raise ValueError(f"refers to {text[:80]}; results are of {known} and hold numpy arrays and plain values only")
     return _NAMES[text]
 
 
