@@ -106,7 +106,7 @@ def test_misuse_is_refused():
         SGDetMetrics(3, [True] * 4, training=training())
     one = SGDetMetrics(3, training=training())
     gt = GroundTruth(np.array([0, 3]), np.array([[0, 1, 0]]), np.ones((1, 1), int), image_id="7")
-    with pytest.raises(ValueError, match="image '7': annotated class: expected 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="image '7': annotated class, counted from 0: expected 0 to 2, got 3"):
         one.update(gt, Prediction.nothing(gt))
 
 

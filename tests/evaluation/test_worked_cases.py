@@ -370,9 +370,9 @@ def test_bad_predictions_are_refused(change: dict, message: str):
 def test_bad_values_of_an_image_are_refused():
     good = Prediction(np.array([0, 1]), np.array([[0, 1, 0]]), MASKS)
     metrics = SGDetMetrics(P, is_thing=[True, True])
-    with pytest.raises(ValueError, match=r"image '7': annotated predicate: expected 0 to 2, got 3"):
+    with pytest.raises(ValueError, match=r"image '7': annotated predicate, counted from 0: expected 0 to 2, got 3"):
         metrics.update(GroundTruth(np.array([0, 1]), np.array([[0, 1, 3]]), MAP, image_id="7"), good)
-    with pytest.raises(ValueError, match="predicted class: expected 0 to 1, got 4"):
+    with pytest.raises(ValueError, match="predicted class, counted from 0: expected 0 to 1, got 4"):
         metrics.update(gt_of((0, 1, 0)), Prediction(np.array([0, 4]), np.array([[0, 1, 0]]), MASKS))
     with pytest.raises(ValueError, match=r"expected height and width \(1, 20\), got \(1, 19\)"):
         metrics.update(gt_of((0, 1, 0)), Prediction(np.array([0, 1]), np.array([[0, 1, 0]]), MASKS[..., 1:]))

@@ -216,7 +216,7 @@ class SGDetMetrics:
             checks.append(("predicted class", prediction.labels, self.num_classes))
         for name, values, limit in checks:
             if values.max(initial=0) >= limit:
-                raise ValueError(f"{name}: expected 0 to {limit - 1}, got {values.max()}")
+                raise ValueError(f"{name}, counted from 0: expected 0 to {limit - 1}, got {values.max()}")
 
     def _count(self, gt: GroundTruth, num_predicted: int) -> None:
         self.counts["images"] += 1
