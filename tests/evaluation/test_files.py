@@ -229,8 +229,8 @@ def test_the_program_scores_a_file(dataset, tmp_path, capsys):
     broken = path.with_name("broken.json")
     broken.write_text(json.dumps(content))
     assert main(["--gt", str(json_file), "--pred", str(broken)]) == 2
-    where = f"{broken}, image '{content['images'][0]['image_id']}': predicted predicate, counted from 0: expected 0 to 4, got 99"
-    assert where in capsys.readouterr().err
+    message = "predicted predicate, counted from 0: expected 0 to 4, got 99"
+    assert f"{broken}, image '{content['images'][0]['image_id']}': {message}" in capsys.readouterr().err
     assert main(["--gt", str(json_file), "--pred", str(tmp_path / "none.json")]) == 2
     assert "there is no predictions file" in capsys.readouterr().err
 
