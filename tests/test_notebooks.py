@@ -8,12 +8,6 @@ from .programs import ROOT, python_path
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# The other one takes minutes
-by_name_run = pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.nightly] * (path.stem == "fine_tune")) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
 
 
 @by_name
@@ -26,7 +20,7 @@ def test_no_output_is_kept(path):
 
 
 @pytest.mark.slow
-@by_name_run
+@by_name
 def test_runs_offline(path, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

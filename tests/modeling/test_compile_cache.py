@@ -32,7 +32,6 @@ model.layer(torch.ones(1, 2)).sum().backward()
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}

@@ -181,7 +181,6 @@ def test_sixteen_bits_are_near(predictor, onnx_file, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.nightly
 def test_compiled_package_is_the_network(predictor, exported):
     with torch._inductor.config.patch("aot_inductor.compile_wrapper_opt_level", "O0"):  # compiles faster
         loaded = torch._inductor.aoti_load_package(str(exported("aoti", "compiled.pt2")))
