@@ -6,7 +6,8 @@
 # Each part writes OUTPUT_FOLDER/<part>.txt; one that fails does not keep the others from running, and the status tells.
 # LIMIT (seconds, default 900) ends a part that takes longer. BUILD_ARGS go to pip, for example --target FOLDER. SCENES is the
 # folder of the generated images, MODES are the ways to run the network that `train` and `inference` compare, WORKERS the
-# loader processes. `scaling`, `folders` and `resume` use all GPUs. Two other parts can run side by side on two GPUs, each called with its own CUDA_VISIBLE_DEVICES.
+# loader processes. `scaling`, `folders` and `resume` use all GPUs. Two other parts can run side by side on two GPUs, each
+# called with its own CUDA_VISIBLE_DEVICES.
 set -uo pipefail
 if [ $# -lt 1 ]; then
     sed -n '2,10p' "$0" >&2

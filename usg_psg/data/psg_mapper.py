@@ -58,7 +58,7 @@ def is_mirrored(transforms: T.TransformList, width: int) -> bool:
 class FastResize(T.ResizeTransform):
     """Detectron2's resize with torch's kernel, three times as fast as Pillow's.
 
-    A few values in a thousand differ, by one grey level and rarely by two, as torch's weights have fewer digits.
+    Up to 4 % of a photograph's values differ, by one grey level, rarely by two: torch's weights have fewer digits.
     """
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:

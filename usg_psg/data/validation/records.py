@@ -26,8 +26,10 @@ MENDED = {
 }
 # Kinds worth knowing of data that are used as they are.
 WARNINGS = frozenset(
-    "area_differs box_outside colour_mode empty_split exif_orientation link".split()
-    + "no_first_segment no_relations no_segments".split()
+    (
+        *("area_differs", "box_outside", "colour_mode", "empty_split", "exif_orientation", "link"),
+        *("no_first_segment", "no_relations", "no_segments"),
+    )
 )
 
 MAX_SEGMENT_ID = 256**3 - 1  # what three PNG channels hold
