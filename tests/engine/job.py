@@ -18,7 +18,6 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from usg_psg.engine import GradientClipper, StepRunner, launch
-from usg_psg.engine.trainer import distributed
 from usg_psg.modeling.compile import compile_parts
 
 from ..modeling.tape import TapeRecorder
@@ -67,7 +66,7 @@ def run(output: str, accumulation_steps: int, compile_mode: str) -> None:
     compile_parts(model, compile_mode, recorder_type=TapeRecorder)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     runner = StepRunner(
-        distributed(model),
+        model,
         FixedBatches(accumulation_steps),
         optimizer,
         clipper=GradientClipper("none"),

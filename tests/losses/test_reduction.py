@@ -165,7 +165,7 @@ def test_parts_of_a_step_add_up_to_the_whole(reduction, samples, monkeypatch):
         object_predictions(logits, embeddings, features),
         targets,
         matched,
-        loss_normalizers([inputs], torch.device("cpu")),
+        loss_normalizers([inputs], torch.device("cpu")).result(),
     )
 
     def halves(normalizers):
@@ -177,21 +177,28 @@ def test_parts_of_a_step_add_up_to_the_whole(reduction, samples, monkeypatch):
             predicted = object_predictions(logits[:, one], embeddings[:, one], features[one])
             yield criterion(predicted, part, matched[:, chosen], normalizers)
 
-    accumulated = list(halves(loss_normalizers([[x] for x in inputs], torch.device("cpu"))))
+    accumulated = list(halves(loss_normalizers([[x] for x in inputs], torch.device("cpu")).result()))
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     other = loss_counts_of(inputs[1:], monkeypatch)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(other))
-    averaged = list(halves(loss_normalizers([inputs[:1]], torch.device("cpu"))))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total, async_op: Added(total, other))
+    averaged = list(halves(loss_normalizers([inputs[:1]], torch.device("cpu")).result()))
     for name, value in whole.items():
         torch.testing.assert_close(sum(x[name] for x in accumulated), value)
         torch.testing.assert_close(sum(x[name] for x in averaged) / 2, value)
+
+
+class Added:
+    """An exchange that is over when it is waited for."""
+
+    def __init__(self, total, other):
+        self.wait = lambda: total.add_(other)
 
 
 def loss_counts_of(inputs, monkeypatch):
     """(4,) counts of another process."""
     with monkeypatch.context() as alone:
         alone.setattr(comm, "get_world_size", lambda: 1)
-        return torch.stack(loss_normalizers([inputs], torch.device("cpu")))
+        return torch.stack(loss_normalizers([inputs], torch.device("cpu")).result())
 
 
 def test_the_released_recipe_takes_means_and_other_reductions_are_refused():

@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..data.train_loader import PSGTrainLoader, derived_seed
 from ..losses import loss_normalizers
 from ..utils.program import FAILED
+from .averaging import GradientAverage
 from .ema import ModelEMA
 from .optimizer import GradientClipper
 
@@ -48,10 +49,11 @@ class StepRunner:
 
     The random numbers of a step depend on the seed, the iteration and the process alone, so a run that goes on from a
     checkpoint draws the same ones. The loss terms go to the host while the backward pass runs: looking at them costs no
-    waiting, and a loss that is not finite is found before it reaches a weight.
+    waiting, and a loss that is not finite is found before it reaches a weight. Several processes start from the first
+    one's weights; in a step, the device of each waits for the others where it averages the gradients.
 
     Args:
-        model: USGPar, in DistributedDataParallel if there are several processes.
+        model: USGPar.
         data_loader: of this process.
         optimizer: of the trained parameters.
         clipper: clips and measures gradients.
@@ -100,6 +102,7 @@ class StepRunner:
         self.samples_seen = 0
         self._steps = 0
         self.device = next(model.parameters()).device
+        self.average_gradients = GradientAverage(model) if comm.get_world_size() > 1 else None
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=autocast_dtype == torch.float16)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # On the device, so that counting them needs no synchronisation: skipped_steps, skipped_in_a_row, grad_norm.
@@ -118,15 +121,14 @@ class StepRunner:
         names: tuple[str, ...] = ()
         terms: Tensor | float = 0.0
         for number, batch in enumerate(batches):
-            is_last = number + 1 == len(batches)
-            with self._synchronised(is_last):
-                with self._autocast():
-                    losses: Mapping[str, Tensor] = self.model(batch, normalizers)
-                stacked = torch.stack([loss.float() for loss in losses.values()])
-                names, terms = tuple(losses), terms + stacked.detach()
-                if is_last:
-                    to_host = _HostCopy(self._gather(terms, waited))
-                self.backward(stacked.sum())
+            with self._autocast():
+                losses: Mapping[str, Tensor] = self.model(batch, normalizers)
+            stacked = torch.stack([loss.float() for loss in losses.values()])
+            names, terms = tuple(losses), terms + stacked.detach()
+            if number + 1 == len(batches):
+                to_host = self._gather(terms, waited)
+            self.backward(stacked.sum())
+        self.exchange()
         values = to_host.get()
         self._check_finite(names, values, batches)
         self.update()
@@ -157,26 +159,19 @@ class StepRunner:
         self._batches = None
         gc.unfreeze()
 
-    def _synchronised(self, is_last: bool) -> AbstractContextManager:
-        """Gradients are exchanged between processes in the last backward pass only."""
-        if isinstance(self.model, DistributedDataParallel) and not is_last:
-            return self.model.no_sync()
-        return nullcontext()
-
     def _autocast(self) -> AbstractContextManager:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast("cuda", dtype=self.autocast_dtype)
 
-    def _gather(self, terms: Tensor, waited: float) -> Tensor:
+    def _gather(self, terms: Tensor, waited: float) -> _HostCopy:
         """(W, losses + EXTRA) float32 of all W processes."""
         extra = torch.tensor([waited, float(self.stop_request)]).to(terms.device, non_blocking=True)
         own = torch.cat([terms, extra, self._counters])
-        if not isinstance(self.model, DistributedDataParallel):
-            return own[None]
-        everyone = [torch.empty_like(own) for _ in range(comm.get_world_size())]
-        torch.distributed.all_gather(everyone, own)
-        return torch.stack(everyone)
+        if self.average_gradients is None:
+            return _HostCopy(own[None])
+        everyone = own.new_empty((torch.distributed.get_world_size(), len(own)))
+        return _HostCopy(everyone, torch.distributed.all_gather(list(everyone), own, async_op=True), own)
 
     def _check_finite(self, names: tuple[str, ...], values: Tensor, batches: list[list[dict]]) -> None:
         bad = ~values[:, : len(names)].isfinite().all(dim=1)
@@ -197,6 +192,11 @@ class StepRunner:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a scalar loss."""
         self.grad_scaler.scale(loss).backward()
+
+    def exchange(self) -> None:
+        """Average the gradients over processes, if there are several."""
+        if self.average_gradients is not None:
+            self.average_gradients()
 
     def update(self) -> None:
         """Clip, update weights unless a gradient is not finite, update the moving average."""
@@ -265,19 +265,39 @@ class StepRunner:
 
 
 class _HostCopy:
-    """A tensor on its way to the host."""
+    """A tensor on its way to the host.
 
-    def __init__(self, tensor: Tensor):
+    Args:
+        tensor: on any device.
+        work: the exchange between processes that fills it, if there is one; the device goes on with other work.
+        own: what this process gives to the exchange.
+    """
+
+    def __init__(self, tensor: Tensor, work: torch.distributed.Work | None = None, own: Tensor | None = None):
         self.event = None
         self.tensor = tensor.detach()
+        self.work = work
+        self.kept = tensor, own  # the memory is in use on other streams than that which could give it to others
         if tensor.is_cuda:
             self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self.tensor.copy_(tensor, non_blocking=True)
             self.event = torch.cuda.Event()
-            self.event.record()
+            # After an exchange on a stream of its own: the present one would wait for the slowest process.
+            with nullcontext() if work is None else torch.cuda.stream(_copies()):
+                if work is not None:
+                    work.wait()
+                self.tensor.copy_(tensor, non_blocking=True)
+                self.event.record()
 
     def get(self) -> Tensor:
         """Wait for the copy, not for later work of the device."""
         if self.event is not None:
             self.event.synchronize()
+        elif self.work is not None:
+            self.work.wait()
         return self.tensor
+
+
+@cache
+def _copies() -> torch.cuda.Stream:
+    """The stream of copies to the host."""
+    return torch.cuda.Stream()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import logging
-import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,7 +23,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..config.checks import check_one_vocabulary, value_problems
 from ..data import PSGDatasetMapper, PSGTrainLoader, build_psg_train_loader
@@ -79,21 +76,6 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
     return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
 
 
-def distributed(model: nn.Module) -> nn.Module:
-    """The model in DistributedDataParallel if there are several processes, on GPUs or on the CPU."""
-    if comm.get_world_size() == 1:
-        return model
-    # Buffers are the same everywhere: nothing to send before each step. torch 2.14 renamed the argument.
-    known = inspect.signature(DistributedDataParallel).parameters
-    renamed = "forward_sync_buffers" in known
-    buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    # Of 1x1 convolutions, whose strides have two names for one layout.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Without device_ids: with them it takes every tensor of the batch to the device, waiting for each, also those that
-    # the model has to read on the host, which then waits until all that was launched before is done.
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
-
-
 class Trainer(DefaultTrainer):
     """Detectron2's trainer around `StepRunner`: USGPar's losses, exact resumption, and checkpoints that are kept.
 
@@ -115,7 +97,7 @@ class Trainer(DefaultTrainer):
         wrapped = distributed(model)  # which gives all processes the same weights
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = StepRunner(
-            wrapped,
+            model,
             loader,
             optimizer,
             clipper=GradientClipper.from_config(cfg),
@@ -129,7 +111,7 @@ class Trainer(DefaultTrainer):
         warn_about_test_data(trained_on, cfg)
         parts: dict[str, Any] = {} if self.ema is None else {EMA_KEY: self.ema}
         parts[TRAINER_KEY] = weakref.proxy(self)
-        self.checkpointer = USGCheckpointer(wrapped, cfg.OUTPUT_DIR, trained_on=trained_on, cfg=cfg, **parts)
+        self.checkpointer = USGCheckpointer(model, cfg.OUTPUT_DIR, trained_on=trained_on, cfg=cfg, **parts)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -248,24 +230,23 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
+    def test(cls, cfg: CfgNode, model: Any, evaluators: list[DatasetEvaluator] | None = None) -> dict:
         """Evaluate on DATASETS.TEST, in the one vocabulary of those data sets; the model gets its own back after it."""
         if not cfg.DATASETS.TEST:
             return {}
-        core: Any = getattr(model, "module", model)
-        own = core.vocabulary
+        own = model.vocabulary
         check_one_vocabulary("DATASETS.TEST", cfg.DATASETS.TEST)
         if get_vocabulary(cfg.DATASETS.TEST[0]) != get_vocabulary((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]):
-            core.set_vocabulary(embed_vocabulary(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0])))
+            model.set_vocabulary(embed_vocabulary(cfg, configured_vocabulary(cfg, cfg.DATASETS.TEST[0])))
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             if isinstance(evaluator, SGDetEvaluator) and evaluator.predicate_frequency is None:
-                evaluator.predicate_frequency = relation_counts(core.training_counts, get_vocabulary(name))
+                evaluator.predicate_frequency = relation_counts(model.training_counts, get_vocabulary(name))
         try:
             return super().test(cfg, model, evaluators)
         finally:
-            core.set_vocabulary(own)
+            model.set_vocabulary(own)
 
 
 def _draw_evaluation(evaluator: SGDetEvaluator, plots: bool) -> None:

@@ -42,23 +42,39 @@ def count_annotations(batched_inputs: Iterable[dict]) -> list[int]:
     return [objects, pairs, images, annotated]
 
 
-def loss_normalizers(batches: Sequence[list[dict]], device: torch.device) -> LossCounts:
+class Counting:
+    """The counts of a step on their way between processes, while the device has other work.
+
+    Args:
+        counts: (4,) float32 of this process, on the device.
+    """
+
+    def __init__(self, counts: Tensor):
+        self._counts = counts
+        self._processes = comm.get_world_size()
+        self._work = torch.distributed.all_reduce(counts, async_op=True) if self._processes > 1 else None
+
+    def result(self) -> LossCounts:
+        """Their means over processes; on a GPU, the device waits for them and not the host."""
+        if self._work is None:
+            return LossCounts(*self._counts.unbind())
+        self._work.wait()
+        return LossCounts(*(self._counts / self._processes).unbind())
+
+
+def loss_normalizers(batches: Sequence[list[dict]], device: torch.device) -> Counting:
     """What the losses of one optimizer step are divided by.
 
-    DistributedDataParallel averages gradients over processes and accumulation adds those of the batches of a step; so
-    dividing every loss by the mean over processes of the step's count gives the gradients that one process would have
-    computed on everything at once. A count below 1 is therefore right where a step has fewer pairs than processes.
+    Gradients are averaged over processes, and accumulation adds those of the batches of a step; so dividing every loss
+    by the mean over processes of the step's count gives the gradients that one process would have computed on
+    everything at once. A count below 1 is therefore right where a step has fewer pairs than processes.
 
     Args:
         batches: the inputs of the model of each forward pass of the step, in this process.
         device: of the result; with several processes, one that their process group can reduce on.
     """
     counts = [count_annotations(batch) for batch in batches]
-    total = torch.tensor(counts, dtype=torch.float32).sum(dim=0).to(device, non_blocking=True)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(total)
-        total = total / comm.get_world_size()
-    return LossCounts(*total.unbind())
+    return Counting(torch.tensor(counts, dtype=torch.float32).sum(dim=0).to(device, non_blocking=True))
 
 
 def target_divisor(annotated: Tensor, most: Tensor) -> Tensor:

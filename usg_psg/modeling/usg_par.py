@@ -15,7 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from ..inference import Postprocessor, given_objects, instance_pairs
-from ..losses import LossCounts, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
+from ..losses import Counting, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
 from ..structures import ImageObjects, ObjectPredictions, PixelDecoderOutput, SceneGraphTargets, TextEmbeddings
 from ..training_counts import TrainingCounts
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
@@ -95,7 +95,7 @@ class USGPar(SceneGraphNetwork):
         self.criterion.relation_criterion.set_training_counts(counts, self.vocabulary)
         self.postprocessor.set_training_counts(counts, self.vocabulary)
 
-    def forward(self, batched_inputs: list[dict], normalizers: LossCounts | None = None) -> dict | list[dict]:
+    def forward(self, batched_inputs: list[dict], normalizers: Counting | None = None) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.
 
         Args:
@@ -121,8 +121,8 @@ class USGPar(SceneGraphNetwork):
         if self.training:
             instances, relations = zip(*((x["instances"], x["relations"]) for x in batched_inputs), strict=True)
             targets = SceneGraphTargets.from_instances(instances, relations, padded_size, self.device)
-            counts = normalizers or loss_normalizers([batched_inputs], self.device)
-            return self._losses(self.classify(decoded, pixel_features), pixel_features, targets, counts)
+            counting = normalizers or loss_normalizers([batched_inputs], self.device)
+            return self._losses(self.classify(decoded, pixel_features), pixel_features, targets, counting)
         objects = self.classify(decoded.last_layer(), pixel_features)
         if self.clip_ensemble is not None:
             objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
@@ -135,22 +135,23 @@ class USGPar(SceneGraphNetwork):
         objects: ObjectPredictions,
         pixel_features: PixelDecoderOutput,
         targets: SceneGraphTargets,
-        counts: LossCounts,
+        counting: Counting,
     ) -> dict[str, Tensor]:
         matching = self.criterion.start_matching(objects, targets)
         # What does not depend on the matching is work for the device while the host is busy with it.
         of_given = (
-            {} if self.mask_pilot is None else self._given_losses(self.mask_pilot, pixel_features, targets, counts)
+            {} if self.mask_pilot is None else self._given_losses(self.mask_pilot, pixel_features, targets, counting)
         )
         early = None if self.add_missed_pairs else self.relate(objects, pixel_features)
         matched = self.criterion.finish_matching(matching, targets, objects.num_queries, len(self.predicate_text))
+        counts = counting.result()
         losses = self.criterion.object_losses(objects, targets, matched, counts)
         relations = early or self.relate(objects, pixel_features, matched.related)
         losses.update(self.criterion.relation_losses(relations, matched, counts))
         return {**losses, **of_given}
 
     def _given_losses(
-        self, pilot: MaskPilot, pixel_features: PixelDecoderOutput, targets: SceneGraphTargets, counts: LossCounts
+        self, pilot: MaskPilot, pixel_features: PixelDecoderOutput, targets: SceneGraphTargets, counting: Counting
     ) -> dict[str, Tensor]:
         given, decoded = self.decode_given(targets, pixel_features)
         objects = self.classify(decoded, pixel_features)
@@ -159,7 +160,7 @@ class USGPar(SceneGraphNetwork):
         priority = matched.related if self.add_missed_pairs else None
         relations = self.relate(objects, pixel_features, priority, given.present)
         weights = pilot.object_weight, pilot.relation_weight
-        return self.criterion.given_losses(objects, relations, targets, matched, counts, *weights)
+        return self.criterion.given_losses(objects, relations, targets, matched, counting.result(), *weights)
 
     def _scene_graphs(
         self,

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from ...config.checks import check_config
 from ...data import build_psg_train_loader
 from ...engine import GradientClipper, StepRunner, adapt_to_machine, build_optimizer, launch
-from ...engine.trainer import autocast_dtype, distributed
+from ...engine.trainer import autocast_dtype
 from ...losses.matcher import Matching
 from ...modeling.compile import run_as_configured
 from .. import config_of
@@ -42,6 +42,8 @@ def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
     timer.wrap(model.criterion.object_criterion, "forward", "object_criterion")
     timer.wrap(model.criterion.relation_criterion, "forward", "relation_criterion")
     timer.wrap(runner, "backward", "backward")
+    if comm.get_world_size() > 1:
+        timer.wrap(runner, "exchange", "average of gradients")
     timer.wrap(runner, "update", "optimizer")
     timer.wrap(runner, "run_step", "step")
 
@@ -70,7 +72,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
     use_psg_sized_vocabulary(model)
     processes = comm.get_world_size()
     runner = StepRunner(
-        distributed(model),
+        model,
         build_psg_train_loader(cfg),
         build_optimizer(cfg, model),
         clipper=GradientClipper.from_config(cfg),
