@@ -89,14 +89,14 @@ def run(*arguments: object, timeout: float = 300, **options) -> subprocess.Compl
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def run_job(world_size: int, *arguments: object, env: dict[str, str] | None = None) -> None:
-    """`start` processes with the variables that torchrun gives them, and wait for their end; `env` as in `start`."""
+def run_job(world_size: int, *arguments: object, env: dict[str, str] | None = None, fresh: bool = False) -> None:
+    """`start` processes with the variables that torchrun gives them and those of `env`, and wait for their end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     size = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     ranks = [{"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(world_size)]
-    processes = [start(*arguments, env=meeting | size | rank | (env or {})) for rank in ranks]
+    processes = [start(*arguments, env=meeting | size | rank | (env or {}), fresh=fresh) for rank in ranks]
     try:
         for process in processes:
             errors = process.communicate(timeout=300)[1]

@@ -194,6 +194,14 @@ class SegmentMasks:
         self.maps, self.number = maps, number.to(maps.dtype)
         self.map_index = torch.zeros(len(number), dtype=torch.int64) if map_index is None else map_index
 
+    @classmethod
+    def of(cls, masks: Tensor | SegmentMasks) -> SegmentMasks:
+        """Masks (N, H, W) bool as maps of their own, or what is in this form already."""
+        if isinstance(masks, SegmentMasks):
+            return masks
+        index = torch.arange(len(masks), device=masks.device)
+        return cls(masks, torch.ones_like(index), index)
+
     @property
     def tensor(self) -> Tensor:
         """(N, H, W) bool."""
@@ -221,7 +229,7 @@ class SegmentMasks:
 
     def at(self, pixels: Tensor) -> Tensor:
         """(N, K) bool: whether masks have the pixels (N, K), counted row by row."""
-        first = self.map_index * self.maps[0].numel()
+        first = self.map_index * (self.maps.shape[1] * self.maps.shape[2])
         return self.maps.take(pixels + first[:, None]) == self.number[:, None]
 
     @classmethod

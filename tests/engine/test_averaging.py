@@ -1,6 +1,7 @@
 """Several processes take the steps that DistributedDataParallel would, and fail together."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 def job(tmp_path, what, accumulation_steps=1, on_gpus=False):
     """What each of two processes found."""
     env = {"CUDA_VISIBLE_DEVICES": "0,1"} if on_gpus else {}
-    run_job(2, "-m", "tests.engine.averaging_job", tmp_path / "rank", accumulation_steps, what, env=env)
+    run_job(2, "-m", "tests.engine.averaging_job", tmp_path / "rank", accumulation_steps, what, env=env, fresh=on_gpus)
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -42,8 +43,6 @@ def test_losses_and_weights_are_those_of_distributed_data_parallel(accumulation_
     ],
 )
 def test_a_fault_ends_all_processes_before_the_update(what, error, tmp_path):
-    import re
-
     for found in job(tmp_path, what):
         assert re.match(error, found["error"]), found
         assert found["unmoved"]

@@ -45,7 +45,7 @@ def test_losses_of_every_layer_are_reported_by_name():
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3), (1, 2), (20,)], ids=str)
 @pytest.mark.parametrize("pilot_noise", [None, 0.2])
 def test_images_without_objects_or_relations_or_with_too_many_objects(counts, pilot_noise):
-    """Parameters must still be part of the graph: with several processes, every one needs a gradient in each of them."""
+    """Parameters must still be part of the graph: with several processes, each needs its gradient in all of them."""
     model = tiny_model(pilot_noise=pilot_noise).train()
     losses = model([tiny_input(n, relations=()) for n in counts])
     total = sum(losses.values())

@@ -75,6 +75,17 @@ class USGCriterion(nn.Module):
             "loss_weights": LossWeights.from_config(cfg),
         }
 
+    def formulas(self) -> list[tuple[nn.Module, str, tuple[int | None, ...]]]:
+        """Modules, their methods that are only arithmetic, and the axis of each argument that the objects lie along.
+
+        For `compile_parts`; None for arguments whose shape does not depend on the number of annotated objects.
+        """
+        found: list[tuple[nn.Module, str, tuple[int | None, ...]]]
+        found = [(self.object_criterion, "point_losses", (1, 1, None, 0, 0))]
+        if isinstance(self.matcher, HungarianMatcher):
+            found.append((self.matcher, "cost", (None, None, None, 1, 1)))
+        return found
+
     def start_matching(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> Matching | FixedMatching:
         """Begin to match the queries of every layer with the objects of their image."""
         return self.matcher.start(objects, targets)

@@ -145,6 +145,20 @@ class HungarianMatcher(nn.Module):
         """`start(...).result()`."""
         return self.start(objects, targets).result()
 
+    def cost(
+        self, class_logits: Tensor, mask_embeddings: Tensor, features: Tensor, gt_classes: Tensor, gt_masks: Tensor
+    ) -> Tensor:
+        """`matching_cost` of one layer, with this matcher's weights.
+
+        Args:
+            class_logits: (B, Q, C).
+            mask_embeddings: (B, Q, d).
+            features: (B, d, N), mask features at the points.
+            gt_classes, gt_masks: as `matching_cost` has them.
+        """
+        mask_logits = mask_embeddings.to(features.dtype) @ features
+        return matching_cost(class_logits.float().sigmoid(), mask_logits, gt_classes, gt_masks, *self.weights)
+
     @torch.no_grad()
     def start(self, objects: ObjectPredictions, targets: SceneGraphTargets) -> Matching:
         """Begin to match every layer's queries with the objects of their image."""
@@ -168,14 +182,8 @@ class HungarianMatcher(nn.Module):
         # One layer at a time: the (B, Q, N) logits of all layers together would be the step's largest tensor.
         cost = torch.stack(
             [
-                matching_cost(
-                    layer_class.float().sigmoid(),
-                    layer_embedding.to(features.dtype) @ features,
-                    gt_classes,
-                    gt_masks,
-                    *self.weights,
-                )
-                for layer_class, layer_embedding in zip(class_logits, objects.mask_embeddings, strict=True)
+                self.cost(*layer, features, gt_classes, gt_masks)
+                for layer in zip(class_logits, objects.mask_embeddings, strict=True)
             ]
         )
         return Matching(cost, counts)

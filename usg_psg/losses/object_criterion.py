@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..structures import ObjectPredictions, SceneGraphTargets
+from ..structures import ObjectPredictions, SceneGraphTargets, SegmentMasks
 from .functional import dice_loss, mask_bce_loss, mean_class_loss, sigmoid_class_loss
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
 from .points import mask_points, sample_labels, sample_maps
@@ -115,17 +115,34 @@ class ObjectCriterion(nn.Module):
         ).flatten(0, 1)
         points = mask_points(logits.detach(), *self.sampling)
         point_logits = sample_maps(logits[:, None], points)[:, 0]
+        masks = SegmentMasks.of(targets.masks)
+        point_logits, points = (x.unflatten(0, (num_layers, num_objects)) for x in (point_logits, points))
+        bce, dice = self.point_losses(point_logits, points, masks.maps, masks.number, masks.map_index)
+        return {
+            "loss_mask": (bce * weight).view(num_layers, num_objects).sum(1),
+            "loss_dice": (dice * weight).view(num_layers, num_objects).sum(1),
+        }
+
+    def point_losses(
+        self, point_logits: Tensor, points: Tensor, maps: Tensor, number: Tensor, map_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`mask_bce_loss` and `dice_loss` of every layer's masks at their points.
+
+        Args:
+            point_logits: (L, T, N).
+            points: (L, T, N, 2).
+            maps, number, map_index: the T annotated masks, as `SegmentMasks` has them.
+
+        Returns:
+            Two (L * T,).
+        """
         with torch.no_grad():
             # An object's points differ from layer to layer: bring them side by side, one row per object.
-            by_object = points.unflatten(0, (num_layers, num_objects)).transpose(0, 1).flatten(1, 2)
-            labels = sample_labels(targets.masks, by_object).unflatten(1, (num_layers, -1))
-            labels = labels.transpose(0, 1).flatten(0, 1).to(point_logits.dtype)
-        bce = mask_bce_loss(point_logits, labels) * weight
-        dice = dice_loss(point_logits, labels) * weight
-        return {
-            "loss_mask": bce.view(num_layers, num_objects).sum(1),
-            "loss_dice": dice.view(num_layers, num_objects).sum(1),
-        }
+            by_object = points.transpose(0, 1).flatten(1, 2)
+            labels = sample_labels(SegmentMasks(maps, number, map_index), by_object)
+            labels = labels.unflatten(1, (len(points), -1)).transpose(0, 1).flatten(0, 1).to(point_logits.dtype)
+        logits = point_logits.flatten(0, 1)
+        return mask_bce_loss(logits, labels), dice_loss(logits, labels)
 
     @staticmethod
     def _share_of_image(targets: SceneGraphTargets, num_queries: int) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import MethodType
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.allowed import one_of
 from ..utils.autocast import DTYPES
@@ -45,7 +45,8 @@ def compile_parts(
     """Let a model's parts run in other ways from now on; they compute the same.
 
     Args:
-        model: its `parts()` name the methods, which take and return tensors and structures of them.
+        model: its `parts()` name the methods, which take and return tensors and structures of them; its `formulas()`
+            those of the losses, which "kernels" compiles for any number of objects.
         mode: in training: "none"; "kernels", through `torch.compile`; "graphs", as CUDA graphs of PyTorch's own
             kernels; or "kernels+graphs". With graphs, results lie in memory that the part's next call overwrites.
         inference_mode: outside of training, where "kernels" and "graphs" prepare for each size of images.
@@ -65,6 +66,11 @@ def compile_parts(
         ways = {True: mode, False: inference_mode}
         prepared = {training: _prepare(method, way, fixed[training], recorder_type) for training, way in ways.items()}
         setattr(owner, name, _by_phase(model, prepared))
+    for owner, name, axes in model.formulas():
+        owner.__dict__.pop(name, None)
+        if "kernels" in mode:
+            method = getattr(owner, name)
+            setattr(owner, name, _by_phase(model, {True: _for_any_size(method, axes), False: method}))
 
 
 def infer_in(model: Any, dtype: str) -> None:
@@ -100,6 +106,21 @@ def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Call
     if "graphs" in mode:
         function = GraphedFunction(function, cast(nn.Module, method.__self__), fixed, recorder_type)
     return function
+
+
+def _for_any_size(method: MethodType, axes: Sequence[int | None]) -> Callable:
+    """A method of tensors, compiled once for all sizes of an axis of each argument, None where none changes."""
+    compiled = _prepare(method, "kernels", set(), CudaRecorder)
+
+    def call(*args: Tensor) -> Any:
+        changing = [(x, axis) for x, axis in zip(args, axes, strict=True) if axis is not None]
+        if any(x.shape[axis] < 2 for x, axis in changing):  # sizes that torch.compile treats as cases of their own
+            return method(*args)
+        for x, axis in changing:
+            torch._dynamo.maybe_mark_dynamic(x, axis)
+        return compiled(*args)
+
+    return call
 
 
 @cache

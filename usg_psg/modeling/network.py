@@ -120,6 +120,10 @@ class SceneGraphNetwork(nn.Module):
         relations = [(self.relation_head, name) for name in ("propose", "decode")]
         return [*((part, "forward") for part in whole), *given, *relations]
 
+    def formulas(self) -> list[tuple[nn.Module, str, tuple[int | None, ...]]]:
+        """Of the losses, see `USGCriterion.formulas`; a network alone has none."""
+        return []
+
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images on the device, padded to one size."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import Counting, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
@@ -94,6 +94,10 @@ class USGPar(SceneGraphNetwork):
         self.training_counts = counts
         self.criterion.relation_criterion.set_training_counts(counts, self.vocabulary)
         self.postprocessor.set_training_counts(counts, self.vocabulary)
+
+    def formulas(self) -> list[tuple[nn.Module, str, tuple[int | None, ...]]]:
+        """Those of the criterion."""
+        return self.criterion.formulas()
 
     def forward(self, batched_inputs: list[dict], normalizers: Counting | None = None) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.

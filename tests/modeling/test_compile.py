@@ -1,0 +1,94 @@
+"""Compiled formulas of the losses: the same values, compiled once for all numbers of objects."""
+
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from usg_psg.losses import ObjectCriterion
+from usg_psg.losses.matcher import HungarianMatcher
+from usg_psg.modeling import compile as compile_module
+from usg_psg.modeling.compile import compile_parts
+from usg_psg.structures import SegmentMasks
+
+from ..losses.test_matcher import make_targets
+from ..tiny import loss_counts, object_predictions, tiny_model
+
+LAYERS, QUERIES, CLASSES = 3, 12, 4
+
+
+class Losses(nn.Module):
+    """The losses of a model, without its network."""
+
+    def __init__(self):
+        super().__init__()
+        self.criterion = tiny_model().criterion
+        self.criterion.matcher = HungarianMatcher(num_points=64)
+        self.criterion.object_criterion = ObjectCriterion(num_points=64)
+
+    def parts(self):
+        return []
+
+    def formulas(self):
+        return self.criterion.formulas()
+
+    def forward(self, counts, label_maps):
+        """Losses, and the gradients of what was predicted, of a batch with these numbers of objects."""
+        torch.manual_seed(sum(counts))
+        predicted = [torch.randn(LAYERS, len(counts), QUERIES, n, requires_grad=True) for n in (CLASSES, 8)]
+        features = torch.randn(len(counts), 8, 16, 16, requires_grad=True)
+        targets = make_targets(counts, num_classes=CLASSES)
+        if label_maps:
+            number = targets.slot + 1
+            owner = torch.randint(0, max(counts) + 1, (len(counts), 16, 16), dtype=torch.uint8)
+            targets.masks = SegmentMasks(owner, number, targets.image_index)
+        objects = object_predictions(*predicted, features)
+        query = self.criterion.matcher(objects, targets)
+        losses = self.criterion.object_criterion(objects, targets, query, loss_counts(sum(counts), 0, len(counts)))
+        torch.stack([*losses.values()]).sum().backward()
+        return query, losses, [x.grad for x in (*predicted, features)]
+
+
+def compare(label_maps: bool) -> int:
+    """How often formulas were compiled, whose values are those of the plain ones."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = Losses().train(), Losses().train()
+    compile_parts(compiled, "kernels")
+    for counts in ([3, 5], [9, 0], [17, 2], [1, 11], [0, 1], [0, 0]):
+        query, losses, gradients = plain(counts, label_maps)
+        other_query, other_losses, other_gradients = compiled(counts, label_maps)
+        assert torch.equal(query, other_query)
+        for name, value in losses.items():
+            torch.testing.assert_close(other_losses[name], value, rtol=1e-5, atol=1e-6)
+        for one, other in zip(gradients, other_gradients, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("label_maps", [False, True])
+def test_formulas_are_compiled_once_for_all_numbers_of_objects(label_maps, monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    # Label maps are as many as images; masks that are tensors are as many as objects, which the second batch shows.
+    assert compare(label_maps) == (2 if label_maps else 3), "of costs, of losses"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_losses_are_the_losses(monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    assert compare(label_maps=True) == 2
+
+
+def test_only_training_with_kernels_compiles_formulas():
+    model = tiny_model()
+    criterion = model.criterion
+    for modes in (("graphs", "none"), ("none", "kernels"), ("kernels", "none"), ("none", "none")):
+        compile_parts(model, *modes)
+        is_compiled = modes[0] == "kernels"
+        assert (
+            ("cost" in vars(criterion.matcher)) == ("point_losses" in vars(criterion.object_criterion)) == is_compiled
+        )
