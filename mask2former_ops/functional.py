@@ -9,12 +9,20 @@ from torch import Tensor
 
 from .backends import resolve_backend
 from .deformops import ms_deform_attn_deformops
-from .reference import arithmetic_dtype, ms_deform_attn_reference, sampling_locations_from_offsets
+from .reference import (
+    arithmetic_dtype,
+    convnext_block_reference,
+    least_certain_reference,
+    ms_deform_attn_reference,
+    sampling_locations_from_offsets,
+)
 from .schemas import as_shape_list, check_level_start_index, flatten_shapes, operators
 from .upstream import ms_deform_attn_upstream
 
 MAX_LEVELS = MAX_POINTS = 8
 MAX_HEAD_WIDTH = 128
+BLOCK_DTYPES = (torch.bfloat16, torch.float16)
+MAX_BLOCK_CHANNELS = 3072
 VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -166,3 +174,72 @@ def _traced_with_tensor_shapes(value, spatial_shapes, level_start_index, samplin
         sampling_locations.to(dtype).contiguous(),
         attention_weights.to(dtype).contiguous(),
     )
+
+
+@torch.no_grad()
+def least_certain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Of each map's candidates, those at which its bilinear value is nearest to zero.
+
+    Args:
+        logits: (M, h, w), floating point.
+        candidates: (M, N, 2) float32, (x, y) in [0, 1], (0, 0) the outer corner of the top-left pixel. Beyond the
+            centres of the outer pixels, the border is repeated.
+        count: k, up to N.
+
+    Returns:
+        (M, k, 2) without gradient, in any order, which is the same in every run. Not a number counts as furthest.
+
+    Raises:
+        ValueError: shapes do not fit, or k is too large.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"logits must have shape (M, h, w), got {tuple(logits.shape)}")
+    if candidates.dim() != 3 or candidates.shape[0] != logits.shape[0] or candidates.shape[2] != 2:
+        raise ValueError(f"candidates must have shape (M={len(logits)}, N, 2), got {tuple(candidates.shape)}")
+    if not 0 <= count <= candidates.shape[1]:
+        raise ValueError(f"count must be 0 to N={candidates.shape[1]}, got {count}")
+    if not _has_kernel(logits) or logits.dtype == torch.float64:
+        return least_certain_reference(logits, candidates, count)
+    return operators.least_certain(logits.contiguous(), candidates.float().contiguous(), count)
+
+
+def convnext_block(
+    x: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    """A block of a frozen ConvNeXt: x + fc2(GELU(fc1(LayerNorm(depthwise convolution(x))))).
+
+    The compiled kernels, for bfloat16 and float16 on CUDA, have no gradient. In bfloat16 their GELU is the
+    approximation by tanh, of a number that has not been rounded: together no further from the exact result than
+    PyTorch's GELU of the rounded number.
+
+    Args:
+        x: (B, H, W, C), C a multiple of 8 up to 3072 for the compiled kernels.
+        conv_weight: (7, 7, C).
+        conv_bias, norm_weight, norm_bias: (C,).
+        eps: of the LayerNorm.
+        fc1_weight, fc1_bias: (D, C) and (D,).
+        fc2_weight, fc2_bias: (C, D) and (C,), layer scale included.
+
+    Returns:
+        (B, H, W, C) in the type of `x`.
+    """
+    weights = (conv_weight, conv_bias, norm_weight, norm_bias, eps, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    channels = x.shape[-1]
+    fits = x.dtype in BLOCK_DTYPES and channels % 8 == 0 and channels <= MAX_BLOCK_CHANNELS
+    if not (_has_kernel(x) and fits):
+        return convnext_block_reference(x, *weights)
+    return operators.convnext_block(x.contiguous(), *weights)
+
+
+def _has_kernel(tensor: Tensor) -> bool:
+    """Whether the operators beside attention are compiled for the tensor's device."""
+    return tensor.is_cuda and resolve_backend("cuda") == "compiled"

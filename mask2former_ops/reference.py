@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: the definition that the compiled backends are tested against.
+"""The operators in plain PyTorch: the definitions that the compiled backends are tested against.
 
 Shape shorthand in this package
     N: images, S: value tokens (sum of H_l * W_l over the levels), M: heads, D: channels of one head, d = M * D,
@@ -74,3 +74,31 @@ def ms_deform_attn_reference(
         samples = F.grid_sample(level_map, grid[:, level], "bilinear", "zeros", align_corners=False)
         output = output + (samples * weights[:, :, level]).sum(dim=2)
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
+
+
+def least_certain_reference(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Of each map's candidates, the `count` at which its bilinear value is nearest to zero; see `least_certain`."""
+    grid = (2 * candidates - 1)[:, None].to(logits.dtype)
+    values = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    chosen = values[:, 0, 0].abs().topk(count, dim=1, largest=False).indices
+    return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+
+
+def convnext_block_reference(
+    x: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    """A block of a ConvNeXt (arXiv 2201.03545, figure 4) without layer scale; see `convnext_block`."""
+    weight = conv_weight.permute(2, 0, 1)[:, None]
+    convolved = F.conv2d(x.permute(0, 3, 1, 2), weight, conv_bias, padding="same", groups=x.shape[3])
+    normed = F.layer_norm(convolved.permute(0, 2, 3, 1), x.shape[3:], norm_weight, norm_bias, eps)
+    hidden = F.gelu(F.linear(normed.contiguous(), fc1_weight, fc1_bias))
+    return x + F.linear(hidden, fc2_weight, fc2_bias)

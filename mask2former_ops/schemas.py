@@ -1,8 +1,9 @@
 """The operators as PyTorch sees them: schemas, shapes for tracing, gradients. Kernels attach when a library is loaded.
 
-The `torch.library` namespace `mask2former_ops` has two operators. `ms_deform_attn` takes sampling locations and
-attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections and does the
-rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
+The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
+locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
+and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
+`least_certain` and `convnext_block` have no gradient, kernels for CUDA, and PyTorch's for other devices.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from .reference import convnext_block_reference, least_certain_reference
 
 NAMESPACE = "mask2former_ops"
 
@@ -36,7 +39,27 @@ _library.define(
     " -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_library.define(
+    "least_certain(Tensor logits, Tensor candidates, SymInt count) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_library.define(
+    "convnext_block(Tensor x, Tensor conv_weight, Tensor conv_bias, Tensor norm_weight, Tensor norm_bias, float eps,"
+    " Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
+torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
 operators = getattr(torch.ops, NAMESPACE)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::least_certain", lib=_library)
+def _(logits, candidates, count):
+    return candidates.new_empty(candidates.shape[0], count, 2)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::convnext_block", lib=_library)
+def _(x, *_):
+    return x.new_empty(x.shape)
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:

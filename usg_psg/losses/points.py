@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mask2former_ops import least_certain
+
 from ..structures import SegmentMasks
 
 
@@ -70,8 +72,6 @@ def mask_points(logits: Tensor, num_points: int, oversample_ratio: float, import
     if num_uncertain == 0 or num_masks == 0:
         return torch.rand(num_masks, num_points, 2, device=logits.device)
     candidates = torch.rand(num_masks, num_candidates, 2, device=logits.device)
-    certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
-    chosen = certainty.topk(num_uncertain, dim=1, largest=False).indices
-    uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    uncertain = least_certain(logits, candidates, num_uncertain)
     uniform = torch.rand(num_masks, num_points - num_uncertain, 2, device=logits.device)
     return torch.cat([uncertain, uniform], dim=1)

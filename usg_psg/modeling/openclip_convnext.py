@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
+from .frozen_convnext import use_compiled_blocks
 from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
 
 if TYPE_CHECKING:
@@ -135,8 +136,13 @@ class OpenCLIPConvNeXt(Backbone):
 
     def _in_frozen_dtype(self) -> nn.ModuleDict:
         if not self._reduced:
-            self._reduced.append(_with_scales_folded(self.trunk).to(self.frozen_dtype))
+            self._reduced.append(self._reduced_copy())
         return self._reduced[0]
+
+    def _reduced_copy(self) -> nn.ModuleDict:
+        copied = _with_scales_folded(self.trunk).to(self.frozen_dtype)
+        use_compiled_blocks(copied)
+        return copied
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> OpenCLIPConvNeXt:
         self._reduced.clear()  # the weights are moved or cast
@@ -165,6 +171,6 @@ def _with_scales_folded(trunk: nn.ModuleDict) -> nn.ModuleDict:
 def _refresh(backbone: OpenCLIPConvNeXt, _: Any) -> None:
     """Bring loaded weights into the copy, in place: CUDA graphs know its address."""
     for copied in backbone._reduced:
-        present = _with_scales_folded(backbone.trunk).parameters()
+        present = backbone._reduced_copy().parameters()
         for target, source in zip(copied.parameters(), present, strict=True):
             target.copy_(source)

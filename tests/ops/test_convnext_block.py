@@ -1,0 +1,147 @@
+"""The frozen ConvNeXt block: the compiled kernels beside the definition in float64, arguments, tracing, graphs.
+
+On a GPU: python -m pytest --noconftest tests/ops
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mask2former_ops import convnext_block
+from mask2former_ops.reference import convnext_block_reference
+
+from .cases import DEVICES, NEEDS_GPU, compiled, compiled_library, relative_error  # noqa: F401
+
+OPERATOR = torch.ops.mask2former_ops.convnext_block
+# All widths of ConvNeXt-T, B, L and XXL, and others; sizes below the kernel's 7x7, odd, and of several strips
+SHAPES = [
+    (2, 1, 1, 96),
+    (1, 1, 9, 128),
+    (1, 9, 1, 192),
+    (2, 5, 7, 8),
+    (1, 20, 20, 1536),
+    (3, 40, 40, 768),
+    (1, 33, 47, 384),
+    (2, 17, 30, 256),
+    (1, 8, 16, 512),
+    (1, 23, 24, 1024),
+    (1, 6, 5, 3072),
+    (16, 160, 160, 192),
+]
+TOLERANCE = {torch.bfloat16: 6e-3, torch.float16: 8e-4}
+
+
+def random_block(channels: int, dtype: torch.dtype, device: str) -> tuple:
+    """Weights such that all four layers matter in the output."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int, std: float = 1.0, mean: float = 0.0) -> Tensor:
+        return (mean + std * torch.randn(shape, generator=generator)).to(device, dtype)
+
+    hidden = 4 * channels
+    return (
+        draw(7, 7, channels, std=1 / 7),
+        draw(channels, std=0.5),
+        draw(channels, std=0.3, mean=1.0),
+        draw(channels, std=0.3),
+        1e-6,
+        draw(hidden, channels, std=channels**-0.5),
+        draw(hidden, std=0.5),
+        draw(channels, hidden, std=hidden**-0.5),
+        draw(channels, std=0.5),
+    )
+
+
+def random_input(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (0.3 + torch.randn(shape, generator=generator)).to(device, dtype)
+
+
+def restated(x: Tensor, taps: Tensor, conv_bias, norm_weight, norm_bias, eps, w1, b1, w2, b2) -> Tensor:
+    """In float64, the convolution as a sum over shifted maps."""
+    x, taps = x.double(), taps.double()
+    padded = F.pad(x, (0, 0, 3, 3, 3, 3))
+    height, width = x.shape[1:3]
+    convolved = conv_bias.double()
+    for row in range(7):
+        for column in range(7):
+            convolved = convolved + padded[:, row : row + height, column : column + width] * taps[row, column]
+    centred = convolved - convolved.mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    hidden = (normed * norm_weight.double() + norm_bias.double()) @ w1.double().t() + b1.double()
+    gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    return x + gelu @ w2.double().t() + b2.double()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4])
+def test_the_definition(shape):
+    x, weights = random_input(shape, torch.float32, "cpu"), random_block(shape[-1], torch.float32, "cpu")
+    assert relative_error(convnext_block(x, *weights), restated(x, *weights)) < 1e-5
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_numbers(compiled, shape, dtype):  # noqa: F811
+    """The error is that of storing in 16 bits, and not above that of PyTorch's own layers; input stays as it was."""
+    x, weights = random_input(shape, dtype, "cuda"), random_block(shape[-1], dtype, "cuda")
+    before = x.clone()
+    found = OPERATOR(x, *weights)
+    assert torch.equal(x, before) and found.dtype == dtype and found.is_contiguous()
+    expected = torch.cat([restated(image[None], *weights) for image in x])
+    error = relative_error(found, expected)
+    assert error < TOLERANCE[dtype]
+    assert error < 1.3 * relative_error(convnext_block_reference(x, *weights), expected)
+    assert ((found.double() - expected).abs() <= 0.05 * expected.abs().max()).all(), "no pixel is left out"
+
+
+@NEEDS_GPU
+def test_float32_runs_in_pytorch(compiled):  # noqa: F811
+    x, weights = random_input((1, 9, 9, 16), torch.float32, "cuda"), random_block(16, torch.float32, "cuda")
+    assert relative_error(convnext_block(x, *weights), restated(x, *weights)) < 1e-3
+
+
+@NEEDS_GPU
+def test_direct_calls_of_the_operator_are_checked(compiled):  # noqa: F811
+    x, weights = random_input((1, 9, 9, 16), torch.bfloat16, "cuda"), random_block(16, torch.bfloat16, "cuda")
+    for call, message in (
+        ((x[0], *weights), "x must have shape"),
+        ((x.float(), *weights), "conv_weight must be Float"),
+        ((x[..., :12].contiguous(), *weights), "multiple of 8 channels"),
+        ((x.transpose(1, 2)[:, :5], *weights), "x must be contiguous"),
+        ((x, weights[0][:5], *weights[1:]), r"conv_weight must have shape \[7, 7, 16\]"),
+        ((x, *weights[:-1], weights[-1].cpu()), "fc2_bias must be BFloat16 on cuda:0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OPERATOR(*call)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck_and_one_graph(compiled_library, device):  # noqa: F811
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    x, weights = random_input((2, 9, 10, 16), dtype, device), random_block(16, dtype, device)
+    torch.library.opcheck(OPERATOR, (x, *weights))
+    traced = torch.compile(lambda x: OPERATOR(x * 2, *weights).sin(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(traced(x), OPERATOR(x * 2, *weights).sin())
+
+
+@NEEDS_GPU
+def test_inductor_and_a_cuda_graph_can_hold_it(compiled):  # noqa: F811
+    x, weights = random_input((2, 20, 20, 64), torch.bfloat16, "cuda"), random_block(64, torch.bfloat16, "cuda")
+
+    def three(x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = convnext_block(x.permute(0, 3, 1, 2).permute(0, 2, 3, 1).contiguous(), *weights)
+        return x
+
+    expected = three(x)
+    torch.testing.assert_close(torch.compile(three, fullgraph=True)(x), expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = three(x)
+    x.copy_(x.flip(0))
+    graph.replay()
+    torch.testing.assert_close(found, expected.flip(0))
