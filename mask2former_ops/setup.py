@@ -59,7 +59,7 @@ class DescribedBuild(BuildExtension):
 setup(
     name="mask2former_ops_compiled",
     version="0.1.0",
-    description="Compiled multi-scale deformable attention for usg_psg",
+    description="Compiled operators for usg_psg",
     license="Apache-2.0",
     packages=[],
     py_modules=[],

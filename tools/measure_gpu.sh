@@ -40,7 +40,8 @@ scenes() {
 }
 ops() {
     python3 -m pytest --noconftest -q -rf tests/ops &&
-        python3 -m pytest -q -rf tests/modeling/test_cuda_graphs.py tests/modeling/test_parts.py
+        python3 -m pytest -q -rf tests/modeling/test_cuda_graphs.py tests/modeling/test_parts.py \
+            tests/modeling/test_frozen_convnext.py
     python3 tools/benchmark.py ops
 }
 sanitize() {

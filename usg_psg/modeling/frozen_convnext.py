@@ -88,7 +88,8 @@ def _is_gelu(activation: nn.Module) -> bool:
 
 def replace_plain_blocks(trunk: nn.ModuleDict) -> tuple[int, int]:
     """Put `FrozenBlock`s into a trunk's stages; how many, and of how many blocks."""
-    found = [(stage.blocks, name, block) for stage in trunk["stages"] for name, block in stage.blocks.named_children()]
+    stages: Any = trunk["stages"]
+    found = [(stage.blocks, name, block) for stage in stages for name, block in stage.blocks.named_children()]
     plain = [each for each in found if is_plain(each[2])]
     for blocks, name, block in plain:
         setattr(blocks, name, FrozenBlock(block))

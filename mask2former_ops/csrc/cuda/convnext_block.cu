@@ -279,7 +279,7 @@ at::Tensor convnext_block_cuda(const at::Tensor& x, const at::Tensor& conv_weigh
                           ? at::_addmm_activation(fc1_bias, tokens, fc1_weight.t(), 1, 1, /*use_gelu=*/true)
                           : at::gelu(at::addmm(fc1_bias, tokens, fc1_weight.t()));
   auto rows = sum.view({-1, channels});
-  at::addmm_out(rows, rows, hidden, fc2_weight.t());
+  rows.addmm_(hidden, fc2_weight.t());
   return sum;
 }
 
