@@ -218,7 +218,7 @@ def convnext_block(
     """A block of a frozen ConvNeXt: x + fc2(GELU(fc1(LayerNorm(depthwise convolution(x))))).
 
     The compiled kernels, for bfloat16 and float16 on CUDA, have no gradient. In bfloat16 their GELU is the
-    approximation by tanh, of a number that has not been rounded: together no further from the exact result than
+    approximation by tanh, of a number that has not been rounded: for usual numbers nearer to the exact result than
     PyTorch's GELU of the rounded number.
 
     Args:
