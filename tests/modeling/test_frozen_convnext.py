@@ -126,3 +126,20 @@ def test_on_a_gpu_the_compiled_blocks_are_used():
     exact = backbone._features(backbone.trunk, image, torch.float32)
     for name, feature in backbone(image).items():
         assert (feature - exact[name]).norm() / exact[name].norm() < 0.03
+
+
+def test_a_trunk_of_operators_compiles_into_one_graph(monkeypatch):
+    monkeypatch.setattr("mask2former_ops.functional._has_kernel", lambda tensor: True)
+    stages = folded_stages(small_trunk()).bfloat16().to(memory_format=torch.channels_last)
+    replace_plain_blocks(stages)
+    nodes = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        nodes.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    image = torch.randn(1, 3, 64, 64, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        traced = torch.compile(lambda x: stages["stages"](stages["stem"](x)), fullgraph=True, backend=backend)
+        torch.testing.assert_close(traced(image), stages["stages"](stages["stem"](image)))
+    assert sum("convnext_block" in node for node in nodes) == 5
