@@ -172,6 +172,37 @@ def test_many_samples_in_one_cell(device):  # noqa: F811
         assert relative_error(a, b) <= 1e-5, name
 
 
+@pytest.mark.parametrize("device", [GPU_KERNELS[0]], indirect=True)
+@pytest.mark.parametrize("shape", [Shape(((9, 11),), batch=1, heads=2, queries=9000, points=8)], ids=str)
+def test_more_samples_than_shared_memory_orders(shape, device):  # noqa: F811
+    """The sort numbers up to 65,536 samples of a level in 16 bits; beyond, it writes 32 bits without shared memory."""
+    inputs = random_call(shape, torch.float32, device)
+    grad_output = grad_output_for(inputs[0].cpu(), 9000)
+    found = results(lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w), inputs, grad_output)
+    expected = results(lambda v, x, w: sum_over_pixels(v, shape.levels, x, w), as_double(inputs), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert relative_error(a, b) <= 1e-5, name
+
+
+@pytest.mark.parametrize("device", [GPU_KERNELS[0]], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fused", [False, True])
+def test_memory_of_the_backward(fused, dtype, device):  # noqa: F811
+    """Its gradients included, no more than deformops takes in bfloat16: 366 MiB for 16 images of the pixel decoder."""
+    shape = Shape(((20, 20), (40, 40), (80, 80)), batch=4, heads=8, queries=None)
+    value, *points = (random_fused_call if fused else random_call)(shape, dtype, device)
+    inputs = [x.requires_grad_() for x in (value, *points[-2:])]
+    if fused:
+        output = ms_deform_attn_fused(value, shape.levels, points[0], *inputs[1:])
+    else:
+        output = ms_deform_attn(value, shape.levels, None, *inputs[1:])
+    grad_output = torch.ones_like(output)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(output, inputs, grad_output)
+    assert torch.cuda.max_memory_allocated() - before <= shape.batch * 366 * 2**20 / 16
+
+
 @pytest.mark.parametrize("device", GPU_KERNELS, indirect=True)
 def test_level_too_large_for_the_sort(device):  # noqa: F811
     shape = Shape(((400, 300), (20, 20)), batch=1, heads=1, queries=300)

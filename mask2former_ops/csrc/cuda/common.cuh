@@ -119,20 +119,28 @@ __device__ __forceinline__ float group_sum(float x) {
 // ---- Where the points and weights of one call come from. Coordinates are returned in pixels of the level, the centre
 // of the first pixel being 0.
 
-// Locations in [0, 1] and weights, as the plain operator takes them.
-struct GivenPoints {
+// Locations in [0, 1] and weights, as the plain operator takes them. kCached: by way of the first-level cache, for
+// kernels whose threads read neighbours in memory at different times.
+template <bool kCached>
+struct PlainPoints {
   static constexpr bool kSoftmax = false;
   const float* locations;
   const float* weights;
   float* log_sums = nullptr;
 
+  template <typename T>
+  static __device__ T load(const T* from) {
+    return kCached ? __ldg(from) : __ldcg(from);
+  }
+
   // `index` counts samples in (N, Lq, M, L, P), `query_row` counts queries in (N, Lq).
   __device__ float2 pixel(const Sizes& sizes, int64_t index, int64_t, int level) const {
-    const float2 at = __ldcg(reinterpret_cast<const float2*>(locations) + index);
+    const float2 at = load(reinterpret_cast<const float2*>(locations) + index);
     return make_float2(at.x * sizes.levels.width[level] - 0.5f, at.y * sizes.levels.height[level] - 0.5f);
   }
-  __device__ float weight(int64_t index, float) const { return __ldcg(weights + index); }
+  __device__ float weight(int64_t index, float) const { return load(weights + index); }
 };
+using GivenPoints = PlainPoints<false>;
 
 // Reference points, offsets in pixels, and logits, as the fused operator takes them.
 template <typename T>
