@@ -73,14 +73,14 @@ def test_formulas_are_compiled_once_for_all_numbers_of_objects(label_maps, monke
     monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     # Label maps are as many as images; masks that are tensors are as many as objects, which the second batch shows.
-    assert compare(label_maps) == (2 if label_maps else 3), "of costs, of losses"
+    assert compare(label_maps) == (3 if label_maps else 4), "of costs, of classes, of points"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_losses_are_the_losses(monkeypatch):
     monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
-    assert compare(label_maps=True) == 2
+    assert compare(label_maps=True) == 3
 
 
 def test_only_training_with_kernels_compiles_formulas():

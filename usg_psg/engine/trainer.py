@@ -35,6 +35,7 @@ from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..training_counts import TrainingCounts
 from ..utils.files import write_whole
 from ..vocabulary import Vocabulary
+from .averaging import share_weights
 from .checkpoint import USGCheckpointer
 from .checkpoint_file import EMA_KEY, TRAINER_KEY
 from .ema import ModelEMA
@@ -94,7 +95,8 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model.set_training_counts(TrainingCounts.of_dataset(loader.dataset, get_vocabulary(cfg.DATASETS.TRAIN[0])))
-        wrapped = distributed(model)  # which gives all processes the same weights
+        if comm.get_world_size() > 1:
+            share_weights(model)  # before the moving average starts from them
         self.ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = StepRunner(
             model,

@@ -35,30 +35,30 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def sigmoid_class_loss(logits: Tensor, targets: Tensor, query_weight: Tensor | None = None) -> Tensor:
-    """Sum of the binary cross-entropies of all queries and classes.
+    """Sum of the binary cross-entropies of the queries and classes of each image.
 
     Args:
-        logits: (..., C).
-        targets: (..., C) in {0, 1}; an all-zero row means "no class".
-        query_weight: (...) weight of each row, or None for ones.
+        logits: (..., Q, C).
+        targets: (..., Q, C) in {0, 1}; an all-zero row means "no class".
+        query_weight: (..., Q), or None for ones.
 
     Returns:
-        Scalar.
+        (...).
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
-    return (loss if query_weight is None else loss * query_weight).sum()
+    return (loss if query_weight is None else loss * query_weight).sum(dim=-1)
 
 
 def mean_class_loss(logits: Tensor, targets: Tensor, query_weight: Tensor) -> Tensor:
     """Binary cross-entropy of each image: mean over its classes, weighted mean over its queries.
 
     Args:
-        logits: (B, Q, C).
-        targets: (B, Q, C) in {0, 1}.
-        query_weight: (B, Q), 0 or more.
+        logits: (..., Q, C).
+        targets: (..., Q, C) in {0, 1}.
+        query_weight: (..., Q), 0 or more.
 
     Returns:
-        (B,); 0 where all weights of an image are 0.
+        (...); 0 where all weights of an image are 0.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
     total = query_weight.sum(dim=-1)

@@ -5,6 +5,8 @@ Letters: L prediction layers, B images, Q queries, C classes, d channels, T obje
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -49,7 +51,11 @@ class ObjectCriterion(nn.Module):
         sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
         return cls(loss.NO_OBJECT_WEIGHT, *sampling, loss.REDUCTION)
 
-    def forward(
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Losses by name; arguments as of `of_layers`."""
+        return by_layer(self.of_layers(*args, **kwargs))
+
+    def of_layers(
         self,
         objects: ObjectPredictions,
         targets: SceneGraphTargets,
@@ -57,7 +63,7 @@ class ObjectCriterion(nn.Module):
         counts: LossCounts,
         no_object_weight: float | None = None,
     ) -> dict[str, Tensor]:
-        """Losses.
+        """`loss_class`, `loss_mask` and `loss_dice`, (L,) each.
 
         Args:
             objects: predictions of L layers.
@@ -73,14 +79,9 @@ class ObjectCriterion(nn.Module):
         else:
             class_divisor = mask_divisor = target_divisor(counts.objects, counts.images * objects.num_queries)
         class_losses = self._class_losses(objects.class_logits, targets, matched_query, no_object_weight)
-        per_layer = {"loss_class": class_losses / class_divisor}
+        losses = {"loss_class": class_losses / class_divisor}
         for name, values in self._mask_losses(objects, targets, matched_query).items():
-            per_layer[name] = values / mask_divisor
-        losses = {}
-        for name, values in per_layer.items():
-            *auxiliary, last = values.unbind()
-            losses[name] = last
-            losses.update({f"{name}_{layer}": value for layer, value in enumerate(auxiliary)})
+            losses[name] = values / mask_divisor
         return losses
 
     def _class_losses(
@@ -96,11 +97,12 @@ class ObjectCriterion(nn.Module):
         labels[layer, targets.image_index, query, targets.classes] = one
         weight = class_logits.new_full((num_layers, batch, num_queries + 1), no_object_weight)
         weight[layer, targets.image_index, query] = one
-        labels, weight = labels[:, :, :-1], weight[:, :, :-1]
-        layers = zip(class_logits, labels, weight, strict=True)
-        if self.reduction == "mean":
-            return torch.stack([mean_class_loss(*each).sum() for each in layers])
-        return torch.stack([sigmoid_class_loss(*each) for each in layers])
+        return self.class_losses(class_logits, labels[:, :, :-1], weight[:, :, :-1])
+
+    def class_losses(self, class_logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """(L,) sums over the images of their `sigmoid_class_loss` or `mean_class_loss`; arguments (L, B, Q, ...)."""
+        per_image = mean_class_loss if self.reduction == "mean" else sigmoid_class_loss
+        return per_image(class_logits, labels, weight).sum(dim=1)
 
     def _mask_losses(
         self, objects: ObjectPredictions, targets: SceneGraphTargets, matched_query: Tensor
@@ -149,6 +151,16 @@ class ObjectCriterion(nn.Module):
         """(T,) one over the number of matched objects of each object's image."""
         share = [1 / min(count, num_queries) for count in targets.counts for _ in range(count)]
         return torch.tensor(share).to(targets.classes.device, non_blocking=True)
+
+
+def by_layer(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of L layers, (L,) each, under a name of their own: the last keeps the name, the others get suffixes."""
+    named = {}
+    for name, values in losses.items():
+        *auxiliary, last = values.unbind()
+        named[name] = last
+        named.update({f"{name}_{layer}": value for layer, value in enumerate(auxiliary)})
+    return named
 
 
 def matched_mask_logits(

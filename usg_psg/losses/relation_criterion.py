@@ -104,4 +104,4 @@ class RelationCriterion(nn.Module):
         if self.balance_beta:
             number = targets.sum(dim=-1)
             weight = torch.where(number > 0, (targets * self.predicate_weight).sum(dim=-1) / number.clamp(min=1), 1.0)
-        return sigmoid_class_loss(logits, targets, weight)
+        return sigmoid_class_loss(logits, targets, weight).sum()
