@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -108,12 +108,15 @@ class StepRunner:
         # On the device, so that counting them needs no synchronisation: skipped_steps, skipped_in_a_row, grad_norm.
         self._counters = torch.zeros(3, device=self.device)
         self._batches: Iterator[list[dict]] | None = None
+        self._read_ahead: list[list[dict]] = []
+        self._lost: ChildProcessError | None = None
+        self._waited = 0.0
+        # On a CPU there is no idle device to use.
+        self.looks_ahead = self.device.type == "cuda" and bool(getattr(model, "has_frozen_backbone", False))
 
     def run_step(self) -> None:
         """One update."""
-        started = time.perf_counter()
         batches = self._next_batches()
-        waited = time.perf_counter() - started
         torch.manual_seed(derived_seed(self.data_loader.seed, STEP_STREAM, self.iter, comm.get_rank()))
 
         normalizers = loss_normalizers(batches, self.device)
@@ -121,12 +124,13 @@ class StepRunner:
         names: tuple[str, ...] = ()
         terms: Tensor | float = 0.0
         for number, batch in enumerate(batches):
+            rest = {"upcoming": partial(self._upcoming, batches[number + 1 :])} if self.looks_ahead else {}
             with self._autocast():
-                losses: Mapping[str, Tensor] = self.model(batch, normalizers)
+                losses: Mapping[str, Tensor] = self.model(batch, normalizers, **rest)
             stacked = torch.stack([loss.float() for loss in losses.values()])
             names, terms = tuple(losses), terms + stacked.detach()
             if number + 1 == len(batches):
-                to_host = self._gather(terms, waited)
+                to_host = self._gather(terms)
             self.backward(stacked.sum())
         self.exchange()
         values = to_host.get()
@@ -140,23 +144,46 @@ class StepRunner:
             gc.freeze()
 
     def _next_batches(self) -> list[list[dict]]:
-        """The batches of a step. If a loader process dies, a single new one gives them, and the run ends after them.
+        """The batches of a step, of which the first may have been read ahead.
 
-        The other processes of the run need this step to learn that all of them stop.
+        If a loader process dies, a single new one gives them, and the run ends after them: the other processes of the
+        run need this step to learn that all of them stop.
         """
-        if self._batches is None:
-            self._batches = iter(self.data_loader)
         try:
-            return [next(self._batches) for _ in range(self.accumulation_steps)]
+            if self._lost is not None:
+                raise self._lost
+            while len(self._read_ahead) < self.accumulation_steps:
+                self._read_ahead.append(self._read())
         except ChildProcessError as error:
-            self.failure, self.stop_request = error, FAILED
+            self.failure, self.stop_request, self._lost = error, FAILED, None
             self.data_loader.start_at(self.samples_seen)
             self._batches = self.data_loader.batches(num_workers=1)
-            return [next(self._batches) for _ in range(self.accumulation_steps)]
+            self._read_ahead = [self._read() for _ in range(self.accumulation_steps)]
+        batches, self._read_ahead = self._read_ahead, []
+        return batches
+
+    def _upcoming(self, rest: list[list[dict]]) -> list[dict] | None:
+        """The next batch, this step's or the next one's; None if a loader process died, see `_next_batches`."""
+        if rest:
+            return rest[0]
+        try:
+            self._read_ahead.append(self._read())
+        except ChildProcessError as error:
+            self._lost = error
+            return None
+        return self._read_ahead[0]
+
+    def _read(self) -> list[dict]:
+        started = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - started
+        return batch
 
     def close(self) -> None:
         """End the loader's processes, which otherwise end with the program, complaining that it has gone."""
-        self._batches = None
+        self._batches, self._read_ahead = None, []
         gc.unfreeze()
 
     def _autocast(self) -> AbstractContextManager:
@@ -164,9 +191,10 @@ class StepRunner:
             return nullcontext()
         return torch.autocast("cuda", dtype=self.autocast_dtype)
 
-    def _gather(self, terms: Tensor, waited: float) -> _HostCopy:
+    def _gather(self, terms: Tensor) -> _HostCopy:
         """(W, losses + EXTRA) float32 of all W processes."""
-        extra = torch.tensor([waited, float(self.stop_request)]).to(terms.device, non_blocking=True)
+        extra = torch.tensor([self._waited, float(self.stop_request)]).to(terms.device, non_blocking=True)
+        self._waited = 0.0
         own = torch.cat([terms, extra, self._counters])
         if self.average_gradients is None:
             return _HostCopy(own[None])

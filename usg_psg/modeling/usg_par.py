@@ -5,14 +5,14 @@ Letters: B images, N objects of an image, R relations of an image, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import Counting, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
@@ -38,6 +38,7 @@ class USGPar(SceneGraphNetwork):
     """
 
     training_counts: TrainingCounts | None = None
+    _ahead: tuple[list[dict], Size, dict[str, Tensor]] | None = None
 
     @configurable
     def __init__(
@@ -99,7 +100,17 @@ class USGPar(SceneGraphNetwork):
         """Those of the criterion."""
         return self.criterion.formulas()
 
-    def forward(self, batched_inputs: list[dict], normalizers: Counting | None = None) -> dict | list[dict]:
+    @property
+    def has_frozen_backbone(self) -> bool:
+        """No step changes what the backbone says of an image, so it may be asked before that image's turn."""
+        return not any(p.requires_grad for p in self.backbone.parameters())
+
+    def forward(
+        self,
+        batched_inputs: list[dict],
+        normalizers: Counting | None = None,
+        upcoming: Callable[[], list[dict] | None] | None = None,
+    ) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.
 
         Args:
@@ -110,23 +121,25 @@ class USGPar(SceneGraphNetwork):
                 objects, in every dict of the batch.
             normalizers: in training, what losses are divided by, from `loss_normalizers`; None counts this batch. A
                 step that accumulates several batches passes the counts of all of them.
+            upcoming: in training with a frozen backbone, gives the batch of the next call, the same list, or None if
+                that is not known. Its features are computed while the host matches this one's objects, which leaves
+                the device without other work.
 
         Returns:
             In training, weighted losses by name; otherwise what `Postprocessor.scene_graphs` returns.
         """
+        if self.training and upcoming is not None:
+            return self._losses_and_look_ahead(batched_inputs, normalizers, upcoming)
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
-        pixel_features = self.pixel_decoder(features)
         padded_size = images.tensor.shape[-2:]
+        if self.training:
+            return self._losses(batched_inputs, padded_size, features, normalizers)
+        pixel_features = self.pixel_decoder(features)
         are_given = not self.training and "original_masks" in batched_inputs[0]
         if are_given and self.predcls_queries == "given":
             return self._relate_given(batched_inputs, padded_size, pixel_features)
         decoded = self.mask_decoder(pixel_features)
-        if self.training:
-            instances, relations = zip(*((x["instances"], x["relations"]) for x in batched_inputs), strict=True)
-            targets = SceneGraphTargets.from_instances(instances, relations, padded_size, self.device)
-            counting = normalizers or loss_normalizers([batched_inputs], self.device)
-            return self._losses(self.classify(decoded, pixel_features), pixel_features, targets, counting)
         objects = self.classify(decoded.last_layer(), pixel_features)
         if self.clip_ensemble is not None:
             objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
@@ -134,19 +147,47 @@ class USGPar(SceneGraphNetwork):
             return self._relate_matched(batched_inputs, padded_size, objects, pixel_features)
         return self._scene_graphs(batched_inputs, images, objects, pixel_features)
 
+    def _losses_and_look_ahead(
+        self,
+        batched_inputs: list[dict],
+        normalizers: Counting | None,
+        upcoming: Callable[[], list[dict] | None],
+    ) -> dict[str, Tensor]:
+        def extract(batch: list[dict]) -> tuple[list[dict], Size, dict[str, Tensor]]:
+            images = self.preprocess(batch).tensor
+            # Copies, since a backbone that runs as a CUDA graph writes over its results before they are used up.
+            return batch, images.shape[-2:], {name: x.clone() for name, x in self.backbone(images).items()}
+
+        def look_ahead() -> None:
+            batch = upcoming()
+            self._ahead = None if batch is None else extract(batch)
+
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] is not batched_inputs:
+            ahead = extract(batched_inputs)
+        return self._losses(*ahead, normalizers, look_ahead)
+
     def _losses(
         self,
-        objects: ObjectPredictions,
-        pixel_features: PixelDecoderOutput,
-        targets: SceneGraphTargets,
-        counting: Counting,
+        batched_inputs: list[dict],
+        padded_size: Size,
+        features: dict[str, Tensor],
+        normalizers: Counting | None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
+        """Losses; `meanwhile` is called while the host matches."""
+        pixel_features = self.pixel_decoder(features)
+        objects = self.classify(self.mask_decoder(pixel_features), pixel_features)
+        instances, relations_of = zip(*((x["instances"], x["relations"]) for x in batched_inputs), strict=True)
+        targets = SceneGraphTargets.from_instances(instances, relations_of, padded_size, self.device)
+        counting = normalizers or loss_normalizers([batched_inputs], self.device)
         matching = self.criterion.start_matching(objects, targets)
         # What does not depend on the matching is work for the device while the host is busy with it.
         of_given = (
             {} if self.mask_pilot is None else self._given_losses(self.mask_pilot, pixel_features, targets, counting)
         )
         early = None if self.add_missed_pairs else self.relate(objects, pixel_features)
+        meanwhile()
         matched = self.criterion.finish_matching(matching, targets, objects.num_queries, len(self.predicate_text))
         counts = counting.result()
         losses = self.criterion.object_losses(objects, targets, matched, counts)
