@@ -159,6 +159,39 @@ def test_gradcheck(compiled, fused, width, device):  # noqa: F811
 
 
 @pytest.mark.parametrize("device", KERNELS, indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("fused", [False, True])
+def test_samples_on_pixel_centres(fused, dtype, device):  # noqa: F811
+    """Where rounding decides on the cell, all passes of the sorted backward must find the same one.
+
+    A thread of it takes more than one query of these 400. Gradients with respect to locations jump here and are left
+    out.
+    """
+    shape = Shape(((7, 9), (20, 20)), queries=400)
+    value, reference, offsets, logits = random_fused_call(shape, dtype, device)
+    offsets = offsets.floor()
+    locations = sampling_locations_from_offsets(reference, offsets, shape.levels)
+    grad_output = grad_output_for(value.cpu(), shape.queries)
+
+    def in_steps(value, points, weights):
+        if fused:
+            points = sampling_locations_from_offsets(reference.cpu().double(), points, shape.levels)
+            weights = weights.flatten(3).softmax(-1).view_as(weights)
+        return sum_over_pixels(value, shape.levels, points, weights)
+
+    if fused:
+        inputs = (value, offsets, logits)
+        function = lambda v, o, a: ms_deform_attn_fused(v, shape.levels, reference, o, a)  # noqa: E731
+    else:
+        inputs = (value, locations, logits.to(locations.dtype))
+        function = lambda v, x, w: ms_deform_attn(v, shape.levels, None, x, w)  # noqa: E731
+    found = results(function, inputs, grad_output)
+    expected = results(in_steps, as_double(inputs), grad_output.double())
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        assert name == "locations" or relative_error(a, b) <= TOLERANCE[dtype], name
+
+
+@pytest.mark.parametrize("device", KERNELS, indirect=True)
 def test_many_samples_in_one_cell(device):  # noqa: F811
     """All samples of a level in one cell: the longest possible runs of the sorted backward."""
     shape = Shape(((6, 6), (12, 12)), batch=1, heads=1, queries=700)

@@ -119,6 +119,13 @@ __device__ __forceinline__ float group_sum(float x) {
 // ---- Where the points and weights of one call come from. Coordinates are returned in pixels of the level, the centre
 // of the first pixel being 0.
 
+// Pixel of a location in [0, 1], rounded once. The backward works out a sample's cell three times, and relies on finding
+// the same one. A product and a difference would be the compiler's to contract, here and not there: then a sample on
+// the centre of a pixel may be on either side of it.
+__device__ __forceinline__ float2 pixel_at(float2 location, const Levels& levels, int level) {
+  return make_float2(fmaf(location.x, levels.width[level], -0.5f), fmaf(location.y, levels.height[level], -0.5f));
+}
+
 // Locations in [0, 1] and weights, as the plain operator takes them. kCached: by way of the first-level cache, for
 // kernels whose threads read neighbours in memory at different times.
 template <bool kCached>
@@ -135,8 +142,7 @@ struct PlainPoints {
 
   // `index` counts samples in (N, Lq, M, L, P), `query_row` counts queries in (N, Lq).
   __device__ float2 pixel(const Sizes& sizes, int64_t index, int64_t, int level) const {
-    const float2 at = load(reinterpret_cast<const float2*>(locations) + index);
-    return make_float2(at.x * sizes.levels.width[level] - 0.5f, at.y * sizes.levels.height[level] - 0.5f);
+    return pixel_at(load(reinterpret_cast<const float2*>(locations) + index), sizes.levels, level);
   }
   __device__ float weight(int64_t index, float) const { return load(weights + index); }
 };
@@ -155,8 +161,8 @@ struct OffsetPoints {
     const float2 offset = Storage<T>::load_pair(offsets + 2 * index);
     const float2 reference =
         __ldg(reinterpret_cast<const float2*>(reference_points) + query_row * sizes.levels.count + level);
-    return make_float2(reference.x * sizes.levels.width[level] - 0.5f + offset.x,
-                       reference.y * sizes.levels.height[level] - 0.5f + offset.y);
+    const float2 pixel = pixel_at(reference, sizes.levels, level);
+    return make_float2(pixel.x + offset.x, pixel.y + offset.y);
   }
   __device__ float logit(int64_t index) const { return Storage<T>::load(logits + index); }
   __device__ float weight(int64_t index, float log_sum) const { return expf(logit(index) - log_sum); }
