@@ -108,6 +108,12 @@ class ObjectPredictions:
         """Q."""
         return self.queries.shape[2]
 
+    def of_image(self, image: int) -> ObjectPredictions:
+        """The last layer of one image, L = B = 1."""
+        own = slice(image, image + 1)
+        queries, logits, embeddings = (x[-1:, own] for x in (self.queries, self.class_logits, self.mask_embeddings))
+        return ObjectPredictions(queries, logits, embeddings, self.mask_features[own])
+
     def mask_logits(self, image: int) -> Tensor:
         """(Q, h, w) float32 of the last layer, for one image of the batch."""
         logits = (self.mask_embeddings[-1, image] @ self.mask_features[image].flatten(1)).float()
@@ -129,20 +135,25 @@ class RelationPredictions:
 
 @dataclass
 class ImageObjects:
-    """An image's objects, as a detector found them or a user gave them.
+    """An image's objects, as a detector found them or a user gave them, in sizes that the host knows without waiting.
+
+    N masks: those of all queries, of which some are no object, or those of the given objects.
 
     Attributes:
-        instances: Detectron2 `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and segment_ids
-            (N,), the segment of the panoptic map that the object became, 0 for none.
-        panoptic_seg: map (H, W) int32 and its segments_info.
-        query_scores: (Q,) score that each query brings into relations.
-        instance_of_query: (Q,) int64 place among the instances, -1 for queries that are none.
+        masks: (N, H, W) bool.
+        columns: (5, N) float64, small enough to go to the host at once: 1 for an object or 0, class, 1 for a thing or
+            0, score, segment of the panoptic map or 0 for none.
+        panoptic: (H, W) int32 segments, 0 for none.
+        query_scores, query_classes: (Q,) what each query brings into relations.
+        mask_of_query: (Q,) int64 place among the masks, -1 for queries that are no object.
     """
 
-    instances: Instances
-    panoptic_seg: tuple[Tensor, list[dict]]
+    masks: Tensor
+    columns: Tensor
+    panoptic: Tensor
     query_scores: Tensor
-    instance_of_query: Tensor
+    query_classes: Tensor
+    mask_of_query: Tensor
 
 
 @dataclass(frozen=True)
@@ -334,5 +345,5 @@ def _open_to_pytree(kind: type) -> None:
     register_pytree_node(kind, lambda x: ([getattr(x, name) for name in names], None), lambda parts, _: kind(*parts))
 
 
-for _kind in (PixelDecoderOutput, MaskDecoderOutput, GivenQueries, PairProposals):
+for _kind in (PixelDecoderOutput, MaskDecoderOutput, GivenQueries, PairProposals, ObjectPredictions):
     _open_to_pytree(_kind)

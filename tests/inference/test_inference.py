@@ -1,9 +1,18 @@
 """Panoptic merging and ranking of relations on small hand-made cases."""
 
+import numpy as np
 import pytest
 import torch
 
-from usg_psg.inference import assign_pixels, mask_areas, panoptic_inference, rank_relations, triplet_scores
+from usg_psg.inference import (
+    assign_pixels,
+    mask_areas,
+    number_segments,
+    panoptic_map,
+    rank_relations,
+    segments_info,
+    triplet_scores,
+)
 
 IS_THING = torch.tensor([True, False])
 
@@ -13,13 +22,23 @@ def probabilities(*rows: str) -> torch.Tensor:
     return torch.tensor([[[0.9 if c == "1" else 0.1 for c in row]] for row in rows])
 
 
+@pytest.fixture(params=[True, False], ids=["cpu", "as on a gpu"], autouse=True)
+def at_hand(request, monkeypatch):
+    """With shortcuts that need to know values, and without."""
+    monkeypatch.setattr("usg_psg.inference.panoptic.is_at_hand", lambda _: request.param)
+
+
 def merge(prob: torch.Tensor, scores, classes, object_threshold: float, overlap_threshold: float, some: int = 100):
-    """Panoptic map of masks that are looked at `some` at a time."""
+    """Panoptic map of masks that are looked at `some` at a time, its segments, and the segment of each mask."""
     scores, classes = torch.as_tensor(scores), torch.as_tensor(classes)
-    candidates = (scores >= object_threshold).nonzero()[:, 0]
-    masks, owner = assign_pixels(prob.logit().split(some), scores, candidates)
-    area = mask_areas(masks)
-    return panoptic_inference(owner, area, candidates, scores, classes, IS_THING, overlap_threshold)
+    is_candidate = scores >= object_threshold
+    masks, owner = assign_pixels(prob.logit().split(some), scores, is_candidate)
+    is_thing = IS_THING[classes]
+    ids = number_segments(owner, mask_areas(masks), is_candidate, classes, is_thing, overlap_threshold)
+    info = segments_info(
+        np.stack([np.ones(len(scores)), *(x.double().numpy() for x in (classes, is_thing, scores, ids))])
+    )
+    return panoptic_map(owner, ids), info, ids
 
 
 def test_the_stronger_query_wins_a_contested_pixel():
@@ -43,6 +62,33 @@ def test_stuff_of_one_class_is_one_segment_and_things_are_not_merged():
     assert ids.tolist() == [1, 1, 2, 3]
     assert panoptic.tolist() == [[1, 1, 1, 1, 2, 2, 3, 3]]
     assert [s["category_id"] for s in info] == [1, 0, 0]
+
+
+def test_a_merged_segment_has_the_best_score():
+    _, info, ids = merge(probabilities("1100", "0011"), torch.tensor([0.5, 0.75]), [1, 1], 0.3, 0.8)
+    assert ids.tolist() == [1, 1] and info == [{"id": 1, "category_id": 1, "isthing": False, "score": 0.75}]
+
+
+def test_segments_are_numbered_one_query_after_the_other():
+    """Against the rule in a loop, on masks that leave out some queries and merge others."""
+    shared = 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        owner, classes = (torch.randint(0, n, s, generator=generator) for n, s in ((12, (9, 9)), (5, (12,))))
+        area, keep = torch.randint(1, 20, (12,), generator=generator), torch.rand(12, generator=generator) > 0.3
+        things, expected, stuff, last = torch.tensor([True, False, False, True, False]), [], {}, 0
+        for query, category in enumerate(classes.tolist()):
+            kept = int((owner == query).sum())
+            number = 0
+            if keep[query] and kept and kept >= 0.5 * area[query]:
+                number = stuff.get(category, last + 1)
+                last = max(last, number)
+                if not things[category]:
+                    stuff[category] = number
+            expected.append(number)
+        shared += max(expected) < sum(map(bool, expected))
+        assert number_segments(owner, area, keep, classes, things[classes], 0.5).tolist() == expected
+    assert shared > 5, "seeds in which several share a segment"
 
 
 def test_nothing_confident_gives_an_empty_map():
@@ -69,10 +115,16 @@ def test_score_is_the_product():
     torch.testing.assert_close(scores, torch.tensor([[0.02, 0.01]]))
 
 
+def ranked(scores: torch.Tensor, per_image: int):
+    """`rank_relations`, without the rows that stand for nothing."""
+    found = rank_relations(scores, per_image)
+    return [x[found[2] >= 0] for x in found]
+
+
 def test_one_list_holds_both_rankings():
     scores = torch.rand(30, 6)
     per_image = 10
-    pair, predicate, score = rank_relations(scores, per_image)
+    pair, predicate, score = ranked(scores, per_image)
     assert (score.diff() <= 0).all() and len(set(zip(pair.tolist(), predicate.tolist(), strict=True))) == len(pair)
     flat = scores.flatten().sort(descending=True)
     assert torch.equal(score[:per_image], flat.values[:per_image]), "without graph constraint"
@@ -87,6 +139,19 @@ def test_one_list_holds_both_rankings():
 
 
 def test_ranking_of_nothing_and_of_little():
-    pair, predicate, score = rank_relations(torch.zeros(0, 6), 10)
+    pair, predicate, score = ranked(torch.zeros(0, 6), 10)
     assert len(pair) == len(predicate) == len(score) == 0
-    assert len(rank_relations(torch.rand(1, 2), 10)[0]) == 2
+    assert len(ranked(torch.rand(1, 2), 10)[0]) == 2
+
+
+def test_what_is_no_relation_comes_last_and_changes_nothing():
+    scores, valid = torch.rand(30, 6), torch.arange(30) % 3 > 0
+    for per_image in (5, 40, 1000):
+        marked = rank_relations(scores.masked_fill(~valid[:, None], -1), per_image)
+        assert len(marked[2]) == min(per_image, 180) + min(per_image, 30), "a size that depends on no value"
+        count = int((marked[2] >= 0).sum())
+        assert (marked[2][count:] == -1).all()
+        pair, predicate, score = ranked(scores[valid], per_image)
+        expected = valid.nonzero()[:, 0][pair], predicate, score
+        for one, other in zip(marked, expected, strict=True):
+            assert torch.equal(one[:count], other)

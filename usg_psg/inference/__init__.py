@@ -1,6 +1,6 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
-from .panoptic import assign_pixels, mask_areas, panoptic_inference
+from .panoptic import assign_pixels, mask_areas, number_segments, panoptic_map, segments_info
 from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances, resize_masks
 from .triplets import rank_relations, triplet_scores
 
@@ -11,8 +11,10 @@ __all__ = [
     "instance_pairs",
     "make_instances",
     "mask_areas",
-    "panoptic_inference",
+    "number_segments",
+    "panoptic_map",
     "rank_relations",
     "resize_masks",
+    "segments_info",
     "triplet_scores",
 ]

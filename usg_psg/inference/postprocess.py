@@ -5,29 +5,35 @@ Letters: B images, Q queries, K pairs, P predicates, N objects of an image, H W 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..losses.long_tail import log_share_of_names
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
-from .panoptic import assign_pixels, mask_areas, panoptic_inference
+from .panoptic import assign_pixels, is_at_hand, mask_areas, number_segments, panoptic_map, segments_info
 from .triplets import TripletPrior, rank_relations, triplet_scores
 
 MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
 CPU_MASK_PIXELS = 2**22  # the same on a CPU, which is faster where they stay in its cache
 
 
-class Postprocessor:
-    """Turns what the network says into Detectron2's output format.
+class Postprocessor(nn.Module):
+    """Turns what the network says into Detectron2's output format. It has no weights.
+
+    Until all is ranked, sizes depend on nothing that the device computes, so that the host need not wait: objects and
+    relations that are none keep their place, and are left out when one copy to the host says which they are.
 
     Args:
-        object_threshold, overlap_threshold: of the panoptic map, see `panoptic_inference`.
+        object_threshold: least score of a query that may own pixels of the panoptic map.
+        overlap_threshold: see `number_segments`.
         relations_per_image: see `rank_relations`.
         predicate_logit_adjustment: tau: `log_relative_share` times tau is subtracted from predicate logits; needs
             `set_training_counts`.
@@ -42,6 +48,7 @@ class Postprocessor:
         predicate_logit_adjustment: float = 0.0,
         triplet_prior: float = 0.0,
     ):
+        super().__init__()
         self.object_threshold = object_threshold
         self.overlap_threshold = overlap_threshold
         self.relations_per_image = relations_per_image
@@ -91,28 +98,55 @@ class Postprocessor:
             padded_size: (H, W) of the batch.
             image_sizes, output_sizes: (H, W) of each image, as the network got it and as the original has it.
         """
-        scores, classes = objects.class_logits[-1].sigmoid().max(dim=-1)
-        found = []
-        for i, (image_size, output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
-            at_once = CPU_MASK_PIXELS if scores.device.type == "cpu" else MASK_PIXELS
-            resized = (
-                resize_masks(some, padded_size, image_size, output_size)
-                for some in objects.mask_logits(i).split(max(at_once // max(output_size[0] * output_size[1], 1), 1))
+        thresholds, num_queries, found = (self.object_threshold, self.overlap_threshold), objects.num_queries, []
+        for i, sizes in enumerate(zip(image_sizes, output_sizes, strict=True)):
+            alone = len(image_sizes) == 1 and num_queries * sizes[1][0] * sizes[1][1] <= MASK_PIXELS
+            segment = self._recordable("segment", alone)
+            masks, columns, owner, segment_ids, *of_queries = segment(
+                objects.of_image(i), is_thing, (padded_size, *sizes), thresholds
             )
-            candidates = (scores[i] >= self.object_threshold).nonzero()[:, 0]
-            masks, owner = assign_pixels(resized, scores[i], candidates)
-            area = mask_areas(masks)
-            panoptic, segments_info, segment_ids = panoptic_inference(
-                owner, area, candidates, scores[i], classes[i], is_thing, self.overlap_threshold
-            )
-            kept = area > 0
-            instance_of_query = torch.where(kept, kept.cumsum(0) - 1, -1)
-            chosen = kept.nonzero()[:, 0]  # places, since each use of a bool mask would wait for the device
-            instances = make_instances(
-                masks[chosen], classes[i, chosen], scores[i, chosen].float(), segment_ids[chosen]
-            )
-            found.append(ImageObjects(instances, (panoptic, segments_info), scores[i], instance_of_query))
+            found.append(ImageObjects(masks, columns, panoptic_map(owner, segment_ids), *of_queries))
         return found
+
+    def recordable(self) -> list[tuple[nn.Module, str]]:
+        """Methods of tensors and constants, which never wait for the device, for `compile_parts`."""
+        return [(self, "segment"), (self, "rank")]
+
+    def _recordable(self, name: str, alone: bool) -> Callable:
+        """The method as the model runs it; as it is where images share a batch, whose results must not share memory."""
+        return getattr(self, name) if alone else MethodType(getattr(type(self), name), self)
+
+    def segment(
+        self,
+        objects: ObjectPredictions,
+        is_thing: Tensor,
+        sizes: tuple[Sequence[int], tuple[int, int], tuple[int, int]],
+        thresholds: tuple[float, float],
+    ) -> tuple[Tensor, ...]:
+        """Masks of the queries of one image, the queries that own its pixels, and the segments that they become.
+
+        Args:
+            objects: of the last layer and one image.
+            is_thing: (C,) bool.
+            sizes: (H, W) of the batch, of the image in it, and of the original.
+            thresholds: of object and overlap.
+
+        Returns:
+            masks, columns: as `ImageObjects` has them.
+            owner, segment_ids: of `panoptic_map`, which makes a map that no later call overwrites.
+            query_scores, query_classes, mask_of_query: as there.
+        """
+        scores, classes = objects.class_logits[-1, 0].sigmoid().max(dim=-1)
+        at_once = CPU_MASK_PIXELS if is_at_hand(scores) else MASK_PIXELS
+        logits = objects.mask_logits(0).split(max(at_once // max(sizes[2][0] * sizes[2][1], 1), 1))
+        is_candidate = scores >= thresholds[0]
+        masks, owner = assign_pixels((resize_masks(some, *sizes) for some in logits), scores, is_candidate)
+        area, are_things = mask_areas(masks), is_thing[classes]
+        segment_ids = number_segments(owner, area, is_candidate, classes, are_things, thresholds[1])
+        is_object = area > 0
+        mask_of_query = torch.arange(len(area), device=area.device).masked_fill_(~is_object, -1)
+        columns = _columns(is_object, classes, are_things, scores, segment_ids)
+        return masks, columns, owner, segment_ids, scores, classes, mask_of_query
 
     def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
         """Rank the relations between objects.
@@ -122,53 +156,93 @@ class Postprocessor:
                 "instances": `Instances` with pred_masks (N, H, W) bool, pred_classes (N,), scores (N,) and
                     segment_ids (N,), the segment of the panoptic map that the object became, 0 for none;
                 "panoptic_seg": map (H, W) int32 and its segments_info;
-                "relations": subject, object, predicate, score, (R,) each, best first, as `rank_relations` orders
-                    them; subject and object index the instances;
-                "pairs": subject, object, score of the K proposals, best first.
+                "relations": subject, object, predicate, score, (R,) each, on the CPU, best first, as `rank_relations`
+                    orders them; subject and object index the instances;
+                "pairs": subject, object, score of the K proposals, likewise.
 
         Raises:
             ValueError: if an option needs the training data's counts and they are not known.
         """
         if self.triplet_prior and self.prior is None:
             raise ValueError(_missing_counts("TRIPLET_PRIOR", "triplet"))
-        predicate_logits = relations.predicate_logits
+        predicate_logits, proposals = relations.predicate_logits, relations.proposals
         if self.predicate_logit_adjustment:
             predicate_logits = predicate_logits - self.predicate_shift().to(predicate_logits.device)
-        proposals = relations.proposals
-        pairs = zip(
-            proposals.subject_index,
-            proposals.object_index,
-            proposals.selected_logits().sigmoid(),
-            predicate_logits.sigmoid(),
-            strict=True,
-        )
-        return [
-            {
-                "instances": found.instances,
-                "panoptic_seg": found.panoptic_seg,
-                **self._relations(found, *rest),
-            }
-            for found, rest in zip(objects, pairs, strict=True)
-        ]
+        rank, tables = self._recordable("rank", len(objects) == 1), []
+        pairs = zip(proposals.subject_index, proposals.object_index, proposals.pair_logits, strict=True)
+        for found, (subject, object_, pair_logits), logits in zip(objects, pairs, predicate_logits, strict=True):
+            classes, own = found.query_classes, (found.query_scores, found.mask_of_query)
+            factor = None if self.prior is None else self.prior(classes[subject], classes[object_])
+            ranked = rank(subject, object_, pair_logits, logits, factor, *own, self.relations_per_image)
+            tables += [found.columns, *ranked]
+        host = torch.cat([x.flatten() for x in tables]).cpu().split([x.numel() for x in tables])  # the only wait
+        arrays = iter([x.view(table.shape).numpy() for x, table in zip(host, tables, strict=True)])
+        return [_output(found, next(arrays), next(arrays), next(arrays)) for found in objects]
 
-    def _relations(
-        self, found: ImageObjects, subject: Tensor, object_: Tensor, pair_score: Tensor, predicate_score: Tensor
-    ) -> dict:
-        """Relations and proposals of one image between queries that are instances, as indices of those."""
-        instance, scores = found.instance_of_query, found.query_scores
-        valid = ((instance[subject] >= 0) & (instance[object_] >= 0)).nonzero()[:, 0]
-        subject, object_, pair_score = subject[valid], object_[valid], pair_score[valid]
-        triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_score[valid])
-        subject, object_ = instance[subject], instance[object_]
-        triplets = triplets.float()
-        if self.prior is not None:
-            classes = found.instances.pred_classes
-            triplets = triplets * self.prior(classes[subject], classes[object_])
-        row, predicate, score = rank_relations(triplets, self.relations_per_image)
-        return {
-            "relations": {"subject": subject[row], "object": object_[row], "predicate": predicate, "score": score},
-            "pairs": {"subject": subject, "object": object_, "score": pair_score},
-        }
+    def rank(
+        self,
+        subject: Tensor,
+        object_: Tensor,
+        pair_logits: Tensor,
+        predicate_logits: Tensor,
+        factor: Tensor | None,
+        scores: Tensor,
+        mask_of_query: Tensor,
+        per_image: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals and ranked relations of one image, in float64.
+
+        Args:
+            subject, object_: (K,) int64 queries.
+            pair_logits, predicate_logits: (Q, Q), (K, P).
+            factor: (K, P) of the triplet scores; None for 1.
+            scores, mask_of_query: (Q,) as `ImageObjects` has them.
+            per_image: see `rank_relations`.
+
+        Returns:
+            pairs: (3, K) mask of the subject, that of the object, -1 for none; score.
+            ranked: (3, R) as `rank_relations` gives them.
+        """
+        subject_mask, object_mask = mask_of_query[subject], mask_of_query[object_]
+        pair_score = pair_logits[subject, object_].sigmoid()
+        triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_logits.sigmoid()).float()
+        if factor is not None:
+            triplets = triplets * factor
+        triplets = triplets.masked_fill(((subject_mask < 0) | (object_mask < 0))[:, None], -1)
+        return _columns(subject_mask, object_mask, pair_score), _columns(*rank_relations(triplets, per_image))
+
+
+def _columns(*columns: Tensor) -> Tensor:
+    """(n, N) float64, which holds numbers of all kinds as they are."""
+    return torch.stack([x.double() for x in columns])
+
+
+def _output(found: ImageObjects, columns: np.ndarray, pairs: np.ndarray, ranked: np.ndarray) -> dict:
+    """An image of `Postprocessor.scene_graphs`, from copies of its columns and of what `rank` returned."""
+    chosen = np.flatnonzero(columns[0])
+    instance_of_mask = np.append(columns[0].cumsum() - 1, -1).astype(np.int64)
+    subject, object_ = instance_of_mask[pairs[:2].astype(np.int64)]
+    row, predicate, score = ranked[:, ~(ranked[2] < 0)]
+    row, valid = row.astype(np.int64), (pairs[:2] >= 0).all(axis=0)
+    names = ("subject", "object", "predicate", "score")
+    relations = zip(names, _tensors(subject[row], object_[row], predicate, score), strict=True)
+    proposals = zip(names[:2] + names[3:], _tensors(subject[valid], object_[valid], pairs[2, valid]), strict=True)
+    _, classes, _, scores, segment_ids = columns[:, chosen]
+    to_device = (x.to(found.masks.device, non_blocking=True) for x in _tensors(chosen, classes, segment_ids, scores))
+    places, classes, segment_ids, scores = to_device
+    return {
+        "instances": make_instances(found.masks[places], classes, scores, segment_ids),
+        "panoptic_seg": (found.panoptic, segments_info(columns)),
+        "relations": dict(relations),
+        "pairs": dict(proposals),
+    }
+
+
+def _tensors(*columns: np.ndarray) -> list[Tensor]:
+    """Columns of whole numbers, and the last one of scores, in their own types."""
+    return [torch.from_numpy(x.astype(np.int64)) for x in columns[:-1]] + [
+        torch.from_numpy(columns[-1].astype(np.float32))
+    ]
 
 
 def _missing_counts(key: str, what: str) -> str:
@@ -179,9 +253,9 @@ def _missing_counts(key: str, what: str) -> str:
 
 
 def instance_pairs(objects: Sequence[ImageObjects]) -> Tensor:
-    """(B, Q, Q) bool: both queries are instances, the priority that their pairs have among the proposals."""
-    is_instance = torch.stack([found.instance_of_query for found in objects]) >= 0
-    return is_instance[:, :, None] & is_instance[:, None, :]
+    """(B, Q, Q) bool: both queries are objects, the priority that their pairs have among the proposals."""
+    is_instance = torch.stack([found.mask_of_query for found in objects]) >= 0
+    return is_instance[:, :, None] & is_instance[:, None]
 
 
 def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tensor, num_queries: int) -> ImageObjects:
@@ -193,17 +267,16 @@ def given_objects(masks: Tensor, classes: Tensor, is_thing: Tensor, query: Tenso
         query: (N,) int64 query of each object among num_queries, -1 for none.
     """
     device, count = masks.device, len(masks)
-    instance_of_query = torch.full((num_queries,), -1, device=device)
-    instance_of_query[query[query >= 0]] = torch.arange(count, device=device)[query >= 0]
-    ids = torch.arange(1, count + 1, device=device)
-    numbered = masks * ids.to(torch.int32)[:, None, None]
+    places, segment_ids = (torch.arange(first, first + count, device=device) for first in (0, 1))
+    of_query = torch.full((2, num_queries + 1), -1, device=device)  # the last is that of objects without a query
+    of_query[:, query] = torch.stack([places, classes])
+    place_of_query, class_of_query = of_query[:, :-1]
+    numbered = masks * segment_ids.to(torch.int32)[:, None, None]
     panoptic = numbered.amax(dim=0) if count else numbered.sum(dim=0, dtype=torch.int32)
-    segments_info = [
-        {"id": index + 1, "category_id": category, "isthing": bool(is_thing[category]), "score": 1.0}
-        for index, category in enumerate(classes.tolist())
-    ]
-    instances = make_instances(masks, classes, torch.ones(count, device=device), ids)
-    return ImageObjects(instances, (panoptic, segments_info), torch.ones(num_queries, device=device), instance_of_query)
+    every = torch.ones(count, device=device)
+    columns = _columns(every, classes, is_thing[classes], every, segment_ids)
+    scores = torch.ones(num_queries, device=device)
+    return ImageObjects(masks, columns, panoptic, scores, class_of_query.clamp(min=0), place_of_query)
 
 
 def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: Tensor) -> Instances:

@@ -72,20 +72,21 @@ def rank_relations(scores: Tensor, per_image: int) -> tuple[Tensor, Tensor, Tens
     pair, in order, is the ranking with it.
 
     Args:
-        scores: (K, P) triplet scores.
+        scores: (K, P) triplet scores; below 0 for what is no relation.
         per_image: rows of either ranking.
 
     Returns:
-        pair, predicate, score: (R,) each, best first; R is between per_image and 2 * per_image where scores allow.
+        pair, predicate, score: (R,) each, best first. R depends on the arguments' sizes alone, so that nothing waits
+            for the device: rows behind the last relation have a score below 0.
     """
     num_pairs, num_predicates = scores.shape
     flat = scores.flatten()
     best_entries = flat.topk(min(per_image, flat.numel())).indices
     best_score, best_predicate = scores.max(dim=1) if num_pairs else (flat, flat.long())
     best_pairs = best_score.topk(min(per_image, num_pairs)).indices
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    for entries in (best_entries, best_pairs * num_predicates + best_predicate[best_pairs]):
-        chosen.index_fill_(0, entries, True)
-    entries = chosen.nonzero()[:, 0]
-    entries = entries[flat[entries].argsort(descending=True, stable=True)]
-    return entries // num_predicates, entries % num_predicates, flat[entries]
+    entries = torch.cat([best_entries, best_pairs * num_predicates + best_predicate[best_pairs]]).sort().values
+    score = flat[entries]
+    score[1:].masked_fill_(entries[1:] == entries[:-1], -1)  # stands in the list already
+    score, order = score.sort(descending=True, stable=True)
+    entries = entries[order]
+    return entries // num_predicates, entries % num_predicates, score

@@ -1,0 +1,111 @@
+"""What a GPU does, on the CPU: the same objects without a look at values, in sizes that depend on no value."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from usg_psg.inference import Postprocessor, instance_pairs
+from usg_psg.structures import ObjectPredictions, PairProposals, RelationPredictions
+
+QUERIES, PAIRS = 12, 40
+IS_THING = torch.tensor([True, False, True, False, False])
+
+
+def predictions(images: int, seed: int = 0) -> tuple[ObjectPredictions, RelationPredictions]:
+    """Sure and unsure queries, a few of them without a pixel."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    features, embeddings = randn(images, 8, 16, 24), randn(1, images, QUERIES, 8)
+    features[:, 0] = 1
+    embeddings[..., ::5, 0] = -30
+    objects = ObjectPredictions(embeddings, 2 * randn(1, images, QUERIES, 5) - 2, embeddings, features)
+    pairs = torch.cartesian_prod(torch.arange(QUERIES), torch.arange(QUERIES))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]][:PAIRS].expand(images, -1, -1)
+    proposals = PairProposals(randn(images, QUERIES, QUERIES), pairs[..., 0], pairs[..., 1])
+    return objects, RelationPredictions(proposals, randn(images, PAIRS, 4))
+
+
+def outputs(images: int, at_once: int = 2**27, seed: int = 0) -> list[dict]:
+    post = Postprocessor(0.4, 0.1, 20)
+    objects, relations = predictions(images, seed)
+    sizes = [(64, 96), (60, 80)][:images]
+    found = post.detected_objects(objects, IS_THING, (64, 96), sizes, [(64, 96), (131, 177)][:images])
+    return post.scene_graphs(found, relations)
+
+
+def assert_same(one: list[dict], other: list[dict]) -> None:
+    for first, second in zip(one, other, strict=True):
+        for name in ("pred_masks", "pred_classes", "scores", "segment_ids"):
+            assert torch.equal(first["instances"].get(name), second["instances"].get(name)), name
+        assert torch.equal(first["panoptic_seg"][0], second["panoptic_seg"][0])
+        assert first["panoptic_seg"][1] == second["panoptic_seg"][1]
+        for kind in ("relations", "pairs"):
+            assert first[kind].keys() == second[kind].keys()
+            assert all(torch.equal(value, second[kind][key]) for key, value in first[kind].items()), kind
+
+
+@pytest.mark.parametrize("mask_pixels", [2**27, 5 * 131 * 177])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_without_a_look_at_values_the_results_are_the_same(seed, mask_pixels, monkeypatch):
+    expected = outputs(2, seed=seed)
+    for output in expected:
+        assert 0 < len(output["instances"]) < QUERIES and len(output["panoptic_seg"][1]) > 1
+        assert 0 < len(output["pairs"]["score"]) < PAIRS
+    monkeypatch.setattr("usg_psg.inference.postprocess.MASK_PIXELS", mask_pixels)
+    for module in ("panoptic", "postprocess"):
+        monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
+    assert_same(outputs(2, seed=seed), expected)
+
+
+def test_no_object_at_all(monkeypatch):
+    post, (objects, relations) = Postprocessor(0.4, 0.1, 20), predictions(1)
+    objects.mask_embeddings = torch.zeros_like(objects.mask_embeddings)
+    objects.mask_embeddings[..., 0] = -1
+    for at_hand in (True, False):
+        for module in ("panoptic", "postprocess"):
+            monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _, value=at_hand: value)
+        found = post.detected_objects(objects, IS_THING, (64, 96), [(64, 96)], [(64, 96)])
+        (output,) = post.scene_graphs(found, relations)
+        assert len(output["instances"]) == 0 and output["instances"].pred_masks.shape == (0, 64, 96)
+        assert not output["panoptic_seg"][0].any() and output["panoptic_seg"][1] == []
+        assert all(len(x) == 0 for kind in ("relations", "pairs") for x in output[kind].values())
+
+
+class FromTheHost(TorchDispatchMode):
+    """Counts operators that take a tensor of the host, beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        given = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, torch.Tensor)]
+        self.found += [str(operator)] * any(x.device.type == "cpu" for x in given)
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_nothing_waits_for_a_gpu(images):
+    """Tensors without values are on a GPU that need not be there: whoever asks for a value of theirs fails."""
+    post, (objects, _) = Postprocessor(), predictions(images)
+    with FakeTensorMode(allow_non_fake_inputs=True), FromTheHost() as copies:
+        cuda = {name: torch.empty_like(x, device="cuda") for name, x in vars(objects).items()}
+        sizes = [(64, 96), (60, 80)][:images]
+        is_thing = torch.empty(5, dtype=torch.bool, device="cuda")
+        copies.found.clear()
+        found = post.detected_objects(ObjectPredictions(**cuda), is_thing, (64, 96), sizes, [(131, 177)] * images)
+        priority = instance_pairs(found)
+        ends = torch.empty((2, PAIRS), dtype=torch.int64, device="cuda")
+        pair_logits, predicate_logits = (torch.empty(s, device="cuda") for s in ((QUERIES, QUERIES), (PAIRS, 4)))
+        own = found[0].query_scores, found[0].mask_of_query
+        ranked = post.rank(*ends, pair_logits, predicate_logits, None, *own, 20)
+        with pytest.raises(Exception, match="nonzero"):
+            found[0].mask_of_query.nonzero()
+    assert not copies.found
+    assert priority.shape == (images, QUERIES, QUERIES) and found[0].masks.shape == (QUERIES, 131, 177)
+    assert [x.shape for x in ranked] == [(3, PAIRS), (3, 20 + 20)] and ranked[0].is_cuda
