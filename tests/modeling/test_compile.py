@@ -34,6 +34,9 @@ class Losses(nn.Module):
     def formulas(self):
         return self.criterion.formulas()
 
+    def recordable(self):
+        return []
+
     def forward(self, counts, label_maps):
         """Losses, and the gradients of what was predicted, of a batch with these numbers of objects."""
         torch.manual_seed(sum(counts))

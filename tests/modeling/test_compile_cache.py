@@ -27,6 +27,9 @@ class Model(nn.Module):
     def formulas(self):
         return []
 
+    def recordable(self):
+        return []
+
 logging.basicConfig(level=logging.INFO)
 model = Model()
 compile_parts(model, "kernels")

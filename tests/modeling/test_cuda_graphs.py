@@ -27,6 +27,13 @@ def recorder(device):
     return TapeRecorder if device == "cpu" else CudaRecorder
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """The postprocessor looks at no values, as it must not where it is recorded."""
+    for module in ("panoptic", "postprocess"):
+        monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
+
+
 class Part(nn.Module):
     def __init__(self):
         super().__init__()
@@ -230,6 +237,33 @@ def test_the_model_trains_and_predicts_the_same(device, recorder, options):
     for one, other in zip(relations_of(plain), relations_of(recorded), strict=True):
         assert torch.equal(one["predicate"], other["predicate"])
         torch.testing.assert_close(one["score"], other["score"], rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_postprocessing_is_recorded_for_single_images(device, recorder, monkeypatch):
+    torch.manual_seed(0)
+    plain = tiny_model(object_threshold=0.0, overlap_threshold=0.1).to(device).eval()
+    recorded = copy.deepcopy(plain)
+    compile_parts(recorded, "none", "graphs", recorder)
+    first, second = tiny_input(1), tiny_input(1)
+    large, larger = ({**first, "height": side, "width": 2 * side} for side in (131, 200))
+    monkeypatch.setattr("usg_psg.inference.postprocess.MASK_PIXELS", 12 * 131 * 262)
+    batches = [[first], [second], [large], [first, second], [larger], [first]]
+    found = [recorded(batch) for batch in batches]  # compared when all are there: none lies where another came to lie
+    assert len(recorded.postprocessor.segment._recordings) == 2, "not of batches, nor of the larger image"
+    assert len(recorded.postprocessor.rank._recordings) == 3, "one for each place where objects lie"
+    for batch, outputs in zip(batches, found, strict=True):
+        for output, expected in zip(outputs, plain(batch), strict=True):
+            for name in ("pred_classes", "segment_ids"):
+                assert torch.equal(output["instances"].get(name), expected["instances"].get(name))
+            one, other = ((x["instances"].pred_masks, x["panoptic_seg"][0]) for x in (output, expected))
+            assert all((a != b).float().mean() < 1e-3 for a, b in zip(one, other, strict=True)) and one[1].any()
+            torch.testing.assert_close(output["relations"]["score"], expected["relations"]["score"])
+            torch.testing.assert_close(output["pairs"], expected["pairs"])
+    maps = [outputs[0]["panoptic_seg"][0] for outputs in found[:2]]
+    assert not torch.equal(*maps), "different images"
+    recorded.postprocessor.object_threshold = 1.0
+    assert recorded([first])[0]["panoptic_seg"][1] == [], "thresholds are arguments"
 
 
 @gpu

@@ -46,7 +46,9 @@ def compile_parts(
 
     Args:
         model: its `parts()` name the methods, which take and return tensors and structures of them; its `formulas()`
-            those of the losses, which "kernels" compiles for any number of objects.
+            those of the losses, which "kernels" compiles for any number of objects; its `recordable()` those behind the
+            network, which "graphs" records outside of training, and "kernels" leaves alone: their sizes are those of
+            photographs, so many that compiling would not end.
         mode: in training: "none"; "kernels", through `torch.compile`; "graphs", as CUDA graphs of PyTorch's own
             kernels; or "kernels+graphs". With graphs, results lie in memory that the part's next call overwrites.
         inference_mode: outside of training, where "kernels" and "graphs" prepare for each size of images.
@@ -66,6 +68,10 @@ def compile_parts(
         ways = {True: mode, False: inference_mode}
         prepared = {training: _prepare(method, way, fixed[training], recorder_type) for training, way in ways.items()}
         setattr(owner, name, _by_phase(model, prepared))
+    for owner, name in model.recordable():
+        owner.__dict__.pop(name, None)
+        if "graphs" in inference_mode:
+            setattr(owner, name, _prepare(getattr(owner, name), "graphs", fixed[False], recorder_type))
     for owner, name, axes in model.formulas():
         owner.__dict__.pop(name, None)
         if "kernels" in mode:

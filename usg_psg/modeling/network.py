@@ -124,6 +124,10 @@ class SceneGraphNetwork(nn.Module):
         """Of the losses, see `USGCriterion.formulas`; a network alone has none."""
         return []
 
+    def recordable(self) -> list[tuple[nn.Module, str]]:
+        """Modules and the names of their methods behind the network, for `compile_parts`; a network alone has none."""
+        return []
+
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images on the device, padded to one size."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]

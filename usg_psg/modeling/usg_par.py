@@ -100,6 +100,10 @@ class USGPar(SceneGraphNetwork):
         """Those of the criterion."""
         return self.criterion.formulas()
 
+    def recordable(self) -> list[tuple[nn.Module, str]]:
+        """Those of the postprocessor."""
+        return self.postprocessor.recordable()
+
     @property
     def has_frozen_backbone(self) -> bool:
         """No step changes what the backbone says of an image, so it may be asked before that image's turn."""
