@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from usg_psg.masks import area, check_rles, decode_masks, encode_mask, encode_masks, label_map_from_masks, resize_rle
+from usg_psg.masks import (
+    area,
+    check_rles,
+    decode_masks,
+    encode_mask,
+    encode_masks,
+    encode_segments,
+    label_map_from_masks,
+    resize_rle,
+)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
@@ -17,6 +26,18 @@ def test_whole_masks_are_taken_in_every_form(density):
     lists = [{"size": [90, 70], "counts": [0] * int(m[0, 0]) + r.tolist()} for m, r in zip(masks, runs, strict=True)]
     for form in (texts, lists, [{**rle, "counts": rle["counts"].encode()} for rle in texts]):
         np.testing.assert_array_equal(decode_masks(form), masks)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+@pytest.mark.parametrize("size", [(37, 29), (1, 50), (50, 1), (1, 1)], ids=str)
+def test_segments_of_a_map_in_any_order(size, kind):
+    label_map = np.random.default_rng(0).integers(0, 6, size).astype(kind)
+    label_map[label_map == 4] = 0
+    label_map[-1:, -1:] = 5
+    ids = [5, 2, 4, 2, 1, 0, 200]  # two of which have no pixel
+    assert encode_segments(label_map, ids) == [encode_mask(label_map == i) for i in ids]
+    whole = np.full_like(label_map, 200)
+    assert encode_segments(whole, [1, 200]) == [encode_mask(whole == i) for i in (1, 200)]
 
 
 def test_run_lengths_are_read_as_coco_reads_them():

@@ -31,15 +31,19 @@ def encode_segments(panoptic: np.ndarray, ids: Iterable[int]) -> list[dict]:
     """Run lengths of the segments with these ids in a map (H, W), in one pass: its runs are the segments' runs."""
     columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
     starts, lengths = runs(columns)
-    values = columns[starts]
-    encoded = []
-    for segment_id in ids:
-        own = np.flatnonzero(values == segment_id)
-        edges = np.column_stack((starts[own], starts[own] + lengths[own])).ravel()
-        counts = np.diff(np.concatenate(([0], edges, [columns.size])))
-        counts = counts if counts[-1] else counts[:-1]  # nothing follows a run that reaches the last pixel
-        encoded.append(_compress(panoptic.shape, counts.tolist()))
-    return encoded
+    order = np.argsort(columns[starts], kind="stable")  # segment after segment, the runs of each in their order
+    starts, lengths = starts[order], lengths[order]
+    values, ends = columns[starts], np.concatenate(([0], starts + lengths))
+    before = np.where(np.diff(values, prepend=values[:1]) == 0, ends[:-1], 0)  # end of the segment's previous run
+    counts = np.column_stack((starts - before, lengths)).ravel()
+    wanted = np.fromiter(ids, dtype=np.int64)
+    first, last = np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
+    rest = columns.size - np.where(last > first, ends[last], 0)
+    rles = []
+    for begin, end, left in zip(2 * first, 2 * last, rest, strict=True):
+        own = counts[begin:end]  # and what follows the last run, if anything
+        rles.append({"size": panoptic.shape, "counts": np.append(own, left) if left else own})
+    return [_for_json(rle) for rle in coco_mask.frPyObjects(rles, *panoptic.shape)] if rles else []
 
 
 def decode_masks(masks: Masks, name: str = "masks", size: tuple[int, ...] | None = None) -> np.ndarray:
