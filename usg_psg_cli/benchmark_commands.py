@@ -74,7 +74,10 @@ def inference(parser: ArgumentParser) -> None:
     With --folder: images per second of `SceneGraphPredictor.stream`, from files to JSON, one row for each batch size.
     """
     add_config(parser)
-    add_number(parser, "--size", positive_integer, 640, "height and width of the image")
+    size = (
+        "height and width of the image, and of what the network sees: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST become it"
+    )
+    add_number(parser, "--size", positive_integer, 640, size)
     _add_stand_ins(parser)
     add_number(parser, "--iterations", positive_integer, 50, "timed images")
     add_number(parser, "--warmup", positive_integer, 10, "images, or batches, before them")

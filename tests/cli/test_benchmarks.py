@@ -1,7 +1,13 @@
 """The benchmark programs run, and print what they say; their figures mean nothing on scenes this small."""
 
+from argparse import ArgumentParser
+
+import numpy as np
 import pytest
 from PIL import Image
+
+from usg_psg.cli.benchmark.inference import load
+from usg_psg_cli import benchmark_commands
 
 from ..programs import run
 
@@ -48,6 +54,15 @@ def test_inference():
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
     assert all(value >= 0 for (value,) in rows.values())
     assert rows["segments"] == [3], "the post-processing has work to do, whatever the random weights find"
+
+
+def test_the_network_sees_the_size_that_is_said():
+    parser = ArgumentParser()
+    benchmark_commands.inference(parser)
+    args = parser.parse_args([*QUICKSTART, "--size", "96", "--objects", "3"])
+    image = np.zeros((96, 96, 3), np.uint8)
+    assert load(args, args.size).prepare(image)["image"].shape == (3, 96, 96)
+    assert load(args).prepare(image)["image"].shape == (3, 128, 128), "the recipe's"
 
 
 def test_inference_of_a_folder(tmp_path):

@@ -52,13 +52,17 @@ def stand_in_objects(model: Any, count: int) -> None:
     model.postprocessor.detected_objects = detected
 
 
-def load(args: Namespace) -> SceneGraphPredictor:
+def load(args: Namespace, size: int | None = None) -> SceneGraphPredictor:
     """The model of the arguments, with `stand_in_objects` if its weights are random.
+
+    With a size, a square image of it reaches the network as it is.
 
     Raises:
         ValueError: if there are more objects than the model has queries.
     """
     cfg = config_of(args)
+    if size is not None:
+        cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = size
     adapt_to_machine(cfg)
     if not cfg.MODEL.WEIGHTS:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("psg_train",)  # as many names as PSG has; no data are read
@@ -73,7 +77,7 @@ def load(args: Namespace) -> SceneGraphPredictor:
 
 def run(args: Namespace) -> None:
     """Measure latency, or throughput."""
-    predictor = load(args)
+    predictor = load(args, None if args.folder else args.size)
     cfg = predictor.cfg
     weights = cfg.MODEL.WEIGHTS or "random weights"
     print(
