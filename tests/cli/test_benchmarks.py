@@ -46,11 +46,12 @@ def test_training(num_gpus, tmp_path):
     assert "kernels: 0.0 ms" in profile and "aten::convolution_backward" in profile, "a CPU has no kernels"
 
 
-def test_inference():
+def test_inference(tmp_path):
     rows = table(
         "inference", *QUICKSTART, "--size", "64", "--objects", "3", "--iterations", "2",
-        "--warmup", "1",
+        "--warmup", "1", "--profile", str(tmp_path / "kernels.txt"),
     )  # fmt: skip
+    assert "x  aten::convolution" in (tmp_path / "kernels.txt").read_text()
     assert {*PARTS, "whole, median", "masks and panoptic map", "scene graph, masks encoded"} <= set(rows)
     assert all(value >= 0 for (value,) in rows.values())
     assert rows["segments"] == [3], "the post-processing has work to do, whatever the random weights find"

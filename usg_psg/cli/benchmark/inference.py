@@ -19,7 +19,7 @@ from ...scene_graph import SceneGraph
 from ...structures import ImageObjects, ObjectPredictions
 from .. import config_of
 from ..demo import find_inputs
-from .measure import Timer, device_name
+from .measure import Timer, device_name, profile_steps
 
 
 def stand_in_objects(model: Any, count: int) -> None:
@@ -107,6 +107,10 @@ def latency(predictor: SceneGraphPredictor, args: Namespace) -> None:
     clock = Timer()  # a call ends with results on the host
     for number in range(args.warmup + args.iterations):
         graph = clock.call("warm-up" if number < args.warmup else "whole", predictor, image)
+    if args.profile:
+        calls = max(args.iterations // 8, 1)
+        text = profile_steps(lambda count: [predictor(image) for _ in range(count)], calls, model.device.type == "cuda")
+        args.profile.write_text(text)
 
     timer = Timer(model.device)
     timer.wrap_parts(model)

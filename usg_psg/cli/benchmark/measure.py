@@ -14,11 +14,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from ...data import PSG_VOCABULARY
 from ...data.psg_shapes import generate_psg_shapes
 from ...data.psg_shapes.generate import MIN_PSG_SIDE
 from ...structures import TextEmbeddings
+
+PROFILE_ROWS = 60
 
 
 class Timer:
@@ -82,6 +86,23 @@ def median_times(functions: Mapping[str, Callable[[], object]], device: str, rep
                 torch.cuda._sleep(1_000_000)  # fills the queue, which keeps the host's own time out
             timer.call(name, function)
     return timer.medians()
+
+
+def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> str:
+    """Time of a step by kernel, and by operator of PyTorch, of which those called from others count for themselves."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=kinds) as profiler:
+        steps(count)
+    lines = []
+    for title, is_kernel in (("kernels", True), ("operators", False)):
+        key = "self_device_time_total" if is_kernel else "self_cpu_time_total"
+        events = [e for e in profiler.key_averages() if (e.device_type != DeviceType.CPU) == is_kernel]
+        total = sum(getattr(e, key) for e in events) / 1000 / count
+        calls = sum(e.count for e in events) / count
+        lines.append(f"{title}: {total:.1f} ms and {calls:.0f} calls a step")
+        for e in sorted(events, key=lambda e: -getattr(e, key))[:PROFILE_ROWS]:
+            lines.append(f"{getattr(e, key) / 1000 / count:9.3f} ms {e.count / count:7.1f} x  {e.key[:160]}")
+    return "\n".join(lines) + "\n"
 
 
 def device_name(device: torch.device | str) -> str:

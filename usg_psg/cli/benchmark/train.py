@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 from ...config.checks import check_config
 from ...data import build_psg_train_loader
@@ -29,9 +26,7 @@ from ...engine.trainer import autocast_dtype
 from ...losses.matcher import Matching
 from ...modeling.compile import run_as_configured
 from .. import config_of
-from .measure import Timer, device_name, use_psg_sized_vocabulary, use_scenes
-
-PROFILE_ROWS = 60
+from .measure import Timer, device_name, profile_steps, use_psg_sized_vocabulary, use_scenes
 
 
 def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
@@ -46,23 +41,6 @@ def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
         timer.wrap(runner, "exchange", "average of gradients")
     timer.wrap(runner, "update", "optimizer")
     timer.wrap(runner, "run_step", "step")
-
-
-def profile_steps(steps: Callable[[int], object], count: int, on_gpu: bool) -> str:
-    """Time of a step by kernel, and by operator of PyTorch, of which those called from others count for themselves."""
-    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with profile(activities=kinds) as profiler:
-        steps(count)
-    lines = []
-    for title, is_kernel in (("kernels", True), ("operators", False)):
-        key = "self_device_time_total" if is_kernel else "self_cpu_time_total"
-        events = [e for e in profiler.key_averages() if (e.device_type != DeviceType.CPU) == is_kernel]
-        total = sum(getattr(e, key) for e in events) / 1000 / count
-        calls = sum(e.count for e in events) / count
-        lines.append(f"{title}: {total:.1f} ms and {calls:.0f} calls a step")
-        for e in sorted(events, key=lambda e: -getattr(e, key))[:PROFILE_ROWS]:
-            lines.append(f"{getattr(e, key) / 1000 / count:9.3f} ms {e.count / count:7.1f} x  {e.key[:160]}")
-    return "\n".join(lines) + "\n"
 
 
 def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
