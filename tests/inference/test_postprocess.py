@@ -1,5 +1,8 @@
 """What a GPU does, on the CPU: the same objects without a look at values, in sizes that depend on no value."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,11 +33,26 @@ def predictions(images: int, seed: int = 0) -> tuple[ObjectPredictions, Relation
     return objects, RelationPredictions(proposals, randn(images, PAIRS, 4))
 
 
-def outputs(images: int, at_once: int = 2**27, seed: int = 0) -> list[dict]:
-    post = Postprocessor(0.4, 0.1, 20)
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """Inside, what would make the host wait for a GPU fails."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def outputs(images: int, seed: int = 0, device: str = "cpu") -> list[dict]:
+    post, is_thing = Postprocessor(0.4, 0.1, 20), IS_THING.to(device)
     objects, relations = predictions(images, seed)
+    objects = ObjectPredictions(**{name: x.to(device) for name, x in vars(objects).items()})
+    proposals = PairProposals(**{name: x.to(device) for name, x in vars(relations.proposals).items()})
+    relations = RelationPredictions(proposals, relations.predicate_logits.to(device))
     sizes = [(64, 96), (60, 80)][:images]
-    found = post.detected_objects(objects, IS_THING, (64, 96), sizes, [(64, 96), (131, 177)][:images])
+    with no_waits() if device == "cuda" else nullcontext():
+        found = post.detected_objects(objects, is_thing, (64, 96), sizes, [(64, 96), (131, 177)][:images])
+        instance_pairs(found)
     return post.scene_graphs(found, relations)
 
 
@@ -60,6 +78,18 @@ def test_without_a_look_at_values_the_results_are_the_same(seed, mask_pixels, mo
     for module in ("panoptic", "postprocess"):
         monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
     assert_same(outputs(2, seed=seed), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_gpu_finds_the_same_objects_without_a_wait(images):
+    for found, expected in zip(outputs(images, device="cuda"), outputs(images), strict=True):
+        one, other = ([(x["category_id"], x["isthing"]) for x in each["panoptic_seg"][1]] for each in (found, expected))
+        assert one == other
+        assert (found["panoptic_seg"][0].cpu() != expected["panoptic_seg"][0]).float().mean() < 1e-3
+        assert found["instances"].pred_masks.is_cuda and len(found["instances"]) == len(expected["instances"])
+        torch.testing.assert_close(found["relations"]["score"], expected["relations"]["score"])
+        torch.testing.assert_close(found["pairs"], expected["pairs"])
 
 
 def test_no_object_at_all(monkeypatch):
