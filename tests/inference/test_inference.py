@@ -8,6 +8,7 @@ from usg_psg.inference import (
     assign_pixels,
     mask_areas,
     number_segments,
+    owned_areas,
     panoptic_map,
     rank_relations,
     segments_info,
@@ -34,7 +35,8 @@ def merge(prob: torch.Tensor, scores, classes, object_threshold: float, overlap_
     is_candidate = scores >= object_threshold
     masks, owner = assign_pixels(prob.logit().split(some), scores, is_candidate)
     is_thing = IS_THING[classes]
-    ids = number_segments(owner, mask_areas(masks), is_candidate, classes, is_thing, overlap_threshold)
+    areas = owned_areas(owner, len(scores), some), mask_areas(masks)
+    ids = number_segments(*areas, is_candidate, classes, is_thing, overlap_threshold)
     info = segments_info(
         np.stack([np.ones(len(scores)), *(x.double().numpy() for x in (classes, is_thing, scores, ids))])
     )
@@ -87,7 +89,9 @@ def test_segments_are_numbered_one_query_after_the_other():
                     stuff[category] = number
             expected.append(number)
         shared += max(expected) < sum(map(bool, expected))
-        assert number_segments(owner, area, keep, classes, things[classes], 0.5).tolist() == expected
+        assert (
+            number_segments(owned_areas(owner, 12, 5), area, keep, classes, things[classes], 0.5).tolist() == expected
+        )
     assert shared > 5, "seeds in which several share a segment"
 
 

@@ -1,6 +1,6 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
-from .panoptic import assign_pixels, mask_areas, number_segments, panoptic_map, segments_info
+from .panoptic import assign_pixels, mask_areas, number_segments, owned_areas, panoptic_map, segments_info
 from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances, resize_masks
 from .triplets import rank_relations, triplet_scores
 
@@ -12,6 +12,7 @@ __all__ = [
     "make_instances",
     "mask_areas",
     "number_segments",
+    "owned_areas",
     "panoptic_map",
     "rank_relations",
     "resize_masks",

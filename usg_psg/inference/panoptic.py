@@ -67,8 +67,17 @@ def mask_areas(masks: Tensor) -> Tensor:
     return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.int64)
 
 
+def owned_areas(owner: Tensor, num_queries: int, at_once: int) -> Tensor:
+    """(Q,) int64 pixels of each owner of `assign_pixels`; on a GPU counted for `at_once` queries at a time."""
+    if is_at_hand(owner):
+        return owner.flatten().bincount(minlength=num_queries + 1)[:num_queries]
+    # A GPU would make the host wait for `bincount`.
+    queries = torch.arange(num_queries, device=owner.device)[:, None, None]
+    return torch.cat([mask_areas(owner == some) for some in queries.split(at_once)])
+
+
 def number_segments(
-    owner: Tensor,
+    kept_area: Tensor,
     area: Tensor,
     is_candidate: Tensor,
     classes: Tensor,
@@ -78,19 +87,13 @@ def number_segments(
     """Which queries become segments of the panoptic map: (Q,) int64 numbers from 1, in order; 0 for none.
 
     Args:
-        owner: (H, W) int64 of `assign_pixels`.
-        area: (Q,) int64 pixels of each mask.
+        kept_area, area: (Q,) int64 pixels that each query owns, and that its mask has.
         is_candidate: (Q,) bool, queries that may own pixels.
         classes, are_things: (Q,) int64 and bool; candidates of one class that is no thing share a segment.
         overlap_threshold: least fraction of its mask that a query must keep.
 
     Source: MaskFormer (Cheng et al. 2021), section 3.4, and the filtering of Panoptic FPN.
     """
-    count = len(area)
-    if is_at_hand(owner):
-        kept_area = owner.flatten().bincount(minlength=count + 1)[:count]
-    else:  # a GPU would make the host wait for `bincount`
-        kept_area = mask_areas(owner == torch.arange(count, device=owner.device)[:, None, None])
     keep = is_candidate & (kept_area > 0) & (kept_area >= overlap_threshold * area)
     merges = keep & ~are_things
     together = merges[:, None] & merges & (classes[:, None] == classes)

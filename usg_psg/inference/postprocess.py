@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from ..losses.long_tail import log_share_of_names
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
-from .panoptic import assign_pixels, is_at_hand, mask_areas, number_segments, panoptic_map, segments_info
+from .panoptic import assign_pixels, is_at_hand, mask_areas, number_segments, owned_areas, panoptic_map, segments_info
 from .triplets import TripletPrior, rank_relations, triplet_scores
 
 MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
-CPU_MASK_PIXELS = 2**22  # the same on a CPU, which is faster where they stay in its cache
+RECORDED_PIXELS = 2**27  # of an image's query masks, up to which they are recorded: a graph keeps its memory
+CPU_MASK_PIXELS = 2**22  # as MASK_PIXELS on a CPU, which is faster where they stay in its cache
 
 
 class Postprocessor(nn.Module):
@@ -100,7 +101,7 @@ class Postprocessor(nn.Module):
         """
         thresholds, num_queries, found = (self.object_threshold, self.overlap_threshold), objects.num_queries, []
         for i, sizes in enumerate(zip(image_sizes, output_sizes, strict=True)):
-            alone = len(image_sizes) == 1 and num_queries * sizes[1][0] * sizes[1][1] <= MASK_PIXELS
+            alone = len(image_sizes) == 1 and num_queries * sizes[1][0] * sizes[1][1] <= RECORDED_PIXELS
             segment = self._recordable("segment", alone)
             masks, columns, owner, segment_ids, *of_queries = segment(
                 objects.of_image(i), is_thing, (padded_size, *sizes), thresholds
@@ -137,12 +138,13 @@ class Postprocessor(nn.Module):
             query_scores, query_classes, mask_of_query: as there.
         """
         scores, classes = objects.class_logits[-1, 0].sigmoid().max(dim=-1)
-        at_once = CPU_MASK_PIXELS if is_at_hand(scores) else MASK_PIXELS
-        logits = objects.mask_logits(0).split(max(at_once // max(sizes[2][0] * sizes[2][1], 1), 1))
-        is_candidate = scores >= thresholds[0]
-        masks, owner = assign_pixels((resize_masks(some, *sizes) for some in logits), scores, is_candidate)
-        area, are_things = mask_areas(masks), is_thing[classes]
-        segment_ids = number_segments(owner, area, is_candidate, classes, are_things, thresholds[1])
+        height, width = sizes[2]
+        at_once = max((CPU_MASK_PIXELS if is_at_hand(scores) else MASK_PIXELS) // max(height * width, 1), 1)
+        logits = (resize_masks(some, *sizes) for some in objects.mask_logits(0).split(at_once))
+        is_candidate, are_things = scores >= thresholds[0], is_thing[classes]
+        masks, owner = assign_pixels(logits, scores, is_candidate)
+        area, kept_area = mask_areas(masks), owned_areas(owner, len(scores), at_once)
+        segment_ids = number_segments(kept_area, area, is_candidate, classes, are_things, thresholds[1])
         is_object = area > 0
         mask_of_query = torch.arange(len(area), device=area.device).masked_fill_(~is_object, -1)
         columns = _columns(is_object, classes, are_things, scores, segment_ids)
