@@ -109,6 +109,7 @@ resume() {
     go() { # FOLDER PROCESSES PARTS WORDS...
         with_opts python3 tools/train_net.py --config-file $full --num-gpus "$2" "${@:4}" OUTPUT_DIR "$out/resume/$1" SEED 1 \
             DATASETS.TRAIN '("psg_shapes_train",)' DATASETS.TEST '()' MODEL.USG.COMPILE none SOLVER.ACCUMULATION_STEPS "$3" \
+            SOLVER.REFERENCE_WORLD_SIZE 0 \
             SOLVER.IMS_PER_BATCH $((gpus * ${RESUME_BATCH:-4})) SOLVER.MAX_ITER 100 SOLVER.CHECKPOINT_PERIOD 40 TEST.EVAL_PERIOD 0
     }
     go whole "$gpus" 1 &&
