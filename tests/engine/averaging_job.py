@@ -2,7 +2,7 @@
 
 python -m tests.engine.averaging_job OUTPUT ACCUMULATION_STEPS WHAT        (under the variables of torchrun)
 
-WHAT: "compare", or a fault of the second process: "shapes", "unused", "nan".
+WHAT: "compare", "start" of a trainer, or a fault of the second process: "shapes", "unused", "nan".
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import usg_psg  # noqa: F401
 
 # isort: split
+import hashlib
 import itertools
 import json
 import sys
@@ -20,7 +21,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from usg_psg.engine import GradientClipper, StepRunner, launch
+from usg_psg.config import build_cfg
+from usg_psg.engine import GradientClipper, StepRunner, Trainer, adapt_to_machine, launch
 from usg_psg.losses import loss_normalizers
 
 from ..tiny import tiny_model
@@ -85,6 +87,21 @@ def compare(accumulation_steps: int) -> dict:
     }
 
 
+def start() -> dict:
+    """Weights that a trainer and its moving average start from, where each process draws its own."""
+    cfg = build_cfg("quickstart/usg_par_quickstart.yaml", ["SOLVER.EMA.ENABLED", "True", "SOLVER.IMS_PER_BATCH", "2"])
+    adapt_to_machine(cfg)
+    torch.manual_seed(comm.get_rank())
+    trainer = Trainer(cfg)
+    weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    average = trainer.ema.state_dict()
+    return {"weights": digest(weights), "average": digest({name: average[name] for name in weights})}
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in tensors.values())).hexdigest()
+
+
 def distance(one: nn.Module, other: nn.Module) -> float:
     """Largest difference of a weight."""
     pairs = zip(one.parameters(), other.parameters(), strict=True)
@@ -113,7 +130,7 @@ def fail(what: str) -> dict:
 
 def main(output: str, accumulation_steps: int, what: str) -> None:
     torch.set_num_threads(1)
-    result = compare(accumulation_steps) if what == "compare" else fail(what)
+    result = compare(accumulation_steps) if what == "compare" else start() if what == "start" else fail(what)
     with open(f"{output}{comm.get_rank()}.json", "w") as file:
         json.dump(result, file)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine.averaging import GradientAverage
 
 from ..programs import run_job
@@ -32,6 +33,13 @@ def test_losses_and_weights_are_those_of_distributed_data_parallel(accumulation_
     else:
         assert first["totals"] == pytest.approx(first["expected"], rel=1e-6)
         assert first["gap"] == second["gap"] == 0, "to the last bit"
+
+
+def test_all_processes_start_from_the_first_ones_weights_and_so_do_their_moving_averages(tmp_path, monkeypatch):
+    generate_psg_shapes(tmp_path / "psg_shapes", num_train=4, num_val=1, size=(64, 64), preset="easy", seed=0)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    first, second = job(tmp_path, "start")
+    assert first == second and first["weights"] == first["average"]
 
 
 @pytest.mark.parametrize(
