@@ -226,7 +226,7 @@ def _panoptic(
     is_thing: Sequence[bool],
     overlap_threshold: float,
 ) -> tuple[np.ndarray, list[dict], np.ndarray]:
-    """Map (H, W), segments_info and the segment of each query, as `panoptic_inference` makes them.
+    """Map (H, W), segments_info and the segment of each query, as `number_segments` and `panoptic_map` do.
 
     Args:
         owner: (H, W) query with the highest score, -1 outside of its mask.
