@@ -128,7 +128,7 @@ def test_per_target_losses_of_annotated_steps_are_sums_over_counts_to_the_last_b
     )
     labels = torch.zeros_like(logits[0])
     labels[targets.image_index, matched[0], targets.classes] = 1
-    assert torch.equal(losses["loss_class"], sigmoid_class_loss(logits[0], labels).sum() / 5)
+    assert torch.equal(losses["loss_class"][0], sigmoid_class_loss(logits[0], labels).sum() / 5)
     proposals, logits, labels = relation_case()
     losses = RelationCriterion()(RelationPredictions(proposals, logits), labels, loss_counts(0, 3, 2))
     assert torch.equal(losses["loss_pair"], weighted_pair_loss(proposals.pair_logits, labels.any(-1).float(), 5.0) / 3)

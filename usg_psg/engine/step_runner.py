@@ -63,6 +63,7 @@ class StepRunner:
         on_nonfinite: called on every process with the report (None but on the main process) before the error is raised.
 
     Attributes:
+        looks_ahead: the model reads the next batch while it works on this one, see `USGPar.forward`.
         iter: set by the trainer before each step.
         stop_request: set from outside to end the run with this exit status; `stop_status` is the highest that any
             process asked for, in all of them at once, in the step after.
@@ -110,7 +111,7 @@ class StepRunner:
         self._batches: Iterator[list[dict]] | None = None
         self._read_ahead: list[list[dict]] = []
         self._lost: ChildProcessError | None = None
-        self._waited = 0.0
+        self._waited = 0.0  # seconds for data since the last report
         # On a CPU there is no idle device to use.
         self.looks_ahead = self.device.type == "cuda" and bool(getattr(model, "has_frozen_backbone", False))
 
@@ -124,9 +125,9 @@ class StepRunner:
         names: tuple[str, ...] = ()
         terms: Tensor | float = 0.0
         for number, batch in enumerate(batches):
-            rest = {"upcoming": partial(self._upcoming, batches[number + 1 :])} if self.looks_ahead else {}
+            ahead = {"upcoming": partial(self._upcoming, batches[number + 1 :])} if self.looks_ahead else {}
             with self._autocast():
-                losses: Mapping[str, Tensor] = self.model(batch, normalizers, **rest)
+                losses: Mapping[str, Tensor] = self.model(batch, normalizers, **ahead)
             stacked = torch.stack([loss.float() for loss in losses.values()])
             names, terms = tuple(losses), terms + stacked.detach()
             if number + 1 == len(batches):

@@ -81,8 +81,10 @@ class USGCriterion(nn.Module):
         For `compile_parts`; None for arguments whose shape does not depend on the number of annotated objects.
         """
         found: list[tuple[nn.Module, str, tuple[int | None, ...]]]
-        found = [(self.object_criterion, "point_losses", (1, 1, None, 0, 0))]
-        found.append((self.object_criterion, "class_losses", (None, None, None)))
+        found = [
+            (self.object_criterion, "point_losses", (1, 1, None, 0, 0)),
+            (self.object_criterion, "class_losses", (None, None, None)),
+        ]
         if isinstance(self.matcher, HungarianMatcher):
             found.append((self.matcher, "cost", (None, None, None, 1, 1)))
         return found
@@ -106,7 +108,7 @@ class USGCriterion(nn.Module):
         self, objects: ObjectPredictions, targets: SceneGraphTargets, matched: MatchedTargets, counts: LossCounts
     ) -> dict[str, Tensor]:
         """Weighted losses by name, of every layer in `objects`; `counts` of the step, from `loss_normalizers`."""
-        losses = self.object_criterion.of_layers(objects, targets, matched.query, counts)
+        losses = self.object_criterion(objects, targets, matched.query, counts)
         return by_layer(self.loss_weights.apply(losses))
 
     def relation_losses(
@@ -128,9 +130,8 @@ class USGCriterion(nn.Module):
         relation_weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """Losses of queries of given objects, times two factors, as `NAME_given`; empty places cost nothing."""
-        losses = self.object_criterion.of_layers(objects, targets, matched.query, counts, no_object_weight=0.0)
-        weighted = {name: value * object_weight for name, value in self.loss_weights.apply(losses).items()}
-        weighted = by_layer(weighted)
+        losses = self.object_criterion(objects, targets, matched.query, counts, no_object_weight=0.0)
+        weighted = by_layer({n: value * object_weight for n, value in self.loss_weights.apply(losses).items()})
         losses = self.relation_criterion(relations, matched.predicates, counts)
         weighted.update((n, value * relation_weight) for n, value in self.loss_weights.apply(losses).items())
         return {f"{name}_given": value for name, value in weighted.items()}

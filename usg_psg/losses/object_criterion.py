@@ -5,8 +5,6 @@ Letters: L prediction layers, B images, Q queries, C classes, d channels, T obje
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from .points import mask_points, sample_labels, sample_maps
 
 
 class ObjectCriterion(nn.Module):
-    """Unweighted `loss_class`, `loss_mask`, `loss_dice` of the last layer and, with suffix `_i`, of layer i.
+    """Unweighted `loss_class`, `loss_mask` and `loss_dice` of every layer, which `by_layer` names.
 
     Masks are compared at sampled points: of the predicted masks only those of matched queries are ever computed.
 
@@ -51,11 +49,7 @@ class ObjectCriterion(nn.Module):
         sampling = (loss.NUM_POINTS, loss.OVERSAMPLE_RATIO, loss.IMPORTANCE_RATIO)
         return cls(loss.NO_OBJECT_WEIGHT, *sampling, loss.REDUCTION)
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Losses by name; arguments as of `of_layers`."""
-        return by_layer(self.of_layers(*args, **kwargs))
-
-    def of_layers(
+    def forward(
         self,
         objects: ObjectPredictions,
         targets: SceneGraphTargets,

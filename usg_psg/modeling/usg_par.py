@@ -140,7 +140,7 @@ class USGPar(SceneGraphNetwork):
         if self.training:
             return self._losses(batched_inputs, padded_size, features, normalizers)
         pixel_features = self.pixel_decoder(features)
-        are_given = not self.training and "original_masks" in batched_inputs[0]
+        are_given = "original_masks" in batched_inputs[0]
         if are_given and self.predcls_queries == "given":
             return self._relate_given(batched_inputs, padded_size, pixel_features)
         decoded = self.mask_decoder(pixel_features)

@@ -34,7 +34,7 @@ def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
     timer.wrap_parts(model)
     timer.wrap(model.criterion, "start_matching", "matcher, costs")
     timer.wrap(Matching, "result", "matcher, wait")
-    timer.wrap(model.criterion.object_criterion, "of_layers", "object_criterion")
+    timer.wrap(model.criterion.object_criterion, "forward", "object_criterion")
     timer.wrap(model.criterion.relation_criterion, "forward", "relation_criterion")
     timer.wrap(runner, "backward", "backward")
     if comm.get_world_size() > 1:
