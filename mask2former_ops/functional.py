@@ -14,6 +14,7 @@ from .reference import (
     convnext_block_reference,
     least_certain_reference,
     ms_deform_attn_reference,
+    query_masks_reference,
     sampling_locations_from_offsets,
 )
 from .schemas import as_shape_list, check_level_start_index, flatten_shapes, operators
@@ -23,6 +24,7 @@ MAX_LEVELS = MAX_POINTS = 8
 MAX_HEAD_WIDTH = 128
 BLOCK_DTYPES = (torch.bfloat16, torch.float16)
 MAX_BLOCK_CHANNELS = 3072
+MAX_QUERIES = 4096
 VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -201,6 +203,41 @@ def least_certain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
     if not _has_kernel(logits) or logits.dtype == torch.float64:
         return least_certain_reference(logits, candidates, count)
     return operators.least_certain(logits.contiguous(), candidates.float().contiguous(), count)
+
+
+@torch.no_grad()
+def query_masks(
+    logits: Tensor, weight: Tensor, padded_size: Sequence[int], image_size: Sequence[int], output_size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of all queries at the size of the photograph, and the query that each pixel goes to.
+
+    Logits are resized bilinearly to the padded batch, of which the image is the top left; and the image, where it has
+    another size than the output, once more. All sizes are (H, W) in pixels.
+
+    Args:
+        logits: (Q, h, w), which cover the padded batch; must be finite.
+        weight: (Q,) factor of a query's mask probabilities; where it is not above 0, the query owns nothing.
+        padded_size, image_size, output_size: of the batch, of the image in it, and of the original.
+
+    Returns:
+        masks: (Q, H, W) bool, where logits are not negative.
+        owner: (H, W) int64 query of the highest weight times mask probability, the first of equal ones; Q where its
+            mask does not cover the pixel, or no query has a weight.
+        areas: (2, Q) int64 pixels of each mask, and those that the query owns.
+
+    Raises:
+        ValueError: shapes or sizes do not fit.
+
+    Source: MaskFormer (Cheng et al. 2021), section 3.4.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"logits must have shape (Q, h, w), got {tuple(logits.shape)}")
+    _check_shape("weight", weight, (len(logits),))
+    if any(not 0 < image <= padded for image, padded in zip(image_size, padded_size, strict=True)):
+        raise ValueError(f"image_size must be positive and fit into {tuple(padded_size)}, got {tuple(image_size)}")
+    call = (logits.float().contiguous(), weight.float().contiguous(), padded_size, image_size, output_size)
+    compiled = _has_kernel(logits) and len(logits) <= MAX_QUERIES
+    return operators.query_masks(*call) if compiled else query_masks_reference(*call)
 
 
 def convnext_block(

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
+
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """Type in which coordinates, weights and sums are held: float64 for float64, else float32."""
@@ -102,3 +104,36 @@ def convnext_block_reference(
     normed = F.layer_norm(convolved.permute(0, 2, 3, 1), x.shape[3:], norm_weight, norm_bias, eps)
     hidden = F.gelu(F.linear(normed.contiguous(), fc1_weight, fc1_bias))
     return x + F.linear(hidden, fc2_weight, fc2_bias)
+
+
+def resize_masks(
+    logits: Tensor, padded_size: Sequence[int], image_size: Sequence[int], output_size: Sequence[int]
+) -> Tensor:
+    """Mask logits (Q, h, w), which cover the padded batch, at the size of the original image; all sizes are (H, W)."""
+    full = F.interpolate(logits[None], size=tuple(padded_size), mode="bilinear", align_corners=False)
+    full = full[..., : image_size[0], : image_size[1]]
+    if tuple(full.shape[-2:]) != tuple(output_size):
+        full = F.interpolate(full, size=tuple(output_size), mode="bilinear", align_corners=False)
+    return full[0]
+
+
+def query_masks_reference(
+    logits: Tensor, weight: Tensor, padded_size: Sequence[int], image_size: Sequence[int], output_size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks, owners of pixels, and areas, of some queries at a time; see `query_masks`."""
+    count, (height, width) = len(logits), output_size
+    masks = logits.new_empty((count, height, width), dtype=torch.bool)
+    best = logits.new_zeros((height, width))
+    owner = torch.full((height, width), count, device=logits.device)
+    at_once = max(MASK_PIXELS // max(height * width, 1), 1)
+    parts = [slice(first, first + at_once) for first in range(0, count, at_once)]
+    for part in parts:
+        full = resize_masks(logits[part], padded_size, image_size, output_size)
+        torch.ge(full, 0, out=masks[part])
+        value, place = full.sigmoid_().mul_(weight[part, None, None]).max(dim=0)
+        covered = masks[part].gather(0, place[None])[0]
+        owner = torch.where(value > best, place.add_(part.start).masked_fill_(~covered, count), owner)
+        best = torch.maximum(best, value)
+    queries = torch.arange(count, device=logits.device)[:, None, None]
+    areas = [torch.stack([x.flatten(1).sum(dim=1) for x in (masks[part], owner == queries[part])]) for part in parts]
+    return masks, owner, torch.cat(areas, dim=1) if areas else owner.new_zeros((2, 0))

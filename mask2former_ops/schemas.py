@@ -3,7 +3,7 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-`least_certain` and `convnext_block` have no gradient, kernels for CUDA, and PyTorch's for other devices.
+`least_certain`, `query_masks` and `convnext_block` have no gradient, kernels for CUDA, and PyTorch's for other devices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .reference import convnext_block_reference, least_certain_reference
+from .reference import convnext_block_reference, least_certain_reference, query_masks_reference
 
 NAMESPACE = "mask2former_ops"
 
@@ -43,11 +43,17 @@ _library.define(
     "least_certain(Tensor logits, Tensor candidates, SymInt count) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
 )
 _library.define(
+    "query_masks(Tensor logits, Tensor weight, SymInt[] padded_size, SymInt[] image_size, SymInt[] output_size)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
     "convnext_block(Tensor x, Tensor conv_weight, Tensor conv_bias, Tensor norm_weight, Tensor norm_bias, float eps,"
     " Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
+torch.library.impl(_library, "query_masks", "CompositeExplicitAutograd")(query_masks_reference)
 torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
 operators = getattr(torch.ops, NAMESPACE)
 
@@ -55,6 +61,13 @@ operators = getattr(torch.ops, NAMESPACE)
 @torch.library.register_fake(f"{NAMESPACE}::least_certain", lib=_library)
 def _(logits, candidates, count):
     return candidates.new_empty(candidates.shape[0], count, 2)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::query_masks", lib=_library)
+def _(logits, weight, padded_size, image_size, output_size):
+    count = logits.shape[0]
+    masks = logits.new_empty((count, *output_size), dtype=torch.bool)
+    return masks, *(logits.new_empty(shape, dtype=torch.int64) for shape in (output_size, (2, count)))
 
 
 @torch.library.register_fake(f"{NAMESPACE}::convnext_block", lib=_library)

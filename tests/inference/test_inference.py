@@ -6,9 +6,7 @@ import torch
 
 from usg_psg.inference import (
     assign_pixels,
-    mask_areas,
     number_segments,
-    owned_areas,
     panoptic_map,
     rank_relations,
     segments_info,
@@ -33,10 +31,13 @@ def merge(prob: torch.Tensor, scores, classes, object_threshold: float, overlap_
     """Panoptic map of masks that are looked at `some` at a time, its segments, and the segment of each mask."""
     scores, classes = torch.as_tensor(scores), torch.as_tensor(classes)
     is_candidate = scores >= object_threshold
-    masks, owner = assign_pixels(prob.logit().split(some), scores, is_candidate)
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in ("usg_psg.inference.panoptic.CPU_MASK_PIXELS", "mask2former_ops.reference.MASK_PIXELS"):
+            patch.setattr(limit, some * prob[0].numel())
+        sizes = (prob.shape[1:],) * 3
+        _, owner, area, kept_area = assign_pixels(prob.logit(), scores, is_candidate, sizes)
     is_thing = IS_THING[classes]
-    areas = owned_areas(owner, len(scores), some), mask_areas(masks)
-    ids = number_segments(*areas, is_candidate, classes, is_thing, overlap_threshold)
+    ids = number_segments(kept_area, area, is_candidate, classes, is_thing, overlap_threshold)
     info = segments_info(
         np.stack([np.ones(len(scores)), *(x.double().numpy() for x in (classes, is_thing, scores, ids))])
     )
@@ -89,9 +90,8 @@ def test_segments_are_numbered_one_query_after_the_other():
                     stuff[category] = number
             expected.append(number)
         shared += max(expected) < sum(map(bool, expected))
-        assert (
-            number_segments(owned_areas(owner, 12, 5), area, keep, classes, things[classes], 0.5).tolist() == expected
-        )
+        kept_area = owner.flatten().bincount(minlength=12)
+        assert number_segments(kept_area, area, keep, classes, things[classes], 0.5).tolist() == expected
     assert shared > 5, "seeds in which several share a segment"
 
 

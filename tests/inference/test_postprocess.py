@@ -74,9 +74,8 @@ def test_without_a_look_at_values_the_results_are_the_same(seed, mask_pixels, mo
     for output in expected:
         assert 0 < len(output["instances"]) < QUERIES and len(output["panoptic_seg"][1]) > 1
         assert 0 < len(output["pairs"]["score"]) < PAIRS
-    monkeypatch.setattr("usg_psg.inference.postprocess.MASK_PIXELS", mask_pixels)
-    for module in ("panoptic", "postprocess"):
-        monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
+    monkeypatch.setattr("mask2former_ops.reference.MASK_PIXELS", mask_pixels)
+    monkeypatch.setattr("usg_psg.inference.panoptic.is_at_hand", lambda _: False)
     assert_same(outputs(2, seed=seed), expected)
 
 
@@ -97,8 +96,7 @@ def test_no_object_at_all(monkeypatch):
     objects.mask_embeddings = torch.zeros_like(objects.mask_embeddings)
     objects.mask_embeddings[..., 0] = -1
     for at_hand in (True, False):
-        for module in ("panoptic", "postprocess"):
-            monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _, value=at_hand: value)
+        monkeypatch.setattr("usg_psg.inference.panoptic.is_at_hand", lambda _, value=at_hand: value)
         found = post.detected_objects(objects, IS_THING, (64, 96), [(64, 96)], [(64, 96)])
         (output,) = post.scene_graphs(found, relations)
         assert len(output["instances"]) == 0 and output["instances"].pred_masks.shape == (0, 64, 96)

@@ -30,8 +30,7 @@ def recorder(device):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """The postprocessor looks at no values, as it must not where it is recorded."""
-    for module in ("panoptic", "postprocess"):
-        monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
+    monkeypatch.setattr("usg_psg.inference.panoptic.is_at_hand", lambda _: False)
 
 
 class Part(nn.Module):

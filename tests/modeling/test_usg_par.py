@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from usg_psg.inference import resize_masks
+from mask2former_ops import resize_masks
 from usg_psg.structures import TextEmbeddings
 
 from ..tiny import LOSSES, tiny_input, tiny_model
@@ -88,13 +88,13 @@ def test_masks_of_a_large_image_are_made_some_at_a_time(monkeypatch):
     inputs = [{**tiny_input(1), "height": 131, "width": 177}]
     whole = model(inputs)[0]
     sizes = []
-    monkeypatch.setattr("usg_psg.inference.postprocess.CPU_MASK_PIXELS", 5 * 131 * 177 + 1)
+    monkeypatch.setattr("usg_psg.inference.panoptic.CPU_MASK_PIXELS", 5 * 131 * 177 + 1)
 
     def counted(part, *rest):
         sizes.append(len(part))
         return resize_masks(part, *rest)
 
-    monkeypatch.setattr("usg_psg.inference.postprocess.resize_masks", counted)
+    monkeypatch.setattr("usg_psg.inference.panoptic.resize_masks", counted)
     parts = model(inputs)[0]
     assert sizes == [5, 5, 2], "12 queries"
     assert torch.equal(parts["instances"].pred_masks, whole["instances"].pred_masks)

@@ -1,7 +1,7 @@
 """From raw predictions to panoptic maps and ranked relations."""
 
-from .panoptic import assign_pixels, mask_areas, number_segments, owned_areas, panoptic_map, segments_info
-from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances, resize_masks
+from .panoptic import assign_pixels, number_segments, panoptic_map, segments_info
+from .postprocess import Postprocessor, given_objects, instance_pairs, make_instances
 from .triplets import rank_relations, triplet_scores
 
 __all__ = [
@@ -10,12 +10,9 @@ __all__ = [
     "given_objects",
     "instance_pairs",
     "make_instances",
-    "mask_areas",
     "number_segments",
-    "owned_areas",
     "panoptic_map",
     "rank_relations",
-    "resize_masks",
     "segments_info",
     "triplet_scores",
 ]

@@ -6,11 +6,15 @@ Letters: Q queries, H W pixels of the original image.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mask2former_ops import query_masks, resize_masks
+
+CPU_MASK_PIXELS = 2**22  # pixels of query masks in float32 at once: faster where they stay in the cache
 
 
 def is_at_hand(tensor: Tensor) -> bool:
@@ -18,30 +22,36 @@ def is_at_hand(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def assign_pixels(mask_logits: Iterable[Tensor], scores: Tensor, is_candidate: Tensor) -> tuple[Tensor, Tensor]:
+def assign_pixels(
+    mask_logits: Tensor,
+    scores: Tensor,
+    is_candidate: Tensor,
+    sizes: tuple[Sequence[int], Sequence[int], Sequence[int]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Masks of all queries, and the query that each pixel goes to: the highest score times mask probability.
 
     Args:
-        mask_logits: (q, H, W), the queries in order, some at a time, so that those of a large image need not all be
-            in memory; overwritten.
+        mask_logits: (Q, h, w), which cover the padded batch.
         scores: (Q,) object scores.
         is_candidate: (Q,) bool, queries that may own pixels.
+        sizes: (H, W) of the batch, of the image in it, and of the original.
 
     Returns:
         masks: (Q, H, W) bool, where logits are not negative.
-        owner: (H, W) int64 candidate; Q outside of the mask of the best one. Where no query is a candidate, any.
+        owner: (H, W) int64 candidate; Q outside of the mask of the best one.
+        area, owned_area: (Q,) int64 pixels of each mask, and those that the query owns.
     """
-    count = len(scores)
-    if is_at_hand(scores):
-        candidates = is_candidate.nonzero()[:, 0]
-        numbers: Sequence[int] = candidates.tolist()
-    else:  # a GPU would make the host wait for their number, so all take part, and the others lose
-        candidates, numbers = torch.arange(count, device=scores.device), range(count)
-    weight, best = scores.masked_fill(~is_candidate, -1)[candidates, None, None], None
-    masks, owner, first, done = torch.empty(0), torch.empty(0), 0, 0
-    for logits in mask_logits:
-        if not first:
-            masks = torch.empty((count, *logits.shape[1:]), dtype=torch.bool, device=logits.device)
+    count, (height, width) = len(scores), sizes[2]
+    if not count:
+        raise ValueError("mask_logits: expected at least one query, got none")
+    if not is_at_hand(scores):
+        masks, owner, (area, owned_area) = query_masks(mask_logits, scores.masked_fill(~is_candidate, 0), *sizes)
+        return masks, owner, area, owned_area
+    candidates = is_candidate.nonzero()[:, 0]
+    numbers, weight, best = candidates.tolist(), scores[candidates, None, None], None
+    masks, owner, first, done = torch.empty((count, height, width), dtype=torch.bool), torch.empty(0), 0, 0
+    for some in mask_logits.split(max(CPU_MASK_PIXELS // max(height * width, 1), 1)):
+        logits = resize_masks(some, *sizes)
         last = first + len(logits)
         torch.ge(logits, 0, out=masks[first:last])
         end = bisect_left(numbers, last)
@@ -51,29 +61,14 @@ def assign_pixels(mask_logits: Iterable[Tensor], scores: Tensor, is_candidate: T
             owner = place if best is None else torch.where(value > best, place.add_(done), owner)
             best = value if best is None else torch.maximum(best, value)
         first, done = last, end
-    if not first:
-        raise ValueError("mask_logits: expected at least one query, got none")
     if best is None:
-        return masks, torch.full(masks.shape[1:], count, device=masks.device)
-    owner = candidates[owner]
-    return masks, owner.masked_fill_(~masks.gather(0, owner[None])[0], count)
-
-
-def mask_areas(masks: Tensor) -> Tensor:
-    """(N,) int64 pixels of bool masks (N, H, W)."""
-    if not is_at_hand(masks):
-        return masks.flatten(1).sum(dim=1)
-    # `sum` would turn all of them into int64 first.
-    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.int64)
-
-
-def owned_areas(owner: Tensor, num_queries: int, at_once: int) -> Tensor:
-    """(Q,) int64 pixels of each owner of `assign_pixels`; on a GPU counted for `at_once` queries at a time."""
-    if is_at_hand(owner):
-        return owner.flatten().bincount(minlength=num_queries + 1)[:num_queries]
-    # A GPU would make the host wait for `bincount`.
-    queries = torch.arange(num_queries, device=owner.device)[:, None, None]
-    return torch.cat([mask_areas(owner == some) for some in queries.split(at_once)])
+        owner = torch.full((height, width), count)
+    else:
+        owner = candidates[owner]
+        owner.masked_fill_(~masks.gather(0, owner[None])[0], count)
+    # `sum` would turn the masks into int64 first.
+    area = torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.int64)
+    return masks, owner, area, owner.flatten().bincount(minlength=count + 1)[:count]
 
 
 def number_segments(

@@ -10,7 +10,6 @@ from types import MethodType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -18,12 +17,10 @@ from torch import Tensor, nn
 from ..losses.long_tail import log_share_of_names
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
-from .panoptic import assign_pixels, is_at_hand, mask_areas, number_segments, owned_areas, panoptic_map, segments_info
+from .panoptic import assign_pixels, number_segments, panoptic_map, segments_info
 from .triplets import TripletPrior, rank_relations, triplet_scores
 
-MASK_PIXELS = 2**27  # pixels of query masks in float32 at once, half a gigabyte; large photographs have many times more
 RECORDED_PIXELS = 2**27  # of an image's query masks, up to which they are recorded: a graph keeps its memory
-CPU_MASK_PIXELS = 2**22  # as MASK_PIXELS on a CPU, which is faster where they stay in its cache
 
 
 class Postprocessor(nn.Module):
@@ -138,12 +135,8 @@ class Postprocessor(nn.Module):
             query_scores, query_classes, mask_of_query: as there.
         """
         scores, classes = objects.class_logits[-1, 0].sigmoid().max(dim=-1)
-        height, width = sizes[2]
-        at_once = max((CPU_MASK_PIXELS if is_at_hand(scores) else MASK_PIXELS) // max(height * width, 1), 1)
-        logits = (resize_masks(some, *sizes) for some in objects.mask_logits(0).split(at_once))
         is_candidate, are_things = scores >= thresholds[0], is_thing[classes]
-        masks, owner = assign_pixels(logits, scores, is_candidate)
-        area, kept_area = mask_areas(masks), owned_areas(owner, len(scores), at_once)
+        masks, owner, area, kept_area = assign_pixels(objects.mask_logits(0), scores, is_candidate, sizes)
         segment_ids = number_segments(kept_area, area, is_candidate, classes, are_things, thresholds[1])
         is_object = area > 0
         mask_of_query = torch.arange(len(area), device=area.device).masked_fill_(~is_object, -1)
@@ -289,14 +282,3 @@ def make_instances(masks: Tensor, classes: Tensor, scores: Tensor, segment_ids: 
     instances.scores = scores
     instances.segment_ids = segment_ids
     return instances
-
-
-def resize_masks(
-    logits: Tensor, padded_size: Sequence[int], image_size: tuple[int, int], output_size: tuple[int, int]
-) -> Tensor:
-    """Mask logits (Q, h, w), which cover the padded batch, at the size of the original image; all sizes are (H, W)."""
-    full = F.interpolate(logits[None], size=padded_size, mode="bilinear", align_corners=False)
-    full = full[..., : image_size[0], : image_size[1]]
-    if tuple(full.shape[-2:]) != tuple(output_size):
-        full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
-    return full[0]
