@@ -30,6 +30,8 @@ CASES = [
     ((30, 160, 160), (640, 640), (640, 427), (640, 427)),
     ((10, 200, 304), (800, 1216), (800, 1199), (427, 640)),
 ]
+# Places of the largest images are rounded to 6e-5 of their pixels, and the random logits are steep.
+LOGIT_ERROR = 1e-3
 
 
 def random_call(shape: tuple[int, int, int], device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -62,17 +64,18 @@ def check(call: tuple, found: tuple[Tensor, Tensor, Tensor]) -> None:
     assert (masks.shape, owner.shape, areas.shape) == ((count, *sizes[2]), sizes[2], (2, count))
     assert (masks.dtype, owner.dtype, areas.dtype) == (torch.bool, torch.int64, torch.int64)
     full = resized(logits, *sizes)
-    sure = full.abs() > 1e-5 * logits.abs().max().item()
+    sure = full.abs() > LOGIT_ERROR
     assert torch.equal(masks & sure, (full > 0) & sure) and sure.float().mean() > 0.9
     values = full.sigmoid() * weight.cpu().double().clamp(min=0)[:, None, None]
     best, winner = values.max(dim=0)
     covered = (owner < count) & masks.gather(0, owner.clamp(max=count - 1)[None])[0]
     assert torch.equal(covered, owner < count), "nobody owns what the own mask does not cover"
     of_owner = values.gather(0, owner.clamp(max=count - 1)[None])[0]
-    assert (of_owner[covered] >= best[covered] - 1e-6).all()
+    assert (of_owner[covered] >= best[covered] - LOGIT_ERROR / 2).all()
     runner_up = values.scatter(0, winner[None], -1).amax(dim=0)
-    clear = best > runner_up + 1e-6
+    clear = best > runner_up + LOGIT_ERROR / 2
     by_winner = masks.gather(0, winner[None])[0] & (best > 0)
+    assert clear.float().mean() > 0.9
     assert torch.equal(owner[clear], winner.masked_fill(~by_winner, count)[clear])
     assert areas[0].tolist() == [int(mask.sum()) for mask in masks]
     assert areas[1].tolist() == [int((owner == query).sum()) for query in range(count)]

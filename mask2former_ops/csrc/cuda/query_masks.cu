@@ -1,9 +1,9 @@
 // Masks of all queries at the size of the photograph, the query that each pixel goes to, and both their areas, from the
 // small maps of logits, in one kernel: logits of full size are never written.
 //
-// A thread takes a pixel, neighbours in a warp, and asks one query after the other; where its logits lie in their map
-// it works out once. The maps fit into the second-level cache, and 32 pixels share a few of their numbers. Areas are
-// counted by integers, so nothing varies from run to run.
+// A thread takes a pixel and asks one query after the other; which numbers of a map its logit is made of, it works out
+// once. The maps fit into the second-level cache, and a warp's 32 neighbours share a few of their numbers. Areas are
+// sums of integers: nothing varies from run to run.
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
@@ -17,7 +17,7 @@ namespace mask2former_ops {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMaxQueries = 4096;  // two counts each in 48 kB of shared memory
+constexpr int kMaxQueries = 4096;  // two counts each take 32 of 48 kB of shared memory
 
 // One axis of the two resizings: the map covers the padded batch, the image is its beginning, the output is as large
 // as the image or a resized image. Scales are pixels of the former per pixel of the latter.
@@ -76,8 +76,11 @@ __device__ __forceinline__ float resized(const float* map, const Place<kSteps>& 
                         mix(__ldg(map + (y.high + x.low)), __ldg(map + (y.high + x.high)), x.to_high), y.to_high);
     }
   }
-  if constexpr (kSteps == 1) return image[0][0];
-  else return mix(mix(image[0][0], image[0][1], column.to_high), mix(image[1][0], image[1][1], column.to_high), row.to_high);
+  if constexpr (kSteps == 1)
+    return image[0][0];
+  else
+    return mix(mix(image[0][0], image[0][1], column.to_high), mix(image[1][0], image[1][1], column.to_high),
+               row.to_high);
 }
 
 // kSteps: 2 where the image is resized to the output, else 1.
