@@ -3,7 +3,8 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-`least_certain`, `query_masks` and `convnext_block` have no gradient, kernels for CUDA, and PyTorch's for other devices.
+The others have no gradient, kernels for CUDA, and PyTorch's for other devices; `linear_relu` and `relu_gradient` are
+the two halves of `feed_forward`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .reference import convnext_block_reference, least_certain_reference, query_masks_reference
+from .reference import (
+    convnext_block_reference,
+    least_certain_reference,
+    linear_relu_reference,
+    query_masks_reference,
+    relu_gradient_reference,
+)
 
 NAMESPACE = "mask2former_ops"
 
@@ -52,6 +59,15 @@ _library.define(
     " Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_library.define(
+    "linear_relu(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_library.define(
+    "relu_gradient(Tensor grad_output, Tensor weight, Tensor positive) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
+torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
 torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
 torch.library.impl(_library, "query_masks", "CompositeExplicitAutograd")(query_masks_reference)
 torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
@@ -73,6 +89,18 @@ def _(logits, weight, padded_size, image_size, output_size):
 @torch.library.register_fake(f"{NAMESPACE}::convnext_block", lib=_library)
 def _(x, *_):
     return x.new_empty(x.shape)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::linear_relu", lib=_library)
+def _(x, weight, bias):
+    features = weight.shape[0]
+    return x.new_empty(x.shape[0], features), x.new_empty(x.shape[0], features // 8, dtype=torch.uint8)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::relu_gradient", lib=_library)
+def _(grad_output, weight, positive):
+    features = weight.shape[1]
+    return grad_output.new_empty(grad_output.shape[0], features), grad_output.new_empty(features)
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:

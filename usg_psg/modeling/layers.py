@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask2former_ops import feed_forward
+
 from ..utils.allowed import ABOVE_ZERO, BETWEEN_ZERO_AND_ONE, one_of
 from ..utils.autocast import to_autocast_dtype
 
@@ -118,7 +120,8 @@ class FeedForwardBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dim) to the same."""
-        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        first, second = self.linear1, self.linear2
+        return self.norm(x + feed_forward(x, first.weight, first.bias, second.weight, second.bias))
 
 
 def sine_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:

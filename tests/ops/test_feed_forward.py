@@ -1,0 +1,148 @@
+"""The feed-forward network in training: the compiled products beside the definition in float64, tracing, graphs.
+
+On a GPU: python -m pytest --noconftest tests/ops
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mask2former_ops import feed_forward
+from mask2former_ops.feed_forward import _FeedForward
+
+from .cases import DEVICES, NEEDS_GPU, compiled, compiled_library, relative_error  # noqa: F401
+
+OPERATORS = torch.ops.mask2former_ops
+# Tokens, channels in, hidden, out: of the pixel decoder, of the mask decoder, odd numbers of tokens, one token
+SHAPES = [(2100, 256, 1024, 256), (400, 256, 2048, 256), (37, 64, 128, 40), (1, 8, 256, 8), (33600, 256, 1024, 256)]
+TOLERANCE = {torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+def random_call(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[list[Tensor], Tensor]:
+    """x, both layers' weights and biases; and a gradient of the result."""
+    tokens, channels, hidden, out = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*sizes: int, std: float = 1.0) -> Tensor:
+        return (std * torch.randn(sizes, generator=generator)).to(device, dtype)
+
+    layers = (draw(hidden, channels, std=channels**-0.5), draw(hidden, std=0.5))
+    layers += (draw(out, hidden, std=hidden**-0.5), draw(out, std=0.5))
+    return [x.requires_grad_() for x in (draw(tokens, channels), *layers)], draw(tokens, out)
+
+
+def plain(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    return F.linear(F.relu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
+def with_gradients(function, arguments: list[Tensor], grad: Tensor) -> list[Tensor]:
+    output = function(*arguments)
+    return [output.detach(), *torch.autograd.grad(output, arguments, grad)]
+
+
+def test_gradients_are_those_of_the_definition():
+    arguments, _ = random_call((5, 8, 16, 3), torch.float64, "cpu")
+    assert torch.autograd.gradcheck(_FeedForward.apply, arguments)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck(compiled_library, device):  # noqa: F811
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    (x, weight1, bias1, weight2, _), grad = random_call((24, 16, 128, 8), dtype, device)
+    x, weight1, bias1, weight2 = (each.detach() for each in (x, weight1, bias1, weight2))
+    torch.library.opcheck(OPERATORS.linear_relu, (x, weight1, bias1))
+    _, positive = OPERATORS.linear_relu(x, weight1, bias1)
+    torch.library.opcheck(OPERATORS.relu_gradient, (grad, weight2, positive))
+
+
+def test_without_a_kernel_pytorch_runs():
+    arguments, grad = random_call((24, 16, 128, 8), torch.float32, "cpu")
+    for ours, theirs in zip(*(with_gradients(f, arguments, grad) for f in (feed_forward, plain)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_numbers(compiled, shape, dtype):  # noqa: F811
+    """Errors are those of storing in 16 bits, and not above those of PyTorch's own layers."""
+    arguments, grad = random_call(shape, dtype, "cuda")
+    expected = with_gradients(plain, [x.detach().double().requires_grad_() for x in arguments], grad.double())
+    found, pytorchs = (with_gradients(f, arguments, grad) for f in (feed_forward, plain))
+    for ours, theirs, right in zip(found, pytorchs, expected, strict=True):
+        assert ours.dtype == dtype and ours.shape == right.shape
+        # A feature whose sign is lost in rounding has a gradient in one of them and none in the other.
+        assert relative_error(ours, right) < max(1.3 * relative_error(theirs, right), TOLERANCE[dtype])
+
+
+@NEEDS_GPU
+def test_features_at_zero_have_no_gradient(compiled):  # noqa: F811
+    arguments, grad = random_call((64, 16, 128, 16), torch.bfloat16, "cuda")
+    arguments[1] = torch.zeros_like(arguments[1]).requires_grad_()
+    arguments[2] = torch.zeros_like(arguments[2]).requires_grad_()
+    for gradient in with_gradients(feed_forward, arguments, grad)[1:4]:
+        assert not gradient.any()
+
+
+@NEEDS_GPU
+def test_two_calls_give_the_same_bits(compiled):  # noqa: F811
+    arguments, grad = random_call(SHAPES[0], torch.bfloat16, "cuda")
+    first, second = (with_gradients(feed_forward, arguments, grad) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+@NEEDS_GPU
+def test_autocast_and_more_axes(compiled):  # noqa: F811
+    arguments, grad = random_call((60, 16, 128, 8), torch.float32, "cuda")
+    arguments[0] = arguments[0].detach().view(3, 20, 16).requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16):
+        found = feed_forward(*arguments)
+    assert found.dtype == torch.bfloat16 and found.shape == (3, 20, 8)
+    gradients = torch.autograd.grad(found, arguments, grad.view(3, 20, 8).bfloat16())
+    expected = with_gradients(plain, [x.detach().double().requires_grad_() for x in arguments], grad.view(3, 20, 8))
+    for ours, x, right in zip(gradients, arguments, expected[1:], strict=True):
+        assert ours.dtype == x.dtype and ours.shape == x.shape
+        assert relative_error(ours, right) < 3e-2
+
+
+@NEEDS_GPU
+def test_without_gradients_it_is_pytorchs(compiled):  # noqa: F811
+    arguments, _ = random_call(SHAPES[2], torch.bfloat16, "cuda")
+    with torch.no_grad():
+        assert torch.equal(feed_forward(*arguments), plain(*arguments))
+
+
+@NEEDS_GPU
+def test_direct_calls_are_checked(compiled):  # noqa: F811
+    (x, weight1, bias1, weight2, _), grad = random_call((24, 16, 128, 8), torch.bfloat16, "cuda")
+    _, positive = OPERATORS.linear_relu(x, weight1, bias1)
+    for call, message in (
+        ((OPERATORS.linear_relu, x[:, :8], weight1, bias1), "contiguous"),
+        ((OPERATORS.linear_relu, x, weight1[:120], bias1[:120]), "multiple of 128"),
+        ((OPERATORS.linear_relu, x, weight1, bias1.cpu()), "bias must be"),
+        ((OPERATORS.linear_relu, x.float(), weight1.float(), bias1.float()), "BFloat16 or Half"),
+        ((OPERATORS.relu_gradient, grad, weight2, positive[:, :8].contiguous()), "positive must have shape"),
+        ((OPERATORS.relu_gradient, grad, weight2[:4], positive), "weight must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call[0](*(each.detach() for each in call[1:]))
+
+
+@NEEDS_GPU
+def test_inductor_and_a_cuda_graph_can_hold_it(compiled):  # noqa: F811
+    arguments, grad = random_call((64, 16, 128, 16), torch.bfloat16, "cuda")
+    expected = with_gradients(feed_forward, arguments, grad)
+    traced = torch.compile(feed_forward, fullgraph=True)
+    for ours, right in zip(with_gradients(traced, arguments, grad), expected, strict=True):
+        torch.testing.assert_close(ours, right, rtol=2e-2, atol=2e-2)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = with_gradients(feed_forward, arguments, grad)
+    with torch.no_grad():
+        arguments[0].copy_(arguments[0].flip(0))
+        grad.copy_(grad.flip(0))
+    graph.replay()
+    torch.testing.assert_close(found[:2], [x.flip(0) for x in expected[:2]])
