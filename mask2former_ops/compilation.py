@@ -13,7 +13,8 @@ import torch
 INTERFACE_VERSION = 3
 
 SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
-NVCC_FLAGS = ["-O3"]
+# The language standard is left to PyTorch's builder: headers and library must agree on it.
+CXX_FLAGS = ["-O3"]
 ARCHITECTURES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0")
 
 
@@ -69,18 +70,18 @@ def prepare_environment(cuda: bool) -> None:
 def sources(cuda: bool) -> list[Path]:
     """Source files of the shared library."""
     files = sorted(SOURCE_FOLDER.glob("cpu/*.cpp"))
-    return files + sorted([*SOURCE_FOLDER.glob("cuda/*.cu"), *SOURCE_FOLDER.glob("cuda/*.cpp")]) if cuda else files
+    return files + sorted(SOURCE_FOLDER.glob("cuda/*.cu")) if cuda else files
 
 
-def cxx_flags() -> list[str]:
-    """Flags of the C++ compiler. The language standard is left to PyTorch's builder: headers and library must agree.
+def nvcc_flags() -> list[str]:
+    """Flags of the CUDA compiler.
 
     A toolkit may come without the header of cuBLASLt, which is then looked for beside the library of PyTorch's wheel.
     """
     libraries = Path(torch.__file__).resolve().parents[1] / "nvidia"
     toolkit = f"cu{(torch.version.cuda or '').split('.')[0]}"  # in wheels of CUDA 13 and later
     folders = [libraries / name / "include" for name in (toolkit, "cublas")]
-    return ["-O3", *(f"-idirafter{folder}" for folder in folders if (folder / "cublasLt.h").is_file())]
+    return ["-O3", *(f"-Xcompiler=-idirafter{folder}" for folder in folders if (folder / "cublasLt.h").is_file())]
 
 
 def compile_in_cache() -> str:
@@ -102,8 +103,8 @@ def compile_in_cache() -> str:
     cpp_extension.load(
         name,
         [str(path) for path in sources(cuda)],
-        extra_cflags=cxx_flags(),
-        extra_cuda_cflags=NVCC_FLAGS,
+        extra_cflags=CXX_FLAGS,
+        extra_cuda_cflags=nvcc_flags(),
         with_cuda=cuda,
         is_python_module=False,
     )

@@ -31,7 +31,7 @@ print(f"mask2former_ops: {'CPU and CUDA' if cuda else 'CPU only'} ({reason})")
 extension = (CUDAExtension if cuda else CppExtension)(
     "_mask2former_ops._C",
     [str(path.relative_to(HERE)) for path in options["sources"](cuda)],
-    extra_compile_args={"cxx": options["cxx_flags"](), "nvcc": options["NVCC_FLAGS"]},
+    extra_compile_args={"cxx": options["CXX_FLAGS"], "nvcc": options["nvcc_flags"]()},
 )
 
 
