@@ -5,6 +5,11 @@ On a GPU: python -m pytest --noconftest tests/ops
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,3 +150,64 @@ def test_inductor_and_a_cuda_graph_can_hold_it(compiled):  # noqa: F811
     x.copy_(x.flip(0))
     graph.replay()
     torch.testing.assert_close(found, expected.flip(0))
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_product_bias_and_input_are_rounded_once(compiled, dtype):  # noqa: F811
+    """LayerNorm gives 0 and GELU 8, so that all sums are multiples of 1/64, which float32 holds."""
+    generator = torch.Generator().manual_seed(2)
+
+    def sixty_fourths(*shape: int) -> Tensor:
+        return (torch.randint(-256, 257, shape, generator=generator) / 64).to("cuda", dtype)
+
+    x, weights = sixty_fourths(1, 3, 5, 64), random_block(64, dtype, "cuda")
+    zeros, eights = torch.zeros_like(weights[2]), torch.full_like(weights[6], 8)
+    w2, b2 = sixty_fourths(64, 256), sixty_fourths(64)
+    product = 8 * w2.double().sum(1) + b2.double()
+    expected = (x.double() + product).to(dtype)
+    assert not torch.equal(x + product.to(dtype), expected), "to round twice would not show"
+    assert torch.equal(OPERATOR(x, *weights[:2], zeros, zeros, *weights[4:6], eights, w2, b2), expected)
+
+
+@NEEDS_GPU
+def test_timing_leaves_the_bits(compiled, monkeypatch):  # noqa: F811
+    """Calls before, during and after it, in a graph and not; both products have at least 4 million numbers."""
+    monkeypatch.delenv("USG_PSG_OPS_TIME_PRODUCTS", raising=False)
+    x, weights = random_input((4, 96, 120, 96), torch.bfloat16, "cuda"), random_block(96, torch.bfloat16, "cuda")
+    expected = OPERATOR(x, *weights)
+    assert torch.equal(OPERATOR(x, *weights), expected)
+    monkeypatch.setenv("USG_PSG_OPS_TIME_PRODUCTS", "1")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = OPERATOR(x, *weights)
+    graph.replay()
+    assert torch.equal(found, expected)
+    for _ in range(2):
+        assert torch.equal(OPERATOR(x, *weights), expected)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("timed", ["0", "1"])
+def test_the_first_call_of_a_process_can_be_captured(compiled, timed):  # noqa: F811
+    """And gives the bits of the next, which is not."""
+    code = """
+import torch
+from mask2former_ops import convnext_block
+from tests.ops.test_convnext_block import random_block, random_input
+x, weights = random_input((4, 96, 120, 96), torch.bfloat16, "cuda"), random_block(96, torch.bfloat16, "cuda")
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    found = convnext_block(x, *weights)
+graph.replay()
+assert torch.equal(found, convnext_block(x, *weights)) and found.isfinite().all()
+"""
+    environment = {"USG_PSG_OPS_BACKEND": "compiled", "USG_PSG_OPS_JIT": "1", "USG_PSG_OPS_TIME_PRODUCTS": timed}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr

@@ -368,3 +368,14 @@ def test_broken_binary_does_not_stop_the_program(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "torch.Size([1, 4, 32])" in result.stdout
     assert "_C.so cannot be loaded" in result.stderr
+
+
+def test_header_of_cublaslt_is_looked_for_beside_pytorch(monkeypatch, tmp_path):
+    site = tmp_path.resolve()
+    monkeypatch.setattr(torch, "__file__", str(site / "torch" / "__init__.py"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert compilation.nvcc_flags() == ["-O3"]
+    for name in ("cu13", "cublas"):
+        (site / "nvidia" / name / "include").mkdir(parents=True)
+    (site / "nvidia" / "cu13" / "include" / "cublasLt.h").touch()
+    assert compilation.nvcc_flags() == ["-O3", f"-Xcompiler=-idirafter{site}/nvidia/cu13/include"]

@@ -1,6 +1,6 @@
 // A block of a frozen ConvNeXt, of 16-bit features with channels last: depthwise 7x7 convolution, LayerNorm, and two
 // matrix products, which cuBLASLt does with their biases inside, the first also with GELU, the second with the block's
-// input (linear.cpp).
+// input (linear.cu).
 //
 // The convolution is bound by its 49 multiply-adds a number in float32, which leave little time for anything else. A
 // thread holds two channels of a strip eight pixels wide and marches down the rows with the sums of the seven outputs

@@ -1,14 +1,14 @@
 // cuBLASLt takes a bias and a matrix to add, where cuBLAS's interface in PyTorch takes either. Both join the float32
-// sums, which are rounded once, and the matrix need not be read and written once more.
+// sums, which are rounded once, and no other kernel has to read and write the result.
 //
 // Which of its algorithms computes a product is decided once for every size, and remembered by the process. That is the
 // first that cuBLASLt proposes, or, with USG_PSG_OPS_TIME_PRODUCTS=1, the fastest of those whose result has the bits of
 // the first's. Without the comparison, the clock would decide about the bits, and a run that is resumed could differ
-// from one that was not: algorithms that split K add its parts in another order, and of the others, some have groups of
-// warps each add a part of K, or instructions that add 8 or 16 products at a time. A split is summed in float32, apart
-// from the product and in a fixed order; other ways to sum it are excluded.
+// from one that was not: algorithms that split K add its parts in another order, and the others, too, may take more or
+// fewer products at a time, or let several warps share K. A split is summed in float32, after the product and in a fixed
+// order; other ways to sum it are excluded.
 //
-// Measured: not yet.
+// Not measured yet.
 
 #include "linear.h"
 
@@ -134,7 +134,7 @@ class Call {
     }
   }
 
-  // What cuBLASLt proposes, by its own estimate the fastest first; nothing if it cannot. alignment: of all matrices.
+  // What cuBLASLt proposes, by its own estimate the fastest first; nothing if it cannot. alignment: of all addresses.
   std::vector<Algorithm> proposals(uint32_t alignment) const {
     cublasLtMatmulPreference_t created = nullptr;
     check(lt().MatmulPreferenceCreate(&created), "cublasLtMatmulPreferenceCreate");
@@ -280,7 +280,7 @@ bool multiply(const Product& product) {
   const int device = x.get_device();
   const Call call(handle_of(device), product);
   uintptr_t addresses = 0;
-  for (const at::Tensor& tensor : {x, weight, y, product.addend})
+  for (const at::Tensor& tensor : {x, weight, product.bias, product.addend, product.positive, y})
     if (tensor.defined()) addresses |= reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   const uint32_t alignment = addresses % 256 ? 16 : 256;
   const std::optional<Algorithm> algorithm =
