@@ -30,20 +30,35 @@ def encode_mask(mask: np.ndarray) -> dict:
 def encode_segments(panoptic: np.ndarray, ids: Iterable[int]) -> list[dict]:
     """Run lengths of the segments with these ids in a map (H, W), in one pass: its runs are the segments' runs."""
     columns = panoptic.ravel(order="F")  # as COCO counts; no copy if the map lies so already
-    starts, lengths = runs(columns)
-    order = np.argsort(columns[starts], kind="stable")  # segment after segment, the runs of each in their order
-    starts, lengths = starts[order], lengths[order]
-    values, ends = columns[starts], np.concatenate(([0], starts + lengths))
-    before = np.where(np.diff(values, prepend=values[:1]) == 0, ends[:-1], 0)  # end of the segment's previous run
-    counts = np.column_stack((starts - before, lengths)).ravel()
-    wanted = np.fromiter(ids, dtype=np.int64)
-    first, last = np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
-    rest = columns.size - np.where(last > first, ends[last], 0)
-    rles = []
-    for begin, end, left in zip(2 * first, 2 * last, rest, strict=True):
-        own = counts[begin:end]  # and what follows the last run, if anything
-        rles.append({"size": panoptic.shape, "counts": np.append(own, left) if left else own})
-    return [_for_json(rle) for rle in coco_mask.frPyObjects(rles, *panoptic.shape)] if rles else []
+    starts, _ = runs(columns)
+    return encode_runs(starts, columns[starts], panoptic.shape, ids)
+
+
+def encode_runs(starts: np.ndarray, values: np.ndarray, size: tuple[int, ...], ids: Iterable[int]) -> list[dict]:
+    """`encode_segments` of a map of size (H, W) by the n runs down its columns.
+
+    Args:
+        starts, values: (n,) first pixel of each run, ascending from 0; its id, which its neighbours do not have.
+    """
+    pixels, order = size[0] * size[1], np.argsort(values, kind="stable")  # segment after segment
+    ends = np.append(starts[1:], pixels)[order]
+    starts, values = starts[order], values[order]
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)  # of each segment
+    gaps, first = starts.copy(), last[:-1] + 1
+    gaps[1:] -= ends[:-1]
+    gaps[first] = starts[first]
+    counts = np.empty(2 * len(values) + len(last), dtype=np.uint32)
+    behind = 2 * last + 2 + np.arange(len(last))  # places of the pixels after a segment's last run
+    is_run = np.ones(len(counts), dtype=bool)
+    is_run[behind] = False
+    counts[is_run] = np.column_stack((gaps, ends - starts)).ravel()
+    counts[behind] = pixels - ends[last]
+    counts_of = dict(zip(values[last].tolist(), np.split(counts, behind[:-1] + 1), strict=True))
+    nowhere, rles = np.array([pixels], dtype=np.uint32), []
+    for i in ids:
+        own = counts_of.get(i, nowhere)
+        rles.append({"size": size, "counts": own if own[-1] else own[:-1]})
+    return [_for_json(rle) for rle in coco_mask.frPyObjects(rles, *size)] if rles else []
 
 
 def decode_masks(masks: Masks, name: str = "masks", size: tuple[int, ...] | None = None) -> np.ndarray:

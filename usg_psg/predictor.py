@@ -290,7 +290,7 @@ class SceneGraphPredictor:
             groups.setdefault(kind, []).append(position)
         graphs: dict[int, SceneGraph] = {}
         for positions in groups.values():
-            outputs = self.model([prepared[position] for position in positions])
+            outputs = self.model([prepared[position] for position in positions], on_host=True)
             for position, output in zip(positions, outputs, strict=True):
                 known = "original_masks" in prepared[position]
                 make = SceneGraph.from_given if known else SceneGraph.from_output

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .masks import check_rles, decode_masks, encode_masks, encode_segments
+from .masks import check_rles, decode_masks, encode_masks, encode_runs, encode_segments
 from .utils.extras import optional
 from .utils.text import display_names
 
@@ -113,13 +113,18 @@ class SceneGraph:
 
     @classmethod
     def from_output(cls, output: dict, vocabulary: Names) -> SceneGraph:
-        """`from_segments` of the model's output of one image, see `USGPar.forward`."""
+        """`from_segments` of the model's output of one image, see `USGPar.forward`; with `on_host` in less time."""
         panoptic, segments_info = output["panoptic_seg"]
-        # Turned on the device, for `encode_segments`, and as small as it can be.
-        panoptic = (panoptic.byte() if len(segments_info) < 256 else panoptic).t().contiguous().cpu().numpy().T
-        return cls.from_segments(
-            panoptic, segments_info, output["instances"].segment_ids, output["relations"], vocabulary
-        )
+        size, segment_ids, relations = tuple(panoptic.shape), output["instances"].segment_ids, output["relations"]
+        ids, are_small = [info["id"] for info in segments_info], len(segments_info) < 256
+        if (found := output.get("panoptic_runs")) is not None:
+            starts, values = found
+            masks = encode_runs(starts, values.astype(np.uint8) if are_small else values, size, ids)
+        else:
+            # Turned on the device, for `encode_segments`, and as small as it can be.
+            columns = (panoptic.byte() if are_small else panoptic).t().contiguous().cpu().numpy()
+            masks = encode_segments(columns.T, ids)
+        return cls._of_segments(masks, size, segments_info, segment_ids, relations, vocabulary)
 
     @classmethod
     def from_segments(
@@ -142,6 +147,20 @@ class SceneGraph:
             relations: "subject" and "object", (R,) numbers of objects, "predicate", "score"; best first.
             vocabulary: names of the ids.
         """
+        masks = encode_segments(panoptic, [info["id"] for info in segments_info])
+        return cls._of_segments(masks, panoptic.shape, segments_info, segment_ids, relations, vocabulary)
+
+    @classmethod
+    def _of_segments(
+        cls,
+        masks: Sequence[dict],
+        size: tuple[int, ...],
+        segments_info: Sequence[dict],
+        segment_ids: Any,
+        relations: Mapping[str, Any],
+        vocabulary: Names,
+    ) -> SceneGraph:
+        """`from_segments` of the segments' run lengths and (H, W)."""
         position = {info["id"]: index for index, info in enumerate(segments_info)}
         segment = [position.get(i, -1) for i in segment_ids.tolist()]
         rows = zip(*(relations[key].tolist() for key in ("subject", "object", "predicate", "score")), strict=True)
@@ -151,9 +170,9 @@ class SceneGraph:
             if subject >= 0 and object_ >= 0 and subject != object_:
                 best.setdefault((subject, object_, predicate), score)  # best first, so the first is the best
         return cls.from_rows(
-            panoptic.shape,
+            size,
             [info["category_id"] for info in segments_info],
-            encode_segments(panoptic, position),
+            masks,
             list(best),
             vocabulary,
             [float(info["score"]) for info in segments_info],
@@ -197,9 +216,10 @@ class SceneGraph:
             if max(ids, default=0) >= len(known):
                 raise ValueError(f"{kind}: expected 0 to {len(known) - 1}, got {max(ids)}")
         scores = [1.0] * len(labels) if object_scores is None else object_scores
+        shown = display_names([names[label] for label in labels])
         objects = [
-            SceneObject(names[label], label, score, is_thing[label], mask)
-            for label, score, mask in zip(labels, scores, masks, strict=True)
+            SceneObject(names[label], label, score, is_thing[label], mask, own)
+            for label, score, mask, own in zip(labels, scores, masks, shown, strict=True)
         ]
         scores = [1.0] * len(triplets) if relation_scores is None else relation_scores
         relations = [

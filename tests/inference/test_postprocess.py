@@ -9,11 +9,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from usg_psg.inference import Postprocessor, instance_pairs
+from usg_psg.inference import Postprocessor, instance_pairs, map_runs
+from usg_psg.scene_graph import SceneGraph
 from usg_psg.structures import ObjectPredictions, PairProposals, RelationPredictions
+from usg_psg.vocabulary import Vocabulary
 
 QUERIES, PAIRS = 12, 40
 IS_THING = torch.tensor([True, False, True, False, False])
+NAMES = Vocabulary(tuple("abcde"), (), tuple("pqrs"))
 
 
 def predictions(images: int, seed: int = 0) -> tuple[ObjectPredictions, RelationPredictions]:
@@ -43,7 +46,7 @@ def no_waits() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def outputs(images: int, seed: int = 0, device: str = "cpu") -> list[dict]:
+def outputs(images: int, seed: int = 0, device: str = "cpu", on_host: bool = False) -> list[dict]:
     post, is_thing = Postprocessor(0.4, 0.1, 20), IS_THING.to(device)
     objects, relations = predictions(images, seed)
     objects = ObjectPredictions(**{name: x.to(device) for name, x in vars(objects).items()})
@@ -53,7 +56,7 @@ def outputs(images: int, seed: int = 0, device: str = "cpu") -> list[dict]:
     with no_waits() if device == "cuda" else nullcontext():
         found = post.detected_objects(objects, is_thing, (64, 96), sizes, [(64, 96), (131, 177)][:images])
         instance_pairs(found)
-    return post.scene_graphs(found, relations)
+    return post.scene_graphs(found, relations, on_host)
 
 
 def assert_same(one: list[dict], other: list[dict]) -> None:
@@ -89,6 +92,47 @@ def test_a_gpu_finds_the_same_objects_without_a_wait(images):
         assert found["instances"].pred_masks.is_cuda and len(found["instances"]) == len(expected["instances"])
         torch.testing.assert_close(found["relations"]["score"], expected["relations"]["score"])
         torch.testing.assert_close(found["pairs"], expected["pairs"])
+
+
+@pytest.mark.parametrize("of_column", [16, 1])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_graph_needs_no_more_than_what_is_on_the_host(images, of_column, monkeypatch):
+    expected = outputs(images)
+    monkeypatch.setattr("usg_psg.inference.postprocess.is_at_hand", lambda _: False)
+    monkeypatch.setattr("usg_psg.inference.postprocess.RUNS_OF_COLUMN", of_column)
+    for found, whole in zip(outputs(images, on_host=True), expected, strict=True):
+        assert not found["instances"].has("pred_masks")
+        assert found["instances"].image_size == whole["instances"].image_size
+        for name in ("pred_classes", "scores", "segment_ids"):
+            assert torch.equal(found["instances"].get(name), whole["instances"].get(name)), name
+        assert ("panoptic_runs" in found) == (of_column == 16), "there are more than one a column"
+        graph = SceneGraph.from_output(whole, NAMES)
+        assert SceneGraph.from_output(found, NAMES) == graph and len(graph.objects) > 1
+        if of_column == 16:
+            panoptic, info = found["panoptic_seg"]
+            without = {**found, "panoptic_seg": (torch.empty_like(panoptic, device="meta"), info)}
+            assert SceneGraph.from_output(without, NAMES) == graph, "nobody looks at the map"
+    assert SceneGraph.from_output(expected[0], NAMES).relations
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_gpu_s_graphs_are_made_without_another_wait(images):
+    found, whole = (outputs(images, device="cuda", on_host=on_host) for on_host in (True, False))
+    with no_waits():
+        graphs = [SceneGraph.from_output(output, NAMES) for output in found]
+    assert graphs == [SceneGraph.from_output(output, NAMES) for output in whole]
+
+
+@pytest.mark.parametrize("size", [(40, 30), (1, 9), (9, 1), (1, 1)])
+def test_runs_of_a_map_are_those_down_its_columns(size):
+    panoptic = torch.randint(0, 3, size, generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    pixels = panoptic.T.flatten().tolist()
+    expected = [(i, x) for i, x in enumerate(pixels) if i == 0 or x != pixels[i - 1]]
+    for most in (len(expected) + 3, len(expected), 1):
+        starts, values = map_runs(panoptic, most).tolist()
+        assert list(zip(starts, values, strict=True))[: len(expected)] == expected[:most]
+        assert starts[len(expected) :] == [len(pixels)] * max(most - len(expected), 0)
 
 
 def test_no_object_at_all(monkeypatch):
@@ -132,8 +176,10 @@ def test_nothing_waits_for_a_gpu(images):
         pair_logits, predicate_logits = (torch.empty(s, device="cuda") for s in ((QUERIES, QUERIES), (PAIRS, 4)))
         own = found[0].query_scores, found[0].mask_of_query
         ranked = post.rank(*ends, pair_logits, predicate_logits, None, *own, 20)
+        runs = post.runs(found[0].panoptic, 16)
         with pytest.raises(Exception, match="nonzero"):
             found[0].mask_of_query.nonzero()
     assert not copies.found
     assert priority.shape == (images, QUERIES, QUERIES) and found[0].masks.shape == (QUERIES, 131, 177)
+    assert runs.shape == (2, 16 * 177) and runs.is_cuda
     assert [x.shape for x in ranked] == [(3, PAIRS), (3, 20 + 20)] and ranked[0].is_cuda

@@ -30,7 +30,8 @@ def recorder(device):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """The postprocessor looks at no values, as it must not where it is recorded."""
-    monkeypatch.setattr("usg_psg.inference.panoptic.is_at_hand", lambda _: False)
+    for module in ("panoptic", "postprocess"):
+        monkeypatch.setattr(f"usg_psg.inference.{module}.is_at_hand", lambda _: False)
 
 
 class Part(nn.Module):
@@ -263,6 +264,24 @@ def test_postprocessing_is_recorded_for_single_images(device, recorder, monkeypa
     assert not torch.equal(*maps), "different images"
     recorded.postprocessor.object_threshold = 1.0
     assert recorded([first])[0]["panoptic_seg"][1] == [], "thresholds are arguments"
+
+
+@torch.no_grad()
+def test_graphs_made_on_the_host_keep_their_masks(device, recorder):
+    """The runs of a panoptic map are recorded, too, and copied before the next image's."""
+    torch.manual_seed(0)
+    plain = tiny_model(object_threshold=0.0, overlap_threshold=0.1).to(device).eval()
+    recorded = copy.deepcopy(plain)
+    compile_parts(recorded, "none", "graphs", recorder)
+    inputs = [tiny_input(1) for _ in range(3)]
+    found = [recorded([x], on_host=True)[0] for x in inputs]
+    assert len(recorded.postprocessor.runs._recordings) == 1
+    for output in found:
+        starts, values = output["panoptic_runs"]
+        panoptic = output["panoptic_seg"][0].T.flatten()
+        assert panoptic.any()
+        lengths = torch.from_numpy(starts).diff(append=torch.tensor([len(panoptic)], dtype=torch.int32))
+        assert torch.equal(torch.from_numpy(values).repeat_interleave(lengths.long()), panoptic.cpu())
 
 
 @gpu

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.structures import ImageList
 
 from mask2former_ops import resize_masks
 from usg_psg.structures import TextEmbeddings
@@ -111,6 +112,18 @@ def test_a_backbone_with_other_channels_than_it_says_is_named():
         ValueError, match=f"res4: the backbone gives {channels - 1} .* its output_shape says {channels}"
     ):
         model.pixel_decoder(features)
+
+
+@pytest.mark.parametrize("sizes", [[(64, 96)], [(50, 70)], [(50, 70), (64, 33)], [(32, 32), (32, 32)]])
+def test_images_are_normalised_and_padded(sizes):
+    model = tiny_model()
+    model.pixel_mean += torch.tensor([0.1, 3.3, 7.7])[:, None, None]
+    rows = [torch.randint(0, 256, (*size, 3), dtype=torch.uint8) for size in sizes]
+    images = [rows[0].permute(2, 0, 1), *(x.permute(2, 0, 1).contiguous() for x in rows[1:])]
+    found = model.preprocess([{"image": x} for x in images])
+    expected = ImageList.from_tensors([(x.float() - model.pixel_mean) / model.pixel_std for x in images], 32)
+    assert torch.equal(found.tensor, expected.tensor) and found.tensor.is_contiguous()
+    assert found.image_sizes == expected.image_sizes == sizes
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former_ops import query_masks, resize_masks
@@ -100,6 +101,19 @@ def number_segments(
 def panoptic_map(owner: Tensor, segment_ids: Tensor) -> Tensor:
     """(H, W) int32 segments of `number_segments`, 0 where none is, of the owners of `assign_pixels`."""
     return torch.cat([segment_ids, segment_ids.new_zeros(1)]).to(torch.int32)[owner]  # the last is no query's
+
+
+def map_runs(panoptic: Tensor, most: int) -> Tensor:
+    """Runs of a map (H, W) int32 down its columns, as COCO counts, in a size that depends on no value.
+
+    Returns:
+        (2, most) int32 first pixels and values of the first runs; first pixels are H * W where there is no run left.
+    """
+    pixels = panoptic.t().flatten()
+    number = F.pad(pixels[1:] != pixels[:-1], (1, 0), value=True).cumsum(0, dtype=torch.int32)  # of the pixel's run
+    wanted = torch.arange(1, most + 1, dtype=torch.int32, device=pixels.device)
+    starts = torch.searchsorted(number, wanted, out_int32=True)
+    return torch.stack([starts, pixels[starts.clamp(max=len(pixels) - 1)]])
 
 
 def segments_info(columns: np.ndarray) -> list[dict]:

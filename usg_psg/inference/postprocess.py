@@ -6,6 +6,7 @@ Letters: B images, Q queries, K pairs, P predicates, N objects of an image, H W 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from types import MethodType
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from ..losses.long_tail import log_share_of_names
 from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
-from .panoptic import assign_pixels, number_segments, panoptic_map, segments_info
+from .panoptic import assign_pixels, is_at_hand, map_runs, number_segments, panoptic_map, segments_info
 from .triplets import TripletPrior, rank_relations, triplet_scores
 
+RUNS_OF_COLUMN = 16  # of a panoptic map, on average, up to which the host gets the runs in place of the pixels
 RECORDED_PIXELS = 2**27  # of an image's query masks, up to which they are recorded: a graph keeps its memory
 
 
@@ -108,7 +110,7 @@ class Postprocessor(nn.Module):
 
     def recordable(self) -> list[tuple[nn.Module, str]]:
         """Methods of tensors and constants, which never wait for the device, for `compile_parts`."""
-        return [(self, "segment"), (self, "rank")]
+        return [(self, "segment"), (self, "rank"), (self, "runs")]
 
     def _recordable(self, name: str, alone: bool) -> Callable:
         """The method as the model runs it; as it is where images share a batch, whose results must not share memory."""
@@ -143,8 +145,15 @@ class Postprocessor(nn.Module):
         columns = _columns(is_object, classes, are_things, scores, segment_ids)
         return masks, columns, owner, segment_ids, scores, classes, mask_of_query
 
-    def scene_graphs(self, objects: Sequence[ImageObjects], relations: RelationPredictions) -> list[dict]:
+    def scene_graphs(
+        self, objects: Sequence[ImageObjects], relations: RelationPredictions, on_host: bool = False
+    ) -> list[dict]:
         """Rank the relations between objects.
+
+        Args:
+            on_host: give what a `SceneGraph` is made of without another wait: "instances" without pred_masks, on the
+                CPU, and, from a device, "panoptic_runs", first pixels and values (n,) int32 arrays of the n runs down
+                the map's columns, unless there are more than `RUNS_OF_COLUMN` a column.
 
         Returns:
             A dict per image:
@@ -169,10 +178,17 @@ class Postprocessor(nn.Module):
             classes, own = found.query_classes, (found.query_scores, found.mask_of_query)
             factor = None if self.prior is None else self.prior(classes[subject], classes[object_])
             ranked = rank(subject, object_, pair_logits, logits, factor, *own, self.relations_per_image)
-            tables += [found.columns, *ranked]
-        host = torch.cat([x.flatten() for x in tables]).cpu().split([x.numel() for x in tables])  # the only wait
-        arrays = iter([x.view(table.shape).numpy() for x, table in zip(host, tables, strict=True)])
-        return [_output(found, next(arrays), next(arrays), next(arrays)) for found in objects]
+            tables.append([found.columns, *ranked])
+        if on_host and not is_at_hand(proposals.pair_logits):
+            runs = self._recordable("runs", len(objects) == 1 and objects[0].masks.numel() <= RECORDED_PIXELS)
+            for found, of_image in zip(objects, tables, strict=True):
+                of_image.append(runs(found.panoptic, RUNS_OF_COLUMN))
+        arrays = iter(_to_host(list(chain(*tables))))
+        return [_output(found, on_host, *islice(arrays, len(x))) for found, x in zip(objects, tables, strict=True)]
+
+    def runs(self, panoptic: Tensor, of_column: int) -> Tensor:
+        """`map_runs` of a map (H, W), of_column times W at most."""
+        return map_runs(panoptic, of_column * panoptic.shape[1])
 
     def rank(
         self,
@@ -212,8 +228,21 @@ def _columns(*columns: Tensor) -> Tensor:
     return torch.stack([x.double() for x in columns])
 
 
-def _output(found: ImageObjects, columns: np.ndarray, pairs: np.ndarray, ranked: np.ndarray) -> dict:
-    """An image of `Postprocessor.scene_graphs`, from copies of its columns and of what `rank` returned."""
+def _to_host(tables: Sequence[Tensor]) -> list[np.ndarray]:
+    """Copies of tables, each a multiple of 8 bytes; the only wait for the device."""
+    parts = torch.cat([x.flatten().view(torch.uint8) for x in tables]).cpu().split([x.nbytes for x in tables])
+    return [part.view(x.dtype).view(x.shape).numpy() for part, x in zip(parts, tables, strict=True)]
+
+
+def _output(
+    found: ImageObjects,
+    on_host: bool,
+    columns: np.ndarray,
+    pairs: np.ndarray,
+    ranked: np.ndarray,
+    runs: np.ndarray | None = None,
+) -> dict:
+    """An image of `Postprocessor.scene_graphs`, from copies of its columns and of what `rank` and `runs` returned."""
     chosen = np.flatnonzero(columns[0])
     instance_of_mask = np.append(columns[0].cumsum() - 1, -1).astype(np.int64)
     subject, object_ = instance_of_mask[pairs[:2].astype(np.int64)]
@@ -223,14 +252,23 @@ def _output(found: ImageObjects, columns: np.ndarray, pairs: np.ndarray, ranked:
     relations = zip(names, _tensors(subject[row], object_[row], predicate, score), strict=True)
     proposals = zip(names[:2] + names[3:], _tensors(subject[valid], object_[valid], pairs[2, valid]), strict=True)
     _, classes, _, scores, segment_ids = columns[:, chosen]
-    to_device = (x.to(found.masks.device, non_blocking=True) for x in _tensors(chosen, classes, segment_ids, scores))
-    places, classes, segment_ids, scores = to_device
-    return {
-        "instances": make_instances(found.masks[places], classes, scores, segment_ids),
+    places, classes, segment_ids, scores = _tensors(chosen, classes, segment_ids, scores)
+    if on_host:
+        size = tuple(found.masks.shape[1:])
+        instances = Instances(size, pred_classes=classes, scores=scores, segment_ids=segment_ids)
+    else:
+        to_device = (x.to(found.masks.device, non_blocking=True) for x in (places, classes, scores, segment_ids))
+        places, *fields = to_device
+        instances = make_instances(found.masks[places], *fields)
+    result = {
+        "instances": instances,
         "panoptic_seg": (found.panoptic, segments_info(columns)),
         "relations": dict(relations),
         "pairs": dict(proposals),
     }
+    if runs is not None and runs[0, -1] == found.panoptic.numel():  # or else there may be more of them
+        result["panoptic_runs"] = runs[:, : np.searchsorted(runs[0], runs[0, -1])]
+    return result
 
 
 def _tensors(*columns: np.ndarray) -> list[Tensor]:

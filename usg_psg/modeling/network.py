@@ -129,10 +129,17 @@ class SceneGraphNetwork(nn.Module):
         return []
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised images on the device, padded to one size."""
+        """Normalised images (B, 3, H, W) float32 on the device, zero where they are padded to one size."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
-        images = [(x.float() - self.pixel_mean) / self.pixel_std for x in images]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        divisor = self.size_divisibility
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+        make = torch.empty if set(sizes) == {(height, width)} else torch.zeros
+        batch = make((len(images), 3, height, width), dtype=torch.float32, device=self.device)
+        # Written in place, and sizes as plain numbers: a device waits for each step of the host here.
+        for image, (h, w), place in zip(images, sizes, batch, strict=True):
+            torch.sub(image, self.pixel_mean, out=place[:, :h, :w]).div_(self.pixel_std)
+        return ImageList(batch, sizes)
 
     def classify(
         self, decoded: MaskDecoderOutput, pixel_features: PixelDecoderOutput, object_text: Tensor | None = None

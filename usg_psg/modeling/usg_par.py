@@ -114,6 +114,7 @@ class USGPar(SceneGraphNetwork):
         batched_inputs: list[dict],
         normalizers: Counting | None = None,
         upcoming: Callable[[], list[dict] | None] | None = None,
+        on_host: bool = False,
     ) -> dict | list[dict]:
         """Losses in training, scene graphs otherwise.
 
@@ -128,6 +129,7 @@ class USGPar(SceneGraphNetwork):
             upcoming: in training with a frozen backbone, gives the batch of the next call, the same list, or None if
                 that is not known. Its features are computed while the host matches this one's objects, which leaves
                 the device without other work.
+            on_host: in inference, unless the objects are given, see `Postprocessor.scene_graphs`.
 
         Returns:
             In training, weighted losses by name; otherwise what `Postprocessor.scene_graphs` returns.
@@ -149,7 +151,7 @@ class USGPar(SceneGraphNetwork):
             objects = self.clip_ensemble(objects, features["res5"], self.object_text, self.backbone.visual_head)
         if are_given:
             return self._relate_matched(batched_inputs, padded_size, objects, pixel_features)
-        return self._scene_graphs(batched_inputs, images, objects, pixel_features)
+        return self._scene_graphs(batched_inputs, images, objects, pixel_features, on_host)
 
     def _losses_and_look_ahead(
         self,
@@ -217,11 +219,13 @@ class USGPar(SceneGraphNetwork):
         images: ImageList,
         objects: ObjectPredictions,
         pixel_features: PixelDecoderOutput,
+        on_host: bool,
     ) -> list[dict]:
         sizes = images.image_sizes
         wanted = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
         found = self.postprocessor.detected_objects(objects, self.is_thing, images.tensor.shape[-2:], sizes, wanted)
-        return self.postprocessor.scene_graphs(found, self.relate(objects, pixel_features, instance_pairs(found)))
+        relations = self.relate(objects, pixel_features, instance_pairs(found))
+        return self.postprocessor.scene_graphs(found, relations, on_host)
 
     def _relate_matched(
         self,
