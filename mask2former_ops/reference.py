@@ -106,32 +106,14 @@ def convnext_block_reference(
     return x + F.linear(hidden, fc2_weight, fc2_bias)
 
 
-def linear_relu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A linear layer with ReLU, and a bit for each feature: whether it is positive.
-
-    Args:
-        x, weight, bias: (M, K), (D, K) and (D,), D a multiple of 8.
-
-    Returns:
-        hidden, positive: (M, D), and (M, D / 8) uint8, whose bits only `relu_gradient` of the same device can read.
-    """
-    hidden = F.relu(F.linear(x, weight, bias))
-    bits = (hidden > 0).unflatten(1, (-1, 8)).to(torch.uint8)
-    return hidden, (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
+def linear_relu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer with ReLU: (M, K), (D, K) and (D,) to (M, D)."""
+    return F.relu(F.linear(x, weight, bias))
 
 
-def relu_gradient_reference(grad_output: Tensor, weight: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient before the ReLU of `linear_relu`, from that of a linear layer behind it.
-
-    Args:
-        grad_output, weight: (M, C) and (C, D), of the layer behind.
-        positive: of `linear_relu`.
-
-    Returns:
-        (M, D), and its sum (D,), the gradient of the bias.
-    """
-    bits = positive[..., None] >> torch.arange(8, dtype=torch.uint8, device=positive.device) & 1
-    grad = (grad_output @ weight).masked_fill(bits.flatten(1) == 0, 0)
+def relu_gradient_reference(grad_hidden: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient before a ReLU from that behind it and its result, (M, D) each, and the sum over M, (D,)."""
+    grad = grad_hidden.masked_fill(hidden <= 0, 0)
     return grad, grad.sum(0)
 
 

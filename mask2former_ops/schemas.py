@@ -59,12 +59,9 @@ _library.define(
     " Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_library.define("linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
-    "linear_relu(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
-)
-_library.define(
-    "relu_gradient(Tensor grad_output, Tensor weight, Tensor positive) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
 )
 torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
 torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
@@ -93,14 +90,12 @@ def _(x, *_):
 
 @torch.library.register_fake(f"{NAMESPACE}::linear_relu", lib=_library)
 def _(x, weight, bias):
-    features = weight.shape[0]
-    return x.new_empty(x.shape[0], features), x.new_empty(x.shape[0], features // 8, dtype=torch.uint8)
+    return x.new_empty(x.shape[0], weight.shape[0])
 
 
 @torch.library.register_fake(f"{NAMESPACE}::relu_gradient", lib=_library)
-def _(grad_output, weight, positive):
-    features = weight.shape[1]
-    return grad_output.new_empty(grad_output.shape[0], features), grad_output.new_empty(features)
+def _(grad_hidden, hidden):
+    return grad_hidden.new_empty(grad_hidden.shape), grad_hidden.new_empty(grad_hidden.shape[1])
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def test_relations_of_given_objects_depend_on_nothing_but_them(monkeypatch):
 
     expected = scores(model(inputs)[0])
     assert scores(model(inputs[:1])[0]) == pytest.approx(expected, rel=1e-4)
-    monkeypatch.setattr(mask_pilot, "SLOTS", 40)
+    monkeypatch.setattr(mask_pilot, "SLOTS", {"cpu": 40})
     assert scores(model(inputs[:1])[0]) == pytest.approx(expected, rel=1e-4)
     order = torch.tensor([2, 0, 3, 1])
     own = inputs[0]["instances"]

@@ -18,7 +18,9 @@ from ..structures import GivenQueries, SceneGraphTargets
 from ..utils.allowed import ZERO_TO_ONE, one_of
 from .layers import sine_position
 
-SLOTS = 16  # N comes in multiples of it, so that the buffers and CUDA graphs of one step serve the next
+# N comes in multiples of it, so that the buffers of one step serve the next; fewer sizes on a GPU, each of which is
+# compiled and recorded on its own.
+SLOTS = {"cpu": 16, "cuda": 32}
 PREDCLS_QUERIES = one_of("matched", "given")  # of given objects: the matcher's choice; made from class and mask
 
 
@@ -77,8 +79,9 @@ class MaskPilot(nn.Module):
             num_queries: of the learned queries. N is another number: a CUDA graph has one call for each shape.
         """
         batch = len(targets.counts)
-        slots = -(-max(targets.max_count, 1) // SLOTS) * SLOTS
-        slots += SLOTS * (slots == num_queries)
+        unit = SLOTS["cuda" if object_text.is_cuda else "cpu"]
+        slots = -(-max(targets.max_count, 1) // unit) * unit
+        slots += unit * (slots == num_queries)
         place = targets.image_index, targets.slot
         classes = targets.classes.new_zeros((batch, slots))
         classes[place] = self._noisy_classes(targets.classes, len(object_text))

@@ -260,9 +260,10 @@ at::Tensor convnext_block_cuda(const at::Tensor& x, const at::Tensor& conv_weigh
   const auto tokens = normed.view({-1, channels});
   // GELU inside the product is the approximation by tanh, of float32 numbers. In bfloat16 its error is below that of
   // rounding them first, which the separate, exact GELU needs; in float16 it is up to four times above.
-  const auto hidden = x.scalar_type() == at::kBFloat16 ? linear(tokens, fc1_weight, fc1_bias, /*gelu=*/true)
-                                                       : at::gelu(linear(tokens, fc1_weight, fc1_bias, /*gelu=*/false));
-  return linear(hidden, fc2_weight, fc2_bias, /*gelu=*/false, /*addend=*/x.view({-1, channels})).view(x.sizes());
+  const bool tanh = x.scalar_type() == at::kBFloat16;
+  auto hidden = linear(tokens, fc1_weight, fc1_bias, tanh ? Activation::kGelu : Activation::kNone);
+  if (!tanh) hidden = at::gelu(hidden);
+  return linear(hidden, fc2_weight, fc2_bias, Activation::kNone, /*addend=*/x.view({-1, channels})).view(x.sizes());
 }
 
 }  // namespace

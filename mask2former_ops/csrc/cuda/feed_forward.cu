@@ -1,38 +1,81 @@
-// The two products of a feed-forward network in training that touch its ReLU: the one in front of it, which also writes
-// the bits of the features that are positive, and that of the backward pass, which reads them.
+// A linear layer with ReLU, and the ReLU's gradient with its sum over tokens, which is that of the layer's bias.
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <tuple>
 
-#include "../problem.h"
+#include "common.cuh"
 #include "linear.h"
 
 namespace mask2former_ops {
 namespace {
 
-constexpr int64_t kByteBits = 8;
-constexpr int64_t kFeatures = 128;  // hidden ones come in multiples, as cuBLASLt's bits do
-constexpr int64_t kAlignment = 16;  // bytes
+constexpr int64_t kChannels = 8;  // of a thread, sixteen bytes
+constexpr int kWarps = 8;
+constexpr int kTile = kChannels * kWarpSize;  // channels of a block
+constexpr int kBlocks = 8;                    // on a multiprocessor
+constexpr int kAlignment = 16;                // bytes
 
-void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& first, at::ScalarType type,
-                at::IntArrayRef sizes) {
-  MASK2FORMER_OPS_CHECK(tensor.sizes() == sizes, name, " must have shape ", sizes, ", got ", tensor.sizes());
-  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == type && tensor.device() == first.device(), name, " must be ", type,
-                        " on ", first.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
-  MASK2FORMER_OPS_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+// masked = grad where hidden is positive, else 0; sums (blocks, channels) get each block's sum of it. A block takes
+// `tokens_each` tokens of a tile of channels, its warps in turn.
+template <typename T>
+__global__ void __launch_bounds__(kWarps* kWarpSize)
+    relu_gradient_kernel(const T* __restrict__ grad, const T* __restrict__ hidden, T* __restrict__ masked,
+                         float* __restrict__ sums, int64_t tokens, int channels, int tokens_each) {
+  __shared__ float of_warps[kWarps][kTile];
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int channel = blockIdx.y * kTile + kChannels * lane;
+  float sum[kChannels] = {};
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * tokens_each;
+  const int64_t last = min(first + tokens_each, tokens);
+  if (channel < channels) {
+#pragma unroll 4
+    for (int64_t token = first + warp; token < last; token += kWarps) {
+      const int64_t at = token * channels + channel;
+      Row<T> from, to;
+      float values[kChannels], positive[kChannels];
+      from.load(grad + at, 0);
+      to.load(hidden + at, 0);
+      from.unpack(values);
+      to.unpack(positive);
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        if (positive[c] <= 0) values[c] = 0;
+        sum[c] += values[c];
+      }
+      Row<T>::store(masked + at, 0, values);
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) of_warps[warp][c * kWarpSize + lane] = sum[c];
+  __syncthreads();
+  // Thread t sums up channel t of the tile, which is number t % 8 of lane t / 8.
+  const int place = threadIdx.x % kChannels * kWarpSize + threadIdx.x / kChannels;
+  float total = 0;
+  for (int w = 0; w < kWarps; ++w) total += of_warps[w][place];
+  const int own = blockIdx.y * kTile + threadIdx.x;
+  if (own < channels) sums[static_cast<int64_t>(blockIdx.x) * channels + own] = total;
+}
+static_assert(kWarps * kWarpSize == kTile, "a thread for each channel");
+
+void check_matrix(const at::Tensor& tensor, const char* name) {
+  MASK2FORMER_OPS_CHECK(tensor.dim() == 2 && tensor.is_contiguous(), name, " must be a contiguous matrix, got ",
+                        tensor.sizes());
+  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf, name,
+                        " must be BFloat16 or Half, got ", tensor.scalar_type());
 }
 
-void check_matrices(const at::Tensor& first, const char* name, const at::Tensor& weight, int64_t features) {
-  MASK2FORMER_OPS_CHECK(first.dim() == 2 && weight.dim() == 2, name, " and weight must be matrices, got ",
-                        first.sizes(), " and ", weight.sizes());
-  MASK2FORMER_OPS_CHECK(first.scalar_type() == at::kBFloat16 || first.scalar_type() == at::kHalf, name,
-                        " must be BFloat16 or Half, got ", first.scalar_type());
-  MASK2FORMER_OPS_CHECK(features > 0 && features % kFeatures == 0, "weight must have a multiple of ", kFeatures,
-                        " hidden features, got ", features);
-  check_like(first, name, first, first.scalar_type(), first.sizes());
+void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& first, at::IntArrayRef sizes) {
+  MASK2FORMER_OPS_CHECK(tensor.sizes() == sizes && tensor.is_contiguous(), name, " must be contiguous with shape ",
+                        sizes, ", got ", tensor.sizes());
+  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == first.scalar_type() && tensor.device() == first.device(), name,
+                        " must be ", first.scalar_type(), " on ", first.device(), ", got ", tensor.scalar_type(),
+                        " on ", tensor.device());
 }
 
 // A contiguous view may start anywhere in its storage.
@@ -40,41 +83,48 @@ at::Tensor aligned(const at::Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAlignment == 0 ? tensor : tensor.clone();
 }
 
-at::Tensor bit_numbers(const at::Tensor& like) { return at::arange(kByteBits, like.options().dtype(at::kByte)); }
-
-std::tuple<at::Tensor, at::Tensor> linear_relu_cuda(const at::Tensor& x, const at::Tensor& weight,
-                                                    const at::Tensor& bias) {
+at::Tensor linear_relu_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const c10::cuda::CUDAGuard guard(x.device());
-  const int64_t features = weight.dim() == 2 ? weight.size(0) : 0;
-  check_matrices(x, "x", weight, features);
-  check_like(weight, "weight", x, x.scalar_type(), {features, x.size(1)});
-  check_like(bias, "bias", x, x.scalar_type(), {features});
-  const auto from = aligned(x), matrix = aligned(weight), added = aligned(bias);
-  Product product{from, matrix, added, at::empty({x.size(0), features}, x.options())};
-  product.then = Then::kRelu;
-  product.positive = at::empty({x.size(0), features / kByteBits}, x.options().dtype(at::kByte));
-  if (multiply(product)) return {product.y, product.positive};
-  auto hidden = at::addmm(bias, x, weight.t()).relu_();
-  const auto bits = hidden.gt(0).view({x.size(0), features / kByteBits, kByteBits}).to(at::kByte);
-  return {hidden, bits.bitwise_left_shift(bit_numbers(bits)).sum(-1, false, at::kByte)};
+  check_matrix(x, "x");
+  check_matrix(weight, "weight");
+  check_like(weight, "weight", x, {weight.size(0), x.size(1)});
+  check_like(bias, "bias", x, {weight.size(0)});
+  return linear(aligned(x), aligned(weight), aligned(bias), Activation::kRelu);
 }
 
-std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, const at::Tensor& weight,
-                                                      const at::Tensor& positive) {
+std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, const at::Tensor& hidden) {
   const c10::cuda::CUDAGuard guard(grad.device());
-  const int64_t features = weight.dim() == 2 ? weight.size(1) : 0;
-  check_matrices(grad, "grad_output", weight, features);
-  check_like(weight, "weight", grad, grad.scalar_type(), {grad.size(1), features});
-  check_like(positive, "positive", grad, at::kByte, {grad.size(0), features / kByteBits});
-  const auto from = aligned(grad), matrix = aligned(weight), sum = at::empty({features}, grad.options());
-  Product product{from, matrix, sum, at::empty({grad.size(0), features}, grad.options())};
-  product.then = Then::kReluGradient;
-  product.transposed = false;
-  product.positive = aligned(positive);
-  if (multiply(product)) return {product.y, sum};
-  const auto bits = positive.unsqueeze(-1).bitwise_right_shift(bit_numbers(positive)).bitwise_and(1);
-  auto masked = at::mm(grad, weight).masked_fill_(bits.view({grad.size(0), features}).eq(0), 0);
-  return {masked, masked.sum(0)};
+  check_matrix(grad, "grad_hidden");
+  check_like(hidden, "hidden", grad, grad.sizes());
+  const int64_t tokens = grad.size(0), channels = grad.size(1);
+  MASK2FORMER_OPS_CHECK(channels % kChannels == 0 && channels < (1 << 20), "hidden must have a multiple of ",
+                        kChannels, " channels, got ", channels);
+  auto masked = at::empty_like(grad);
+  if (grad.numel() == 0) return {masked, at::zeros({channels}, grad.options())};
+  int device = 0, processors = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  const int64_t tiles = (channels + kTile - 1) / kTile;
+  const int64_t wanted = std::max<int64_t>(int64_t{processors} * kBlocks / tiles, 1);
+  const int64_t tokens_each = std::max<int64_t>((tokens + wanted - 1) / wanted, 4 * kWarps);
+  const int64_t blocks = (tokens + tokens_each - 1) / tokens_each;
+  const auto sums = at::empty({blocks, channels}, grad.options().dtype(at::kFloat));
+  const auto from = aligned(grad), by = aligned(hidden);
+  const auto run = [&](auto type) {
+    using T = decltype(type);
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles));
+    relu_gradient_kernel<T><<<grid, kWarps * kWarpSize, 0, c10::cuda::getCurrentCUDAStream()>>>(
+        static_cast<const T*>(from.const_data_ptr()), static_cast<const T*>(by.const_data_ptr()),
+        static_cast<T*>(masked.mutable_data_ptr()), sums.mutable_data_ptr<float>(), tokens,
+        static_cast<int>(channels), static_cast<int>(tokens_each));
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  };
+  if (grad.scalar_type() == at::kBFloat16) {
+    run(BFloat16{});
+  } else {
+    run(Half{});
+  }
+  return {masked, sums.sum(0).to(grad.scalar_type())};
 }
 
 }  // namespace
