@@ -243,7 +243,7 @@ class SceneGraph:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back unchanged."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)})
+        return json.dumps({"format": FORMAT, "version": VERSION, **vars(self)}, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> SceneGraph:

@@ -103,14 +103,14 @@ def test_two_calls_give_the_same_bits(compiled):  # noqa: F811
 def test_autocast_and_more_axes(compiled):  # noqa: F811
     arguments, grad = random_call((60, 16, 128, 8), torch.float32, "cuda")
     arguments[0] = arguments[0].detach().view(3, 20, 16).requires_grad_()
+    grad = grad.view(3, 20, 8).bfloat16()
     with torch.autocast("cuda", torch.bfloat16):
-        found = feed_forward(*arguments)
-    assert found.dtype == torch.bfloat16 and found.shape == (3, 20, 8)
-    gradients = torch.autograd.grad(found, arguments, grad.view(3, 20, 8).bfloat16())
-    expected = with_gradients(plain, [x.detach().double().requires_grad_() for x in arguments], grad.view(3, 20, 8))
-    for ours, x, right in zip(gradients, arguments, expected[1:], strict=True):
-        assert ours.dtype == x.dtype and ours.shape == x.shape
-        assert relative_error(ours, right) < 3e-2
+        found, pytorchs = (with_gradients(f, arguments, grad) for f in (feed_forward, plain))
+    expected = with_gradients(plain, [x.detach().double().requires_grad_() for x in arguments], grad.double())
+    assert found[0].dtype == torch.bfloat16 and found[0].shape == (3, 20, 8)
+    for ours, theirs, right in zip(found, pytorchs, expected, strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        assert relative_error(ours, right) < 1.3 * relative_error(theirs, right)
 
 
 @NEEDS_GPU
