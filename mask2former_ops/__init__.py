@@ -1,14 +1,13 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) with compiled CUDA and CPU backends.
 
 `MSDeformAttn` is the layer, `ms_deform_attn` the op, `ms_deform_attn_reference` the same op in plain PyTorch.
-`least_certain`, `query_masks` and `convnext_block` are further ops, without gradients, and `feed_forward` is one with,
-with compiled CUDA kernels.
+`least_certain`, `query_masks` and `convnext_block` are further ops, without gradients, with compiled CUDA kernels;
+`linear_relu` has gradients.
 `available_backends` and `set_backend` show and choose what runs; docs/ops.md has the build and the measurements.
 """
 
 from .backends import available_backends, backend_report, get_backend, set_backend
-from .feed_forward import feed_forward
-from .functional import convnext_block, least_certain, ms_deform_attn, ms_deform_attn_fused, query_masks
+from .functional import convnext_block, least_certain, linear_relu, ms_deform_attn, ms_deform_attn_fused, query_masks
 from .module import MSDeformAttn
 from .reference import ms_deform_attn_reference, resize_masks, sampling_locations_from_offsets
 
@@ -17,9 +16,9 @@ __all__ = [
     "available_backends",
     "backend_report",
     "convnext_block",
-    "feed_forward",
     "get_backend",
     "least_certain",
+    "linear_relu",
     "ms_deform_attn",
     "ms_deform_attn_fused",
     "ms_deform_attn_reference",

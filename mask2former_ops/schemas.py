@@ -3,8 +3,7 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-The others have no gradient, kernels for CUDA, and PyTorch's for other devices; `linear_relu` and `relu_gradient` are
-the two halves of `feed_forward`.
+The others have kernels for CUDA, and PyTorch's for other devices; of them only `linear_relu` has a gradient.
 """
 
 from __future__ import annotations
@@ -152,9 +151,20 @@ def _backward_fused(ctx, grad_output, grad_log_sums):
     return grads[0], None, None, grads[1], grads[2]
 
 
+def _save_linear_relu(ctx, inputs, output):
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight, output)
+
+
+def _backward_linear_relu(ctx, grad_hidden):
+    x, weight, hidden = ctx.saved_tensors
+    grad, grad_bias = operators.relu_gradient(grad_hidden.contiguous(), hidden)
+    return grad @ weight if ctx.needs_input_grad[0] else None, grad.t() @ x, grad_bias
+
+
 def _refuse_second_order(ctx, *grads):
     raise RuntimeError(
-        "ms_deform_attn has no second-order gradients in its compiled backend; "
+        "mask2former_ops has no second-order gradients in its compiled backend; "
         "mask2former_ops.set_backend('pytorch') has them"
     )
 
@@ -163,7 +173,10 @@ torch.library.register_autograd(f"{NAMESPACE}::ms_deform_attn", _backward, setup
 torch.library.register_autograd(
     f"{NAMESPACE}::ms_deform_attn_fused", _backward_fused, setup_context=_save_fused, lib=_library
 )
-for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward"):
+torch.library.register_autograd(
+    f"{NAMESPACE}::linear_relu", _backward_linear_relu, setup_context=_save_linear_relu, lib=_library
+)
+for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward", "relu_gradient"):
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)
 
 
