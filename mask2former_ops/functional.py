@@ -235,8 +235,15 @@ def query_masks(
     if logits.dim() != 3:
         raise ValueError(f"logits must have shape (Q, h, w), got {tuple(logits.shape)}")
     _check_shape("weight", weight, (len(logits),))
-    if any(not 0 < image <= padded for image, padded in zip(image_size, padded_size, strict=True)):
-        raise ValueError(f"image_size must be positive and fit into {tuple(padded_size)}, got {tuple(image_size)}")
+    if weight.device != logits.device:
+        raise ValueError(f"weight must be on {logits.device} as logits are, got {weight.device}")
+    for name, size in (("padded_size", padded_size), ("image_size", image_size), ("output_size", output_size)):
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"{name} must be a positive (H, W), got {tuple(size)}")
+    if 0 in logits.shape[1:]:
+        raise ValueError(f"logits must have pixels, got {tuple(logits.shape)}")
+    if any(image > padded for image, padded in zip(image_size, padded_size, strict=True)):
+        raise ValueError(f"image_size must fit into {tuple(padded_size)}, got {tuple(image_size)}")
     call = (logits.float().contiguous(), weight.float().contiguous(), padded_size, image_size, output_size)
     compiled = _has_kernel(logits) and len(logits) <= MAX_QUERIES
     return operators.query_masks(*call) if compiled else query_masks_reference(*call)
@@ -293,7 +300,8 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (..., N, D), in autocast's type, if it is on, as of `torch.nn.functional.linear`.
     """
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    casts = torch.is_autocast_enabled("cuda") and x.dtype != torch.float64  # as autocast does
+    dtype = torch.get_autocast_dtype("cuda") if casts else x.dtype
     fits = dtype in HALF_DTYPES and not any(size % VECTOR for size in weight.shape)
     if not (_has_kernel(x) and fits and torch.is_grad_enabled()):
         return F.relu(F.linear(x, weight, bias))

@@ -159,7 +159,8 @@ def _save_linear_relu(ctx, inputs, output):
 def _backward_linear_relu(ctx, grad_hidden):
     x, weight, hidden = ctx.saved_tensors
     grad, grad_bias = operators.relu_gradient(grad_hidden.contiguous(), hidden)
-    return grad @ weight if ctx.needs_input_grad[0] else None, grad.t() @ x, grad_bias
+    grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+    return grad_x, grad.t() @ x if ctx.needs_input_grad[1] else None, grad_bias
 
 
 def _refuse_second_order(ctx, *grads):

@@ -91,6 +91,16 @@ def test_gradient_of_the_relu(compiled, shape, dtype):  # noqa: F811
 
 
 @NEEDS_GPU
+@pytest.mark.parametrize("place", ["x", "weight", "bias"])
+def test_what_is_no_number_stays_none(compiled, place):  # noqa: F811
+    """As behind PyTorch's ReLU, so that a loss that is not finite ends a training."""
+    arguments = dict(zip(("x", "weight", "bias"), random_call((40, 64, 128), torch.bfloat16, "cuda")[0], strict=True))
+    arguments[place] = arguments[place].detach().index_fill(0, torch.tensor([3], device="cuda"), torch.nan)
+    found, expected = (f(**arguments).isnan() for f in (linear_relu, plain))
+    assert expected.any() and torch.equal(found, expected)
+
+
+@NEEDS_GPU
 def test_two_calls_give_the_same_bits(compiled):  # noqa: F811
     arguments, grad = random_call(SHAPES[0], torch.bfloat16, "cuda")
     first, second = (with_gradients(linear_relu, arguments, grad) for _ in range(2))
