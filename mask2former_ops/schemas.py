@@ -3,8 +3,8 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-The others have no gradient, kernels for CUDA, and PyTorch's for other devices; `linear_relu` and `relu_gradient` are
-the two halves of `feed_forward`.
+The others have kernels for CUDA, and PyTorch's for other devices, and of them `sample_logits` has a gradient, for the
+logits; `linear_relu` and `relu_gradient` are the two halves of `feed_forward`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from .reference import (
     linear_relu_reference,
     query_masks_reference,
     relu_gradient_reference,
+    sample_features_reference,
+    sample_logits_backward_reference,
+    sample_logits_reference,
 )
 
 NAMESPACE = "mask2former_ops"
@@ -63,8 +66,17 @@ _library.define("linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor", t
 _library.define(
     "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
 )
+_library.define("sample_features(Tensor maps, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("sample_logits(Tensor logits, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    "sample_logits_backward(Tensor grad_values, Tensor points, SymInt height, SymInt width) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
 torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
+torch.library.impl(_library, "sample_features", "CompositeExplicitAutograd")(sample_features_reference)
+torch.library.impl(_library, "sample_logits", "CompositeExplicitAutograd")(sample_logits_reference)
+torch.library.impl(_library, "sample_logits_backward", "CompositeExplicitAutograd")(sample_logits_backward_reference)
 torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
 torch.library.impl(_library, "query_masks", "CompositeExplicitAutograd")(query_masks_reference)
 torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
@@ -96,6 +108,21 @@ def _(x, weight, bias):
 @torch.library.register_fake(f"{NAMESPACE}::relu_gradient", lib=_library)
 def _(grad_hidden, hidden):
     return grad_hidden.new_empty(grad_hidden.shape), grad_hidden.new_empty(grad_hidden.shape[1])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_features", lib=_library)
+def _(maps, points):
+    return maps.new_empty(points.shape[0], points.shape[1], maps.shape[1])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_logits", lib=_library)
+def _(logits, points):
+    return logits.new_empty(points.shape[:2])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_logits_backward", lib=_library)
+def _(grad_values, points, height, width):
+    return grad_values.new_empty(points.shape[0], height, width)
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:
@@ -152,9 +179,21 @@ def _backward_fused(ctx, grad_output, grad_log_sums):
     return grads[0], None, None, grads[1], grads[2]
 
 
+def _save_points(ctx, inputs, output):
+    logits, points = inputs
+    ctx.size = logits.shape[1:]
+    ctx.save_for_backward(points)
+
+
+def _backward_logits(ctx, grad_values):
+    if ctx.needs_input_grad[1]:
+        raise RuntimeError("sample_logits has no gradient for points")
+    return operators.sample_logits_backward(grad_values.contiguous(), *ctx.saved_tensors, *ctx.size), None
+
+
 def _refuse_second_order(ctx, *grads):
     raise RuntimeError(
-        "ms_deform_attn has no second-order gradients in its compiled backend; "
+        "ms_deform_attn and sample_logits have no second-order gradients in their compiled backend; "
         "mask2former_ops.set_backend('pytorch') has them"
     )
 
@@ -163,7 +202,10 @@ torch.library.register_autograd(f"{NAMESPACE}::ms_deform_attn", _backward, setup
 torch.library.register_autograd(
     f"{NAMESPACE}::ms_deform_attn_fused", _backward_fused, setup_context=_save_fused, lib=_library
 )
-for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward"):
+torch.library.register_autograd(
+    f"{NAMESPACE}::sample_logits", _backward_logits, setup_context=_save_points, lib=_library
+)
+for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward", "sample_logits_backward"):
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)
 
 
