@@ -1,16 +1,16 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) with compiled CUDA and CPU backends.
 
 `MSDeformAttn` is the layer, `ms_deform_attn` the op, `ms_deform_attn_reference` the same op in plain PyTorch.
-`least_certain`, `sample_features`, `query_masks` and `convnext_block` are further ops, without gradients, and
-`sample_logits` and `feed_forward` are some with, with compiled CUDA kernels.
+`least_certain`, `sample_features`, `query_masks` and `convnext_block` are further ops, without gradients, with compiled
+CUDA kernels; `sample_logits` and `linear_relu` have gradients.
 `available_backends` and `set_backend` show and choose what runs; docs/ops.md has the build and the measurements.
 """
 
 from .backends import available_backends, backend_report, get_backend, set_backend
-from .feed_forward import feed_forward
 from .functional import (
     convnext_block,
     least_certain,
+    linear_relu,
     ms_deform_attn,
     ms_deform_attn_fused,
     query_masks,
@@ -25,9 +25,9 @@ __all__ = [
     "available_backends",
     "backend_report",
     "convnext_block",
-    "feed_forward",
     "get_backend",
     "least_certain",
+    "linear_relu",
     "ms_deform_attn",
     "ms_deform_attn_fused",
     "ms_deform_attn_reference",

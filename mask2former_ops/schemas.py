@@ -3,8 +3,8 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-The others have kernels for CUDA, and PyTorch's for other devices, and of them `sample_logits` has a gradient, for the
-logits; `linear_relu` and `relu_gradient` are the two halves of `feed_forward`.
+The others have kernels for CUDA, and PyTorch's for other devices; of them only `linear_relu` and, for its logits,
+`sample_logits` have a gradient.
 """
 
 from __future__ import annotations
@@ -191,9 +191,21 @@ def _backward_logits(ctx, grad_values):
     return operators.sample_logits_backward(grad_values.contiguous(), *ctx.saved_tensors, *ctx.size), None
 
 
+def _save_linear_relu(ctx, inputs, output):
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight, output)
+
+
+def _backward_linear_relu(ctx, grad_hidden):
+    x, weight, hidden = ctx.saved_tensors
+    grad, grad_bias = operators.relu_gradient(grad_hidden.contiguous(), hidden)
+    grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+    return grad_x, grad.t() @ x if ctx.needs_input_grad[1] else None, grad_bias
+
+
 def _refuse_second_order(ctx, *grads):
     raise RuntimeError(
-        "ms_deform_attn and sample_logits have no second-order gradients in their compiled backend; "
+        "mask2former_ops has no second-order gradients in its compiled backend; "
         "mask2former_ops.set_backend('pytorch') has them"
     )
 
@@ -203,9 +215,12 @@ torch.library.register_autograd(
     f"{NAMESPACE}::ms_deform_attn_fused", _backward_fused, setup_context=_save_fused, lib=_library
 )
 torch.library.register_autograd(
+    f"{NAMESPACE}::linear_relu", _backward_linear_relu, setup_context=_save_linear_relu, lib=_library
+)
+torch.library.register_autograd(
     f"{NAMESPACE}::sample_logits", _backward_logits, setup_context=_save_points, lib=_library
 )
-for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward", "sample_logits_backward"):
+for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward", "relu_gradient", "sample_logits_backward"):
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)
 
 

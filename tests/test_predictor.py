@@ -1,6 +1,8 @@
 """Scene graphs from model output, to JSON and back; the demo program on good and bad files."""
 
+import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,11 @@ def test_segments_of_a_map_are_encoded_as_masks_are(shape, order):
     assert encode_segments(panoptic, []) == []
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_a_map_without_pixels_has_empty_segments(shape):
+    assert encode_segments(np.zeros(shape, dtype=np.int32), [1, 2]) == [encode_mask(np.zeros(shape, dtype=bool))] * 2
+
+
 def test_graph_is_between_panoptic_segments():
     made = graph()
     assert [(o.name, o.isthing) for o in made.objects] == [("grass-merged", False), ("person", True)]
@@ -83,6 +90,12 @@ def test_top_filters_relations_and_keeps_the_objects():
 def test_json_round_trip():
     made = graph()
     assert SceneGraph.from_json(made.to_json()) == made
+    assert json.loads(made.to_json()).items() >= asdict(made).items()
+    made.objects[0].note = "of the caller"  # no field, so left out
+    assert SceneGraph.from_json(made.to_json()) == made
+    made.objects[0].score = torch.tensor(0.5)
+    with pytest.raises(TypeError):
+        made.to_json()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def encode_runs(starts: np.ndarray, values: np.ndarray, size: tuple[int, ...], i
         starts, values: (n,) first pixel of each run, ascending from 0; its id, which its neighbours do not have.
     """
     pixels, order = size[0] * size[1], np.argsort(values, kind="stable")  # segment after segment
+    if not pixels:
+        return encode_masks(np.zeros((len(list(ids)), *size), dtype=bool))
     ends = np.append(starts[1:], pixels)[order]
     starts, values = starts[order], values[order]
     last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)  # of each segment

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import numpy as np
@@ -73,6 +73,11 @@ class SceneRelation:
     predicate: str
     predicate_id: int
     score: float
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """Of a dataclass, as they are: `asdict` would copy every run of every mask. TypeError for anything else."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _read(kind: type[Record], entries: list, what: str) -> list[Record]:
@@ -243,7 +248,7 @@ class SceneGraph:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back unchanged."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **vars(self)}, default=vars)
+        return json.dumps({"format": FORMAT, "version": VERSION, **_fields(self)}, default=_fields)
 
     @classmethod
     def from_json(cls, text: str) -> SceneGraph:

@@ -80,10 +80,10 @@ def inference(parser: ArgumentParser) -> None:
     add_number(parser, "--size", positive_integer, 640, size)
     _add_stand_ins(parser)
     add_number(parser, "--iterations", positive_integer, 50, "timed images")
-    add_number(parser, "--warmup", positive_integer, 10, "images, or batches, before them")
+    add_number(parser, "--warmup", positive_integer, 10, "images before them")
     profile = "write what single kernels, launches and waits take, of calls that are timed nowhere else"
     parser.add_argument("--profile", type=Path, metavar="FILE", help=profile)
-    parser.add_argument("--folder", type=Path, help="of images: measure throughput instead, on all of them")
+    parser.add_argument("--folder", type=Path, help="of images: measure throughput instead, in a second pass over it")
     parser.add_argument("--batch-size", type=positive_integer, nargs="+", default=[1, 4, 16], metavar="N")
     add_number(parser, "--threads", positive_integer, 4, "that decode the folder's images")
 

@@ -139,7 +139,11 @@ def test_wrong_arguments_are_named():
     for call, message in (
         ((logits[0], weight, *sizes), "logits must have shape"),
         ((logits, weight[:2], *sizes), r"weight must have shape \(3,\), got \(2,\)"),
-        ((logits, weight, (16, 16), (17, 9), (20, 20)), r"image_size must be positive and fit into \(16, 16\)"),
+        ((logits, weight.to("meta"), *sizes), "weight must be on cpu as logits are, got meta"),
+        ((logits[:, :, :0], weight, *sizes), "logits must have pixels"),
+        ((logits, weight, (16, 16), (9,), (20, 20)), r"image_size must be a positive \(H, W\), got \(9,\)"),
+        ((logits, weight, (16, 16), (9, 9), (0, 20)), r"output_size must be a positive \(H, W\), got \(0, 20\)"),
+        ((logits, weight, (16, 16), (17, 9), (20, 20)), r"image_size must fit into \(16, 16\)"),
     ):
         with pytest.raises(ValueError, match=message):
             query_masks(*call)

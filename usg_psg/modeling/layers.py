@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former_ops import feed_forward
+from mask2former_ops import linear_relu
 
 from ..utils.allowed import ABOVE_ZERO, BETWEEN_ZERO_AND_ONE, one_of
 from ..utils.autocast import to_autocast_dtype
@@ -30,8 +31,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input_dim) to (..., output_dim)."""
+        layer: Any  # to mypy, the modules of a list are of no type
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = linear_relu(x, layer.weight, layer.bias)
         return self.layers[-1](x)
 
 
@@ -120,8 +122,7 @@ class FeedForwardBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dim) to the same."""
-        first, second = self.linear1, self.linear2
-        return self.norm(x + feed_forward(x, first.weight, first.bias, second.weight, second.bias))
+        return self.norm(x + self.linear2(linear_relu(x, self.linear1.weight, self.linear1.bias)))
 
 
 def sine_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:

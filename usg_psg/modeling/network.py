@@ -136,9 +136,8 @@ class SceneGraphNetwork(nn.Module):
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
         make = torch.empty if set(sizes) == {(height, width)} else torch.zeros
         batch = make((len(images), 3, height, width), dtype=torch.float32, device=self.device)
-        # Written in place, and sizes as plain numbers: a device waits for each step of the host here.
         for image, (h, w), place in zip(images, sizes, batch, strict=True):
-            torch.sub(image, self.pixel_mean, out=place[:, :h, :w]).div_(self.pixel_std)
+            place[:, :h, :w] = (image - self.pixel_mean) / self.pixel_std
         return ImageList(batch, sizes)
 
     def classify(

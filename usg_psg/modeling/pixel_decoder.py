@@ -12,7 +12,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from mask2former_ops import MSDeformAttn, feed_forward
+from mask2former_ops import MSDeformAttn, linear_relu
 
 from ..structures import PixelDecoderOutput
 from ..utils.autocast import to_autocast_dtype
@@ -38,11 +38,8 @@ class DeformableEncoderLayer(nn.Module):
         value = to_autocast_dtype(x)
         attended = self.self_attn(value + position, reference_points, value, shapes)
         x = self.norm1(x + self.dropout(attended))
-        if self.training and self.dropout.p:
-            changed = self.linear2(self.dropout(F.relu(self.linear1(x))))
-        else:
-            changed = feed_forward(x, self.linear1.weight, self.linear1.bias, self.linear2.weight, self.linear2.bias)
-        return self.norm2(x + self.dropout(changed))
+        hidden = self.dropout(linear_relu(x, self.linear1.weight, self.linear1.bias))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -6,7 +6,8 @@
 // USG_PSG_OPS_TIME_PRODUCTS=0, that first one. Without the comparison, the clock would decide about the bits, and a run
 // that is resumed could differ from one that was not: algorithms that split K add its parts in another order, and the
 // others, too, may take more or fewer products at a time, or let several warps share K. A split is summed in float32,
-// after the product and in a fixed order; other ways to sum it are excluded.
+// after the product and in a fixed order; other ways to sum it are excluded. Made-up numbers are compared, in which
+// every order of sums shows: a first image of one colour would hide it, and so would an addend that outweighs the sum.
 //
 // Measured on an H100, 16 images of 640x640 in ConvNeXt-L: all proposals have the same bits, and the 36 blocks take
 // 19.2 ms with the fastest ones and 20.6 with the first; the choice takes half a second.
@@ -24,6 +25,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -41,7 +43,7 @@ constexpr size_t kWorkspace = size_t{32} << 20;
 constexpr int kCandidates = 16;
 constexpr int kTimedRuns = 3;
 // Float32 sums in another order give other bits to 2 to 50 of 100,000 numbers in bfloat16 (normal numbers, K 192 to
-// 6144). Of fewer numbers than these, equal bits would say little about the next call, and there is little time to gain.
+// 6144). Of fewer numbers than these, equal bits would say little about another call, and there is little to gain.
 constexpr int64_t kTimedNumbers = int64_t{1} << 22;
 
 // The functions of the library that PyTorch has loaded. To link with it would need its path, which may lie within a
@@ -123,8 +125,8 @@ struct Algorithm {
 // so that y^T = (weight^T)^T x^T.
 class Product {
  public:
-  Product(cublasLtHandle_t handle, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Activation activation,
-          const at::Tensor& addend)
+  Product(cublasLtHandle_t handle, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+          Activation activation, const at::Tensor& addend)
       : handle_(handle), x_(x.const_data_ptr()), weight_(weight.const_data_ptr()),
         addend_(addend.defined() ? addend.const_data_ptr() : nullptr) {
     const auto type = x.scalar_type() == at::kBFloat16 ? CUDA_R_16BF : CUDA_R_16F;
@@ -191,16 +193,30 @@ struct Timer {
   }
 };
 
-// The fastest of those that give the bits of the first, which it leaves in `expected`. Waits for the device.
-Algorithm fastest(const Product& product, const std::vector<Algorithm>& proposals, at::Tensor& expected) {
-  auto found = at::empty_like(expected);
-  check(product.run(proposals[0], expected), "cublasLtMatmul");
+// Numbers of 16 bits in [-scale, scale) that follow no simple pattern, the same in every call.
+at::Tensor made_up(at::IntArrayRef sizes, const at::TensorOptions& options, double scale) {
+  auto hash = at::arange(c10::multiply_integers(sizes), options.dtype(at::kInt));
+  hash.mul_(-1640531535).bitwise_xor_(at::bitwise_right_shift(hash, 15)).mul_(-2048144777);  // modulo 2^32
+  return hash.bitwise_right_shift_(16).to(options).mul_(scale / (1 << 15)).view(sizes);
+}
+
+// The fastest of those that give the bits of the first one that works. Waits for the device.
+Algorithm fastest(cublasLtHandle_t handle, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                  Activation activation, const at::Tensor& addend, const std::vector<Algorithm>& proposals) {
+  // Products of a deviation of about one, so that activations leave them as they are, or next to nothing.
+  const auto own_x = made_up(x.sizes(), x.options(), 3), own_bias = at::zeros_like(bias);
+  const auto own_weight = made_up(weight.sizes(), weight.options(), 1 / std::sqrt(static_cast<double>(x.size(1))));
+  auto found = at::empty({x.size(0), weight.size(0)}, x.options());
+  const auto own_addend = addend.defined() ? at::zeros_like(found) : addend;
+  const Product product(handle, own_x, own_weight, own_bias, activation, own_addend);
+  at::Tensor expected;
   const Timer timer;
   const auto stream = c10::cuda::getCurrentCUDAStream();
   size_t best = 0;
   float least = std::numeric_limits<float>::infinity();
   for (size_t i = 0; i < proposals.size(); ++i) {
     if (product.run(proposals[i], found) != CUBLAS_STATUS_SUCCESS) continue;
+    if (!expected.defined()) expected = found.clone();
     if (!at::equal(found.view(at::kShort), expected.view(at::kShort))) continue;
     C10_CUDA_CHECK(cudaEventRecord(timer.begin, stream));
     for (int run = 0; run < kTimedRuns; ++run) check(product.run(proposals[i], found), "cublasLtMatmul");
@@ -247,18 +263,18 @@ cublasLtHandle_t handle_of(int device) {
   return handle;
 }
 
-// How to compute a product, none if cuBLASLt cannot. May write y.
-std::optional<Algorithm> decide(const Product& product, const Key& key, at::Tensor& y) {
+// How to compute a product, none if cuBLASLt cannot. choose: of proposals, by time.
+template <typename Choose>
+std::optional<Algorithm> decide(const Product& product, const Key& key, bool is_large, const Choose& choose) {
   const std::lock_guard lock(decisions().mutex);
   const auto known = decisions().of.find(key);
   const bool decided = known != decisions().of.end();
   // One that a graph was captured with is timed by the next call outside: its bits stay.
-  const bool timing =
-      !(decided && known->second.timed) && y.numel() >= kTimedNumbers && timing_is_wanted() && !capturing();
+  const bool timing = !(decided && known->second.timed) && is_large && timing_is_wanted() && !capturing();
   if (decided && !timing) return known->second.algorithm;
   const auto proposals = product.proposals(static_cast<uint32_t>(key.back()));
   std::optional<Algorithm> algorithm;
-  if (!proposals.empty()) algorithm = timing ? fastest(product, proposals, y) : proposals[0];
+  if (!proposals.empty()) algorithm = timing ? choose(proposals) : proposals[0];
   decisions().of[key] = {algorithm, timing};
   return algorithm;
 }
@@ -270,17 +286,43 @@ bool multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& b
   // it, and would end a capture of the usual, strict mode.
   const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
   const int device = x.get_device();
-  const Product product(handle_of(device), x, weight, bias, activation, addend);
+  const auto handle = handle_of(device);
+  const Product product(handle, x, weight, bias, activation, addend);
   uintptr_t addresses = 0;
   for (const at::Tensor& tensor : {x, weight, bias, addend, y})
     if (tensor.defined()) addresses |= reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-  const uint32_t alignment = addresses % 256 ? 16 : 256;
-  const std::optional<Algorithm> algorithm = decide(
-      product, {device, static_cast<int64_t>(x.scalar_type()), x.size(0), weight.size(0), x.size(1),
-                static_cast<int64_t>(activation),
-                addend.defined(), alignment}, y);
+  const Key key = {device,
+                   static_cast<int64_t>(x.scalar_type()),
+                   x.size(0),
+                   weight.size(0),
+                   x.size(1),
+                   static_cast<int64_t>(activation),
+                   addend.defined(),
+                   addresses % 256 ? 16 : 256};
+  const auto choose = [&](const std::vector<Algorithm>& proposals) {
+    try {
+      return fastest(handle, x, weight, bias, activation, addend, proposals);
+    } catch (const c10::OutOfMemoryError&) {
+      return proposals[0];
+    }
+  };
+  const auto algorithm = decide(product, key, y.numel() >= kTimedNumbers, choose);
   if (algorithm) check(product.run(*algorithm, y), "cublasLtMatmul");
   return algorithm.has_value();
+}
+
+bool can_multiply() { return lt().complete; }
+
+}  // namespace
+}  // namespace mask2former_ops
+#else
+namespace mask2former_ops {
+namespace {
+
+bool can_multiply() { return false; }
+
+bool multiply(const at::Tensor&, const at::Tensor&, const at::Tensor&, Activation, const at::Tensor&, at::Tensor&) {
+  return false;
 }
 
 }  // namespace
@@ -291,12 +333,11 @@ namespace mask2former_ops {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Activation activation,
                   const at::Tensor& addend) {
-#if __has_include(<cublasLt.h>)
-  if (lt().complete && x.numel() > 0 && weight.numel() > 0) {
+  if (x.numel() > 0 && weight.numel() > 0) {
     auto y = at::empty({x.size(0), weight.size(0)}, x.options());
-    if (multiply(x, weight, bias, activation, addend, y)) return y;
+    if (can_multiply() && multiply(x, weight, bias, activation, addend, y)) return y;
+    TORCH_WARN_ONCE("mask2former_ops was built without cuBLASLt, or cannot use it here: PyTorch computes its products");
   }
-#endif
   if (activation != Activation::kNone)
     return at::_addmm_activation(bias, x, weight.t(), 1, 1, /*use_gelu=*/activation == Activation::kGelu);
   auto y = at::addmm(bias, x, weight.t());

@@ -28,6 +28,9 @@ from ...modeling.compile import run_as_configured
 from .. import config_of
 from .measure import Timer, device_name, profile_steps, use_psg_sized_vocabulary, use_scenes
 
+ROUNDS = 3  # of which the median counts: in the first steps, memory grows and sizes are new
+SLOW = 1.25  # times the median step
+
 
 def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
     """Wrap the parts of a step."""
@@ -77,9 +80,13 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
     timer, starts = Timer(model.device), list[Any]()
     with EventStorage() as storage:
         steps(warmup)
-        starts.clear()
-        seconds, waits = steps(iterations)
-        each = list(itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()])))
+        rounds, each, waits = [], list[float](), list[float]()
+        for _ in range(ROUNDS):
+            starts.clear()
+            seconds, of_round = steps(iterations)
+            rounds.append(seconds)
+            each += itertools.starmap(timer.between, itertools.pairwise([*starts, timer.now()]))
+            waits += of_round
         # What the process holds: memory of CUDA graphs does not show among allocated tensors.
         peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
         if profile_file:  # in every process, since they wait for one another
@@ -89,11 +96,13 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
     runner.close()
+    seconds, median = statistics.median(rounds), statistics.median(each)
     per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
     result = {"images per second": per_second, "images per second and process": per_second / processes}
     result["ms per step"] = 1000 * seconds
-    result["ms per step, median"] = statistics.median(each)
+    result["ms per step, median"] = median
     result["ms per step, slowest"] = max(each)
+    result["% of steps, slower by a quarter"] = 100 * sum(x > SLOW * median for x in each) / len(each)
     result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
     if peak is not None:
         result["peak memory reserved, GiB"] = peak
