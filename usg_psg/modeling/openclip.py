@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..utils.files import check_archive
 from ..utils.lazy_module import LazyModule
@@ -81,6 +83,18 @@ def _root_logger_left_alone(quiet: bool) -> Iterator[None]:
         root.removeHandler(handler)
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """New weights stay as memory was, where all of them are read from a file next: to draw them takes longer."""
+
+    DRAW = ("uniform_", "normal_", "erfinv_")
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or getattr(func, "__name__", None) in self.DRAW:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     """Build an OpenCLIP model on the CPU, in float32 and eval mode.
 
@@ -102,7 +116,9 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     with torch.random.fork_rng(devices=[]), _root_logger_left_alone(quiet=not pretrained):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
-            model = open_clip.create_model(name, pretrained=pretrained or None)
+            # OpenCLIP refuses a file that lacks a weight.
+            with _NoInitialisation() if pretrained else nullcontext():
+                model = open_clip.create_model(name, pretrained=pretrained or None)
         except Exception as error:
             if not pretrained:
                 raise
