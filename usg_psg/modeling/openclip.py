@@ -116,8 +116,8 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     with torch.random.fork_rng(devices=[]), _root_logger_left_alone(quiet=not pretrained):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         try:
-            # OpenCLIP refuses a file that lacks a weight.
-            with _NoInitialisation() if pretrained else nullcontext():
+            # A file that lacks a weight is refused, by OpenCLIP or, as a checkpoint, by `USGCheckpointer`.
+            with _NoInitialisation() if pretrained or takes_checkpoint_weights() else nullcontext():
                 model = open_clip.create_model(name, pretrained=pretrained or None)
         except Exception as error:
             if not pretrained:
