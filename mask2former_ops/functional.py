@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .backends import resolve_backend
@@ -14,6 +13,7 @@ from .reference import (
     arithmetic_dtype,
     convnext_block_reference,
     least_certain_reference,
+    linear_relu_reference,
     ms_deform_attn_reference,
     query_masks_reference,
     sampling_locations_from_offsets,
@@ -304,7 +304,7 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype("cuda") if casts else x.dtype
     fits = dtype in HALF_DTYPES and not any(size % VECTOR for size in weight.shape)
     if not (_has_kernel(x) and fits and torch.is_grad_enabled()):
-        return F.relu(F.linear(x, weight, bias))
+        return linear_relu_reference(x, weight, bias)
     x, weight, bias = (each.to(dtype).contiguous() for each in (x, weight, bias))
     return operators.linear_relu(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 

@@ -107,7 +107,7 @@ def convnext_block_reference(
 
 
 def linear_relu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer with ReLU: (M, K), (D, K) and (D,) to (M, D)."""
+    """A linear layer with ReLU: (..., K), (D, K) and (D,) to (..., D)."""
     return F.relu(F.linear(x, weight, bias))
 
 

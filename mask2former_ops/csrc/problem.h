@@ -71,6 +71,21 @@ inline void check_like_value(const at::Tensor& tensor, const char* name, const a
   MASK2FORMER_OPS_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
+// For operators without levels: shape, type and device, as of the first tensor, and that it is contiguous.
+inline void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& first, at::IntArrayRef sizes) {
+  MASK2FORMER_OPS_CHECK(tensor.sizes() == sizes, name, " must have shape ", sizes, ", got ", tensor.sizes());
+  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == first.scalar_type() && tensor.device() == first.device(), name,
+                        " must be ", first.scalar_type(), " on ", first.device(), ", got ", tensor.scalar_type(),
+                        " on ", tensor.device());
+  MASK2FORMER_OPS_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+// The fast kernels read sixteen bytes at a time; a contiguous view may start anywhere in its storage.
+inline bool is_aligned(const at::Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
+}
+inline at::Tensor aligned(const at::Tensor& tensor) { return is_aligned(tensor) ? tensor : tensor.clone(); }
+
 // Checks value, spatial_shapes and the tensor of points, and returns the sizes.
 inline Sizes read_sizes(const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& points, const char* name) {
   MASK2FORMER_OPS_CHECK(value.dim() == 4, "value must have shape (N, S, M, D), got ", value.sizes());

@@ -134,10 +134,10 @@ def test_direct_calls_are_checked(compiled):  # noqa: F811
     hidden = OPERATORS.linear_relu(x, weight, bias).detach()
     for call, message in (
         ((OPERATORS.linear_relu, x[:, :8], weight, bias), "x must be a contiguous matrix"),
-        ((OPERATORS.linear_relu, x, weight[:, :8].contiguous(), bias), "weight must be contiguous with shape"),
+        ((OPERATORS.linear_relu, x, weight[:, :8].contiguous(), bias), r"weight must have shape \[40, 16\]"),
         ((OPERATORS.linear_relu, x, weight, bias.cpu()), "bias must be"),
         ((OPERATORS.linear_relu, x.float(), weight.float(), bias.float()), "BFloat16 or Half"),
-        ((OPERATORS.relu_gradient, hidden, hidden[:4]), "hidden must be contiguous with shape"),
+        ((OPERATORS.relu_gradient, hidden, hidden[:4]), r"hidden must have shape \[24, 40\]"),
         ((OPERATORS.relu_gradient, hidden[:, :12].contiguous(), hidden[:, :12].contiguous()), "multiple of 8 channels"),
     ):
         with pytest.raises(ValueError, match=message):

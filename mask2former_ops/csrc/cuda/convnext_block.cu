@@ -215,13 +215,9 @@ void launch_norm(at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& x, at::IntArrayRef sizes) {
-  MASK2FORMER_OPS_CHECK(tensor.sizes() == sizes, name, " must have shape ", sizes, ", got ", tensor.sizes());
-  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == x.scalar_type() && tensor.device() == x.device(), name, " must be ",
-                        x.scalar_type(), " on ", x.device(), " as x is, got ", tensor.scalar_type(), " on ",
-                        tensor.device());
-  MASK2FORMER_OPS_CHECK(tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name,
-                        " must be contiguous and begin at a multiple of 16 bytes");
+void check(const at::Tensor& tensor, const char* name, const at::Tensor& x, at::IntArrayRef sizes) {
+  check_like(tensor, name, x, sizes);
+  MASK2FORMER_OPS_CHECK(is_aligned(tensor), name, " must begin at a multiple of 16 bytes");
 }
 
 at::Tensor convnext_block_cuda(const at::Tensor& x, const at::Tensor& conv_weight, const at::Tensor& conv_bias,
@@ -236,15 +232,15 @@ at::Tensor convnext_block_cuda(const at::Tensor& x, const at::Tensor& conv_weigh
   MASK2FORMER_OPS_CHECK(x.size(1) * x.size(2) * channels < (int64_t{1} << 30), "x is too large: ", x.sizes());
   MASK2FORMER_OPS_CHECK(fc1_weight.dim() == 2, "fc1_weight must be a matrix, got ", fc1_weight.sizes());
   const int64_t hidden_channels = fc1_weight.size(0);
-  check_like(x, "x", x, x.sizes());
-  check_like(conv_weight, "conv_weight", x, {kTaps, kTaps, channels});
-  check_like(conv_bias, "conv_bias", x, {channels});
-  check_like(norm_weight, "norm_weight", x, {channels});
-  check_like(norm_bias, "norm_bias", x, {channels});
-  check_like(fc1_weight, "fc1_weight", x, {hidden_channels, channels});
-  check_like(fc1_bias, "fc1_bias", x, {hidden_channels});
-  check_like(fc2_weight, "fc2_weight", x, {channels, hidden_channels});
-  check_like(fc2_bias, "fc2_bias", x, {channels});
+  check(x, "x", x, x.sizes());
+  check(conv_weight, "conv_weight", x, {kTaps, kTaps, channels});
+  check(conv_bias, "conv_bias", x, {channels});
+  check(norm_weight, "norm_weight", x, {channels});
+  check(norm_bias, "norm_bias", x, {channels});
+  check(fc1_weight, "fc1_weight", x, {hidden_channels, channels});
+  check(fc1_bias, "fc1_bias", x, {hidden_channels});
+  check(fc2_weight, "fc2_weight", x, {channels, hidden_channels});
+  check(fc2_bias, "fc2_bias", x, {channels});
   auto normed = at::empty_like(x);
   if (x.numel() == 0) return normed;
   const auto run = [&](auto type) {

@@ -19,7 +19,6 @@ constexpr int64_t kChannels = 8;  // of a thread, sixteen bytes
 constexpr int kWarps = 8;
 constexpr int kTile = kChannels * kWarpSize;  // channels of a block
 constexpr int kBlocks = 8;                    // on a multiprocessor
-constexpr int kAlignment = 16;                // bytes
 
 // masked = grad where hidden is positive, else 0; sums (blocks, channels) get each block's sum of it. A block takes
 // `tokens_each` tokens of a tile of channels, its warps in turn.
@@ -68,19 +67,6 @@ void check_matrix(const at::Tensor& tensor, const char* name) {
                         tensor.sizes());
   MASK2FORMER_OPS_CHECK(tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf, name,
                         " must be BFloat16 or Half, got ", tensor.scalar_type());
-}
-
-void check_like(const at::Tensor& tensor, const char* name, const at::Tensor& first, at::IntArrayRef sizes) {
-  MASK2FORMER_OPS_CHECK(tensor.sizes() == sizes && tensor.is_contiguous(), name, " must be contiguous with shape ",
-                        sizes, ", got ", tensor.sizes());
-  MASK2FORMER_OPS_CHECK(tensor.scalar_type() == first.scalar_type() && tensor.device() == first.device(), name,
-                        " must be ", first.scalar_type(), " on ", first.device(), ", got ", tensor.scalar_type(),
-                        " on ", tensor.device());
-}
-
-// A contiguous view may start anywhere in its storage.
-at::Tensor aligned(const at::Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAlignment == 0 ? tensor : tensor.clone();
 }
 
 at::Tensor linear_relu_cuda(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {

@@ -14,17 +14,11 @@
 namespace mask2former_ops {
 namespace {
 
-constexpr uintptr_t kVectorBytes = 16;
 
 bool has_fast_kernel(const at::Tensor& value, const Sizes& sizes) {
   const int width = sizes.head_width;
   const bool short_rows = int64_t{sizes.heads} * width < (1 << 24);  // their bytes and samples are counted in 32 bits
   return value.scalar_type() != at::kDouble && (width & (width - 1)) == 0 && width >= 16 && short_rows;
-}
-
-// The fast kernels read sixteen bytes at a time; a contiguous view may start anywhere in its storage.
-at::Tensor aligned(const at::Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kVectorBytes == 0 ? tensor : tensor.clone();
 }
 
 at::Tensor empty_output(const at::Tensor& value, const Sizes& sizes) {
