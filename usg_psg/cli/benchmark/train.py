@@ -46,12 +46,34 @@ def time_parts(model: Any, runner: StepRunner, timer: Timer) -> None:
     timer.wrap(runner, "run_step", "step")
 
 
+def summary(
+    rounds: list[float], each: list[float], waits: list[float], images: int, processes: int
+) -> dict[str, float]:
+    """Throughput and steps by name.
+
+    Args:
+        rounds: seconds a step of each round.
+        each: milliseconds of every step.
+        waits: seconds for which steps waited for data.
+        images: of a step of all processes.
+    """
+    seconds, median = statistics.median(rounds), statistics.median(each)
+    return {
+        "images per second": images / seconds,
+        "images per second and process": images / seconds / processes,
+        "ms per step": 1000 * seconds,
+        "ms per step, median": median,
+        "ms per step, slowest": max(each),
+        "% of steps, slower by a quarter": 100 * sum(x > SLOW * median for x in each) / len(each),
+        "wait for data": 1000 * statistics.mean(waits or [0.0]),
+    }
+
+
 def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None = None) -> dict[str, float]:
     """Throughput, wait for data, peak memory and time by part of one batch size, in every process of a run."""
     torch.manual_seed(0)
     model = run_as_configured(build_model(cfg), cfg)
     use_psg_sized_vocabulary(model)
-    processes = comm.get_world_size()
     runner = StepRunner(
         model,
         build_psg_train_loader(cfg),
@@ -96,18 +118,10 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
         time_parts(model, runner, timer)
         steps(max(iterations // 2, 1))
     runner.close()
-    seconds, median = statistics.median(rounds), statistics.median(each)
-    per_second = cfg.SOLVER.IMS_PER_BATCH / seconds
-    result = {"images per second": per_second, "images per second and process": per_second / processes}
-    result["ms per step"] = 1000 * seconds
-    result["ms per step, median"] = median
-    result["ms per step, slowest"] = max(each)
-    result["% of steps, slower by a quarter"] = 100 * sum(x > SLOW * median for x in each) / len(each)
-    result["wait for data"] = 1000 * statistics.mean(waits or [0.0])
+    result = summary(rounds, each, waits, cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     if peak is not None:
         result["peak memory reserved, GiB"] = peak
-    result.update(timer.medians())
-    return result
+    return {**result, **timer.medians()}
 
 
 def run_process(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | None, path: str) -> None:
