@@ -29,14 +29,16 @@ def test_whole_masks_are_taken_in_every_form(density):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32])
-@pytest.mark.parametrize("size", [(37, 29), (1, 50), (50, 1), (1, 1)], ids=str)
-def test_segments_of_a_map_in_any_order(size, kind):
-    label_map = np.random.default_rng(0).integers(0, 6, size).astype(kind)
+@pytest.mark.parametrize("size", [(37, 29), (1, 50), (50, 1), (1, 1), (0, 5), (5, 0)], ids=str)
+@pytest.mark.parametrize("order", "CF")
+def test_segments_of_a_map_in_any_order(size, kind, order):
+    label_map = np.random.default_rng(0).integers(0, 6, size).astype(kind, order=order)
     label_map[label_map == 4] = 0
     label_map[-1:, -1:] = 5
     ids = [5, 2, 4, 2, 1, 0, 200]  # two of which have no pixel
     assert encode_segments(label_map, ids) == [encode_mask(label_map == i) for i in ids]
     whole = np.full_like(label_map, 200)
+    assert encode_segments(whole, []) == []
     assert encode_segments(whole, [1, 200]) == [encode_mask(whole == i) for i in (1, 200)]
 
 

@@ -15,7 +15,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import USGCheckpointer
 from usg_psg.engine.training_record import TrainingRecord
 from usg_psg.inference import make_instances
-from usg_psg.masks import encode_mask, encode_segments
+from usg_psg.masks import encode_mask
 from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.scene_graph import SceneGraph
 from usg_psg.visualization import draw_overlay
@@ -53,22 +53,6 @@ def output():
 
 def graph():
     return SceneGraph.from_output(output(), Vocabulary(("person",), ("grass-merged",), ("over", "standing on")))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (40, 30)])
-@pytest.mark.parametrize("order", "CF")
-def test_segments_of_a_map_are_encoded_as_masks_are(shape, order):
-    generator = np.random.default_rng(sum(shape))
-    panoptic = np.array(generator.integers(0, 4, shape), dtype=np.int32, order=order)
-    panoptic[:, -1] = 3  # a run up to the last pixel
-    ids = [3, 1, 7, 2]  # one of them is nowhere, and 0 is nobody's
-    assert encode_segments(panoptic, ids) == [encode_mask(panoptic == i) for i in ids]
-    assert encode_segments(panoptic, []) == []
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
-def test_a_map_without_pixels_has_empty_segments(shape):
-    assert encode_segments(np.zeros(shape, dtype=np.int32), [1, 2]) == [encode_mask(np.zeros(shape, dtype=bool))] * 2
 
 
 def test_graph_is_between_panoptic_segments():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import numpy as np
@@ -75,9 +76,15 @@ class SceneRelation:
     score: float
 
 
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
 def _fields(record: Any) -> dict[str, Any]:
-    """Of a dataclass, as they are: `asdict` would copy every run of every mask. TypeError for anything else."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    """Of a dataclass, as they are: `asdict` would copy them all the way down. TypeError for anything else."""
+    kind: Any = type(record)
+    return {name: getattr(record, name) for name in _field_names(kind)}
 
 
 def _read(kind: type[Record], entries: list, what: str) -> list[Record]:
@@ -247,7 +254,7 @@ class SceneGraph:
         return replace(self, relations=relations)
 
     def to_json(self) -> str:
-        """Text that `from_json` reads back unchanged."""
+        """Text that `from_json` reads back unchanged; TypeError for what JSON has not, such as a tensor."""
         return json.dumps({"format": FORMAT, "version": VERSION, **_fields(self)}, default=_fields)
 
     @classmethod
