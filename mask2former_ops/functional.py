@@ -16,6 +16,8 @@ from .reference import (
     linear_relu_reference,
     ms_deform_attn_reference,
     query_masks_reference,
+    sample_logits_reference,
+    sample_maps,
     sampling_locations_from_offsets,
 )
 from .schemas import as_shape_list, check_level_start_index, flatten_shapes, operators
@@ -27,12 +29,18 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 VECTOR = 8  # of their numbers in sixteen bytes
 MAX_BLOCK_CHANNELS = 3072
 MAX_QUERIES = 4096
+FEATURE_BYTES = 16  # read at once
 VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+
+
+def _check_points(name: str, points: Tensor, letter: str, maps: int) -> None:
+    if points.dim() != 3 or points.shape[0] != maps or points.shape[2] != 2:
+        raise ValueError(f"{name} must have shape ({letter}={maps}, N, 2), got {tuple(points.shape)}")
 
 
 def _check_arguments(
@@ -198,13 +206,63 @@ def least_certain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
     """
     if logits.dim() != 3:
         raise ValueError(f"logits must have shape (M, h, w), got {tuple(logits.shape)}")
-    if candidates.dim() != 3 or candidates.shape[0] != logits.shape[0] or candidates.shape[2] != 2:
-        raise ValueError(f"candidates must have shape (M={len(logits)}, N, 2), got {tuple(candidates.shape)}")
+    _check_points("candidates", candidates, "M", len(logits))
     if not 0 <= count <= candidates.shape[1]:
         raise ValueError(f"count must be 0 to N={candidates.shape[1]}, got {count}")
     if not _has_kernel(logits) or logits.dtype == torch.float64:
         return least_certain_reference(logits, candidates, count)
     return operators.least_certain(logits.contiguous(), candidates.float().contiguous(), count)
+
+
+@torch.no_grad()
+def sample_features(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of all channels at points, interpolated in float32.
+
+    Args:
+        maps: (B, C, h, w), floating point; of any layout in memory, but those that are not channels last are copied
+            for the compiled kernel, which takes numbers of channels that fill 16 bytes.
+        points: (B, N, 2), (x, y) as for `sample_logits`.
+
+    Returns:
+        (B, C, N) without gradient, in autocast's type, if it is on, else in float32. From the compiled kernel the
+        channels of a point are next to each other in memory, as matrix products like them just as well.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if maps.dim() != 4:
+        raise ValueError(f"maps must have shape (B, C, h, w), got {tuple(maps.shape)}")
+    _check_points("points", points, "B", len(maps))
+    kind = maps.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    fits = maps.dtype in (torch.float32, dtype) and maps.shape[1] * maps.element_size() % FEATURE_BYTES == 0
+    if not (_has_kernel(maps) and fits):
+        return sample_maps(maps.float(), points).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    return operators.sample_features(maps, points.float().contiguous()).transpose(1, 2).to(dtype)
+
+
+def sample_logits(logits: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps at points.
+
+    Args:
+        logits: (M, h, w), floating point. The compiled kernels take float32; they sum the gradient by atomic
+            additions, which `torch.use_deterministic_algorithms(True)` refuses, as it does PyTorch's.
+        points: (M, N, 2), (x, y) in [0, 1], (0, 0) the outer corner of the top-left pixel. Beyond the centres of the
+            outer pixels, the border is repeated.
+
+    Returns:
+        (M, N) in the type of `logits`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"logits must have shape (M, h, w), got {tuple(logits.shape)}")
+    _check_points("points", points, "M", len(logits))
+    if not _has_kernel(logits) or logits.dtype != torch.float32 or points.requires_grad:
+        return sample_logits_reference(logits, points)
+    return operators.sample_logits(logits.contiguous(), points.float().contiguous())
 
 
 @torch.no_grad()

@@ -78,11 +78,38 @@ def ms_deform_attn_reference(
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
 
 
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of (B, c, h, w) maps at (B, N, 2) points, (x, y) in [0, 1]: (B, c, N).
+
+    The half pixel at the border repeats the border: padding with zeros would make it look undecided.
+    """
+    grid = (2 * points - 1)[:, None].to(maps.dtype)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+
+
+def sample_features_reference(maps: Tensor, points: Tensor) -> Tensor:
+    """(B, N, C) values of (B, C, h, w) maps at (B, N, 2) points, channels last, in the type of `maps`."""
+    return sample_maps(maps.to(arithmetic_dtype(maps.dtype)), points).transpose(1, 2).to(maps.dtype).contiguous()
+
+
+def sample_logits_reference(logits: Tensor, points: Tensor) -> Tensor:
+    """(M, N) values of (M, h, w) maps at (M, N, 2) points; see `sample_logits`."""
+    return sample_maps(logits[:, None], points)[:, 0]
+
+
+def sample_logits_backward_reference(grad_values: Tensor, points: Tensor, height: int, width: int) -> Tensor:
+    """(M, height, width) gradient of `sample_logits` from (M, N) of its values."""
+    grid = (2 * points - 1)[:, None].to(grad_values.dtype)
+    logits = grad_values.new_zeros((len(points), 1, height, width))  # of which the shape matters
+    bilinear, border, align_corners = 0, 1, False
+    return torch.ops.aten.grid_sampler_2d_backward(
+        grad_values[:, None, None], logits, grid, bilinear, border, align_corners, [True, False]
+    )[0][:, 0]
+
+
 def least_certain_reference(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
     """Of each map's candidates, the `count` at which its bilinear value is nearest to zero; see `least_certain`."""
-    grid = (2 * candidates - 1)[:, None].to(logits.dtype)
-    values = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)
-    chosen = values[:, 0, 0].abs().topk(count, dim=1, largest=False).indices
+    chosen = sample_logits_reference(logits, candidates).abs().topk(count, dim=1, largest=False).indices
     return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
 
 

@@ -3,7 +3,8 @@
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-The others have kernels for CUDA, and PyTorch's for other devices; of them only `linear_relu` has a gradient.
+The others have kernels for CUDA, and PyTorch's for other devices; of them only `linear_relu` and, for its logits,
+`sample_logits` have a gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from .reference import (
     linear_relu_reference,
     query_masks_reference,
     relu_gradient_reference,
+    sample_features_reference,
+    sample_logits_backward_reference,
+    sample_logits_reference,
 )
 
 NAMESPACE = "mask2former_ops"
@@ -62,8 +66,17 @@ _library.define("linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor", t
 _library.define(
     "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
 )
+_library.define("sample_features(Tensor maps, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("sample_logits(Tensor logits, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    "sample_logits_backward(Tensor grad_values, Tensor points, SymInt height, SymInt width) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
 torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
+torch.library.impl(_library, "sample_features", "CompositeExplicitAutograd")(sample_features_reference)
+torch.library.impl(_library, "sample_logits", "CompositeExplicitAutograd")(sample_logits_reference)
+torch.library.impl(_library, "sample_logits_backward", "CompositeExplicitAutograd")(sample_logits_backward_reference)
 torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
 torch.library.impl(_library, "query_masks", "CompositeExplicitAutograd")(query_masks_reference)
 torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
@@ -95,6 +108,21 @@ def _(x, weight, bias):
 @torch.library.register_fake(f"{NAMESPACE}::relu_gradient", lib=_library)
 def _(grad_hidden, hidden):
     return grad_hidden.new_empty(grad_hidden.shape), grad_hidden.new_empty(grad_hidden.shape[1])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_features", lib=_library)
+def _(maps, points):
+    return maps.new_empty(points.shape[0], points.shape[1], maps.shape[1])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_logits", lib=_library)
+def _(logits, points):
+    return logits.new_empty(points.shape[:2])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sample_logits_backward", lib=_library)
+def _(grad_values, points, height, width):
+    return grad_values.new_empty(points.shape[0], height, width)
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:
@@ -163,6 +191,18 @@ def _backward_linear_relu(ctx, grad_hidden):
     return grad_x, grad.t() @ x if ctx.needs_input_grad[1] else None, grad_bias
 
 
+def _save_points(ctx, inputs, output):
+    logits, points = inputs
+    ctx.size = logits.shape[1:]
+    ctx.save_for_backward(points)
+
+
+def _backward_logits(ctx, grad_values):
+    if ctx.needs_input_grad[1]:
+        raise RuntimeError("sample_logits has no gradient for points")
+    return operators.sample_logits_backward(grad_values.contiguous(), *ctx.saved_tensors, *ctx.size), None
+
+
 def _refuse_second_order(ctx, *grads):
     raise RuntimeError(
         "mask2former_ops has no second-order gradients in its compiled backend; "
@@ -177,7 +217,15 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     f"{NAMESPACE}::linear_relu", _backward_linear_relu, setup_context=_save_linear_relu, lib=_library
 )
-for _name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward", "relu_gradient"):
+torch.library.register_autograd(
+    f"{NAMESPACE}::sample_logits", _backward_logits, setup_context=_save_points, lib=_library
+)
+for _name in (
+    "ms_deform_attn_backward",
+    "ms_deform_attn_fused_backward",
+    "relu_gradient",
+    "sample_logits_backward",
+):
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)
 
 

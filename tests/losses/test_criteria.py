@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from mask2former_ops import sample_logits
 from usg_psg.losses import LossWeights, ObjectCriterion, RelationCriterion, predicate_targets
 from usg_psg.losses.object_criterion import by_layer, matched_mask_logits
-from usg_psg.losses.points import mask_points, sample_labels, sample_maps
+from usg_psg.losses.points import mask_points, sample_labels
 from usg_psg.structures import PairProposals, RelationPredictions, SceneGraphTargets, SegmentMasks
 
 from ..tiny import loss_counts, object_predictions
@@ -31,7 +32,7 @@ def test_maps_and_labels_share_one_frame():
     mask = torch.rand(2, 5, 7) > 0.5
     y, x = torch.meshgrid(torch.arange(5), torch.arange(7), indexing="ij")
     points = torch.stack([(x + 0.5) / 7, (y + 0.5) / 5], dim=-1).reshape(1, -1, 2).expand(2, -1, -1)
-    values = sample_maps(mask[:, None].float(), points)[:, 0]
+    values = sample_logits(mask.float(), points)
     torch.testing.assert_close(values, sample_labels(mask, points).float(), atol=1e-5, rtol=0)
 
 

@@ -16,10 +16,11 @@ from detectron2.config import CfgNode
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from mask2former_ops import sample_features
+
 from ..structures import ObjectPredictions, SceneGraphTargets
 from ..utils.allowed import one_of
-from ..utils.autocast import to_autocast_dtype
-from .points import grid_points, sample_labels, sample_maps
+from .points import grid_points, sample_labels
 
 UNMATCHED = -1
 MATCHERS = one_of("hungarian", "fixed")
@@ -173,7 +174,7 @@ class HungarianMatcher(nn.Module):
             points = torch.rand(batch, self.num_points, 2, device=device)
         else:
             points = grid_points(*mask_features.shape[-2:], device=device).expand(batch, -1, -1)
-        features = to_autocast_dtype(sample_maps(mask_features.float(), points))
+        features = sample_features(mask_features, points)
         labels = sample_labels(targets.masks, points[targets.image_index])
         gt_masks = labels.new_zeros((batch, most, points.shape[1]), dtype=torch.float32)
         gt_masks[targets.image_index, targets.slot] = labels.float()

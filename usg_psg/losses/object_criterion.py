@@ -9,10 +9,12 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from mask2former_ops import sample_logits
+
 from ..structures import ObjectPredictions, SceneGraphTargets, SegmentMasks
 from .functional import dice_loss, mask_bce_loss, mean_class_loss, sigmoid_class_loss
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
-from .points import mask_points, sample_labels, sample_maps
+from .points import mask_points, sample_labels
 
 
 class ObjectCriterion(nn.Module):
@@ -110,7 +112,7 @@ class ObjectCriterion(nn.Module):
             objects.mask_embeddings, objects.mask_features, targets, matched_query.clamp(min=0)
         ).flatten(0, 1)
         points = mask_points(logits.detach(), *self.sampling)
-        point_logits = sample_maps(logits[:, None], points)[:, 0]
+        point_logits = sample_logits(logits, points)
         masks = SegmentMasks.of(targets.masks)
         point_logits, points = (x.unflatten(0, (num_layers, num_objects)) for x in (point_logits, points))
         bce, dice = self.point_losses(point_logits, points, masks.maps, masks.number, masks.map_index)

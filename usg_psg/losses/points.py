@@ -1,4 +1,4 @@
-"""Sampling of mask logits and annotated masks at points.
+"""Points at which masks are compared, and annotated masks at points.
 
 Points are (x, y) in [0, 1] of the padded batch, (0, 0) the outer corner of the top-left pixel.
 Letters: M masks, N points.
@@ -7,21 +7,11 @@ Letters: M masks, N points.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former_ops import least_certain
 
 from ..structures import SegmentMasks
-
-
-def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of (B, c, h, w) maps at (B, N, 2) points: (B, c, N).
-
-    The half pixel at the border repeats the border: padding with zeros would make it look undecided.
-    """
-    grid = (2 * points - 1)[:, None].to(maps.dtype)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
 
 def sample_labels(masks: Tensor | SegmentMasks, points: Tensor) -> Tensor:

@@ -12,7 +12,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include "common.cuh"
+#include "bilinear.cuh"
 
 namespace mask2former_ops {
 namespace {
@@ -22,23 +22,6 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBins = 2 * kThreads;
 constexpr int kPasses = 3;
 constexpr int kFirstShift = 20, kShiftStep = 10;  // 11 bits, then ten a pass
-
-__device__ __forceinline__ float as_float(float x) { return x; }
-__device__ __forceinline__ float as_float(BFloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
-__device__ __forceinline__ float as_float(Half x) { return __half2float(__ushort_as_half(x.bits)); }
-
-// Bilinear value at (x, y) in [0, 1] of the map; beyond the centres of the outer pixels, the border is repeated.
-template <typename T>
-__device__ __forceinline__ float sample(const T* map, int height, int width, float2 at) {
-  const float x = fminf(fmaxf(at.x * width - 0.5f, 0.f), width - 1.f);
-  const float y = fminf(fmaxf(at.y * height - 0.5f, 0.f), height - 1.f);
-  const int left = static_cast<int>(x), top = static_cast<int>(y);
-  const int right = min(left + 1, width - 1), bottom = min(top + 1, height - 1);
-  const float to_right = x - left, to_bottom = y - top;
-  const T *upper = map + top * width, *lower = map + bottom * width;
-  return (1 - to_bottom) * ((1 - to_right) * as_float(upper[left]) + to_right * as_float(upper[right])) +
-         to_bottom * ((1 - to_right) * as_float(lower[left]) + to_right * as_float(lower[right]));
-}
 
 __device__ __forceinline__ int sum_below(int x, int limit, int lane) {
   x = lane < limit ? x : 0;
@@ -178,9 +161,7 @@ at::Tensor least_certain_cuda(const at::Tensor& logits, const at::Tensor& candid
   auto chosen = at::empty({logits.size(0), count, 2}, candidates.options());
   if (chosen.numel() == 0) return chosen;
   MASK2FORMER_OPS_CHECK(logits.numel() > 0, "logits must have pixels, got ", logits.sizes());
-  // A contiguous view may start anywhere in its storage.
-  const bool aligned = reinterpret_cast<uintptr_t>(candidates.const_data_ptr()) % sizeof(float2) == 0;
-  const auto points = aligned ? candidates : candidates.clone();
+  const auto points = aligned(candidates);
   switch (logits.scalar_type()) {
     case at::kFloat: launch<float>(logits, points, chosen); break;
     case at::kBFloat16: launch<BFloat16>(logits, points, chosen); break;
