@@ -5,11 +5,12 @@
 // image, so the features of one (13 MB of bfloat16 at 640 pixels), whose pixels are read twice on average, stay in the
 // second-level cache.
 //
-// Of logits a block takes a map, in shared memory where that is large enough: points are drawn at random, and four
-// reads each, or four atomic additions, from a cache that moves 32 bytes for four would take most of the time. Maps
-// and points are so read once, and a gradient is written once. Two blocks of 512 threads share a multiprocessor of an
-// H100 at 160 x 160: one waits for its map while the other samples. Larger maps are sampled where they lie, some
-// points a block, and their gradients are summed there.
+// Of logits a block takes a map, in shared memory where that is large enough: points are drawn at random, and a cache
+// moves 32 bytes for each of four numbers that a point reads or adds to. So maps and points are read once, and a
+// gradient is written once. Of 160 x 160, two blocks of 512 threads share a multiprocessor of an H100: one waits for
+// its map while the other samples. Additions to shared memory are loops of compare and swap, which conflicts between
+// the banks slow down, not those between threads: few points of a warp share a pixel. Larger maps are sampled where
+// they lie, some points a block, and their gradients are summed there.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -181,7 +182,7 @@ at::Tensor sample_features_cuda(const at::Tensor& maps, const at::Tensor& points
                         "maps must have shape (B, C, h, w) and be channels last in memory, got ", maps.sizes());
   check_points(points, maps.size(0), maps.device());
   const int64_t batch = maps.size(0), channels = maps.size(1), count = points.size(1);
-  auto features = at::empty({batch, count, channels}, maps.options().memory_format(at::MemoryFormat::Contiguous));
+  auto features = at::empty({batch, count, channels}, maps.options());
   const auto run = [&](auto type) {
     using T = decltype(type);
     constexpr int kChannels = Row<T>::kChannels;
