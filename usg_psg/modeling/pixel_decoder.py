@@ -138,7 +138,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         ]
         lateral = self.lateral(features["res2"])
         enlarged = upsample(to_autocast_dtype(encoded[-1]), lateral.shape[-2:])
-        return PixelDecoderOutput(self.mask_features(self.output(lateral + enlarged)), encoded)
+        mask_features = self.mask_features(self.output(lateral + enlarged))
+        if mask_features.is_cuda:  # as convolutions in 16 bits leave them, and as the matching reads them
+            mask_features = mask_features.contiguous(memory_format=torch.channels_last)
+        return PixelDecoderOutput(mask_features, encoded)
 
     def _positions(self, shapes: list[tuple[int, int]], x: Tensor) -> Tensor:
         """(1, S, d): sine code of the place plus the learned code of the level."""
