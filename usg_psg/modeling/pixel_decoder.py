@@ -139,7 +139,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         lateral = self.lateral(features["res2"])
         enlarged = upsample(to_autocast_dtype(encoded[-1]), lateral.shape[-2:])
         mask_features = self.mask_features(self.output(lateral + enlarged))
-        if mask_features.is_cuda:  # as convolutions in 16 bits leave them, and as the matching reads them
+        if mask_features.is_cuda:  # the matching reads all channels of a point, and compiled convolutions leave them so
             mask_features = mask_features.contiguous(memory_format=torch.channels_last)
         return PixelDecoderOutput(mask_features, encoded)
 
