@@ -139,7 +139,8 @@ def ms_deform_attn_fused(
     """`ms_deform_attn` with the softmax over levels and points, and the sum of reference point and offset, inside.
 
     Args:
-        value: (N, S, M, D), as for `ms_deform_attn`.
+        value: (N, S, M, D), as for `ms_deform_attn`, or the same as (N, S, M * D), which torch.compile never copies: in
+            a network with convolutions, it lays tensors of four axes out as images.
         spatial_shapes: (L, 2) integers, (H, W) of each level.
         reference_points: (N, Lq, L, 2), (x, y) in [0, 1]; constants, the compiled backend gives no gradient.
         sampling_offsets: (N, Lq, M, L, P, 2), (x, y) in pixels of the level.
@@ -153,6 +154,9 @@ def ms_deform_attn_fused(
     """
     shapes = as_shape_list(spatial_shapes)
     others = {"attention_logits": attention_logits, "reference_points": reference_points}
+    given = value
+    if value.dim() == 3 and sampling_offsets.dim() == 6 and value.shape[2] % sampling_offsets.shape[2] == 0:
+        value = value.unflatten(2, (sampling_offsets.shape[2], -1))
     _check_arguments(value, shapes, "sampling_offsets", sampling_offsets, others)
     batch, queries, heads, levels, points, _ = sampling_offsets.shape
     _check_shape("attention_logits", attention_logits, (batch, queries, heads, levels, points))
@@ -163,7 +167,7 @@ def ms_deform_attn_fused(
         weights = attention_logits.flatten(-2).softmax(-1, dtype=locations.dtype).view_as(attention_logits)
         return ms_deform_attn(value, shapes, None, locations, weights)
     output, _ = operators.ms_deform_attn_fused(
-        value.contiguous(),
+        given.contiguous(),
         flatten_shapes(shapes),
         reference_points.to(arithmetic_dtype(value.dtype)).contiguous(),
         sampling_offsets.to(value.dtype).contiguous(),

@@ -96,7 +96,6 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(value_input)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
-        value = value.unflatten(-1, (self.num_heads, -1))
         offsets = self.sampling_offsets(query).unflatten(-1, (*grouped, 2))
         logits = self.attention_weights(query).unflatten(-1, grouped)
 

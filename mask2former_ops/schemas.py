@@ -2,13 +2,14 @@
 
 The `torch.library` namespace `mask2former_ops` has two operators of attention. `ms_deform_attn` takes sampling
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
-and does the rest in the kernel. Both take the levels' shapes as host integers, so that nothing waits for the device.
-The others have kernels for CUDA, and PyTorch's for other devices; of them only `linear_relu` and, for its logits,
-`sample_logits` have a gradient.
+and does the rest in the kernel; its value may have heads and their channels on one axis. Both take the levels' shapes
+as host integers, so that nothing waits for the device. The others have kernels for CUDA, and PyTorch's for other
+devices; of them only `linear_relu` and, for its logits, `sample_logits` have a gradient.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -126,7 +127,7 @@ def _(grad_values, points, height, width):
 
 
 def _output_like(value: Tensor, queries: Tensor) -> Tensor:
-    return value.new_empty(value.shape[0], queries.shape[1], value.shape[2] * value.shape[3])
+    return value.new_empty(value.shape[0], queries.shape[1], math.prod(value.shape[2:]))
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ms_deform_attn", lib=_library)

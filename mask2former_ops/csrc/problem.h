@@ -86,6 +86,12 @@ inline bool is_aligned(const at::Tensor& tensor) {
 }
 inline at::Tensor aligned(const at::Tensor& tensor) { return is_aligned(tensor) ? tensor : tensor.clone(); }
 
+// (N, S, M * D) as (N, S, M, D), with the points' number of heads; others as they are, for `read_sizes` to check.
+inline at::Tensor by_head(const at::Tensor& value, const at::Tensor& points) {
+  if (value.dim() != 3 || points.dim() != 6 || points.size(2) == 0 || value.size(2) % points.size(2) != 0) return value;
+  return value.unflatten(2, {points.size(2), value.size(2) / points.size(2)});
+}
+
 // Checks value, spatial_shapes and the tensor of points, and returns the sizes.
 inline Sizes read_sizes(const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& points, const char* name) {
   MASK2FORMER_OPS_CHECK(value.dim() == 4, "value must have shape (N, S, M, D), got ", value.sizes());

@@ -178,6 +178,23 @@ def test_logits_of_matched_queries_in_batches_of_uneven_images():
             torch.testing.assert_close(logits[layer, number], expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_matched_logits_are_those_of_all_and_laid_out_as_the_features(layout):
+    targets = make_targets([2, 0, 9])
+    embeddings = torch.randn(3, 3, 12, 6, requires_grad=True)
+    features = torch.randn(3, 6, 4, 5).to(memory_format=layout).requires_grad_()
+    matched = torch.randint(0, 12, (3, 11))
+    weights = torch.randn(3, 11, 4, 5)
+    found = torch.autograd.grad(
+        (matched_mask_logits(embeddings, features, targets, matched) * weights).sum(), (embeddings, features)
+    )
+    every = torch.einsum("lbqd,bdhw->lbqhw", embeddings, features)
+    chosen = every[torch.arange(3)[:, None], targets.image_index, matched]
+    expected = torch.autograd.grad((chosen * weights).sum(), (embeddings, features))
+    torch.testing.assert_close(found, expected)
+    assert found[1].is_contiguous(memory_format=layout)
+
+
 def test_unmatched_objects_have_no_class_target():
     targets = make_targets([3], num_classes=2)
     logits = torch.zeros(1, 1, 2, 2)

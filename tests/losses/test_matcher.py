@@ -16,6 +16,7 @@ from usg_psg.losses.matcher import (
     matching_cost,
 )
 from usg_psg.structures import SceneGraphTargets
+from usg_psg.utils.autocast import tensor_float32
 
 from ..tiny import object_predictions
 
@@ -56,6 +57,19 @@ def test_the_cost_keeps_its_digits_under_autocast(dtype):
     exact = matching_cost(*(x.double() if x.is_floating_point() else x for x in arguments))
     torch.testing.assert_close(cost, exact.float(), rtol=1e-4, atol=1e-4)
     assert cost[0].argmin() == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cost_keeps_its_digits_where_a_gpu_rounds_factors(dtype):
+    torch.manual_seed(0)
+    logits = (8 * torch.randn(2, 100, 12544)).to(dtype)
+    masks = (torch.rand(2, 16, 12544) < torch.rand(2, 16, 1)).float()
+    arguments = torch.rand(2, 100, 5), logits, torch.randint(0, 5, (2, 16)), masks
+    with tensor_float32():
+        cost = matching_cost(*(x.cuda() for x in arguments))
+    exact = matching_cost(*(x.double() if x.is_floating_point() else x for x in arguments))
+    torch.testing.assert_close(cost.cpu(), exact.float(), rtol=1e-4, atol=1e-3)
 
 
 def test_outside_of_training_the_matching_is_not_left_to_chance():

@@ -1,4 +1,5 @@
-"""Blocks of a frozen ConvNeXt as one operator each: which are, what they compute, how loaded weights reach them."""
+"""A frozen ConvNeXt's blocks as one operator each and its stem as a product: which are, what they compute, how loaded
+weights reach them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import timm
 import torch
 from torch import nn
 
-from usg_psg.modeling.frozen_convnext import FrozenBlock, is_plain, replace_plain_blocks
+from usg_psg.modeling.frozen_convnext import (
+    FrozenBlock,
+    FrozenPatches,
+    has_patches,
+    is_plain,
+    replace_plain_blocks,
+    replace_stem,
+)
 from usg_psg.modeling.openclip_convnext import OpenCLIPConvNeXt, _with_scales_folded
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -35,6 +43,7 @@ def test_every_block_of_the_full_size_trunk_is_recognised():
         config = open_clip.get_model_config("convnext_large_d_320")["vision_cfg"]
         trunk = timm.create_model(config["timm_model_name"], drop_path_rate=0.1, num_classes=0).eval()
     assert replace_plain_blocks(folded_stages(trunk)) == (36, 36)
+    assert replace_stem(nn.ModuleDict({"stem": trunk.stem}))
 
 
 def test_features_are_those_of_timm():
@@ -63,6 +72,23 @@ def test_a_block_is_that_of_timm_at_sizes_below_its_kernel(size):
         found, expected = FrozenBlock(block)(x), block(x)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kernel, bias, size", [((4, 4), True, (64, 96)), ((2, 3), False, (9, 11))])
+def test_a_convolution_of_patches_is_a_product(kernel, bias, size):
+    convolution = nn.Conv2d(3, 8, kernel, stride=kernel, bias=bias).double()
+    assert has_patches(convolution)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    for image in (x, x.to(memory_format=torch.channels_last)):
+        found = FrozenPatches(convolution)(image)
+        torch.testing.assert_close(found, convolution(image))
+        assert found.is_contiguous(memory_format=torch.channels_last) and not found.requires_grad
+
+
+@pytest.mark.parametrize("changes", [{"stride": 1}, {"padding": 1}, {"dilation": 2}, {"groups": 3}], ids=str)
+def test_a_convolution_whose_patches_overlap_or_miss_pixels_stays(changes):
+    stem = nn.ModuleDict({"stem": nn.Sequential(nn.Conv2d(3, 9, 4, **{"stride": 4, **changes}))})
+    assert not replace_stem(stem) and type(stem["stem"][0]) is nn.Conv2d
 
 
 @pytest.mark.parametrize(
@@ -97,11 +123,15 @@ def test_blocks_that_are_trained_or_scaled_stay_as_they_are():
 
 
 def test_loaded_weights_reach_the_copy_in_place(monkeypatch):
-    monkeypatch.setattr("usg_psg.modeling.openclip_convnext.use_compiled_blocks", replace_plain_blocks)
+    def replace(trunk):
+        replace_stem(trunk)
+        replace_plain_blocks(trunk)
+
+    monkeypatch.setattr("usg_psg.modeling.openclip_convnext.use_faster_parts", replace)
     backbone = OpenCLIPConvNeXt(small_trunk(), freeze=True, frozen_dtype="bfloat16")
     reduced = backbone._in_frozen_dtype()
     addresses = [parameter.data_ptr() for parameter in reduced.parameters()]
-    assert any(isinstance(module, FrozenBlock) for module in reduced.modules())
+    assert {FrozenBlock, FrozenPatches} <= {type(module) for module in reduced.modules()}
     other = copy.deepcopy(backbone.state_dict())
     backbone.load_state_dict({name: 0.9 * value for name, value in other.items()})
     assert [parameter.data_ptr() for parameter in backbone._in_frozen_dtype().parameters()] == addresses
@@ -122,6 +152,7 @@ def test_on_a_gpu_the_compiled_blocks_are_used():
     backbone = OpenCLIPConvNeXt(small_trunk(), freeze=True).cuda()
     blocks = [block for stage in backbone._in_frozen_dtype()["stages"] for block in stage.blocks]
     assert all(isinstance(block, FrozenBlock) for block in blocks)
+    assert isinstance(backbone._in_frozen_dtype()["stem"][0], FrozenPatches)
     image = torch.randn(1, 3, 64, 96, device="cuda")
     exact = backbone._features(backbone.trunk, image, torch.float32)
     for name, feature in backbone(image).items():
@@ -132,6 +163,7 @@ def test_a_trunk_of_operators_compiles_into_one_graph(monkeypatch):
     monkeypatch.setattr("mask2former_ops.functional._has_kernel", lambda tensor: True)
     stages = folded_stages(small_trunk()).bfloat16().to(memory_format=torch.channels_last)
     replace_plain_blocks(stages)
+    assert replace_stem(stages)
     nodes = []
 
     def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:

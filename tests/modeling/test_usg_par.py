@@ -10,6 +10,8 @@ from usg_psg.structures import TextEmbeddings
 
 from ..tiny import LOSSES, tiny_input, tiny_model
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 @pytest.mark.parametrize(
     "options",
@@ -124,6 +126,39 @@ def test_images_are_normalised_and_padded(sizes):
     expected = ImageList.from_tensors([(x.float() - model.pixel_mean) / model.pixel_std for x in images], 32)
     assert torch.equal(found.tensor, expected.tensor) and found.tensor.is_contiguous()
     assert found.image_sizes == expected.image_sizes == sizes
+
+
+@NEEDS_GPU
+def test_images_copied_beside_other_work_are_the_same():
+    model = tiny_model()
+    inputs = [{"image": torch.randint(0, 256, (3, *size), dtype=torch.uint8)} for size in ((50, 70), (64, 33))]
+    expected = model.preprocess(inputs).tensor
+    model.cuda().train()
+    pinned = [{"image": x["image"].pin_memory()} for x in inputs]
+    for _ in range(20):
+        torch.testing.assert_close(model.preprocess(pinned).tensor.cpu(), expected)
+
+
+@NEEDS_GPU
+def test_mask_features_and_their_gradient_have_the_channels_of_a_pixel_side_by_side_on_a_gpu():
+    """Otherwise a layout is copied to the other in every step, 200 MB for 16 images of 640 x 640 pixels."""
+    model = tiny_model().cuda().train()
+    layouts = {}
+    decode = model.pixel_decoder.forward
+
+    def forward(features):
+        output = decode(features)
+        mask_features = output.mask_features
+        layouts["features"] = mask_features.is_contiguous(memory_format=torch.channels_last)
+        mask_features.register_hook(
+            lambda grad: layouts.update(gradient=grad.is_contiguous(memory_format=torch.channels_last))
+        )
+        return output
+
+    model.pixel_decoder.forward = forward
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        sum(model([tiny_input(), tiny_input()]).values()).backward()
+    assert layouts == {"features": True, "gradient": True}
 
 
 @torch.no_grad()

@@ -107,8 +107,9 @@ def test_opcheck(compiled, device):  # noqa: F811
     inputs = [x.requires_grad_() for x in random_call(SHAPE, torch.float32, device)]
     torch.library.opcheck(torch.ops.mask2former_ops.ms_deform_attn, (inputs[0], FLAT, *inputs[1:]))
     value, reference, offsets, logits = random_fused_call(SHAPE, torch.float32, device)
-    call = (value.requires_grad_(), FLAT, reference, offsets.requires_grad_(), logits.requires_grad_())
-    torch.library.opcheck(torch.ops.mask2former_ops.ms_deform_attn_fused, call)
+    for each in (value, value.flatten(2)):
+        call = (each.requires_grad_(), FLAT, reference, offsets.requires_grad_(), logits.requires_grad_())
+        torch.library.opcheck(torch.ops.mask2former_ops.ms_deform_attn_fused, call)
     levels = torch.tensor(SHAPE.levels, device=device)
     op = torch.ops.mask2former_ops.ms_deform_attn_tensor_shapes
     torch.library.opcheck(op, (inputs[0], levels, None, *inputs[1:]))

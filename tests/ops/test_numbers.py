@@ -108,6 +108,25 @@ def test_fused_op(shape, dtype, device):  # noqa: F811
 
 
 @pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
+@pytest.mark.parametrize("width", [32, 20])
+def test_a_value_may_have_its_heads_and_channels_on_one_axis(width, device):  # noqa: F811
+    shape = Shape(((3, 4), (2, 2)), width=width)
+    value, reference, offsets, logits = random_fused_call(shape, torch.float32, device)
+    grad_output = grad_output_for(value.cpu(), offsets.shape[1])
+
+    def call(value, offsets, logits):
+        return ms_deform_attn_fused(value, shape.levels, reference, offsets, logits)
+
+    expected = results(call, (value, offsets, logits), grad_output)
+    found = results(call, (value.flatten(2), offsets, logits), grad_output)
+    assert found[1].shape == value.flatten(2).shape
+    for name, a, b in zip(NAMES, found, expected, strict=True):
+        torch.testing.assert_close(a.view_as(b), b, msg=name)
+    with pytest.raises(ValueError, match="value must have shape"):
+        call(value.flatten(2)[..., 1:], offsets, logits)
+
+
+@pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)
 def test_borders_and_outside(device):  # noqa: F811
     height, width = 3, 5
     x = torch.tensor([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, width - 1.0, width - 0.5, float(width), 1e9])

@@ -20,6 +20,7 @@ from mask2former_ops import sample_features
 
 from ..structures import ObjectPredictions, SceneGraphTargets
 from ..utils.allowed import one_of
+from ..utils.autocast import tensor_float32
 from .points import grid_points, sample_labels
 
 UNMATCHED = -1
@@ -48,8 +49,9 @@ def matching_cost(
 
     Returns:
         (B, Q, M) float32, computed so under autocast, too: sums over thousands of points leave no digits, or no finite
-        value, in 16 bits. Always finite: a value that is not counts as a very bad match, so that the assignment
-        succeeds and the loss itself shows the fault.
+        value, in 16 bits; inside of `tensor_float32`, factors have 11 bits, which masks and 16-bit logits fit. Always
+        finite: a value that is not counts as a very bad match, so that the assignment succeeds and the loss itself
+        shows the fault.
     """
     num_points = mask_logits.shape[-1]
     area = gt_masks.sum(-1)[:, None]
@@ -181,12 +183,13 @@ class HungarianMatcher(nn.Module):
         gt_classes = targets.classes.new_zeros((batch, most))
         gt_classes[targets.image_index, targets.slot] = targets.classes
         # One layer at a time: the (B, Q, N) logits of all layers together would be the step's largest tensor.
-        cost = torch.stack(
-            [
-                self.cost(*layer, features, gt_classes, gt_masks)
-                for layer in zip(class_logits, objects.mask_embeddings, strict=True)
-            ]
-        )
+        with tensor_float32():
+            cost = torch.stack(
+                [
+                    self.cost(*layer, features, gt_classes, gt_masks)
+                    for layer in zip(class_logits, objects.mask_embeddings, strict=True)
+                ]
+            )
         return Matching(cost, counts)
 
 

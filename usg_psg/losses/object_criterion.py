@@ -5,13 +5,17 @@ Letters: L prediction layers, B images, Q queries, C classes, d channels, T obje
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mask2former_ops import sample_logits
 
 from ..structures import ObjectPredictions, SceneGraphTargets, SegmentMasks
+from ..utils.autocast import to_autocast_dtype
 from .functional import dice_loss, mask_bce_loss, mean_class_loss, sigmoid_class_loss
 from .normalizer import REDUCTIONS, LossCounts, target_divisor
 from .points import mask_points, sample_labels
@@ -182,7 +186,33 @@ def matched_mask_logits(
     query[layer[:, None], targets.image_index, targets.slot] = matched_query
     image = torch.arange(batch, device=device)[:, None]
     embeddings = mask_embeddings[layer[:, None, None], image, query]  # (L, B, slots, d)
-    logits = embeddings.transpose(0, 1).flatten(1, 2) @ mask_features.flatten(2)  # (B, L * slots, h * w)
+    rows = embeddings.transpose(0, 1).flatten(1, 2)  # (B, L * slots, d)
     row = (targets.image_index * num_layers + layer[:, None]) * slots + targets.slot  # (L, T)
-    chosen = logits.flatten(0, 1).index_select(0, row.flatten())
-    return chosen.float().unflatten(0, row.shape).unflatten(2, mask_features.shape[-2:])
+    chosen = _ChosenRows.apply(to_autocast_dtype(rows), to_autocast_dtype(mask_features.flatten(2)), row.flatten())
+    return chosen.unflatten(0, row.shape).unflatten(2, mask_features.shape[-2:])
+
+
+class _ChosenRows(torch.autograd.Function):
+    """Rows of the products of (B, R, d) and (B, d, P), in float32: `row` (K,) of B * R, none twice, gives (K, P).
+
+    The gradient of the second is laid out in memory as that is: PyTorch's would be with P inside, and a copy of it in
+    the features' layout took 0.6 ms of a step on an H200.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, row: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right, row)
+        return (left @ right).flatten(0, 1).index_select(0, row).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        left, right, row = ctx.saved_tensors
+        products = right.new_zeros((left.shape[0] * left.shape[1], right.shape[2]))
+        products = products.index_copy_(0, row, grad.to(right.dtype)).view(*left.shape[:2], -1)
+        grad_left = products @ right.mT if ctx.needs_input_grad[0] else None
+        grad_right = None
+        if ctx.needs_input_grad[1]:
+            inside = right.stride(1) == 1
+            grad_right = (products.mT @ left).mT if inside else left.mT @ products
+        return grad_left, grad_right, None

@@ -1,4 +1,5 @@
-"""Blocks of a frozen ConvNeXt that run as one compiled operator each, where there is one."""
+"""Parts of a frozen ConvNeXt in forms that a GPU runs faster: blocks as one compiled operator each, where there is
+one, and the stem's convolution as a matrix product."""
 
 from __future__ import annotations
 
@@ -54,6 +55,44 @@ class FrozenBlock(nn.Module):
         return output.permute(0, 3, 1, 2)
 
 
+class FrozenPatches(nn.Module):
+    """A convolution whose patches do not overlap as a matrix product, from the same weights, without gradients.
+
+    For three channels in 16 bits, cuDNN has no kernel that uses an H200's tensor cores: the stem took 0.5 ms for 16
+    images of 640 x 640 pixels, ten times what reading and writing take.
+
+    Args:
+        convolution: one that `has_patches` accepts.
+    """
+
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__()
+        self.kernel_size = convolution.kernel_size
+        self.weight = _constant(convolution.weight.permute(0, 2, 3, 1).flatten(1))
+        self.bias = None if convolution.bias is None else _constant(convolution.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, D, H / k, W / k), channels last in memory."""
+        height, width = self.kernel_size
+        x = x[..., : x.shape[2] // height * height, : x.shape[3] // width * width]
+        patches = x.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1)
+        rows, columns = patches.shape[1:3]
+        # Never as (B, H / k, W / k, D): torch.compile would take four axes for an image, and copy it.
+        y = F.linear(patches.flatten(3).flatten(1, 2), self.weight, self.bias)
+        return y.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def has_patches(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that reads each pixel once, in patches side by side."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.stride == layer.kernel_size
+        and layer.padding == (0, 0)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+    )
+
+
 def _constant(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
 
@@ -96,8 +135,20 @@ def replace_plain_blocks(trunk: nn.ModuleDict) -> tuple[int, int]:
     return len(plain), len(found)
 
 
-def use_compiled_blocks(trunk: nn.ModuleDict) -> None:
-    """Put `FrozenBlock`s into a trunk on a device for which the operator is compiled, and log how many."""
+def replace_stem(trunk: nn.ModuleDict) -> bool:
+    """Put `FrozenPatches` in the place of the stem's convolution, if that is one of patches; whether it was."""
+    stem: Any = trunk["stem"]
+    found = isinstance(stem, nn.Sequential) and has_patches(stem[0])
+    if found:
+        stem[0] = FrozenPatches(stem[0])
+    return found
+
+
+def use_faster_parts(trunk: nn.ModuleDict) -> None:
+    """Put `FrozenPatches` and, where the operator is compiled, `FrozenBlock`s into a trunk on a GPU; log how many."""
     device = next(trunk.parameters()).device
-    if device.type == "cuda" and "compiled" in available_backends(device):
+    if device.type != "cuda":
+        return
+    replace_stem(trunk)
+    if "compiled" in available_backends(device):
         logger.info("%d of %d blocks of the frozen ConvNeXt run as compiled operators", *replace_plain_blocks(trunk))

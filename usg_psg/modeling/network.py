@@ -5,7 +5,9 @@ Letters: B images, H W pixels, e the text tower's channels, P predicates.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from detectron2.modeling import Backbone
@@ -130,15 +132,32 @@ class SceneGraphNetwork(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images (B, 3, H, W) float32 on the device, zero where they are padded to one size."""
-        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [x["image"] for x in batched_inputs]
         divisor = self.size_divisibility
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
-        make = torch.empty if set(sizes) == {(height, width)} else torch.zeros
-        batch = make((len(images), 3, height, width), dtype=torch.float32, device=self.device)
-        for image, (h, w), place in zip(images, sizes, batch, strict=True):
-            place[:, :h, :w] = (image - self.pixel_mean) / self.pixel_std
+        pixels = self._on_device(images, (height, width))
+        batch = (pixels - self.pixel_mean).div_(self.pixel_std).float()
+        for place, (h, w) in zip(batch, sizes, strict=True):
+            if h < height:
+                place[:, h:] = 0
+            if w < width:
+                place[:, :, w:] = 0
         return ImageList(batch, sizes)
+
+    def _on_device(self, images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Images (3, h, w) in the top left of one tensor (B, 3, H, W) on the device."""
+        kind = functools.reduce(torch.promote_types, (image.dtype for image in images))
+        # In training, copies of the next batch run beside the work on this one.
+        stream = _upload_stream(self.device) if self.training and self.device.type == "cuda" else None
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            pixels = torch.zeros((len(images), 3, *size), dtype=kind, device=self.device)
+            for image, place in zip(images, pixels, strict=True):
+                place[:, : image.shape[1], : image.shape[2]].copy_(image, non_blocking=True)
+        if stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            pixels.record_stream(torch.cuda.current_stream(self.device))
+        return pixels
 
     def classify(
         self, decoded: MaskDecoderOutput, pixel_features: PixelDecoderOutput, object_text: Tensor | None = None
@@ -173,3 +192,8 @@ class SceneGraphNetwork(nn.Module):
         sizes = [x.shape[-2:] for x in pixel_features.multi_scale_features]
         given = self.mask_pilot(targets, self.object_text, sizes, self.mask_decoder.num_queries)
         return given, self.mask_decoder.forward_given(pixel_features, given)
+
+
+@functools.cache
+def _upload_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
-from .frozen_convnext import use_compiled_blocks
+from .frozen_convnext import use_faster_parts
 from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class OpenCLIPConvNeXt(Backbone):
 
     def _reduced_copy(self) -> nn.ModuleDict:
         copied = _with_scales_folded(self.trunk).to(self.frozen_dtype)
-        use_compiled_blocks(copied)
+        use_faster_parts(copied)
         return copied
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> OpenCLIPConvNeXt:

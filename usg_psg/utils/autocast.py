@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -21,3 +24,23 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
     """
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+@contextmanager
+def tensor_float32() -> Iterator[None]:
+    """Inside, a GPU rounds the factors of float32 matrix products to 11 bits (TF32); sums stay in float32.
+
+    Products of few rows and many numbers take a fifth of the time so. No change on other devices, nor where the
+    precision was set through both of PyTorch's interfaces, which may not be mixed.
+    """
+    products = torch.backends.cuda.matmul
+    try:
+        before = products.allow_tf32
+    except RuntimeError:
+        yield
+        return
+    products.allow_tf32 = True
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before

@@ -144,10 +144,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
   return {grad_value.to(value.scalar_type()), grad_locations, grad_weights};
 }
 
-std::tuple<at::Tensor, at::Tensor> fused_forward_cpu(const at::Tensor& value, at::IntArrayRef spatial_shapes,
+std::tuple<at::Tensor, at::Tensor> fused_forward_cpu(const at::Tensor& given_value,
+                                                     at::IntArrayRef spatial_shapes,
                                                      const at::Tensor& reference_points,
                                                      const at::Tensor& sampling_offsets,
                                                      const at::Tensor& attention_logits) {
+  const at::Tensor value = by_head(given_value, sampling_offsets);
   const Sizes sizes = read_sizes(value, spatial_shapes, sampling_offsets, "sampling_offsets");
   check_weights(attention_logits, "attention_logits", sizes);
   check_reference_points(reference_points, sizes);
@@ -159,9 +161,10 @@ std::tuple<at::Tensor, at::Tensor> fused_forward_cpu(const at::Tensor& value, at
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> fused_backward_cpu(
-    const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef spatial_shapes,
+    const at::Tensor& grad_output, const at::Tensor& given_value, at::IntArrayRef spatial_shapes,
     const at::Tensor& reference_points, const at::Tensor& sampling_offsets, const at::Tensor& attention_logits,
     const at::Tensor& log_sums) {
+  const at::Tensor value = by_head(given_value, sampling_offsets);
   const Sizes sizes = read_sizes(value, spatial_shapes, sampling_offsets, "sampling_offsets");
   check_log_sums(log_sums, sizes);
   check_weights(attention_logits, "attention_logits", sizes);
@@ -172,7 +175,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> fused_backward_cpu(
   auto [grad_value, grad_locations, grad_weights] =
       backward_cpu(grad_output, value, spatial_shapes, locations, weights);
   auto [grad_offsets, grad_logits] = offset_and_logit_gradients(sizes, weights, grad_locations, grad_weights);
-  return {grad_value, grad_offsets.to(sampling_offsets.scalar_type()), grad_logits.to(attention_logits.scalar_type())};
+  return {grad_value.view_as(given_value), grad_offsets.to(sampling_offsets.scalar_type()),
+          grad_logits.to(attention_logits.scalar_type())};
 }
 
 }  // namespace

@@ -85,10 +85,11 @@ Gradients backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, 
   return {grad_value.to(value.scalar_type()), grad_locations, grad_weights};
 }
 
-std::tuple<at::Tensor, at::Tensor> fused_forward_cuda(const at::Tensor& value, at::IntArrayRef spatial_shapes,
+std::tuple<at::Tensor, at::Tensor> fused_forward_cuda(const at::Tensor& given_value, at::IntArrayRef spatial_shapes,
                               const at::Tensor& reference_points, const at::Tensor& sampling_offsets,
                               const at::Tensor& attention_logits) {
-  const c10::cuda::CUDAGuard guard(value.device());
+  const c10::cuda::CUDAGuard guard(given_value.device());
+  const at::Tensor value = by_head(given_value, sampling_offsets);
   const Sizes sizes = check_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits);
   if (!has_fast_kernel(value, sizes)) {
     auto log_sums = log_sums_of(reference_points, attention_logits);
@@ -104,10 +105,11 @@ std::tuple<at::Tensor, at::Tensor> fused_forward_cuda(const at::Tensor& value, a
   return {output, log_sums};
 }
 
-Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef spatial_shapes,
+Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& given_value, at::IntArrayRef spatial_shapes,
                               const at::Tensor& reference_points, const at::Tensor& sampling_offsets,
                               const at::Tensor& attention_logits, const at::Tensor& log_sums) {
-  const c10::cuda::CUDAGuard guard(value.device());
+  const c10::cuda::CUDAGuard guard(given_value.device());
+  const at::Tensor value = by_head(given_value, sampling_offsets);
   const Sizes sizes = check_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits);
   check_log_sums(log_sums, sizes);
   check_like_value(log_sums, "log_sums", value, arithmetic_type(value));
@@ -119,7 +121,7 @@ Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& v
     auto [grad_value, grad_locations, grad_weights] =
         backward_cuda(grad_output, value, spatial_shapes, locations, weights);
     auto [grad_offsets, grad_logits] = offset_and_logit_gradients(sizes, weights, grad_locations, grad_weights);
-    return {grad_value, grad_offsets.to(type), grad_logits.to(type)};
+    return {grad_value.view_as(given_value), grad_offsets.to(type), grad_logits.to(type)};
   }
   auto grad_value = at::zeros(value.sizes(), value.options().dtype(at::kFloat));
   auto grad_offsets = at::empty_like(sampling_offsets);
@@ -127,7 +129,7 @@ Gradients fused_backward_cuda(const at::Tensor& grad_output, const at::Tensor& v
   if (grad_output.numel() > 0)
     fast_fused_backward(aligned(grad_output), aligned(value), aligned(reference_points), aligned(sampling_offsets),
                         attention_logits, log_sums, grad_value, grad_offsets, grad_logits, sizes);
-  return {grad_value.to(type), grad_offsets, grad_logits};
+  return {grad_value.to(type).view_as(given_value), grad_offsets, grad_logits};
 }
 
 }  // namespace
