@@ -2,14 +2,16 @@
 
 `MSDeformAttn` is the layer, `ms_deform_attn` the op, `ms_deform_attn_reference` the same op in plain PyTorch.
 `least_certain`, `sample_features`, `query_masks` and `convnext_block` are further ops, without gradients;
-`sample_logits` and `linear_relu` have gradients. All have compiled CUDA kernels.
+`sample_logits`, `linear`, `linear_relu` and `add_layer_norm` have gradients. All have compiled CUDA kernels.
 `available_backends` and `set_backend` show and choose what runs; docs/ops.md has the build and the measurements.
 """
 
 from .backends import available_backends, backend_report, get_backend, set_backend
 from .functional import (
+    add_layer_norm,
     convnext_block,
     least_certain,
+    linear,
     linear_relu,
     ms_deform_attn,
     ms_deform_attn_fused,
@@ -22,11 +24,13 @@ from .reference import ms_deform_attn_reference, resize_masks, sampling_location
 
 __all__ = [
     "MSDeformAttn",
+    "add_layer_norm",
     "available_backends",
     "backend_report",
     "convnext_block",
     "get_backend",
     "least_certain",
+    "linear",
     "linear_relu",
     "ms_deform_attn",
     "ms_deform_attn_fused",

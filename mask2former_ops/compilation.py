@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 # Counts changes of the operators' schemas, so that an old library is not called with new arguments.
-INTERFACE_VERSION = 3
+INTERFACE_VERSION = 4
 
 SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
 # The language standard is left to PyTorch's builder: headers and library must agree on it.

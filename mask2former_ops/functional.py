@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .backends import resolve_backend
 from .deformops import ms_deform_attn_deformops
@@ -29,6 +31,8 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 VECTOR = 8  # of their numbers in sixteen bytes
 MAX_BLOCK_CHANNELS = 3072
 MAX_QUERIES = 4096
+MAX_NORM_CHANNELS = 1024
+MANY_TOKENS = 4096  # fewer are summed up faster than the kernels of the sums start
 FEATURE_BYTES = 16  # read at once
 VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -369,6 +373,72 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return linear_relu_reference(x, weight, bias)
     x, weight, bias = (each.to(dtype).contiguous() for each in (x, weight, bias))
     return operators.linear_relu(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer of (N, K), whose bias has its gradient from `column_sums`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.addmm(bias, x, weight.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        wanted = ctx.needs_input_grad
+        of_bias = operators.column_sums(grad) if wanted[2] else None
+        return grad @ weight if wanted[0] else None, grad.t() @ x if wanted[1] else None, of_bias
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`torch.nn.functional.linear`, in training in 16 bits on CUDA with a fast gradient of the bias.
+
+    PyTorch sums (N, D) up over N at a tenth of the memory's speed. `torch.compile` makes such sums itself.
+
+    Args:
+        x: (..., K).
+        weight, bias: (D, K) and (D,).
+
+    Returns:
+        (..., D), in autocast's type, if it is on.
+    """
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    fits = dtype in HALF_DTYPES and weight.shape[0] % VECTOR == 0 and x.numel() >= MANY_TOKENS * weight.shape[1]
+    if torch.compiler.is_compiling() or not (_has_kernel(x) and fits and torch.is_grad_enabled()):
+        return F.linear(x, weight, bias)
+    x, weight, bias = (each.to(dtype) for each in (x, weight, bias))
+    return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+
+
+def add_layer_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """LayerNorm of a residual sum, as it is and in the type of the matrix products that read it next.
+
+    With x in float32 and y in 16 bits on CUDA, the compiled backend and D a multiple of 8 up to 1024, one kernel does
+    it and one its gradients, in float32; the gradient of y is rounded to y's type.
+
+    Args:
+        x, y: (..., D).
+        weight, bias: (D,).
+        eps: is added to the variance.
+
+    Returns:
+        (..., D) as of `torch.nn.functional.layer_norm`, and the same in autocast's type, if it is on.
+
+    Source: Ba et al. 2016, arXiv 1607.06450.
+    """
+    channels = x.shape[-1]
+    types = x.dtype == weight.dtype == torch.float32 and y.dtype in HALF_DTYPES
+    fits = types and x.shape == y.shape and channels % VECTOR == 0 and channels <= MAX_NORM_CHANNELS
+    if not (_has_kernel(x) and fits):
+        kind = x.device.type
+        normal = F.layer_norm(x + y, (channels,), weight, bias, eps)
+        return normal, normal.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else normal
+    flat = (each.contiguous().flatten(0, -2) for each in (x, y))
+    normal, half, _, _ = operators.add_layer_norm(*flat, weight, bias, eps)
+    return normal.view(x.shape), half.view(x.shape)
 
 
 def _has_kernel(tensor: Tensor) -> bool:

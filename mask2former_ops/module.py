@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .functional import ms_deform_attn_fused
+from .functional import linear, ms_deform_attn_fused
 from .schemas import as_shape_list, check_level_start_index
 
 
@@ -93,13 +93,14 @@ class MSDeformAttn(nn.Module):
         self._check(query, reference_points, value_input, shapes, padding_mask)
         check_level_start_index(level_start_index, shapes)
         grouped = (self.num_heads, self.num_levels, self.num_points)
-        value = self.value_proj(value_input)
+        value = _apply(self.value_proj, value_input)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*grouped, 2))
-        logits = self.attention_weights(query).unflatten(-1, grouped)
+        offsets = _apply(self.sampling_offsets, query).unflatten(-1, (*grouped, 2))
+        logits = _apply(self.attention_weights, query).unflatten(-1, grouped)
 
-        return self.output_proj(ms_deform_attn_fused(value, shapes, reference_points, offsets, logits))
+        attended = ms_deform_attn_fused(value, shapes, reference_points, offsets, logits)
+        return _apply(self.output_proj, attended)
 
     def _check(
         self,
@@ -127,3 +128,7 @@ class MSDeformAttn(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for `print(module)`."""
         return f"levels={self.num_levels}, heads={self.num_heads}, points={self.num_points}"
+
+
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, layer.weight, layer.bias)

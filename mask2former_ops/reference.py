@@ -144,6 +144,38 @@ def relu_gradient_reference(grad_hidden: Tensor, hidden: Tensor) -> tuple[Tensor
     return grad, grad.sum(0)
 
 
+def column_sums_reference(grad: Tensor) -> Tensor:
+    """Sum over M of (M, D)."""
+    return grad.sum(0)
+
+
+def add_layer_norm_reference(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """LayerNorm of x + y, (M, D) each, in the types of x and of y; the sum; and mean and 1 / deviation, (M, 2)."""
+    total = x + y
+    normal, mean, rstd = torch.native_layer_norm(total, x.shape[1:], weight, bias, eps)
+    return normal, normal.to(y.dtype), total, torch.cat([mean, rstd], 1)
+
+
+def add_layer_norm_backward_reference(
+    grad_out: Tensor | None,
+    grad_half: Tensor | None,
+    total: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, y (of `dtype`), weight and bias, from those of the results, of which one may be missing."""
+    given = [each.to(total.dtype) for each in (grad_out, grad_half) if each is not None]
+    grad = given[0] if len(given) == 1 else given[0] + given[1]
+    mean, rstd = statistics.split(1, 1)
+    normal = (total - mean) * rstd
+    weighted = grad * weight
+    grad_x = rstd * (weighted - weighted.mean(1, True) - normal * (weighted * normal).mean(1, True))
+    return grad_x, grad_x.to(dtype, copy=True), (grad * normal).sum(0), grad.sum(0)
+
+
 def resize_masks(
     logits: Tensor, padded_size: Sequence[int], image_size: Sequence[int], output_size: Sequence[int]
 ) -> Tensor:

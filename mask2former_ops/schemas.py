@@ -4,7 +4,7 @@ The `torch.library` namespace `mask2former_ops` has two operators of attention. 
 locations and attention weights; `ms_deform_attn_fused` takes the offsets and logits of the layer's linear projections
 and does the rest in the kernel; its value may have heads and their channels on one axis. Both take the levels' shapes
 as host integers, so that nothing waits for the device. The others have kernels for CUDA, and PyTorch's for other
-devices; of them only `linear_relu` and, for its logits, `sample_logits` have a gradient.
+devices; of them only `linear_relu`, `add_layer_norm` and, for its logits, `sample_logits` have a gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from .reference import (
+    add_layer_norm_backward_reference,
+    add_layer_norm_reference,
+    column_sums_reference,
     convnext_block_reference,
     least_certain_reference,
     linear_relu_reference,
@@ -67,6 +70,16 @@ _library.define("linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor", t
 _library.define(
     "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
 )
+_library.define("column_sums(Tensor grad) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    "add_layer_norm(Tensor x, Tensor y, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "add_layer_norm_backward(Tensor? grad_out, Tensor? grad_half, Tensor total, Tensor statistics, Tensor weight,"
+    " ScalarType dtype) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 _library.define("sample_features(Tensor maps, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("sample_logits(Tensor logits, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
@@ -75,6 +88,9 @@ _library.define(
 )
 torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
 torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
+torch.library.impl(_library, "column_sums", "CompositeExplicitAutograd")(column_sums_reference)
+torch.library.impl(_library, "add_layer_norm", "CompositeExplicitAutograd")(add_layer_norm_reference)
+torch.library.impl(_library, "add_layer_norm_backward", "CompositeExplicitAutograd")(add_layer_norm_backward_reference)
 torch.library.impl(_library, "sample_features", "CompositeExplicitAutograd")(sample_features_reference)
 torch.library.impl(_library, "sample_logits", "CompositeExplicitAutograd")(sample_logits_reference)
 torch.library.impl(_library, "sample_logits_backward", "CompositeExplicitAutograd")(sample_logits_backward_reference)
@@ -104,6 +120,22 @@ def _(x, *_):
 @torch.library.register_fake(f"{NAMESPACE}::linear_relu", lib=_library)
 def _(x, weight, bias):
     return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::column_sums", lib=_library)
+def _(grad):
+    return grad.new_empty(grad.shape[1:])
+
+
+@torch.library.register_fake(f"{NAMESPACE}::add_layer_norm", lib=_library)
+def _(x, y, weight, bias, eps):
+    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(x), x.new_empty(x.shape[0], 2)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::add_layer_norm_backward", lib=_library)
+def _(grad_out, grad_half, total, statistics, weight, dtype):
+    of_weight = total.new_empty(total.shape[1:])
+    return torch.empty_like(total), torch.empty_like(total, dtype=dtype), of_weight, torch.empty_like(of_weight)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::relu_gradient", lib=_library)
@@ -192,6 +224,21 @@ def _backward_linear_relu(ctx, grad_hidden):
     return grad_x, grad.t() @ x if ctx.needs_input_grad[1] else None, grad_bias
 
 
+def _save_add_layer_norm(ctx, inputs, output):
+    _, y, weight, _, _ = inputs
+    _, _, total, statistics = output
+    ctx.dtype = y.dtype
+    ctx.save_for_backward(total, statistics, weight)
+    ctx.set_materialize_grads(False)
+
+
+def _backward_add_layer_norm(ctx, grad_out, grad_half, *_):
+    if grad_out is None and grad_half is None:
+        return None, None, None, None, None
+    grads = (None if each is None else each.contiguous() for each in (grad_out, grad_half))
+    return *operators.add_layer_norm_backward(*grads, *ctx.saved_tensors, ctx.dtype), None
+
+
 def _save_points(ctx, inputs, output):
     logits, points = inputs
     ctx.size = logits.shape[1:]
@@ -219,12 +266,17 @@ torch.library.register_autograd(
     f"{NAMESPACE}::linear_relu", _backward_linear_relu, setup_context=_save_linear_relu, lib=_library
 )
 torch.library.register_autograd(
+    f"{NAMESPACE}::add_layer_norm", _backward_add_layer_norm, setup_context=_save_add_layer_norm, lib=_library
+)
+torch.library.register_autograd(
     f"{NAMESPACE}::sample_logits", _backward_logits, setup_context=_save_points, lib=_library
 )
 for _name in (
     "ms_deform_attn_backward",
     "ms_deform_attn_fused_backward",
     "relu_gradient",
+    "column_sums",
+    "add_layer_norm_backward",
     "sample_logits_backward",
 ):
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _refuse_second_order, lib=_library)

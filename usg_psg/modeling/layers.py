@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former_ops import linear_relu
+from mask2former_ops import add_layer_norm, linear, linear_relu
 
 from ..utils.allowed import ABOVE_ZERO, BETWEEN_ZERO_AND_ONE, one_of
 from ..utils.autocast import to_autocast_dtype
@@ -70,7 +70,7 @@ class MultiheadAttention(nn.Module):
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if keep is None else keep[:, None]
@@ -91,16 +91,21 @@ class AttentionBlock(nn.Module):
         x: Tensor,
         memory: Tensor | None = None,
         x_pos: Tensor | None = None,
-        memory_pos: Tensor | None = None,
+        key: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, d) attending to memory (B, S, d), or to itself when memory is None."""
-        query = x if x_pos is None else x + x_pos
+        """(B, N, d) attending to memory (B, S, d) by its key, which has positions, or to itself when memory is None."""
+        query = to_autocast_dtype(x if x_pos is None else x + x_pos)
         if memory is None:
-            key, value = query, x
+            attended = self.attention(query, query, x, keep)
         else:
-            key, value = (memory if memory_pos is None else memory + memory_pos), memory
-        return self.norm(x + self.attention(query, key, value, keep))
+            attended = self.attention(query, memory if key is None else key, memory, keep)
+        return add_and_norm(self.norm, x, attended)[0]
+
+
+def add_and_norm(norm: nn.LayerNorm, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`norm(x + y)`, as it is and in the type of matrix products."""
+    return add_layer_norm(x, y, norm.weight, norm.bias, norm.eps)
 
 
 def keep_present(present: Tensor) -> Tensor:
@@ -116,13 +121,13 @@ class FeedForwardBlock(nn.Module):
         self.linear1 = nn.Linear(embed_dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dim) to the same."""
-        return self.norm(x + self.linear2(linear_relu(x, self.linear1.weight, self.linear1.bias)))
+        return add_and_norm(self.norm, x, self.linear2(linear_relu(x, self.linear1.weight, self.linear1.bias)))[0]
 
 
 def sine_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:
@@ -163,12 +168,12 @@ def flatten_level(feature: Tensor, level_embed: Tensor) -> tuple[Tensor, Tensor]
         level_embed: (d,).
 
     Returns:
-        memory (B, h * w, d), position (1, h * w, d).
+        Memory (B, h * w, d), and keys, the same with `sine_position` added.
     """
     memory = to_autocast_dtype(feature.flatten(2).transpose(1, 2) + level_embed)
     channels, height, width = feature.shape[1:]
     position = sine_position(height, width, channels, feature.device)
-    return memory, position.to(memory.dtype).flatten(1).t()[None]
+    return memory, memory + position.to(memory.dtype).flatten(1).t()
 
 
 class CosineLogits(nn.Module):

@@ -33,17 +33,19 @@ class MaskDecoderLayer(nn.Module):
         x: Tensor,
         x_pos: Tensor,
         memory: Tensor,
-        memory_pos: Tensor,
+        key: Tensor,
         keep: Tensor,
         keep_queries: Tensor | None = None,
     ) -> Tensor:
-        """Queries (B, Q, d) attend to memory (B, S, d) where keep (B, Q, S) is True, and to each other, or some."""
+        """Queries (B, Q, d) attend to memory (B, S, d), by its key, where keep (B, Q, S) is True, and to each other, or
+        some.
+        """
         if self.cross_first:
-            x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
+            x = self.cross_attention(x, memory, x_pos, key, keep)
             x = self.self_attention(x, x_pos=x_pos, keep=keep_queries)
         else:
             x = self.self_attention(x, x_pos=x_pos, keep=keep_queries)
-            x = self.cross_attention(x, memory, x_pos, memory_pos, keep)
+            x = self.cross_attention(x, memory, x_pos, key, keep)
         return self.ffn(x)
 
 
@@ -112,7 +114,7 @@ class MaskDecoder(nn.Module):
     def forward(self, pixel_features: PixelDecoderOutput) -> MaskDecoderOutput:
         """Decode a batch."""
         batch = pixel_features.mask_features.shape[0]
-        memories, positions, mask_features = self._prepare_levels(pixel_features)
+        memories, keys, mask_features = self._prepare_levels(pixel_features)
         x = self.query_feat.weight.expand(batch, -1, -1)
         x_pos = self.query_embed.weight.expand(batch, -1, -1)
         queries, embeddings = [self.decoder_norm(x)], []
@@ -120,7 +122,7 @@ class MaskDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             level = index % len(memories)
             keep = self._attention_mask(embeddings[-1], mask_features[level])
-            x = layer(x, x_pos, memories[level], positions[level], keep)
+            x = layer(x, x_pos, memories[level], keys[level], keep)
             queries.append(self.decoder_norm(x))
             embeddings.append(self.mask_embed(queries[-1]))
         first = 0 if self.deep_supervision else -1
@@ -128,26 +130,26 @@ class MaskDecoder(nn.Module):
 
     def forward_given(self, pixel_features: PixelDecoderOutput, given: GivenQueries) -> MaskDecoderOutput:
         """Decode queries of given objects, in whose masks every layer looks; nothing is predicted before the first."""
-        memories, positions, _ = self._prepare_levels(pixel_features)
+        memories, keys, _ = self._prepare_levels(pixel_features)
         x, keep_queries = given.features, keep_present(given.present)
         queries = []
         for index, layer in enumerate(self.layers):
             level = index % len(memories)
-            x = layer(x, given.positions, memories[level], positions[level], given.inside[level], keep_queries)
+            x = layer(x, given.positions, memories[level], keys[level], given.inside[level], keep_queries)
             queries.append(self.decoder_norm(x))
         stacked = torch.stack(queries if self.deep_supervision else queries[-1:])
         return MaskDecoderOutput(stacked, self.mask_embed(stacked))
 
     def _prepare_levels(self, pixel_features: PixelDecoderOutput) -> tuple[list, list, list]:
-        """Per level: memory (B, S, d), position (1, S, d), and mask features (B, d, S) of that size, detached."""
-        memories, positions, mask_features = [], [], []
+        """Per level: memory (B, S, d), the same with positions, and mask features (B, d, S) of that size, detached."""
+        memories, keys, mask_features = [], [], []
         for feature, embed in zip(pixel_features.multi_scale_features, self.level_embed.weight, strict=True):
-            memory, position = flatten_level(feature, embed)
+            memory, key = flatten_level(feature, embed)
             memories.append(memory)
-            positions.append(position)
+            keys.append(key)
             size = (feature.shape[-2], feature.shape[-1])
             mask_features.append(downsample(pixel_features.mask_features.detach(), size).flatten(2))
-        return memories, positions, mask_features
+        return memories, keys, mask_features
 
     @staticmethod
     @torch.no_grad()

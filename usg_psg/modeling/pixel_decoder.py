@@ -12,11 +12,11 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from mask2former_ops import MSDeformAttn, linear_relu
+from mask2former_ops import MSDeformAttn, linear, linear_relu
 
 from ..structures import PixelDecoderOutput
 from ..utils.autocast import to_autocast_dtype
-from .layers import sine_position, upsample
+from .layers import add_and_norm, sine_position, upsample
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -30,16 +30,22 @@ class DeformableEncoderLayer(nn.Module):
         self.linear2 = nn.Linear(ffn_dim, hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, x: Tensor, position: Tensor, reference_points: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-        """(B, S, d) to (B, S, d)."""
-        value = to_autocast_dtype(x)
+    def forward(
+        self,
+        x: Tensor,
+        value: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        shapes: list[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S, d) to (B, S, d), both also as `value`, in the type of matrix products."""
         attended = self.self_attn(value + position, reference_points, value, shapes)
-        x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(linear_relu(x, self.linear1.weight, self.linear1.bias))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        x, value = add_and_norm(self.norm1, x, self.dropout(attended))
+        hidden = self.dropout(linear_relu(value, self.linear1.weight, self.linear1.bias))
+        return add_and_norm(self.norm2, x, self.dropout(linear(hidden, self.linear2.weight, self.linear2.bias)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -130,14 +136,16 @@ class MSDeformAttnPixelDecoder(nn.Module):
         position = to_autocast_dtype(self._positions(shapes, x))
         reference_points = self._reference_points(shapes, x.device)
         reference_points = reference_points[None, :, None].expand(x.shape[0], -1, len(shapes), -1)
+        value = to_autocast_dtype(x)
         for layer in self.layers:
-            x = layer(x, position, reference_points, shapes)
+            x, value = layer(x, value, position, reference_points, shapes)
         sizes = [h * w for h, w in shapes]
         encoded = [
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(x.split(sizes, dim=1), shapes, strict=True)
         ]
         lateral = self.lateral(features["res2"])
-        enlarged = upsample(to_autocast_dtype(encoded[-1]), lateral.shape[-2:])
+        finest = value.split(sizes, dim=1)[-1].transpose(1, 2).unflatten(2, shapes[-1])
+        enlarged = upsample(finest, lateral.shape[-2:])
         mask_features = self.mask_features(self.output(lateral + enlarged))
         if mask_features.is_cuda:  # the matching reads all channels of a point, and compiled convolutions leave them so
             mask_features = mask_features.contiguous(memory_format=torch.channels_last)

@@ -54,10 +54,10 @@ class RelationDecoderLayer(nn.Module):
         self.cross_attention = AttentionBlock(hidden_dim, num_heads)
         self.ffn = FeedForwardBlock(hidden_dim, ffn_dim)
 
-    def forward(self, x: Tensor, memory: Tensor, memory_pos: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, K, d) attending to (B, S, d), and to each other where keep (B, K, K) is True."""
+    def forward(self, x: Tensor, memory: Tensor, key: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, K, d) attending to memory (B, S, d), by its key, and to each other where keep (B, K, K) is True."""
         x = self.self_attention(x, keep=keep)
-        return self.ffn(self.cross_attention(x, memory, memory_pos=memory_pos))
+        return self.ffn(self.cross_attention(x, memory, key=key))
 
 
 class RelationDecoder(nn.Module):

@@ -1,4 +1,5 @@
-// A linear layer with ReLU, and the ReLU's gradient with its sum over tokens, which is that of the layer's bias.
+// A linear layer with ReLU, and the ReLU's gradient with its sum over tokens, which is that of the layer's bias; and the
+// sum alone, for layers without ReLU.
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 
 #include "common.cuh"
 #include "linear.h"
@@ -20,11 +22,11 @@ constexpr int kWarps = 8;
 constexpr int kTile = kChannels * kWarpSize;  // channels of a block
 constexpr int kBlocks = 8;                    // on a multiprocessor
 
-// masked = grad where hidden is positive, else 0; sums (blocks, channels) get each block's sum of it. A block takes
-// `tokens_each` tokens of a tile of channels, its warps in turn.
-template <typename T>
+// sums (blocks, channels) get each block's sum of grad; with kMasks, of masked = grad where hidden is positive, else 0.
+// A block takes `tokens_each` tokens of a tile of channels, its warps in turn.
+template <typename T, bool kMasks>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
-    relu_gradient_kernel(const T* __restrict__ grad, const T* __restrict__ hidden, T* __restrict__ masked,
+    sums_kernel(const T* __restrict__ grad, const T* __restrict__ hidden, T* __restrict__ masked,
                          float* __restrict__ sums, int64_t tokens, int channels, int tokens_each) {
   __shared__ float of_warps[kWarps][kTile];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -39,15 +41,17 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
       Row<T> from, to;
       float values[kChannels], positive[kChannels];
       from.load(grad + at, 0);
-      to.load(hidden + at, 0);
       from.unpack(values);
-      to.unpack(positive);
+      if constexpr (kMasks) {
+        to.load(hidden + at, 0);
+        to.unpack(positive);
 #pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        if (positive[c] <= 0) values[c] = 0;
-        sum[c] += values[c];
+        for (int c = 0; c < kChannels; ++c)
+          if (positive[c] <= 0) values[c] = 0;
+        Row<T>::store(masked + at, 0, values);
       }
-      Row<T>::store(masked + at, 0, values);
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) sum[c] += values[c];
     }
   }
 #pragma unroll
@@ -78,15 +82,12 @@ at::Tensor linear_relu_cuda(const at::Tensor& x, const at::Tensor& weight, const
   return linear(aligned(x), aligned(weight), aligned(bias), Activation::kRelu);
 }
 
-std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, const at::Tensor& hidden) {
-  const c10::cuda::CUDAGuard guard(grad.device());
-  check_matrix(grad, "grad_hidden");
-  check_like(hidden, "hidden", grad, grad.sizes());
+// The sums over tokens of grad (N, C), or of what goes to `masked`, where that is defined.
+at::Tensor sums_over_tokens(const at::Tensor& grad, const at::Tensor& hidden, at::Tensor& masked) {
   const int64_t tokens = grad.size(0), channels = grad.size(1);
-  MASK2FORMER_OPS_CHECK(channels % kChannels == 0 && channels < (1 << 20), "hidden must have a multiple of ",
-                        kChannels, " channels, got ", channels);
-  auto masked = at::empty_like(grad);
-  if (grad.numel() == 0) return {masked, at::zeros({channels}, grad.options())};
+  MASK2FORMER_OPS_CHECK(channels % kChannels == 0 && channels < (1 << 20), "grad must have a multiple of ", kChannels,
+                        " channels, got ", channels);
+  if (grad.numel() == 0) return at::zeros({channels}, grad.options());
   int device = 0, processors = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
@@ -95,22 +96,46 @@ std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, co
   const int64_t tokens_each = std::max<int64_t>((tokens + wanted - 1) / wanted, 4 * kWarps);
   const int64_t blocks = (tokens + tokens_each - 1) / tokens_each;
   const auto sums = at::empty({blocks, channels}, grad.options().dtype(at::kFloat));
-  const auto from = aligned(grad), by = aligned(hidden);
-  const auto run = [&](auto type) {
+  const auto from = aligned(grad);
+  const auto run = [&](auto type, auto masks) {
     using T = decltype(type);
+    constexpr bool kMasks = decltype(masks)::value;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles));
-    relu_gradient_kernel<T><<<grid, kWarps * kWarpSize, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        static_cast<const T*>(from.const_data_ptr()), static_cast<const T*>(by.const_data_ptr()),
-        static_cast<T*>(masked.mutable_data_ptr()), sums.mutable_data_ptr<float>(), tokens,
+    sums_kernel<T, kMasks><<<grid, kWarps * kWarpSize, 0, c10::cuda::getCurrentCUDAStream()>>>(
+        static_cast<const T*>(from.const_data_ptr()), kMasks ? static_cast<const T*>(hidden.const_data_ptr()) : nullptr,
+        kMasks ? static_cast<T*>(masked.mutable_data_ptr()) : nullptr, sums.mutable_data_ptr<float>(), tokens,
         static_cast<int>(channels), static_cast<int>(tokens_each));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   };
-  if (grad.scalar_type() == at::kBFloat16) {
-    run(BFloat16{});
+  const auto of_type = [&](auto masks) {
+    if (grad.scalar_type() == at::kBFloat16) {
+      run(BFloat16{}, masks);
+    } else {
+      run(Half{}, masks);
+    }
+  };
+  if (masked.defined()) {
+    of_type(std::true_type{});
   } else {
-    run(Half{});
+    of_type(std::false_type{});
   }
-  return {masked, sums.sum(0).to(grad.scalar_type())};
+  return sums.sum(0).to(grad.scalar_type());
+}
+
+std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, const at::Tensor& hidden) {
+  const c10::cuda::CUDAGuard guard(grad.device());
+  check_matrix(grad, "grad_hidden");
+  check_like(hidden, "hidden", grad, grad.sizes());
+  auto masked = at::empty_like(grad);
+  auto sums = sums_over_tokens(grad, aligned(hidden), masked);
+  return {masked, sums};
+}
+
+at::Tensor column_sums_cuda(const at::Tensor& grad) {
+  const c10::cuda::CUDAGuard guard(grad.device());
+  check_matrix(grad, "grad");
+  at::Tensor nothing;
+  return sums_over_tokens(grad, nothing, nothing);
 }
 
 }  // namespace
@@ -118,6 +143,7 @@ std::tuple<at::Tensor, at::Tensor> relu_gradient_cuda(const at::Tensor& grad, co
 TORCH_LIBRARY_IMPL(mask2former_ops, CUDA, library) {
   library.impl("linear_relu", linear_relu_cuda);
   library.impl("relu_gradient", relu_gradient_cuda);
+  library.impl("column_sums", column_sums_cuda);
 }
 
 }  // namespace mask2former_ops
