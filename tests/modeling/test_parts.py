@@ -9,7 +9,15 @@ from torch import nn
 
 from usg_psg.config import build_cfg
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
-from usg_psg.modeling.layers import CosineLogits, MultiheadAttention, downsample, sine_position, upsample
+from usg_psg.modeling.layers import (
+    CosineLogits,
+    MultiheadAttention,
+    _Double,
+    _doubled,
+    downsample,
+    sine_position,
+    upsample,
+)
 from usg_psg.modeling.openclip import load_openclip
 from usg_psg.modeling.openclip_convnext import _with_scales_folded
 from usg_psg.modeling.relation_head import RelationDecoder, RelationHead, RelationQueries
@@ -216,6 +224,17 @@ def test_enlarging_maps_is_bilinear_resampling(size, channels_last):
     weight = torch.randn_like(expected)
     (gradient,) = torch.autograd.grad((upsample(given, size) * weight).sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), x)[0])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7)])
+def test_a_map_is_doubled_alike_with_and_without_a_compiler(size):
+    x = torch.randn(2, *size, 3, dtype=torch.float64, requires_grad=True)
+    for dim in (1, 2):
+        found, expected = _Double.apply(x, dim), _doubled(x, dim)
+        torch.testing.assert_close(found, expected)
+        weight = torch.randn_like(expected)
+        gradients = [torch.autograd.grad((each * weight).sum(), x)[0] for each in (found, expected)]
+        torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])

@@ -153,7 +153,8 @@ class SceneGraphNetwork(nn.Module):
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             pixels = torch.zeros((len(images), 3, *size), dtype=kind, device=self.device)
             for image, place in zip(images, pixels, strict=True):
-                place[:, : image.shape[1], : image.shape[2]].copy_(image, non_blocking=True)
+                # Rows of pixels, as files are decoded, travel as they are: the host would take longer to sort them.
+                place[:, : image.shape[1], : image.shape[2]].copy_(image.to(self.device, non_blocking=True))
         if stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(stream)
             pixels.record_stream(torch.cuda.current_stream(self.device))
