@@ -33,7 +33,9 @@ def test_gradients_of_two_processes_and_of_accumulated_batches_are_those_of_the_
         other = gradients(tmp_path, name, *settings)
         assert set(other["gradients"]) == set(alone["gradients"])
         for key, expected in alone["gradients"].items():
-            torch.testing.assert_close(other["gradients"][key], expected, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
+            # Of the largest number: sums in another order round it, too, where they nearly cancel.
+            error = (other["gradients"][key] - expected).abs().max() / expected.abs().max().clamp(min=1.0)
+            assert error <= 3e-6, f"{name}: {key}"
         assert other["losses"] == pytest.approx(alone["losses"], rel=1e-5)
 
 

@@ -1,6 +1,7 @@
 """Names embedded by a model of sentence-transformers."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from usg_psg.config import build_cfg
 from usg_psg.config.checks import check_config
 from usg_psg.engine.training_record import TrainingRecord, use_warnings
-from usg_psg.modeling import text_embeddings as module
 from usg_psg.modeling.text_embeddings import Phrases, configured_embeddings, text_identity
 
 WORDS = Phrases(("person", "sky"), ("on",), ("a {}",), ("x {} y",))
@@ -31,7 +31,7 @@ def cfg(monkeypatch, tmp_path):
     package = ModuleType("sentence_transformers")
     package.SentenceTransformer = Encoder
     monkeypatch.setitem(sys.modules, package.__name__, package)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    package.__spec__ = ModuleSpec(package.__name__, None)
     opts = ["MODEL.DEVICE", "cpu", "MODEL.USG.SENTENCE_ENCODER", "mini", "MODEL.CLIP.TEXT_CACHE", str(tmp_path)]
     return build_cfg("quickstart/usg_par_quickstart.yaml", opts)
 
@@ -58,6 +58,6 @@ def test_errors_name_the_key(cfg, monkeypatch):
     cfg.MODEL.USG.SENTENCE_ENCODER = "absent"
     with pytest.raises(ValueError, match="MODEL.USG.SENTENCE_ENCODER 'absent' cannot be loaded: no model absent"):
         configured_embeddings(cfg, ["dog"], ["{}"])
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ValueError, match="MODEL.USG.SENTENCE_ENCODER: needs sentence-transformers"):
         check_config(cfg)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..utils.files import check_archive
@@ -29,6 +32,7 @@ else:
 # Random text towers must agree between the process that trains and the one that evaluates.
 RANDOM_WEIGHTS_SEED = 0
 RANDOM = "random"
+PROJECT_MODELS = Path(__file__).parent / "openclip_configs"
 _END = 65536  # bytes; of an archive of torch, the checksums of its tensors
 _from_checkpoint: ContextVar[bool] = ContextVar("from_checkpoint", default=False)
 
@@ -51,8 +55,13 @@ def takes_checkpoint_weights() -> bool:
 @lru_cache(maxsize=1)
 def register_project_models() -> None:
     """Make this project's small models known to timm (`usg_convnext_yocto`) and OpenCLIP (`usg_convnext_zepto` ...)."""
+    _register_trunk()
+    open_clip.add_model_config(PROJECT_MODELS)
+
+
+@lru_cache(maxsize=1)
+def _register_trunk() -> None:
     timm.models.register_model(usg_convnext_yocto)
-    open_clip.add_model_config(Path(__file__).parent / "openclip_configs")
 
 
 def usg_convnext_yocto(pretrained: bool = False, pretrained_cfg: dict | None = None, **kwargs) -> ConvNeXt:
@@ -108,6 +117,7 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
             had or do not fit the model; the message names both.
     """
     check_openclip(name, pretrained)
+    register_project_models()
     if Path(pretrained).is_file():
         try:
             check_archive(pretrained)
@@ -129,12 +139,82 @@ def load_openclip(name: str, pretrained: str = "") -> open_clip.CLIP:
     return model.eval()
 
 
+def load_trunk(name: str, pretrained: str = "") -> nn.Module:
+    """The timm network inside the image tower of an OpenCLIP model, on the CPU, in float32 and eval mode.
+
+    Where the weights are in a file, or come from a checkpoint later, it is built by itself: to import OpenCLIP, with
+    transformers, takes seconds, and to build and fill a text tower that is thrown away takes more.
+
+    Args:
+        name, pretrained: as in `load_openclip`.
+
+    Raises:
+        ValueError: as `load_openclip`, or if the image tower is not one of timm.
+    """
+    if Path(pretrained).is_file() or takes_checkpoint_weights():
+        trunk = _trunk_alone(name, pretrained)
+        if trunk is not None:
+            return trunk.eval()
+    trunk = getattr(load_openclip(name, pretrained).visual, "trunk", None)
+    if trunk is None:
+        raise ValueError(f"MODEL.CLIP.NAME {name!r} has no timm image tower")
+    return trunk
+
+
+def _trunk_alone(name: str, pretrained: str) -> nn.Module | None:
+    """None for what only OpenCLIP can build or read, or has to refuse."""
+    tower = (_model_config(name) or {}).get("vision_cfg", {})
+    if "timm_model_name" not in tower:
+        return None
+    _register_trunk()
+    path = tower.get("timm_drop_path")
+    with torch.random.fork_rng(devices=[]), _NoInitialisation():
+        trunk = timm.create_model(tower["timm_model_name"], **({} if path is None else {"drop_path_rate": path}))
+    if takes_checkpoint_weights():
+        return trunk
+    prefix = "visual.trunk."
+    wanted = {key: x for key, x in trunk.state_dict().items() if key.startswith(("stem.", "stages."))}
+    try:
+        given = _read_weights(pretrained, prefix)
+    except Exception:  # as many kinds as formats: OpenCLIP reads it, or says what is wrong
+        return None
+    given = {key: x for key, x in given.items() if key.startswith(("stem.", "stages."))}
+    if {key: x.shape for key, x in given.items()} != {key: x.shape for key, x in wanted.items()}:
+        return None
+    trunk.load_state_dict(given, strict=False)
+    return trunk
+
+
+def _read_weights(path: str, prefix: str) -> dict[str, Tensor]:
+    """Tensors of a file of OpenCLIP's whose names begin so, without the beginning; the others are not read."""
+    if path.endswith(".safetensors"):
+        with safe_open(path, framework="pt") as file:
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found = found.get("state_dict", found)
+    return {key.removeprefix(prefix): x for key, x in found.items() if key.startswith(prefix)}
+
+
+@lru_cache
+def _model_config(name: str) -> dict | None:
+    """Of an OpenCLIP model, by its exact name; None for an unknown one."""
+    package = importlib.util.find_spec("open_clip")  # without importing it
+    folders = [Path(folder) / "model_configs" for folder in (package and package.submodule_search_locations) or ()]
+    for folder in (PROJECT_MODELS, *folders):
+        file = folder / f"{name}.json"
+        if file.parent == folder and file.is_file():
+            return json.loads(file.read_text())
+    return None
+
+
 def check_openclip(name: str, pretrained: str = "") -> None:
     """Refuse a model name, a tag or a weight file that does not exist, without reading weights.
 
     Raises:
         ValueError: names the nearest models, or the tags of the model.
     """
+    if _model_config(name) is not None and (not pretrained or Path(pretrained).is_file()):
+        return
     register_project_models()
     known = open_clip.list_models()
     if name not in known:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
 from .frozen_convnext import use_faster_parts
-from .openclip import load_openclip, takes_checkpoint_weights, weights_identity
+from .openclip import load_openclip, load_trunk, takes_checkpoint_weights, weights_identity
 
 if TYPE_CHECKING:
     from timm.models.convnext import ConvNeXt
@@ -78,14 +78,16 @@ class OpenCLIPConvNeXt(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         """Arguments from MODEL.CLIP; reads the weights, unless a checkpoint has them."""
-        clip = load_openclip(cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED)
-        trunk = getattr(clip.visual, "trunk", None)
-        if trunk is None:
-            raise ValueError(f"MODEL.CLIP.NAME {cfg.MODEL.CLIP.NAME!r} has no timm image tower")
-        ensemble = cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED
+        name, pretrained = cfg.MODEL.CLIP.NAME, "" if takes_checkpoint_weights() else cfg.MODEL.CLIP.PRETRAINED
+        visual_head = None
+        if cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED:
+            clip = load_openclip(name, pretrained)
+            trunk, visual_head = clip.visual.trunk, CLIPVisualHead(clip.visual, clip.logit_scale)
+        else:
+            trunk = load_trunk(name, pretrained)
         return {
             "trunk": trunk,
-            "visual_head": CLIPVisualHead(clip.visual, clip.logit_scale) if ensemble else None,
+            "visual_head": visual_head,
             "freeze": cfg.MODEL.CLIP.FREEZE,
             "frozen_dtype": cfg.MODEL.CLIP.FROZEN_DTYPE,
             "weights_identity": weights_identity(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
