@@ -96,11 +96,14 @@ class _NoInitialisation(TorchFunctionMode):
     """New weights stay as memory was, where all of them are read from a file next: to draw them takes longer."""
 
     DRAW = ("uniform_", "normal_", "erfinv_")
+    SCALE = ("mul_", "add_", "clamp_")
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__ or getattr(func, "__name__", None) in self.DRAW:
-            return args[0] if args else kwargs["tensor"]
+        name, target = getattr(func, "__name__", None), args[0] if args else kwargs.get("tensor")
+        scales = name in self.SCALE and isinstance(target, nn.Parameter)
+        if getattr(func, "__module__", None) == nn.init.__name__ or name in self.DRAW or scales:
+            return target
         return func(*args, **kwargs)
 
 
