@@ -10,7 +10,7 @@ devices; of them only `linear_relu`, `add_layer_norm` and, for its logits, `samp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,71 +32,62 @@ from .reference import (
 NAMESPACE = "mask2former_ops"
 
 _library = torch.library.Library(NAMESPACE, "DEF")
-_library.define(
-    "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights)"
-    " -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations,"
-    " Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "ms_deform_attn_fused(Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets,"
-    " Tensor attention_logits) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes,"
-    " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor log_sums)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "least_certain(Tensor logits, Tensor candidates, SymInt count) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
-_library.define(
-    "query_masks(Tensor logits, Tensor weight, SymInt[] padded_size, SymInt[] image_size, SymInt[] output_size)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "convnext_block(Tensor x, Tensor conv_weight, Tensor conv_bias, Tensor norm_weight, Tensor norm_bias, float eps,"
-    " Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define("linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
-    "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
-)
-_library.define("column_sums(Tensor grad) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
+for _schema in (
+    (
+        "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights)"
+        " -> Tensor"
+    ),
+    (
+        "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations,"
+        " Tensor attention_weights) -> (Tensor, Tensor, Tensor)"
+    ),
+    (
+        "ms_deform_attn_fused(Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets,"
+        " Tensor attention_logits) -> (Tensor, Tensor)"
+    ),
+    (
+        "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes,"
+        " Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor log_sums)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    "least_certain(Tensor logits, Tensor candidates, SymInt count) -> Tensor",
+    (
+        "query_masks(Tensor logits, Tensor weight, SymInt[] padded_size, SymInt[] image_size, SymInt[] output_size)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    (
+        "convnext_block(Tensor x, Tensor conv_weight, Tensor conv_bias, Tensor norm_weight, Tensor norm_bias,"
+        " float eps, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor"
+    ),
+    "linear_relu(Tensor x, Tensor weight, Tensor bias) -> Tensor",
+    "relu_gradient(Tensor grad_hidden, Tensor hidden) -> (Tensor, Tensor)",
+    "column_sums(Tensor grad) -> Tensor",
     "add_layer_norm(Tensor x, Tensor y, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "add_layer_norm_backward(Tensor? grad_out, Tensor? grad_half, Tensor total, Tensor statistics, Tensor weight,"
-    " ScalarType dtype) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define("sample_features(Tensor maps, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define("sample_logits(Tensor logits, Tensor points) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
+    (
+        "add_layer_norm_backward(Tensor? grad_out, Tensor? grad_half, Tensor total, Tensor statistics, Tensor weight,"
+        " ScalarType dtype) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "sample_features(Tensor maps, Tensor points) -> Tensor",
+    "sample_logits(Tensor logits, Tensor points) -> Tensor",
     "sample_logits_backward(Tensor grad_values, Tensor points, SymInt height, SymInt width) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-torch.library.impl(_library, "linear_relu", "CompositeExplicitAutograd")(linear_relu_reference)
-torch.library.impl(_library, "relu_gradient", "CompositeExplicitAutograd")(relu_gradient_reference)
-torch.library.impl(_library, "column_sums", "CompositeExplicitAutograd")(column_sums_reference)
-torch.library.impl(_library, "add_layer_norm", "CompositeExplicitAutograd")(add_layer_norm_reference)
-torch.library.impl(_library, "add_layer_norm_backward", "CompositeExplicitAutograd")(add_layer_norm_backward_reference)
-torch.library.impl(_library, "sample_features", "CompositeExplicitAutograd")(sample_features_reference)
-torch.library.impl(_library, "sample_logits", "CompositeExplicitAutograd")(sample_logits_reference)
-torch.library.impl(_library, "sample_logits_backward", "CompositeExplicitAutograd")(sample_logits_backward_reference)
-torch.library.impl(_library, "least_certain", "CompositeExplicitAutograd")(least_certain_reference)
-torch.library.impl(_library, "query_masks", "CompositeExplicitAutograd")(query_masks_reference)
-torch.library.impl(_library, "convnext_block", "CompositeExplicitAutograd")(convnext_block_reference)
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+# What runs where no kernel is compiled; attention's own two have backends to choose from (functional.py).
+_REFERENCES: dict[str, Callable] = {
+    "linear_relu": linear_relu_reference,
+    "relu_gradient": relu_gradient_reference,
+    "column_sums": column_sums_reference,
+    "add_layer_norm": add_layer_norm_reference,
+    "add_layer_norm_backward": add_layer_norm_backward_reference,
+    "sample_features": sample_features_reference,
+    "sample_logits": sample_logits_reference,
+    "sample_logits_backward": sample_logits_backward_reference,
+    "least_certain": least_certain_reference,
+    "query_masks": query_masks_reference,
+    "convnext_block": convnext_block_reference,
+}
+for _name, _reference in _REFERENCES.items():
+    torch.library.impl(_library, _name, "CompositeExplicitAutograd")(_reference)
 operators = getattr(torch.ops, NAMESPACE)
 
 
