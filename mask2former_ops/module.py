@@ -93,14 +93,14 @@ class MSDeformAttn(nn.Module):
         self._check(query, reference_points, value_input, shapes, padding_mask)
         check_level_start_index(level_start_index, shapes)
         grouped = (self.num_heads, self.num_levels, self.num_points)
-        value = _apply(self.value_proj, value_input)
+        value = _project(self.value_proj, value_input)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
-        offsets = _apply(self.sampling_offsets, query).unflatten(-1, (*grouped, 2))
-        logits = _apply(self.attention_weights, query).unflatten(-1, grouped)
+        offsets = _project(self.sampling_offsets, query).unflatten(-1, (*grouped, 2))
+        logits = _project(self.attention_weights, query).unflatten(-1, grouped)
 
         attended = ms_deform_attn_fused(value, shapes, reference_points, offsets, logits)
-        return _apply(self.output_proj, attended)
+        return _project(self.output_proj, attended)
 
     def _check(
         self,
@@ -130,5 +130,5 @@ class MSDeformAttn(nn.Module):
         return f"levels={self.num_levels}, heads={self.num_heads}, points={self.num_points}"
 
 
-def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+def _project(layer: nn.Linear, x: Tensor) -> Tensor:
     return linear(x, layer.weight, layer.bias)
