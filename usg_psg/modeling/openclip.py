@@ -178,6 +178,7 @@ def _trunk_alone(name: str, pretrained: str) -> nn.Module | None:
     prefix = "visual.trunk."
     wanted = {key: x for key, x in trunk.state_dict().items() if key.startswith(("stem.", "stages."))}
     try:
+        check_archive(pretrained)  # else damaged weights would be taken
         given = _read_weights(pretrained, prefix)
     except Exception:  # as many kinds as formats: OpenCLIP reads it, or says what is wrong
         return None
