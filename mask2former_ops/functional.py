@@ -159,8 +159,9 @@ def ms_deform_attn_fused(
     shapes = as_shape_list(spatial_shapes)
     others = {"attention_logits": attention_logits, "reference_points": reference_points}
     given = value
-    if value.dim() == 3 and sampling_offsets.dim() == 6 and value.shape[2] % sampling_offsets.shape[2] == 0:
-        value = value.unflatten(2, (sampling_offsets.shape[2], -1))
+    heads = sampling_offsets.shape[2] if sampling_offsets.dim() == 6 else 0
+    if value.dim() == 3 and heads and value.shape[2] % heads == 0:
+        value = value.unflatten(2, (heads, -1))
     _check_arguments(value, shapes, "sampling_offsets", sampling_offsets, others)
     batch, queries, heads, levels, points, _ = sampling_offsets.shape
     _check_shape("attention_logits", attention_logits, (batch, queries, heads, levels, points))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from usg_psg.modeling import openclip
+from usg_psg.config import build_cfg
+from usg_psg.modeling import openclip, openclip_convnext
 
 from ..programs import run
 
@@ -94,6 +95,38 @@ def test_what_does_not_fit_is_for_openclip_to_refuse(changes, tmp_path):
     _, path = weight_file("usg_convnext_zepto", tmp_path / "weights.pt", **other[changes])
     with pytest.raises(ValueError, match="could not be loaded with weights"):
         openclip.load_trunk("usg_convnext_zepto", path)
+
+
+@pytest.mark.parametrize("file", ["weights.pt", "weights.safetensors"])
+def test_of_a_file_the_image_network_is_enough(file, tmp_path):
+    source = openclip.load_openclip("usg_convnext_zepto")
+    others = {
+        key: None for key in source.state_dict() if not key.startswith(("visual.trunk.stem", "visual.trunk.stages"))
+    }
+    _, path = weight_file("usg_convnext_zepto", tmp_path / file, **others)
+    assert openclip.load_trunk("usg_convnext_zepto", path).stem is not None
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    _, path = weight_file("usg_convnext_zepto", tmp_path / "weights.pt")
+    content = bytearray((tmp_path / "weights.pt").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="MODEL.CLIP.PRETRAINED .*weights.pt cannot be read"):
+        openclip.load_trunk("usg_convnext_zepto", path)
+
+
+def test_a_tower_without_stages_is_not_taken_for_loaded(tmp_path):
+    torch.save({"other": torch.ones(1)}, tmp_path / "weights.pt")
+    assert openclip._trunk_alone("ViT-B-16-SigLIP", str(tmp_path / "weights.pt")) is None
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_config_with_a_model_without_a_timm_network_is_refused(ensemble):
+    opts = ["MODEL.CLIP.NAME", "RN50-quickgelu", "MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED", str(ensemble)]
+    cfg = build_cfg("quickstart/usg_par_quickstart.yaml", opts)
+    with pytest.raises(ValueError, match="'RN50-quickgelu' has no timm image tower"), openclip.checkpoint_weights():
+        openclip_convnext.OpenCLIPConvNeXt.from_config(cfg, None)
 
 
 def test_a_model_without_a_timm_network_is_refused(tmp_path):

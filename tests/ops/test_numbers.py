@@ -124,6 +124,8 @@ def test_a_value_may_have_its_heads_and_channels_on_one_axis(width, device):  # 
         torch.testing.assert_close(a.view_as(b), b, msg=name)
     with pytest.raises(ValueError, match="value must have shape"):
         call(value.flatten(2)[..., 1:], offsets, logits)
+    with pytest.raises(ValueError, match="value must have shape"):
+        call(value.flatten(2), offsets[:, :, :0], logits[:, :, :0])
 
 
 @pytest.mark.parametrize("device", EVERY_BACKEND, indirect=True)

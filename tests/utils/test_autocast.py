@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from usg_psg.utils.autocast import tensor_float32, to_autocast_dtype
+from usg_psg.utils.autocast import to_autocast_dtype
+
+from ..programs import run
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -16,24 +18,28 @@ def test_a_tensor_gets_the_type_that_products_have(dtype):
             assert to_autocast_dtype(x) is x
 
 
-def test_products_have_their_precision_back_after_the_block():
-    products = torch.backends.cuda.matmul
-    assert not products.allow_tf32
-    with pytest.raises(KeyError), tensor_float32():
-        assert products.allow_tf32
+PRECISIONS = """
+import sys, torch
+from usg_psg.utils.autocast import tensor_float32
+products = torch.backends.cuda.matmul
+if sys.argv[1]:
+    torch.set_float32_matmul_precision(sys.argv[1])
+def state():
+    return [getattr(products, "fp32_precision", None), products.allow_tf32, torch.get_float32_matmul_precision()]
+before = state()
+try:
+    with tensor_float32():
+        print(products.allow_tf32)
         raise KeyError
-    assert not products.allow_tf32
+except KeyError:
+    pass
+assert state() == before, (before, state())
+"""
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch has one interface")
-def test_precision_set_through_the_other_interface_is_left_alone():
-    products = torch.backends.cuda.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "ieee"
-    try:
-        with tensor_float32():
-            pass
-        assert products.fp32_precision == "ieee"
-    finally:
-        products.fp32_precision = before
-        products.allow_tf32 = False
+@pytest.mark.parametrize("precision", ["", "highest", "high", "medium"])
+def test_products_have_their_precision_back_after_the_block(precision):
+    done = run("-c", PRECISIONS, precision, fresh=True)
+    assert done.returncode == 0, done.stderr
+    asked = precision == "highest" and hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    assert done.stdout.split() == [str(not asked)]

@@ -49,9 +49,9 @@ def matching_cost(
 
     Returns:
         (B, Q, M) float32, computed so under autocast, too: sums over thousands of points leave no digits, or no finite
-        value, in 16 bits; inside of `tensor_float32`, factors have 11 bits, which masks and 16-bit logits fit. Always
-        finite: a value that is not counts as a very bad match, so that the assignment succeeds and the loss itself
-        shows the fault.
+        value, in 16 bits. Inside of `tensor_float32`, factors have 11 bits: masks and logits of 16 bits fit,
+        probabilities and logits of float32 are rounded. Always finite: a value that is not counts as a very bad match,
+        so that the assignment succeeds and the loss itself shows the fault.
     """
     num_points = mask_logits.shape[-1]
     area = gt_masks.sum(-1)[:, None]

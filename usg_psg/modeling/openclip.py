@@ -146,7 +146,8 @@ def load_trunk(name: str, pretrained: str = "") -> nn.Module:
     """The timm network inside the image tower of an OpenCLIP model, on the CPU, in float32 and eval mode.
 
     Where the weights are in a file, or come from a checkpoint later, it is built by itself: to import OpenCLIP, with
-    transformers, takes seconds, and to build and fill a text tower that is thrown away takes more.
+    transformers, takes seconds, and to build and fill a text tower that is thrown away takes more. Of a file, nothing
+    but stem and stages is read then, so the rest may be missing; the trunk's head stays memory as it was.
 
     Args:
         name, pretrained: as in `load_openclip`.
@@ -158,7 +159,12 @@ def load_trunk(name: str, pretrained: str = "") -> nn.Module:
         trunk = _trunk_alone(name, pretrained)
         if trunk is not None:
             return trunk.eval()
-    trunk = getattr(load_openclip(name, pretrained).visual, "trunk", None)
+    return timm_trunk(load_openclip(name, pretrained), name)
+
+
+def timm_trunk(clip: open_clip.CLIP, name: str) -> nn.Module:
+    """The timm network in the image tower of the model of this name; ValueError if it has none."""
+    trunk = getattr(clip.visual, "trunk", None)
     if trunk is None:
         raise ValueError(f"MODEL.CLIP.NAME {name!r} has no timm image tower")
     return trunk
@@ -183,7 +189,7 @@ def _trunk_alone(name: str, pretrained: str) -> nn.Module | None:
     except Exception:  # as many kinds as formats: OpenCLIP reads it, or says what is wrong
         return None
     given = {key: x for key, x in given.items() if key.startswith(("stem.", "stages."))}
-    if {key: x.shape for key, x in given.items()} != {key: x.shape for key, x in wanted.items()}:
+    if not wanted or {key: x.shape for key, x in given.items()} != {key: x.shape for key, x in wanted.items()}:
         return None
     trunk.load_state_dict(given, strict=False)
     return trunk

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..utils.autocast import DTYPES
 from .clip_ensemble import CLIPVisualHead
 from .frozen_convnext import use_faster_parts
-from .openclip import load_openclip, load_trunk, takes_checkpoint_weights, weights_identity
+from .openclip import load_openclip, load_trunk, takes_checkpoint_weights, timm_trunk, weights_identity
 
 if TYPE_CHECKING:
     from timm.models.convnext import ConvNeXt
@@ -82,7 +82,7 @@ class OpenCLIPConvNeXt(Backbone):
         visual_head = None
         if cfg.MODEL.USG.CLASS_HEAD.CLIP_ENSEMBLE.ENABLED:
             clip = load_openclip(name, pretrained)
-            trunk, visual_head = clip.visual.trunk, CLIPVisualHead(clip.visual, clip.logit_scale)
+            trunk, visual_head = timm_trunk(clip, name), CLIPVisualHead(clip.visual, clip.logit_scale)
         else:
             trunk = load_trunk(name, pretrained)
         return {

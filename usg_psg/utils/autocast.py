@@ -30,17 +30,23 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
 def tensor_float32() -> Iterator[None]:
     """Inside, a GPU rounds the factors of float32 matrix products to 11 bits (TF32); sums stay in float32.
 
-    Products of few rows and many numbers take a fifth of the time so. No change on other devices, nor where the
-    precision was set through both of PyTorch's interfaces, which may not be mixed.
+    Nothing changes on other devices; where a lower precision is allowed already; where PyTorch (2.9 or newer) was asked
+    for "ieee" or, by `FLOAT32_PRECISION`, for "highest"; and where both of PyTorch's interfaces have set the precision,
+    which may not be mixed.
     """
     products = torch.backends.cuda.matmul
+    newer = getattr(products, "fp32_precision", None)
     try:
-        before = products.allow_tf32
+        before = torch.get_float32_matmul_precision()
     except RuntimeError:
+        before = ""
+    if before != "highest" or newer == "ieee":
         yield
         return
-    products.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        products.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
+        if newer is not None:
+            products.fp32_precision = newer
