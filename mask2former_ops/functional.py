@@ -406,9 +406,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (..., D), in autocast's type, if it is on.
     """
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    casts, dtype = torch.is_autocast_enabled("cuda") and x.dtype != torch.float64, x.dtype  # as autocast does
+    if casts:
+        dtype = torch.get_autocast_dtype("cuda")
     fits = dtype in HALF_DTYPES and weight.shape[0] % VECTOR == 0 and x.numel() >= MANY_TOKENS * weight.shape[1]
-    if torch.compiler.is_compiling() or not (_has_kernel(x) and fits and torch.is_grad_enabled()):
+    alike = casts or x.dtype == weight.dtype == bias.dtype  # others are PyTorch's to refuse
+    if torch.compiler.is_compiling() or not (_has_kernel(x) and fits and alike and torch.is_grad_enabled()):
         return F.linear(x, weight, bias)
     x, weight, bias = (each.to(dtype) for each in (x, weight, bias))
     return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
@@ -430,14 +433,14 @@ def add_layer_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: floa
 
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
-    channels = x.shape[-1]
-    types = x.dtype == weight.dtype == torch.float32 and y.dtype in HALF_DTYPES
+    channels, kind = x.shape[-1], x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    types = x.dtype == weight.dtype == bias.dtype == torch.float32 and y.dtype == dtype != torch.float32
     fits = types and x.shape == y.shape and channels % VECTOR == 0 and channels <= MAX_NORM_CHANNELS
     if not (_has_kernel(x) and fits):
-        kind = x.device.type
         normal = F.layer_norm(x + y, (channels,), weight, bias, eps)
-        return normal, normal.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else normal
-    flat = (each.contiguous().flatten(0, -2) for each in (x, y))
+        return normal, normal.to(dtype) if torch.is_autocast_enabled(kind) else normal
+    flat = (each.reshape(-1, channels).contiguous() for each in (x, y))
     normal, half, _, _ = operators.add_layer_norm(*flat, weight, bias, eps)
     return normal.view(x.shape), half.view(x.shape)
 

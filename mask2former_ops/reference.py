@@ -155,7 +155,7 @@ def add_layer_norm_reference(
     """LayerNorm of x + y, (M, D) each, in the types of x and of y; the sum; and mean and 1 / deviation, (M, 2)."""
     total = x + y
     normal, mean, rstd = torch.native_layer_norm(total, x.shape[1:], weight, bias, eps)
-    return normal, normal.to(y.dtype), total, torch.cat([mean, rstd], 1)
+    return normal, normal.to(y.dtype, copy=True), total, torch.cat([mean, rstd], 1)
 
 
 def add_layer_norm_backward_reference(

@@ -220,6 +220,7 @@ def _save_add_layer_norm(ctx, inputs, output):
     _, _, total, statistics = output
     ctx.dtype = y.dtype
     ctx.save_for_backward(total, statistics, weight)
+    ctx.mark_non_differentiable(total, statistics)  # kept for the gradients of the others
     ctx.set_materialize_grads(False)
 
 

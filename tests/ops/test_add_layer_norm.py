@@ -149,3 +149,9 @@ def test_a_linear_layer_is_that_of_pytorch(compiled_library, device):  # noqa: F
         strict=True,
     ):
         assert a.dtype == b.dtype and relative_error(a, b.double()) <= 8e-3
+
+
+def test_the_sum_and_the_statistics_have_no_gradient():
+    arguments, _ = random_call((4, 16), torch.bfloat16, "cpu")
+    outputs = OPERATORS.add_layer_norm(*arguments, 1e-5)
+    assert [each.requires_grad for each in outputs] == [True, True, False, False]

@@ -149,11 +149,12 @@ class SceneGraphNetwork(nn.Module):
         """Images (3, h, w) in the top left of one tensor (B, 3, H, W) on the device."""
         kind = functools.reduce(torch.promote_types, (image.dtype for image in images))
         # In training, copies of the next batch run beside the work on this one.
-        stream = _upload_stream(self.device) if self.training and self.device.type == "cuda" else None
+        beside = self.training and self.device.type == "cuda" and not any(image.is_cuda for image in images)
+        stream = _upload_stream(self.device) if beside else None
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             pixels = torch.zeros((len(images), 3, *size), dtype=kind, device=self.device)
             for image, place in zip(images, pixels, strict=True):
-                # Rows of pixels, as files are decoded, travel as they are: the host would take longer to sort them.
+                # `to` keeps the layout, often that of decoded files, and the device reorders: the host takes longer.
                 place[:, : image.shape[1], : image.shape[2]].copy_(image.to(self.device, non_blocking=True))
         if stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(stream)
