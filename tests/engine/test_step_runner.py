@@ -34,7 +34,7 @@ def test_gradients_of_two_processes_and_of_accumulated_batches_are_those_of_the_
         assert set(other["gradients"]) == set(alone["gradients"])
         for key, expected in alone["gradients"].items():
             # Of the largest number: sums in another order round it, too, where they nearly cancel.
-            error = (other["gradients"][key] - expected).abs().max() / expected.abs().max().clamp(min=1.0)
+            error = (other["gradients"][key] - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
             assert error <= 3e-6, f"{name}: {key}"
         assert other["losses"] == pytest.approx(alone["losses"], rel=1e-5)
 

@@ -66,8 +66,10 @@ def test_the_cost_keeps_its_digits_where_a_gpu_rounds_factors(dtype):
     logits = (8 * torch.randn(2, 100, 12544)).to(dtype)
     masks = (torch.rand(2, 16, 12544) < torch.rand(2, 16, 1)).float()
     arguments = torch.rand(2, 100, 5), logits, torch.randint(0, 5, (2, 16)), masks
+    on_gpu = [x.cuda() for x in arguments]
     with tensor_float32():
-        cost = matching_cost(*(x.cuda() for x in arguments))
+        cost = matching_cost(*on_gpu)
+    assert not torch.equal(cost, matching_cost(*on_gpu)), "factors were not rounded"
     exact = matching_cost(*(x.double() if x.is_floating_point() else x for x in arguments))
     torch.testing.assert_close(cost.cpu(), exact.float(), rtol=1e-4, atol=1e-3)
 

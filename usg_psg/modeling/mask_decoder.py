@@ -37,8 +37,9 @@ class MaskDecoderLayer(nn.Module):
         keep: Tensor,
         keep_queries: Tensor | None = None,
     ) -> Tensor:
-        """Queries (B, Q, d) attend to memory (B, S, d), by its key, where keep (B, Q, S) is True, and to each other, or
-        some.
+        """Queries (B, Q, d) attend to memory (B, S, d), by its key, where keep (B, Q, S) is True, and to each other.
+
+        With keep_queries (B, Q, Q), only to those of them for which it is True.
         """
         if self.cross_first:
             x = self.cross_attention(x, memory, x_pos, key, keep)

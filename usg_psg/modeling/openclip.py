@@ -93,7 +93,7 @@ def _root_logger_left_alone(quiet: bool) -> Iterator[None]:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """New weights stay as memory was, where all of them are read from a file next: to draw them takes longer."""
+    """New weights stay as memory was, where all that are used are read next: to draw them takes longer."""
 
     DRAW = ("uniform_", "normal_", "erfinv_")
     SCALE = ("mul_", "add_", "clamp_")

@@ -41,7 +41,17 @@ class DeformableEncoderLayer(nn.Module):
         reference_points: Tensor,
         shapes: list[tuple[int, int]],
     ) -> tuple[Tensor, Tensor]:
-        """(B, S, d) to (B, S, d), both also as `value`, in the type of matrix products."""
+        """One layer.
+
+        Args:
+            x, value: (B, S, d), in float32 under autocast, and the same in the type of matrix products.
+            position: (1, S, d) or (B, S, d).
+            reference_points: (B, S, L, 2).
+            shapes: (h, w) of the L levels.
+
+        Returns:
+            x and value of the next layer.
+        """
         attended = self.self_attn(value + position, reference_points, value, shapes)
         x, value = add_and_norm(self.norm1, x, self.dropout(attended))
         hidden = self.dropout(linear_relu(value, self.linear1.weight, self.linear1.bias))

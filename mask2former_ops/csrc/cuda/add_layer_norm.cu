@@ -237,8 +237,8 @@ Four add_layer_norm_cuda(const at::Tensor& given_x, const at::Tensor& given_y, c
   return {out, out_half, sum, statistics};
 }
 
-Four add_layer_norm_backward_cuda(const std::optional<at::Tensor>& given_out, const std::optional<at::Tensor>& given_half,
-                                  const at::Tensor& sum, const at::Tensor& statistics, const at::Tensor& given_weight,
+Four add_layer_norm_backward_cuda(const std::optional<at::Tensor>& given_out,
+                                  const std::optional<at::Tensor>& given_half, const at::Tensor& sum, const at::Tensor& statistics, const at::Tensor& given_weight,
                                   at::ScalarType type) {
   const c10::cuda::CUDAGuard guard(sum.device());
   check_sizes(sum, given_weight);

@@ -1,5 +1,5 @@
-// A linear layer with ReLU, and the ReLU's gradient with its sum over tokens, which is that of the layer's bias; and the
-// sum alone, for layers without ReLU.
+// A linear layer with ReLU, and the ReLU's gradient with its sum over tokens, which is that of the layer's bias; and
+// the sum alone, for layers without ReLU.
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
@@ -27,7 +27,7 @@ constexpr int kBlocks = 8;                    // on a multiprocessor
 template <typename T, bool kMasks>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     sums_kernel(const T* __restrict__ grad, const T* __restrict__ hidden, T* __restrict__ masked,
-                         float* __restrict__ sums, int64_t tokens, int channels, int tokens_each) {
+                float* __restrict__ sums, int64_t tokens, int channels, int tokens_each) {
   __shared__ float of_warps[kWarps][kTile];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int channel = blockIdx.y * kTile + kChannels * lane;
