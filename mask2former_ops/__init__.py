@@ -7,18 +7,17 @@
 """
 
 from .backends import available_backends, backend_report, get_backend, set_backend
-from .functional import (
+from .beside_attention import (
     add_layer_norm,
     convnext_block,
     least_certain,
     linear,
     linear_relu,
-    ms_deform_attn,
-    ms_deform_attn_fused,
     query_masks,
     sample_features,
     sample_logits,
 )
+from .functional import ms_deform_attn, ms_deform_attn_fused
 from .module import MSDeformAttn
 from .reference import ms_deform_attn_reference, resize_masks, sampling_locations_from_offsets
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .functional import linear, ms_deform_attn_fused
+from .beside_attention import linear
+from .functional import ms_deform_attn_fused
 from .schemas import as_shape_list, check_level_start_index
 
 

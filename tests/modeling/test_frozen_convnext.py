@@ -160,7 +160,7 @@ def test_on_a_gpu_the_compiled_blocks_are_used():
 
 
 def test_a_trunk_of_operators_compiles_into_one_graph(monkeypatch):
-    monkeypatch.setattr("mask2former_ops.functional._has_kernel", lambda tensor: True)
+    monkeypatch.setattr("mask2former_ops.beside_attention._has_kernel", lambda tensor: True)
     stages = folded_stages(small_trunk()).bfloat16().to(memory_format=torch.channels_last)
     replace_plain_blocks(stages)
     assert replace_stem(stages)
