@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from .layers import MultiheadAttention
+
 logger = logging.getLogger(__name__)
 
+OF_PRODUCTS = (nn.Linear, nn.Conv2d, MultiheadAttention)  # exactly: derived ones may do other things with their weights
 WARMUP = 3  # runs before recording, in which libraries choose their kernels and make their workspaces
 
 
@@ -67,16 +70,31 @@ class _Recording:
         self.tensors = [x for x in self.arguments if isinstance(x, Tensor)]
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         with _stand_ins(module) as stand_ins:
-            self._record(function, [*self.tensors, *(stand_ins[p] for p in self.parameters)], recorder)
+            cast = {p: x for p, x in stand_ins.items() if x.dtype != p.dtype}
+
+            def of_present_weights(arguments: list) -> Sequence[Tensor]:
+                if cast:
+                    with torch.no_grad():
+                        torch._foreach_copy_(list(cast.values()), list(cast))
+                return function(arguments)
+
+            inputs = [*self.tensors, *(stand_ins[p] for p in self.parameters)]
+            self._record(of_present_weights, inputs, [*self.tensors, *self.parameters], recorder)
         self.passes = 0  # each pass writes over what the one before has left
         fixed.update(x.untyped_storage().data_ptr() for x in self.outputs)
 
-    def _record(self, function: Callable[[list], Sequence[Tensor]], inputs: list[Tensor], recorder: Any) -> None:
+    def _record(
+        self, function: Callable[[list], Sequence[Tensor]], inputs: list[Tensor], givers: list[Tensor], recorder: Any
+    ) -> None:
+        """Inputs are the leaves of the recorded passes; givers, whose values they have, may be of other types."""
         wanted = [x for x in inputs if x.requires_grad] if torch.is_grad_enabled() else []
+        types = [giver.dtype for x, giver in zip(inputs, givers, strict=True) if x.requires_grad]
 
         def gradients(outputs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
             roots, given = [x for x in outputs if x.requires_grad], [x for x in grads if x is not None]
-            return torch.autograd.grad(roots, wanted, given, allow_unused=True) if roots else [None] * len(wanted)
+            if not roots:
+                return [None] * len(wanted)
+            return _of_types(torch.autograd.grad(roots, wanted, given, allow_unused=True), types)
 
         def zeros(outputs: Sequence[Tensor]) -> list[Tensor | None]:
             return [torch.zeros_like(x) if x.requires_grad else None for x in outputs]
@@ -224,12 +242,23 @@ class GraphedFunction:
 
 @contextmanager
 def _stand_ins(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
-    """Inside, the module has other parameters in the same memory; gives them by parameter.
+    """Inside, the module has other parameters; gives them by parameter.
 
-    Gradients gather at a parameter on the stream where it was first used, which is not the one that is recorded.
+    Gradients gather at a parameter on the stream where it was first used, which is not the one that is recorded. They
+    lie in the same memory, but for trained ones that autocast would cast for each product: of these, copies in its type
+    take the place, so that all are cast together. A weight's gradients of several products are then added in that type,
+    as with autocast's own cache.
     """
     places = [(m, name, p) for m in module.modules() for name, p in m._parameters.items() if p is not None]
-    others = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for _, _, p in places}
+    of_products = {p for m, _, p in places if type(m) in OF_PRODUCTS and p.requires_grad and p.dtype == torch.float32}
+
+    def stand_in(p: nn.Parameter) -> nn.Parameter:
+        kind = p.device.type
+        casts = p in of_products and torch.is_autocast_enabled(kind)
+        value = p.detach().to(torch.get_autocast_dtype(kind)) if casts else p.detach()
+        return nn.Parameter(value, requires_grad=p.requires_grad)
+
+    others = {p: stand_in(p) for _, _, p in places}
     try:
         for m, name, p in places:
             m._parameters[name] = others[p]
@@ -239,6 +268,19 @@ def _stand_ins(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
             m._parameters[name] = p
 
 
+def _of_types(gradients: Sequence[Tensor | None], types: Sequence[torch.dtype]) -> list[Tensor | None]:
+    """Gradients in the types of what they are for, those of other types cast together."""
+    results = list(gradients)
+    others = [i for i, x in enumerate(gradients) if x is not None and x.dtype != types[i]]
+    if others:
+        found = [x for x in (gradients[i] for i in others) if x is not None]
+        cast = [torch.empty_like(x, dtype=types[i]) for i, x in zip(others, found, strict=True)]
+        torch._foreach_copy_(cast, found)
+        for i, x in zip(others, cast, strict=True):
+            results[i] = x
+    return results
+
+
 def _at_rest(tensor: Tensor, fixed: set[int]) -> Tensor:
     """A leaf with the values of an argument, in memory that stays."""
     stays = tensor.untyped_storage().data_ptr() in fixed
@@ -246,4 +288,5 @@ def _at_rest(tensor: Tensor, fixed: set[int]) -> Tensor:
 
 
 def _arithmetic() -> tuple:
-    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    """What of autocast a recording depends on, on either device."""
+    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda"))
