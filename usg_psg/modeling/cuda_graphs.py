@@ -70,7 +70,7 @@ class _Recording:
         self.tensors = [x for x in self.arguments if isinstance(x, Tensor)]
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         with _stand_ins(module) as stand_ins:
-            cast = {p: x for p, x in stand_ins.items() if x.dtype != p.dtype}
+            self.cast = cast = {p: x for p, x in stand_ins.items() if x.dtype != p.dtype}  # the graphs use their memory
 
             def of_present_weights(arguments: list) -> Sequence[Tensor]:
                 if cast:

@@ -118,16 +118,26 @@ class MaskDecoder(nn.Module):
         memories, keys, mask_features = self._prepare_levels(pixel_features)
         x = self.query_feat.weight.expand(batch, -1, -1)
         x_pos = self.query_embed.weight.expand(batch, -1, -1)
-        queries, embeddings = [self.decoder_norm(x)], []
-        embeddings.append(self.mask_embed(queries[-1]))
+        predictions = [self._predict(x)]
         for index, layer in enumerate(self.layers):
             level = index % len(memories)
-            keep = self._attention_mask(embeddings[-1], mask_features[level])
+            keep = self._attention_mask(predictions[-1][1], mask_features[level])
             x = layer(x, x_pos, memories[level], keys[level], keep)
-            queries.append(self.decoder_norm(x))
-            embeddings.append(self.mask_embed(queries[-1]))
+            predictions.append(self._predict(x))
+        queries, embeddings = zip(*predictions, strict=True)
         first = 0 if self.deep_supervision else -1
         return MaskDecoderOutput(torch.stack(queries[first:]), torch.stack(embeddings[first:]))
+
+    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
+        """What `compile_parts` compiles one by one: layers of the same code once."""
+        layers = [(layer, "forward") for layer in self.layers]
+        regions = [(self, "_prepare_levels"), *layers, (self, "_predict")]
+        return {"forward": [*regions, (self, "_attention_mask")], "forward_given": regions}
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and mask embeddings behind a layer, (..., d) each."""
+        query = self.decoder_norm(x)
+        return query, self.mask_embed(query)
 
     def forward_given(self, pixel_features: PixelDecoderOutput, given: GivenQueries) -> MaskDecoderOutput:
         """Decode queries of given objects, in whose masks every layer looks; nothing is predicted before the first."""

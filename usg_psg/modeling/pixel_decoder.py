@@ -140,20 +140,33 @@ class MSDeformAttnPixelDecoder(nn.Module):
             if features[name].shape[1] != channels:
                 given = f"the backbone gives {features[name].shape[1]} channels"
                 raise ValueError(f"{name}: {given}, its output_shape says {channels}")
+        x, value, position, reference_points, shapes = self._embed(features)
+        for layer in self.layers:
+            x, value = layer(x, value, position, reference_points, shapes)
+        return self._maps(x, value, features["res2"], shapes)
+
+    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
+        """What `compile_parts` compiles one by one: layers of the same code once."""
+        layers = [(layer, "forward") for layer in self.layers]
+        return {"forward": [(self, "_embed"), *layers, (self, "_maps")]}
+
+    def _embed(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[int, int]]]:
+        """What the first layer takes; reference points (B, S, L, 2) of all images."""
         levels = [proj(features[name]) for proj, name in zip(self.input_proj, self.ENCODER_LEVELS, strict=True)]
-        shapes = [tuple(level.shape[-2:]) for level in levels]
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = to_autocast_dtype(self._positions(shapes, x))
         reference_points = self._reference_points(shapes, x.device)
         reference_points = reference_points[None, :, None].expand(x.shape[0], -1, len(shapes), -1)
-        value = to_autocast_dtype(x)
-        for layer in self.layers:
-            x, value = layer(x, value, position, reference_points, shapes)
+        return x, to_autocast_dtype(x), position, reference_points.contiguous(), shapes
+
+    def _maps(self, x: Tensor, value: Tensor, res2: Tensor, shapes: list[tuple[int, int]]) -> PixelDecoderOutput:
+        """The levels of what the last layer gives, and the mask features."""
         sizes = [h * w for h, w in shapes]
         encoded = [
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(x.split(sizes, dim=1), shapes, strict=True)
         ]
-        lateral = self.lateral(features["res2"])
+        lateral = self.lateral(res2)
         finest = value.split(sizes, dim=1)[-1].transpose(1, 2).unflatten(2, shapes[-1])
         enlarged = upsample(finest, lateral.shape[-2:])
         mask_features = self.mask_features(self.output(lateral + enlarged))

@@ -90,14 +90,19 @@ class RelationDecoder(nn.Module):
         """(B, K, d) to (B, K, d); queries that are not present (B, K) are not looked at."""
         if self.level_embed is None:
             return relation_queries
-        levels = [
-            flatten_level(pixel_features.multi_scale_features[level], embed)
-            for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True)
-        ]
+        levels = self._levels(pixel_features)
         x, keep = relation_queries, None if present is None else keep_present(present)
         for index, layer in enumerate(self.layers):
             x = layer(x, *levels[index % len(levels)], keep)
         return x
+
+    def _levels(self, pixel_features: PixelDecoderOutput) -> list[tuple[Tensor, Tensor]]:
+        """Memory and keys of each level."""
+        assert self.level_embed is not None
+        return [
+            flatten_level(pixel_features.multi_scale_features[level], embed)
+            for level, embed in zip(self.feature_levels, self.level_embed.weight, strict=True)
+        ]
 
 
 @RELATION_HEAD_REGISTRY.register()
@@ -158,6 +163,13 @@ class RelationHead(nn.Module):
                 hidden_dim, text_dim, node.PREDICATE.NUM_LAYERS, logit_scale(node.PREDICATE)
             ),
         }
+
+    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
+        """What `compile_parts` compiles one by one: layers of the same code once."""
+        decoder = self.relation_decoder
+        layers = [(layer, "forward") for layer in decoder.layers]
+        whole = [(self.relation_queries, "forward"), (self.predicate_head, "forward")]
+        return {"decode": [*whole, *([(decoder, "_levels"), *layers] if layers else [])]}
 
     def propose(self, queries: Tensor, priority: Tensor | None = None, present: Tensor | None = None) -> PairProposals:
         """Pair scores and the K best pairs of (B, Q, d) queries; `RelationProposalConstructor` has the arguments."""
