@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -67,8 +68,14 @@ def _run(name: str, words: list[str], prog: str | None = None) -> int:
         print(f"{Path(sys.argv[0]).name}: {sys.executable} has no PyTorch: {where}", file=sys.stderr)
         return 1
     with _ctrl_c_ends_at_once():
+        first = "torch" not in sys.modules
+        if first:
+            gc.disable()  # what imports make stays: to search it for garbage takes an eighth of their time
         run = getattr(import_module(f"usg_psg.cli.{command.module}"), command.function)
         one_line_errors = import_module("usg_psg.utils.program").one_line_errors
+        if first:
+            gc.freeze()
+            gc.enable()
     return one_line_errors(run)(args)
 
 

@@ -1,5 +1,6 @@
 """Compiled formulas of the losses: the same values, compiled once for all numbers of objects."""
 
+import copy
 import shutil
 from functools import partial
 
@@ -14,7 +15,7 @@ from usg_psg.modeling.compile import compile_parts
 from usg_psg.structures import SegmentMasks
 
 from ..losses.test_matcher import make_targets
-from ..tiny import loss_counts, object_predictions, tiny_model
+from ..tiny import loss_counts, object_predictions, tiny_input, tiny_model
 
 LAYERS, QUERIES, CLASSES = 3, 12, 4
 
@@ -95,3 +96,25 @@ def test_only_training_with_kernels_compiles_formulas():
         assert (
             ("cost" in vars(criterion.matcher)) == ("point_losses" in vars(criterion.object_criterion)) == is_compiled
         )
+
+
+def test_layers_of_one_kind_are_compiled_once_for_all_levels(monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    graphs, totals = {}, {}
+    for layers in (3, 6):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        model = tiny_model(freeze=True, relation_layers=layers).train()
+        for decoder in (model.pixel_decoder, model.mask_decoder):
+            decoder.layers.extend(copy.deepcopy(layer) for layer in [*decoder.layers][: layers - 3])
+        for mode in ("none", "kernels"):
+            compile_parts(model, mode)
+            torch.manual_seed(1)
+            totals[mode] = sum(model([tiny_input(3), tiny_input(2)]).values()).item()
+        assert totals["kernels"] == pytest.approx(totals["none"], rel=1e-4)
+        graphs[layers] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    # Backbone; of the pixel decoder its entry, layers, exit; of the mask decoder levels, layers, predictions, masks;
+    # classes, costs, pairs; queries, levels, layers, predicates of relations; class and point losses.
+    assert graphs == {3: 17, 6: 17}

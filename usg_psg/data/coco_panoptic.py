@@ -11,9 +11,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..utils.files import write_json
+from ..utils.garbage import collector_paused
 from ..vocabulary import Vocabulary
 from .psg_categories import PSG_VOCABULARY
-from .psg_json import collector_paused, read_psg_json
+from .psg_json import read_psg_json
 
 
 @collector_paused()

@@ -5,13 +5,11 @@ Reads OpenPSG's psg.json and the competition's psg_train_val.json and psg_val_te
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from detectron2.structures import BoxMode
 
 from ..utils.allowed import one_of
 from ..utils.files import remove_temporary_files, write_whole
+from ..utils.garbage import collector_paused
 from ..utils.unique_keys import RepeatedKeys, marked_object
 from ..vocabulary import NAME_KEYS, Vocabulary
 from .psg_index import PSGIndex, PSGRecords, file_identity, index_path, open_index, pack_index
@@ -59,18 +58,6 @@ class PSGFile:
     def dataset_dict(self, position: int, root: Path) -> dict:
         """One image as `load_psg_json` describes it, of a record without problems."""
         return _dataset_dict(self.records[position], self.image_ids[position], root)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Python's garbage collector would go through millions of new objects again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @collector_paused()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..data.train_loader import PSGTrainLoader, derived_seed
 from ..losses import loss_normalizers
+from ..utils.garbage import collector_paused
 from ..utils.program import FAILED
 from .averaging import GradientAverage
 from .ema import ModelEMA
@@ -117,7 +118,16 @@ class StepRunner:
 
     def run_step(self) -> None:
         """One update."""
-        batches = self._next_batches()
+        batches = self._next_batches()  # at first starts processes, which do as this one does about garbage
+        # The first, which compiles and records, would be searched for garbage again and again.
+        with nullcontext() if self._steps else collector_paused():
+            self._step(batches)
+        self._steps += 1
+        if self._steps == self.SETTLED_AFTER:
+            gc.collect()
+            gc.freeze()
+
+    def _step(self, batches: list[list[dict]]) -> None:
         torch.manual_seed(derived_seed(self.data_loader.seed, STEP_STREAM, self.iter, comm.get_rank()))
 
         normalizers = loss_normalizers(batches, self.device)
@@ -139,10 +149,6 @@ class StepRunner:
         self.update()
         self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
         self._write(names, values)
-        self._steps += 1
-        if self._steps == self.SETTLED_AFTER:
-            gc.collect()
-            gc.freeze()
 
     def _next_batches(self) -> list[list[dict]]:
         """The batches of a step, of which the first may have been read ahead.

@@ -30,7 +30,7 @@ from ..data.batch import Batch
 from ..data.register_psg import get_vocabulary
 from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
-from ..modeling.compile import run_as_configured
+from ..modeling.compile import importing_compiler, run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..training_counts import TrainingCounts
 from ..utils.files import write_whole
@@ -197,7 +197,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model, whose parts run as the config says."""
-        return run_as_configured(super().build_model(cfg), cfg)
+        with importing_compiler(cfg.MODEL.USG.COMPILE):
+            model = super().build_model(cfg)
+        return run_as_configured(model, cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> PSGTrainLoader:

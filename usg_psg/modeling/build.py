@@ -11,6 +11,11 @@ from torch import nn
 from .layers import CosineLogits
 from .open_vocab_head import OpenVocabularyHead
 
+Region = tuple[nn.Module, str, tuple[int | None, ...]]
+"""A piece of a part that is compiled by itself: a module, its method, and the axis of each of the method's first
+arguments that is of other sizes at other levels. Parts may have `regions()`, which gives those of their methods by
+name: layers of the same code are then compiled once."""
+
 MASK_DECODER_REGISTRY = Registry("MASK_DECODER")
 MASK_DECODER_REGISTRY.__doc__ = """
 Modules with `forward(PixelDecoderOutput) -> MaskDecoderOutput`, built from (cfg); for MODEL.USG.MASK_PILOT also with

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import MethodType
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from ..utils.allowed import one_of
 from ..utils.autocast import DTYPES
 from ..utils.files import cache_folder
+from .build import Region
 from .cuda_graphs import CudaRecorder, GraphedFunction
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,29 @@ MODES = one_of("none", "kernels", "graphs", "kernels+graphs")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_CHOICE = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
 CACHE_RESULTS = ("hit", "miss", "bypass")  # of torch.compile's counters
+
+
+@contextmanager
+def importing_compiler(mode: str) -> Iterator[None]:
+    """Import what "kernels" needs while a model is built inside, most of which leaves Python's lock to others."""
+    if "kernels" not in mode:
+        yield
+        return
+    thread = threading.Thread(target=_import_compiler, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()  # processes that are forked while modules are imported could wait for them for ever
+
+
+def _import_compiler() -> None:
+    with suppress(Exception):  # whoever needs it will hear of it
+        importlib.import_module("torch._inductor.compile_fx")
+        # Checksums of PyTorch and Triton, under which kernels are kept.
+        cache = importlib.import_module("torch._inductor.codecache")
+        cache.torch_key()
+        cache.CacheBase.get_system()
 
 
 def run_as_configured(model: Any, cfg: CfgNode) -> Any:
@@ -66,11 +93,9 @@ def compile_parts(
             continue
         method = getattr(owner, name)
         ways = {True: mode, False: inference_mode}
-        regions = _compile_regions(model, owner, name, ways)
-        prepared = {
-            training: _prepare(method, way.replace("kernels", "") if regions else way, fixed[training], recorder_type)
-            for training, way in ways.items()
-        }
+        if _compile_regions(model, owner, name, ways):
+            ways = {training: "graphs" if "graphs" in way else "none" for training, way in ways.items()}
+        prepared = {training: _prepare(method, way, fixed[training], recorder_type) for training, way in ways.items()}
         setattr(owner, name, _by_phase(model, prepared))
     for owner, name in model.recordable():
         owner.__dict__.pop(name, None)
@@ -108,19 +133,14 @@ def _by_phase(model: nn.Module, prepared: dict[bool, Callable]) -> Callable:
 
 
 def _compile_regions(model: nn.Module, owner: Any, name: str, ways: dict[bool, str]) -> bool:
-    """Compile a part piece by piece, if it says what its pieces are; whether it does.
-
-    Layers of one kind are then traced and compiled once, which takes a third of the time and of what a later start
-    takes to find the kernels. What crosses from piece to piece lies in memory anyway.
-    """
-    regions: list[tuple[nn.Module, str]] = owner.regions().get(name, []) if hasattr(owner, "regions") else []
-    for module, method_name in regions:
+    """Compile a part piece by piece, if it says what its pieces are; whether it does."""
+    regions: list[Region] = owner.regions().get(name, []) if hasattr(owner, "regions") else []
+    for module, method_name, axes in regions:
         module.__dict__.pop(method_name, None)
         method = getattr(module, method_name)
         if any("kernels" in way for way in ways.values()):
-            kinds = {training: "kernels" if "kernels" in way else "none" for training, way in ways.items()}
-            prepared = {training: _prepare(method, kind, set(), CudaRecorder) for training, kind in kinds.items()}
-            setattr(module, method_name, _by_phase(model, prepared))
+            compiled = _for_any_size(method, axes)
+            setattr(module, method_name, _by_phase(model, {k: compiled if "kernels" in ways[k] else method for k in ways}))
     return bool(regions)
 
 
@@ -136,11 +156,11 @@ def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Call
 
 
 def _for_any_size(method: MethodType, axes: Sequence[int | None]) -> Callable:
-    """A method of tensors, compiled once for all sizes of an axis of each argument, None where none changes."""
+    """A method, compiled once for all sizes of an axis of each of its first arguments, None where none changes."""
     compiled = _prepare(method, "kernels", set(), CudaRecorder)
 
-    def call(*args: Tensor) -> Any:
-        changing = [(x, axis) for x, axis in zip(args, axes, strict=True) if axis is not None]
+    def call(*args: Any) -> Any:
+        changing = [(x, axis) for x, axis in zip(args, axes, strict=False) if axis is not None and x is not None]
         if any(x.shape[axis] < 2 for x, axis in changing):  # sizes that torch.compile treats as cases of their own
             return method(*args)
         for x, axis in changing:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..structures import GivenQueries, MaskDecoderOutput, PixelDecoderOutput
 from ..utils.allowed import one_of
-from .build import MASK_DECODER_REGISTRY
+from .build import MASK_DECODER_REGISTRY, Region
 from .layers import MLP, AttentionBlock, FeedForwardBlock, downsample, flatten_level, keep_present
 
 LAYER_ORDERS = one_of("self_first", "cross_first")
@@ -116,7 +116,7 @@ class MaskDecoder(nn.Module):
         """Decode a batch."""
         batch = pixel_features.mask_features.shape[0]
         memories, keys, mask_features = self._prepare_levels(pixel_features)
-        x = self.query_feat.weight.expand(batch, -1, -1)
+        x = self.query_feat.weight.expand(batch, -1, -1).contiguous()  # as behind a layer, for code that is compiled once
         x_pos = self.query_embed.weight.expand(batch, -1, -1)
         predictions = [self._predict(x)]
         for index, layer in enumerate(self.layers):
@@ -128,11 +128,11 @@ class MaskDecoder(nn.Module):
         first = 0 if self.deep_supervision else -1
         return MaskDecoderOutput(torch.stack(queries[first:]), torch.stack(embeddings[first:]))
 
-    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
-        """What `compile_parts` compiles one by one: layers of the same code once."""
-        layers = [(layer, "forward") for layer in self.layers]
-        regions = [(self, "_prepare_levels"), *layers, (self, "_predict")]
-        return {"forward": [*regions, (self, "_attention_mask")], "forward_given": regions}
+    def regions(self) -> dict[str, list[Region]]:
+        """What `compile_parts` compiles one by one, layers of the same code once for all levels."""
+        layers: list[Region] = [(layer, "forward", (None, None, 1, 1, 2)) for layer in self.layers]
+        regions = [(self, "_prepare_levels", ()), *layers, (self, "_predict", ())]
+        return {"forward": [*regions, (self, "_attention_mask", (None, 2))], "forward_given": regions}
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and mask embeddings behind a layer, (..., d) each."""

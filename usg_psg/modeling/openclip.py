@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
@@ -175,23 +176,25 @@ def _trunk_alone(name: str, pretrained: str) -> nn.Module | None:
     tower = (_model_config(name) or {}).get("vision_cfg", {})
     if "timm_model_name" not in tower:
         return None
-    _register_trunk()
-    path = tower.get("timm_drop_path")
-    with torch.random.fork_rng(devices=[]), _NoInitialisation():
-        trunk = timm.create_model(tower["timm_model_name"], **({} if path is None else {"drop_path_rate": path}))
-    if takes_checkpoint_weights():
-        return trunk
-    prefix = "visual.trunk."
-    wanted = {key: x for key, x in trunk.state_dict().items() if key.startswith(("stem.", "stages."))}
-    try:
-        check_archive(pretrained)  # else damaged weights would be taken
-        given = _read_weights(pretrained, prefix)
-    except Exception:  # as many kinds as formats: OpenCLIP reads it, or says what is wrong
-        return None
-    given = {key: x for key, x in given.items() if key.startswith(("stem.", "stages."))}
-    if not wanted or {key: x.shape for key, x in given.items()} != {key: x.shape for key, x in wanted.items()}:
-        return None
-    trunk.load_state_dict(given, strict=False)
+    with ThreadPoolExecutor(1) as meanwhile:
+        checked = None if takes_checkpoint_weights() else meanwhile.submit(check_archive, pretrained)
+        _register_trunk()
+        path = tower.get("timm_drop_path")
+        with torch.random.fork_rng(devices=[]), _NoInitialisation():
+            trunk = timm.create_model(tower["timm_model_name"], **({} if path is None else {"drop_path_rate": path}))
+        if checked is None:
+            return trunk
+        prefix = "visual.trunk."
+        wanted = {key: x for key, x in trunk.state_dict().items() if key.startswith(("stem.", "stages."))}
+        try:
+            given = _read_weights(pretrained, prefix)
+            given = {key: x for key, x in given.items() if key.startswith(("stem.", "stages."))}
+            if not wanted or {key: x.shape for key, x in given.items()} != {key: x.shape for key, x in wanted.items()}:
+                return None
+            trunk.load_state_dict(given, strict=False)
+            checked.result()  # else damaged weights would be taken
+        except Exception:  # as many kinds as formats: OpenCLIP reads it, or says what is wrong
+            return None
     return trunk
 
 

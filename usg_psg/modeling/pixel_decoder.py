@@ -16,6 +16,7 @@ from mask2former_ops import MSDeformAttn, linear, linear_relu
 
 from ..structures import PixelDecoderOutput
 from ..utils.autocast import to_autocast_dtype
+from .build import Region
 from .layers import add_and_norm, sine_position, upsample
 
 
@@ -145,10 +146,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             x, value = layer(x, value, position, reference_points, shapes)
         return self._maps(x, value, features["res2"], shapes)
 
-    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
-        """What `compile_parts` compiles one by one: layers of the same code once."""
-        layers = [(layer, "forward") for layer in self.layers]
-        return {"forward": [(self, "_embed"), *layers, (self, "_maps")]}
+    def regions(self) -> dict[str, list[Region]]:
+        """What `compile_parts` compiles one by one, layers of the same code once."""
+        layers: list[Region] = [(layer, "forward", ()) for layer in self.layers]
+        return {"forward": [(self, "_embed", ()), *layers, (self, "_maps", ())]}
 
     def _embed(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[int, int]]]:
         """What the first layer takes; reference points (B, S, L, 2) of all images."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import PairProposals, PixelDecoderOutput
 from ..utils.allowed import Allowed, one_of
-from .build import RELATION_HEAD_REGISTRY
+from .build import RELATION_HEAD_REGISTRY, Region
 from .layers import MLP, AttentionBlock, CosineLogits, FeedForwardBlock, flatten_level, keep_present
 from .open_vocab_head import OpenVocabularyHead
 from .rpc import ABSENT, RelationProposalConstructor
@@ -164,12 +164,12 @@ class RelationHead(nn.Module):
             ),
         }
 
-    def regions(self) -> dict[str, list[tuple[nn.Module, str]]]:
-        """What `compile_parts` compiles one by one: layers of the same code once."""
+    def regions(self) -> dict[str, list[Region]]:
+        """What `compile_parts` compiles one by one, layers of the same code once for all levels."""
         decoder = self.relation_decoder
-        layers = [(layer, "forward") for layer in decoder.layers]
-        whole = [(self.relation_queries, "forward"), (self.predicate_head, "forward")]
-        return {"decode": [*whole, *([(decoder, "_levels"), *layers] if layers else [])]}
+        layers: list[Region] = [(layer, "forward", (None, 1, 1)) for layer in decoder.layers]
+        regions: list[Region] = [(self.relation_queries, "forward", ()), (self.predicate_head, "forward", ())]
+        return {"decode": [*regions, *([(decoder, "_levels", ()), *layers] if layers else [])]}
 
     def propose(self, queries: Tensor, priority: Tensor | None = None, present: Tensor | None = None) -> PairProposals:
         """Pair scores and the K best pairs of (B, Q, d) queries; `RelationProposalConstructor` has the arguments."""
