@@ -144,7 +144,9 @@ def test_what_lives_as_long_as_the_run_is_not_searched_for_garbage(monkeypatch):
     runner = make_runner(tiny_model())
     enabled = []
     model_call = runner.model.forward
-    monkeypatch.setattr(runner.model, "forward", lambda *a, **k: (enabled.append(gc.isenabled()), model_call(*a, **k))[1])
+    monkeypatch.setattr(
+        runner.model, "forward", lambda *a, **k: (enabled.append(gc.isenabled()), model_call(*a, **k))[1]
+    )
     gc.unfreeze()  # what another test may have left
     few = 1000  # Python 3.12 itself leaves some hundred frozen
     with EventStorage():

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
 from ..utils.allowed import one_of
 from ..utils.autocast import DTYPES
@@ -140,7 +140,9 @@ def _compile_regions(model: nn.Module, owner: Any, name: str, ways: dict[bool, s
         method = getattr(module, method_name)
         if any("kernels" in way for way in ways.values()):
             compiled = _for_any_size(method, axes)
-            setattr(module, method_name, _by_phase(model, {k: compiled if "kernels" in ways[k] else method for k in ways}))
+            setattr(
+                module, method_name, _by_phase(model, {k: compiled if "kernels" in ways[k] else method for k in ways})
+            )
     return bool(regions)
 
 
