@@ -1,7 +1,9 @@
 """What a trainer leaves behind."""
 
+import importlib.util
 import json
 import multiprocessing
+import sysconfig
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from usg_psg.data.psg_shapes import generate_psg_shapes
 from usg_psg.engine import TimeLimitHook, Trainer, adapt_to_machine
 from usg_psg.engine.loggers import LOGGERS, RunLogger
 from usg_psg.engine.trainer import novel_names, training_relations
+from usg_psg.modeling.compile import missing_for_kernels
 
 SMALL = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.USG.LOSS.NUM_POINTS", "64"]
 SMALL += ["INPUT.USG.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "TEST.EVAL_PERIOD", "0"]
@@ -169,3 +172,26 @@ def test_the_evaluator_gets_the_relations_of_the_training_data(cfg, tmp_path, ca
     assert training_relations(cfg.DATASETS.TRAIN, "psg_test") is None
     assert "zR and the frequency baseline are left out: " in caplog.text
     assert novel_names(("psg_shapes_train_seen",), "psg_test") is None, "there is no such file"
+
+
+@pytest.mark.parametrize("mode", ["kernels", "kernels+graphs", "graphs"])
+def test_nothing_is_compiled_without_a_compiler(mode, cfg, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg.MODEL.DEVICE, cfg.MODEL.USG.COMPILE = "cuda", mode
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    for name in ("gcc", "Python.h"):
+        (tmp_path / "gcc").touch(mode=0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+        assert missing_for_kernels() == ""
+        adapt_to_machine(cfg)
+        assert cfg.MODEL.USG.COMPILE == mode and "in place of" not in caplog.text
+        (tmp_path / name).unlink()
+        if name == "gcc":
+            assert "C compiler" in missing_for_kernels()
+    assert "Python.h" in missing_for_kernels()
+    adapt_to_machine(cfg)
+    assert cfg.MODEL.USG.COMPILE == {"kernels": "none"}.get(mode, "graphs")
+    assert ("MODEL.USG.COMPILE is" in caplog.text) == (mode != "graphs")

@@ -30,7 +30,7 @@ from ..data.batch import Batch
 from ..data.register_psg import get_vocabulary
 from ..evaluation import NovelNames, SGDetEvaluator, TrainingTriplets
 from ..evaluation.records import training_triplets
-from ..modeling.compile import importing_compiler, run_as_configured
+from ..modeling.compile import importing_compiler, missing_for_kernels, run_as_configured
 from ..modeling.text_embeddings import configured_vocabulary, embed_vocabulary
 from ..training_counts import TrainingCounts
 from ..utils.files import write_whole
@@ -63,13 +63,17 @@ LOSS_LOG = "losses.jsonl"
 
 
 def adapt_to_machine(cfg: CfgNode) -> None:
-    """Run on the CPU, in float32, where there is no GPU; says so once."""
+    """Run on the CPU, in float32, without a GPU, and compile nothing without a compiler; says so once."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("no GPU is available: MODEL.DEVICE cpu, SOLVER.AMP.ENABLED False")
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.SOLVER.AMP.ENABLED = False
         cfg.MODEL.USG.COMPILE = cfg.TEST.USG.COMPILE = "none"
+    for name, node in (("MODEL", cfg.MODEL.USG), ("TEST", cfg.TEST.USG)):
+        if "kernels" in node.COMPILE and (missing := missing_for_kernels()):
+            wanted, node.COMPILE = node.COMPILE, "graphs" if "graphs" in node.COMPILE else "none"
+            logger.warning("no %s: %s.USG.COMPILE is %s in place of %s", missing, name, node.COMPILE, wanted)
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import os
+import shutil
+import sysconfig
 import tempfile
 import threading
 import time
@@ -31,6 +33,17 @@ MODES = one_of("none", "kernels", "graphs", "kernels+graphs")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_CHOICE = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
 CACHE_RESULTS = ("hit", "miss", "bypass")  # of torch.compile's counters
+
+
+def missing_for_kernels() -> str:
+    """What torch.compile's kernels for a GPU need and this machine lacks; empty if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "C compiler (Triton takes gcc, clang or CC)"
+    if not (header := Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return f"{header} (Triton's launchers need it)"
+    return ""
 
 
 @contextmanager
