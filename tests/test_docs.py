@@ -170,8 +170,8 @@ def test_commands_are_understood(block, command, monkeypatch):
             script = next(word for word in rest if word.endswith(".sh"))
             assert (ROOT / script).is_file()
             check_program("tools/train_net.py", rest[rest.index(script) + 1 :], monkeypatch)
-        case ["usg-psg", "benchmark", name, *rest]:
-            usg_psg_cli.parse(f"benchmark {name}", rest)
+        case ["usg-psg", "benchmark" | "data" as group, name, *rest]:
+            usg_psg_cli.parse(f"{group} {name}", rest)
         case ["usg-psg", name, *rest]:
             usg_psg_cli.parse(name, rest)
         case ["docker", "run", *rest]:

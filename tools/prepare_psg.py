@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The commands `usg-psg download`, `import`, `check`, `stats`, `index` and `fix`."""
+"""The commands `usg-psg data download`, `import`, `check`, `stats`, `fix` and `index`."""
 
 from usg_psg_cli import program
 
-main = program("download", "import", "check", "stats", "index", "fix")
+main = program("data")
 
 if __name__ == "__main__":
     raise SystemExit(main())

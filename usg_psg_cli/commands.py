@@ -332,6 +332,10 @@ def shapes(parser: ArgumentParser) -> Check:
     return check
 
 
+def data(_parser: ArgumentParser) -> None:
+    """Fetch PSG, bring other data sets into its form, and check, count, mend or index one."""
+
+
 def benchmark(_parser: ArgumentParser) -> None:
     """Measure speed and memory on this machine: training, inference, serving, evaluation, data, operators."""
 
@@ -349,14 +353,21 @@ def completion(parser: ArgumentParser) -> None:
 
 
 _NAMED_AS_THEIR_MODULES = (
-    *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, export, shapes, clip, download),
+    *(train, demo, app, serve, evaluate, visualize, plot, analyze, convert, push, export, shapes, clip),
     *(quickstart, reproduce, annotate, env, completion),
 )
-_OF_DATASET = (check, fix, stats, index)
+DATA = {
+    "data download": Command(download, "download"),
+    "data import": Command(import_data, "import_data"),
+    **{
+        f"data {define.__name__}": Command(define, "dataset", f"run_{define.__name__}")
+        for define in (check, stats, fix, index)
+    },
+}
 COMMANDS = {
     **{define.__name__: Command(define, define.__name__) for define in _NAMED_AS_THEIR_MODULES},
-    **{define.__name__: Command(define, "dataset", f"run_{define.__name__}") for define in _OF_DATASET},
-    "import": Command(import_data, "import_data"),
+    "data": Command(data, members=tuple(DATA)),
+    **DATA,
     "benchmark": Command(benchmark, members=tuple(f"benchmark {define.__name__}" for define in BENCHMARKS)),
     **{f"benchmark {define.__name__}": Command(define, f"benchmark.{define.__name__}") for define in BENCHMARKS},
 }

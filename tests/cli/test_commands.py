@@ -105,7 +105,7 @@ def test_help_imports_nothing_heavy(words):
 
 def test_the_console_command_lists_its_commands(capsys):
     top = [name for name in commands.COMMANDS if " " not in name]
-    for group, members in (([], top), (["benchmark"], commands.COMMANDS["benchmark"].members)):
+    for group, members in (([], top), *(([name], commands.COMMANDS[name].members) for name in ("data", "benchmark"))):
         assert exit_status(main, [*group, "--help"]) == 0
         printed = capsys.readouterr().out
         assert all(f"  {name.split()[-1]} " in printed for name in members)

@@ -1,4 +1,4 @@
-"""`usg-psg download` from a server on the loopback: everything, interrupted in the middle, again."""
+"""`usg-psg data download` from a server on the loopback: everything, interrupted in the middle, again."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def host(monkeypatch, tmp_path):
 
 def run(host, folder, *options):
     hub = "--hub", REPOSITORY, "--hub-url", host.url
-    return main(["download", "--output", str(folder), "--coco-url", host.url, *hub, *options])
+    return main(["data", "download", "--output", str(folder), "--coco-url", host.url, *hub, *options])
 
 
 def files(folder):
@@ -57,7 +57,7 @@ def test_everything(host, tmp_path, capsys):
     assert report["source"] == f"{REPOSITORY}@{COMMIT}" and len(report["images"]["matched"]) == 6
     assert "6 matched" in capsys.readouterr().out
     root = str(tmp_path / "data" / "coco")
-    assert main(["check", "--json", str(psg_json), "--image-root", root, "--psg-names", "--workers", "1"]) == 0
+    assert main(["data", "check", "--json", str(psg_json), "--image-root", root, "--psg-names", "--workers", "1"]) == 0
 
 
 def test_again_without_archives(host, tmp_path, capsys):

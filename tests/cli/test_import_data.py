@@ -1,4 +1,4 @@
-"""`usg-psg import`: COCO's panoptic annotation, and data sets of the Hub with their images."""
+"""`usg-psg data import`: COCO's panoptic annotation, and data sets of the Hub with their images."""
 
 import json
 
@@ -37,7 +37,7 @@ def coco(tmp_path):
 def import_coco(folder, *options):
     output = folder / "objects.json"
     files = "--json", str(folder / "panoptic_train2017.json"), "--output", str(output)
-    return exit_status(main, ["import", "coco-panoptic", *files, *options]), output
+    return exit_status(main, ["data", "import", "coco-panoptic", *files, *options]), output
 
 
 def test_coco_panoptic(coco, tmp_path, capsys):
@@ -87,8 +87,8 @@ def test_wrong_arguments(coco, tmp_path, capsys):
     assert import_coco(tmp_path)[0] == 0
     assert import_coco(tmp_path)[0] == 2 and "objects.json exists; it is not overwritten" in capsys.readouterr().err
     assert import_coco(tmp_path, "--test-json", "absent.json")[0] == 2
-    assert exit_status(main, ["import"]) == 2
-    assert exit_status(main, ["import", "hub", "a/b", "--output", "c", "--categories", "absent.json"]) == 2
+    assert exit_status(main, ["data", "import"]) == 2
+    assert exit_status(main, ["data", "import", "hub", "a/b", "--output", "c", "--categories", "absent.json"]) == 2
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def host(monkeypatch, tmp_path):
 
 
 def import_hub(host, folder, *options):
-    return exit_status(main, ["import", "hub", REPOSITORY, "--output", str(folder), "--hub-url", host.url, *options])
+    return exit_status(
+        main, ["data", "import", "hub", REPOSITORY, "--output", str(folder), "--hub-url", host.url, *options]
+    )
 
 
 def test_hub_of_boxes(host, tmp_path, capsys):
@@ -120,7 +122,7 @@ def test_hub_of_boxes(host, tmp_path, capsys):
             x0, y0, x1, y1 = annotation["bbox"]
             assert (ids[y0:y1, x0:x1] == segment["id"]).all() and segment["area"] == (ids == segment["id"]).sum()
     arguments = ["--json", str(tmp_path / "a" / "psg.json"), "--image-root", str(tmp_path / "a"), "--workers", "1"]
-    assert main(["check", *arguments]) == 0
+    assert main(["data", "check", *arguments]) == 0
     host.requests.clear()
     assert import_hub(host, tmp_path / "a", "--boxes-as-masks") == 0
     assert not [request for request in host.requests if ".parquet" in request]  # what was there was not fetched again

@@ -1,4 +1,4 @@
-"""`usg-psg annotate label-studio` and `usg-psg import label-studio`: out, corrected, and back."""
+"""`usg-psg annotate label-studio` and `usg-psg data import label-studio`: out, corrected, and back."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def import_back(folder, tasks, *options):
     (folder / "export.json").write_text(json.dumps(tasks))
     output = folder / "corrected.json"
     files = "--tasks", str(folder / "tasks"), "--image-root", str(folder), "--output", str(output)
-    return exit_status(main, ["import", "label-studio", str(folder / "export.json"), *files, *options]), output
+    return exit_status(main, ["data", "import", "label-studio", str(folder / "export.json"), *files, *options]), output
 
 
 def changes(output):
@@ -117,7 +117,7 @@ def test_corrections_are_listed(tasks, tmp_path):
         assert (ids_now == segment["id"]).sum() == segment["area"]
     assert np.array_equal(ids_now == 1, part)
     arguments = ["--json", str(output), "--image-root", str(tmp_path), "--workers", "1"]
-    assert main(["check", *arguments]) == 0
+    assert main(["data", "check", *arguments]) == 0
 
 
 def mask_area(number):

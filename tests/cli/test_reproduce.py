@@ -36,7 +36,7 @@ def test_the_plan_lists_what_is_missing_and_every_command(tmp_path, capsys):
 
 
 def test_results_of_another_plan_are_not_taken_over(tmp_path, capsys):
-    planned = [reproduce.Step("check the data", "check", ["--json", "a"], tmp_path / "check.json")]
+    planned = [reproduce.Step("check the data", "data check", ["--json", "a"], tmp_path / "check.json")]
     reproduce.Journal(tmp_path / "reproduce.json", planned).add(planned[0], 1.0)
     assert not reproduce.Journal(tmp_path / "reproduce.json", planned).has(planned[0]), "the file itself is not there"
     (tmp_path / "check.json").touch()

@@ -54,7 +54,7 @@ def run(args: Namespace) -> None:
             packed = inner if name == "panoptic" else archives[name].fetch()
             extract(packed, root, None if args.images == "all" else wanted[folder])
     print(f"{args.output} is complete; the folder archives in it is no longer needed. Now check it:")
-    print(f"usg-psg check --json {psg_json} --image-root {root}")
+    print(f"usg-psg data check --json {psg_json} --image-root {root}")
 
 
 def _wanted_files(psg_json: Path) -> Mapping[str, Sequence[str]]:

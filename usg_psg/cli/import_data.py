@@ -49,7 +49,7 @@ def _run_hub(args: Namespace) -> None:
     content, counts = import_hub(hub, args.output, args.boxes_as_masks, print)
     write_json(args.output / "psg.json", content, indent=None)
     print(f"{args.output / 'psg.json'}: {', '.join(f'{what} {count:,}' for what, count in counts.items())}")
-    print(f"usg-psg check --json {args.output / 'psg.json'} --image-root {args.output}")
+    print(f"usg-psg data check --json {args.output / 'psg.json'} --image-root {args.output}")
 
 
 def _run_label_studio(args: Namespace) -> None:

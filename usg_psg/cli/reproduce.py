@@ -95,8 +95,8 @@ def plan(args: Namespace) -> list[Step]:
     convert = ["--source", "fcclip", "--input", str(args.fcclip.absolute()), *config, "--output", str(start)]
     gpus = ["--num-gpus", str(args.num_gpus)]
     made = [
-        Step("check the data", "check", [*check, "--report", str(output / "check.json")], output / "check.json"),
-        Step("index the annotation", "index", ["--json", str(psg)], Path(f"{psg}.index")),
+        Step("check the data", "data check", [*check, "--report", str(output / "check.json")], output / "check.json"),
+        Step("index the annotation", "data index", ["--json", str(psg)], Path(f"{psg}.index")),
         Step("convert FC-CLIP's weights", "convert", [*convert, *(["--opts", *overrides] if overrides else [])], start),
         Step(
             "train; goes on where it was interrupted", "train", [*config, *gpus, "--resume", *overrides, *train], final
@@ -155,7 +155,7 @@ def run(args: Namespace) -> None:
     for each in missing:
         print(f"missing: {each.path}\n    from {each.source}\n    {each.unpack}")
     if any(each.path != args.fcclip.absolute() for each in missing):
-        fetch = steps.shown("download", ["--output", str(args.datasets.absolute())])
+        fetch = steps.shown("data download", ["--output", str(args.datasets.absolute())])
         print(f"all but FC-CLIP's weights can be fetched by: {fetch}")
     if args.dry_run:
         print(f"export DETECTRON2_DATASETS={args.datasets.absolute()}")

@@ -13,9 +13,9 @@ TOOLS = {
     "shapes": "make_synthetic_psg.py",
     "train": "train_net.py",
     "demo": "demo.py",
-    "check": "prepare_psg.py check",
-    "index": "prepare_psg.py index",
-    "download": "prepare_psg.py download",
+    "data check": "prepare_psg.py check",
+    "data index": "prepare_psg.py index",
+    "data download": "prepare_psg.py download",
     "convert": "convert_checkpoint.py",
 }
 
@@ -35,7 +35,7 @@ def run_step(title: str, command: str, words: list[str], env: Mapping[str, str])
     """
     print(f"\n=== {title}\n$ {shown(command, words)}", flush=True)
     start = time.monotonic()
-    status = subprocess.run([sys.executable, "-m", "usg_psg_cli", command, *words], env=env).returncode
+    status = subprocess.run([sys.executable, "-m", "usg_psg_cli", *command.split(), *words], env=env).returncode
     if status:
         raise ChildProcessError(f"stopped: this step failed with exit code {status}")
     seconds = time.monotonic() - start
