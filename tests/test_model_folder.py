@@ -11,10 +11,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from usg_psg import SceneGraphPredictor
 from usg_psg.config import build_cfg
 from usg_psg.model_folder import CARD, CONFIG, VOCABULARY, WEIGHTS, find_model, model_config, push_folder
 from usg_psg.modeling import openclip
-from usg_psg.predictor import SceneGraphPredictor
 from usg_psg.vocabulary import Vocabulary
 from usg_psg_cli import main
 

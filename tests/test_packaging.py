@@ -146,7 +146,7 @@ def test_a_page_and_a_forward_pass_outside_the_repository(installed, tmp_path):
     program = """
 import numpy as np
 from usg_psg import build_cfg
-from usg_psg.predictor import SceneGraphPredictor
+from usg_psg import SceneGraphPredictor
 from usg_psg.visualization import PageItem, PageWriter
 cfg = build_cfg("quickstart/usg_par_quickstart.yaml", ["DATASETS.TEST", "('psg_test',)"])
 image = np.zeros((64, 96, 3), np.uint8)

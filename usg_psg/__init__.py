@@ -19,6 +19,14 @@ else:
     from .config import add_usg_config, build_cfg, get_config_file
     from .vocabulary import Vocabulary
 
-    __all__ = ["Vocabulary", "add_usg_config", "build_cfg", "get_config_file"]
+    __all__ = ["SceneGraphPredictor", "Vocabulary", "add_usg_config", "build_cfg", "get_config_file"]
+
+    def __getattr__(name: str) -> object:
+        if name != "SceneGraphPredictor":  # whose libraries for pictures a training need not import
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .predictor import SceneGraphPredictor
+
+        return SceneGraphPredictor
+
 
 __version__ = "0.2.0"

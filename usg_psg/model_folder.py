@@ -191,7 +191,7 @@ def model_card(
         "One RGB image in; masks, labels and scored (subject, predicate, object) relations out.",
         "",
         "```python",
-        "from usg_psg.predictor import SceneGraphPredictor",
+        "from usg_psg import SceneGraphPredictor",
         'graph = SceneGraphPredictor.from_pretrained("path or user/model")("photo.jpg")',
         "print(graph.constrained().top(10).to_json())",
         "```",
