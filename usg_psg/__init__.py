@@ -4,6 +4,8 @@ Importing the package selects the engine (Detectron2, or the bundled subset wher
 data sets and model parts; nothing else happens. Without PyTorch, `usg_psg.onnx` and what it needs can be imported.
 """
 
+import importlib
+
 try:
     import torch
 except ModuleNotFoundError as error:
@@ -24,9 +26,7 @@ else:
     def __getattr__(name: str) -> object:
         if name != "SceneGraphPredictor":  # whose libraries for pictures a training need not import
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from .predictor import SceneGraphPredictor
-
-        return SceneGraphPredictor
+        return importlib.import_module(".predictor", __name__).SceneGraphPredictor
 
 
 __version__ = "0.2.0"
