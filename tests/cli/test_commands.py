@@ -103,6 +103,17 @@ def test_help_imports_nothing_heavy(words):
     assert done.returncode == 0 and not {"usg_psg", "numpy", "torch"} & set(loaded.split())
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_do_not_wait_long_for_a_busy_core(given, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    code = "import gc, os; from usg_psg_cli import main; main(['env'])\n"
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), gc.isenabled())"
+    done = run("-c", code, env=given, fresh=True)
+    spins = given.get("GOMP_SPINCOUNT") if given else "3000"
+    assert done.stdout.splitlines()[-1] == f"{spins} True"
+
+
 def test_the_console_command_lists_its_commands(capsys):
     top = [name for name in commands.COMMANDS if " " not in name]
     for group, members in (([], top), *(([name], commands.COMMANDS[name].members) for name in ("data", "benchmark"))):
