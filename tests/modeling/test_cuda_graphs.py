@@ -337,6 +337,30 @@ def test_weights_of_products_are_cast_together(device, recorder, dtype):
     assert part.types == {(torch.float32,) * 3}, "without autocast all is computed in float32"
 
 
+class Tied(nn.Module):
+    """A weight that is not of products alone, and one that is computed in float32 before the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(8, 8), nn.utils.weight_norm(nn.Linear(8, 8, bias=False))
+        self.tied = nn.Linear(8, 8)
+        self.tied.weight = self.embedding.weight
+
+    def forward(self, x):
+        assert self.linear.weight_v.dtype == torch.float32
+        return self.embedding.weight, self.linear(self.tied(x)).float()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_weights_that_are_not_of_products_alone_are_not_cast(device, recorder):
+    part = Tied().to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        read, out = graphed(part, recorder)(torch.ones(2, 8, device=device))
+    assert read.dtype == torch.float32
+    (read.sum() + out.sum()).backward()
+    assert all(p.grad.dtype == torch.float32 for p in part.parameters())
+
+
 @gpu
 @pytest.mark.parametrize("mode", MODES.choices[1:])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -20,6 +20,7 @@ from .layers import MultiheadAttention
 logger = logging.getLogger(__name__)
 
 OF_PRODUCTS = (nn.Linear, nn.Conv2d, MultiheadAttention)  # exactly: derived ones may do other things with their weights
+WEIGHTS = ("weight", "bias", "in_proj_weight", "in_proj_bias")  # not what `weight_norm` makes them of
 WARMUP = 3  # runs before recording, in which libraries choose their kernels and make their workspaces
 
 
@@ -164,7 +165,8 @@ class GraphedFunction:
 
     Args:
         function: of tensors, other constants, and lists, dicts and structures (`usg_psg.structures`) of them.
-        module: whose parameters it uses besides; they may change in place, not move.
+        module: whose parameters it uses besides; they may change in place, not move. Under autocast it finds those of
+            `OF_PRODUCTS` that are trained in autocast's type.
         fixed: shared by functions whose results are each other's arguments, which then are not copied.
         recorder_type: `CudaRecorder`, or what stands in for it.
 
@@ -250,11 +252,12 @@ def _stand_ins(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
     as with autocast's own cache.
     """
     places = [(m, name, p) for m in module.modules() for name, p in m._parameters.items() if p is not None]
-    of_products = {p for m, _, p in places if type(m) in OF_PRODUCTS and p.requires_grad and p.dtype == torch.float32}
+    elsewhere = {p for m, name, p in places if type(m) not in OF_PRODUCTS or name not in WEIGHTS}  # tied ones, too
 
     def stand_in(p: nn.Parameter) -> nn.Parameter:
         kind = p.device.type
-        casts = p in of_products and torch.is_autocast_enabled(kind)
+        of_products = p not in elsewhere and p.requires_grad and p.dtype == torch.float32
+        casts = of_products and torch.is_autocast_enabled(kind)
         value = p.detach().to(torch.get_autocast_dtype(kind)) if casts else p.detach()
         return nn.Parameter(value, requires_grad=p.requires_grad)
 
