@@ -78,11 +78,13 @@ def _run(name: str, words: list[str], prog: str | None = None) -> int:
     with _ctrl_c_ends_at_once():
         if first:
             gc.disable()  # what imports make stays: to search it for garbage takes an eighth of their time
-        run = getattr(import_module(f"usg_psg.cli.{command.module}"), command.function)
-        one_line_errors = import_module("usg_psg.utils.program").one_line_errors
-        if first:
-            gc.freeze()
-            gc.enable()
+        try:
+            run = getattr(import_module(f"usg_psg.cli.{command.module}"), command.function)
+            one_line_errors = import_module("usg_psg.utils.program").one_line_errors
+        finally:
+            if first:
+                gc.freeze()
+                gc.enable()
     return one_line_errors(run)(args)
 
 

@@ -1,5 +1,6 @@
 """The command line: every command is found, wrong arguments end in one line, nothing heavy is imported for either."""
 
+import gc
 import signal
 import sys
 from importlib import import_module
@@ -146,3 +147,19 @@ def test_ctrl_c_during_imports_ends_in_one_line():
     # The signal may come in the middle of a line of Python's own, which then has the message at its end.
     assert process.wait(60) == 130 and last.endswith("train_net.py: interrupted\n")
     assert all(line.startswith(("#", "import ")) for line in verbose)
+
+
+def test_imports_that_fail_leave_garbage_collection_on(monkeypatch):
+    def fail(name):
+        assert not gc.isenabled()
+        raise ImportError(name)
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys.modules["usg_psg_cli.program"], "import_module", fail)
+    try:
+        with pytest.raises(ImportError, match="env"):
+            main(["env"])
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
