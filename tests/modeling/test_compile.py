@@ -12,6 +12,7 @@ from usg_psg.losses import ObjectCriterion
 from usg_psg.losses.matcher import HungarianMatcher
 from usg_psg.modeling import compile as compile_module
 from usg_psg.modeling.compile import compile_parts
+from usg_psg.modeling.cuda_graphs import _stand_ins
 from usg_psg.structures import SegmentMasks
 
 from ..losses.test_matcher import make_targets
@@ -118,3 +119,37 @@ def test_layers_of_one_kind_are_compiled_once_for_all_levels(monkeypatch):
     # Backbone; of the pixel decoder its entry, layers, exit; of the mask decoder levels, layers, predictions, masks;
     # classes, costs, pairs; queries, levels, layers, predicates of relations; class and point losses.
     assert graphs == {3: 17, 6: 17}
+
+
+def test_regions_are_left_as_they_were(monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    model = tiny_model(freeze=True)
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    compile_parts(model, "kernels")
+    assert "forward" in vars(model.mask_decoder.layers[0])
+    compile_parts(model, "none")
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+
+
+def test_regions_take_arguments_by_name(monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = tiny_model(freeze=True).eval()
+    layer = model.relation_head.relation_decoder.layers[0]
+    x, memory = torch.rand(2, 5, 32), torch.rand(2, 7, 32)
+    expected = layer(x, memory, key=memory)
+    compile_parts(model, "none", "kernels")
+    for size in (7, 1):
+        assert layer(x, memory[:, :size], key=memory[:, :size]).shape == expected.shape
+    torch.testing.assert_close(layer(x, memory, key=memory), expected)
+
+
+def test_each_recording_reads_its_own_weights(monkeypatch):
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    compiled = compile_module._prepare(layer.forward, "kernels", set(), None)
+    for _ in range(2):
+        with _stand_ins(layer) as stand_ins:
+            compiled(torch.ones(2, 4)).sum().backward()
+        assert all(p.grad is not None for p in stand_ins.values())

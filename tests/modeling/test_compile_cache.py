@@ -72,3 +72,17 @@ def test_the_folder_of_torch_compile_is_left_to_who_has_set_it(tmp_path, monkeyp
     prepare()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     assert f"compiled kernels are not kept: [Errno 20] Not a directory: '{tmp_path}/file/compiled'" in caplog.text
+
+
+def test_the_compiler_is_imported_for_the_folder_and_for_the_device_of_this_process(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("USG_PSG_CACHE", str(tmp_path))
+    cuda, found = compile_module.torch.cuda, []
+    monkeypatch.setattr(cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(cuda, "set_device", lambda device: found.append(device))
+    folder = lambda name: found.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))  # noqa: E731
+    monkeypatch.setattr(compile_module.importlib, "import_module", folder)
+    with compile_module.importing_compiler("kernels+graphs"):
+        pass
+    assert found[:2] == [3, f"{tmp_path}/compiled"]

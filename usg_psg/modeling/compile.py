@@ -52,7 +52,9 @@ def importing_compiler(mode: str) -> Iterator[None]:
     if "kernels" not in mode:
         yield
         return
-    thread = threading.Thread(target=_import_compiler, daemon=True)
+    _choose_folder()  # PyTorch 2.4 and processes that compile look at it when they start
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    thread = threading.Thread(target=_import_compiler, args=(device,), daemon=True)
     thread.start()
     try:
         yield
@@ -60,8 +62,10 @@ def importing_compiler(mode: str) -> Iterator[None]:
         thread.join()  # processes that are forked while modules are imported could wait for them for ever
 
 
-def _import_compiler() -> None:
+def _import_compiler(device: int | None) -> None:
     with suppress(Exception):  # whoever needs it will hear of it
+        if device is not None:
+            torch.cuda.set_device(device)  # each thread has its own; its name is part of a checksum
         importlib.import_module("torch._inductor.compile_fx")
         # Checksums of PyTorch and Triton, under which kernels are kept.
         cache = importlib.import_module("torch._inductor.codecache")
@@ -99,14 +103,16 @@ def compile_parts(
     """
     MODES.check("mode", mode)
     MODES.check("inference_mode", inference_mode)
+    modes = {True: mode, False: inference_mode}
     fixed: dict[bool, set[int]] = {True: set(), False: set()}  # graphs that read each other's results copy nothing
     for owner, name in model.parts():
         owner.__dict__.pop(name, None)  # left by an earlier call
+        ways = modes
+        has_regions = _compile_regions(model, owner, name, modes)
         if mode == inference_mode == "none":
             continue
         method = getattr(owner, name)
-        ways = {True: mode, False: inference_mode}
-        if _compile_regions(model, owner, name, ways):
+        if has_regions:
             ways = {training: "graphs" if "graphs" in way else "none" for training, way in ways.items()}
         prepared = {training: _prepare(method, way, fixed[training], recorder_type) for training, way in ways.items()}
         setattr(owner, name, _by_phase(model, prepared))
@@ -139,8 +145,8 @@ def infer_in(model: Any, dtype: str) -> None:
 
 
 def _by_phase(model: nn.Module, prepared: dict[bool, Callable]) -> Callable:
-    def call(*args: Any) -> Any:
-        return prepared[model.training](*args)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return prepared[model.training](*args, **kwargs)
 
     return call
 
@@ -164,6 +170,9 @@ def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Call
     function: Callable = method
     if "kernels" in mode:
         _keep_what_is_compiled()
+        # PyTorch 2.4 would else use the weights it was traced with, which are not those of another recording.
+        if not getattr(torch._dynamo.config, "inline_inbuilt_nn_modules", True):
+            torch._dynamo.config.inline_inbuilt_nn_modules = True
         function = torch.compile(method)
     if "graphs" in mode:
         function = GraphedFunction(function, cast(nn.Module, method.__self__), fixed, recorder_type)
@@ -174,20 +183,19 @@ def _for_any_size(method: MethodType, axes: Sequence[int | None]) -> Callable:
     """A method, compiled once for all sizes of an axis of each of its first arguments, None where none changes."""
     compiled = _prepare(method, "kernels", set(), CudaRecorder)
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         changing = [(x, axis) for x, axis in zip(args, axes, strict=False) if axis is not None and x is not None]
         if any(x.shape[axis] < 2 for x, axis in changing):  # sizes that torch.compile treats as cases of their own
-            return method(*args)
+            return method(*args, **kwargs)
         for x, axis in changing:
             torch._dynamo.maybe_mark_dynamic(x, axis)
-        return compiled(*args)
+        return compiled(*args, **kwargs)
 
     return call
 
 
-@cache
-def _keep_what_is_compiled() -> None:
-    """Let torch.compile find in later processes what it made in this one, and log how long it takes."""
+def _choose_folder() -> None:
+    """Let torch.compile find in later processes what it made in this one."""
     folder = cache_folder() / "compiled"
     # PyTorch sets it, too, to a temporary folder.
     if os.environ.get(CACHE_VARIABLE, PYTORCHS_CHOICE).startswith(PYTORCHS_CHOICE):
@@ -197,6 +205,12 @@ def _keep_what_is_compiled() -> None:
         except OSError as error:
             logger.warning("compiled kernels are not kept: %s", error)
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")  # PyTorch 2.4 leaves it off
+
+
+@cache
+def _keep_what_is_compiled() -> None:
+    """Keep what torch.compile makes, and log how long it takes."""
+    _choose_folder()
     started, total = 0.0, 0.0
 
     def start(*_: Any) -> None:
