@@ -10,6 +10,7 @@ from torch import nn
 
 from usg_psg.losses import ObjectCriterion
 from usg_psg.losses.matcher import HungarianMatcher
+from usg_psg.modeling import RelationHead
 from usg_psg.modeling import compile as compile_module
 from usg_psg.modeling.compile import compile_parts
 from usg_psg.modeling.cuda_graphs import _stand_ins
@@ -153,3 +154,21 @@ def test_each_recording_reads_its_own_weights(monkeypatch):
         with _stand_ins(layer) as stand_ins:
             compiled(torch.ones(2, 4)).sum().backward()
         assert all(p.grad is not None for p in stand_ins.values())
+
+
+@pytest.mark.parametrize("names_its_own", [False, True])
+def test_a_subclass_with_a_decoder_of_its_own_is_compiled_whole(names_its_own, monkeypatch):
+    class Own(RelationHead):
+        def decode(self, queries, proposals, *arguments):
+            return super().decode(queries, proposals, *arguments)
+
+    if names_its_own:
+        Own.regions = lambda self: {"decode": [(self.relation_queries, "forward", ())]}
+    monkeypatch.setattr(compile_module, "_keep_what_is_compiled", lambda: None)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda method: compiled.append(method.__qualname__) or method)
+    model = tiny_model()
+    model.relation_head.__class__ = Own
+    compile_parts(model, "kernels")
+    mine = "RelationQueries.forward" if names_its_own else f"{Own.__qualname__}.decode"
+    assert mine in compiled and "RelationDecoderLayer.forward" not in compiled

@@ -153,7 +153,10 @@ def _by_phase(model: nn.Module, prepared: dict[bool, Callable]) -> Callable:
 
 def _compile_regions(model: nn.Module, owner: Any, name: str, ways: dict[bool, str]) -> bool:
     """Compile a part piece by piece, if it says what its pieces are; whether it does."""
-    regions: list[Region] = owner.regions().get(name, []) if hasattr(owner, "regions") else []
+    kind = type(owner)
+    # A subclass with a method of its own, whose pieces may be others, is compiled whole, if it does not name them.
+    named = hasattr(kind, "regions") and issubclass(_definer(kind, "regions"), _definer(kind, name))
+    regions: list[Region] = owner.regions().get(name, []) if named else []
     for module, method_name, axes in regions:
         module.__dict__.pop(method_name, None)
         method = getattr(module, method_name)
@@ -163,6 +166,10 @@ def _compile_regions(model: nn.Module, owner: Any, name: str, ways: dict[bool, s
                 module, method_name, _by_phase(model, {k: compiled if "kernels" in ways[k] else method for k in ways})
             )
     return bool(regions)
+
+
+def _definer(kind: type, name: str) -> type:
+    return next(each for each in kind.__mro__ if name in vars(each))
 
 
 def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Callable[[], Any]) -> Callable:
