@@ -59,7 +59,7 @@ def test_the_whole_chain(tmp_path, monkeypatch, capsys):
         if "evaluate" in title and len(made) == 4:
             raise ChildProcessError("stopped: as if by a power failure")
         made.append(title)
-        assert exit_status(main, [command, *command_words]) == 0, title
+        assert exit_status(main, [*command.split(), *command_words]) == 0, title
         return 1.0
 
     monkeypatch.setattr(steps, "run_step", run_here)
