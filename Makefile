@@ -50,7 +50,7 @@ $(BIN)/.installed: $(BIN)/.runs
 	$(BIN)/python -m pip install --quiet --no-deps sgbench==1.0.0
 	@# A reference for masks; it asks for an older OpenCV, and through it for numpy < 2.3.
 	$(BIN)/python -m pip install --quiet --no-deps label-studio-sdk==2.1.2
-	$(BIN)/python -m pip install --quiet --no-warn-conflicts appdirs jsf lxml xmljson
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts appdirs jsf lxml pyjwt xmljson
 	touch $@
 
 install: $(BIN)/.installed ## .venv with this package in editable mode, tests and linters
