@@ -5,7 +5,7 @@ loaded or its metadata asked for, not only on import, so setting it afterwards w
 
     $DETECTRON2_DATASETS/coco/{train2017,val2017,panoptic_train2017,panoptic_val2017}   images
     $DETECTRON2_DATASETS/psg/psg.json                                                   psg_{train,val,trainval,test}
-    $DETECTRON2_DATASETS/psg/coco_panoptic.json, of `usg-psg data import coco-panoptic`      coco_panoptic_{train,val}
+    $DETECTRON2_DATASETS/psg/coco_panoptic.json, of `usg-psg data import coco-panoptic` coco_panoptic_{train,val}
     $DETECTRON2_DATASETS/psg_shapes/{coco,psg}                                          psg_shapes_{train,val}
     the same of preset psg: psg_complete.json, psg_seen.json                            psg_shapes_{train,val}_complete,
                                                                                         psg_shapes_train_seen

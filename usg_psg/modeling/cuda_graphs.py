@@ -273,14 +273,14 @@ def _stand_ins(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
 
 def _of_types(gradients: Sequence[Tensor | None], types: Sequence[torch.dtype]) -> list[Tensor | None]:
     """Gradients in the types of what they are for, those of other types cast together."""
-    results = list(gradients)
-    others = [i for i, x in enumerate(gradients) if x is not None and x.dtype != types[i]]
-    if others:
-        found = [x for x in (gradients[i] for i in others) if x is not None]
-        cast = [torch.empty_like(x, dtype=types[i]) for i, x in zip(others, found, strict=True)]
-        torch._foreach_copy_(cast, found)
-        for i, x in zip(others, cast, strict=True):
-            results[i] = x
+    results, cast, given = list(gradients), [], []
+    for i, (x, dtype) in enumerate(zip(gradients, types, strict=True)):
+        if x is not None and x.dtype != dtype:
+            results[i] = wide = torch.empty_like(x, dtype=dtype)
+            cast.append(wide)
+            given.append(x)
+    if cast:
+        torch._foreach_copy_(cast, given)
     return results
 
 

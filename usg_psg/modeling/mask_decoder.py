@@ -116,9 +116,8 @@ class MaskDecoder(nn.Module):
         """Decode a batch."""
         batch = pixel_features.mask_features.shape[0]
         memories, keys, mask_features = self._prepare_levels(pixel_features)
-        x = self.query_feat.weight.expand(
-            batch, -1, -1
-        ).contiguous()  # as behind a layer, for code that is compiled once
+        # In memory as behind a layer, since `_predict` is compiled once.
+        x = self.query_feat.weight.expand(batch, -1, -1).contiguous()
         x_pos = self.query_embed.weight.expand(batch, -1, -1)
         predictions = [self._predict(x)]
         for index, layer in enumerate(self.layers):
