@@ -129,7 +129,7 @@ def test_direct_calls_are_checked(compiled):  # noqa: F811
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", [(4096, 256), (134400, 96), (67201, 192), (5000, 2048), (1, 8)], ids=str)
 def test_sums_over_tokens(compiled, shape, dtype):  # noqa: F811
-    grad = (torch.randn(shape, device="cuda") + 0.5).to(dtype)
+    grad = (torch.randn(shape, device="cuda") + 0.3).to(dtype)  # 134400 times 0.3 is a number of float16
     assert relative_error(OPERATORS.column_sums(grad), grad.double().sum(0)) <= TOLERANCE[dtype]
 
 

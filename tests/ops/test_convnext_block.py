@@ -212,3 +212,36 @@ assert torch.equal(found, convnext_block(x, *weights)) and found.isfinite().all(
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("timed", ["0", "1"])
+def test_processes_can_share_a_gpu(compiled, timed):  # noqa: F811
+    """Products in clusters of 2x4 thread blocks, which cuBLASLt proposes for these sizes, ended some after seconds."""
+    code = """
+import time
+import torch
+from mask2former_ops import convnext_block
+from tests.ops.test_convnext_block import random_block, random_input
+calls = [((16, 80, 80, 384), 384), ((16, 40, 40, 768), 768)]
+calls = [(random_input(s, torch.bfloat16, "cuda"), random_block(c, torch.bfloat16, "cuda")) for s, c in calls]
+end = time.monotonic() + 10
+while time.monotonic() < end:
+    for x, weights in calls:
+        for _ in range(16):
+            convnext_block(x, *weights)
+    torch.cuda.synchronize()
+"""
+    environment = {"USG_PSG_OPS_BACKEND": "compiled", "USG_PSG_OPS_JIT": "1", "USG_PSG_OPS_TIME_PRODUCTS": timed}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(errors)

@@ -12,6 +12,10 @@
 // Measured on an H100, 16 images of 640x640 in ConvNeXt-L: all proposals have the same bits, and the 36 blocks take
 // 19.2 ms with the fastest ones and 20.6 with the first; the choice took half a second while it compared the caller's
 // numbers. With made-up ones it has not been timed yet.
+//
+// Proposals whose thread blocks run in clusters of more than four are left out. Beside other processes on one GPU, those
+// of 2x4 blocks ended with "unspecified launch failure" on an H100 and an H200 (docs/performance.md has the numbers),
+// the first proposals among them, and no other is slower for it: a step takes as long without them.
 
 #include "linear.h"
 
@@ -53,7 +57,7 @@ struct Library {
 #define MASK2FORMER_OPS_EACH(_)                                                                           \
   _(Create) _(Matmul) _(MatmulAlgoGetHeuristic) _(MatmulDescCreate) _(MatmulDescDestroy)                  \
   _(MatmulDescSetAttribute) _(MatmulPreferenceCreate) _(MatmulPreferenceDestroy)                          \
-  _(MatmulPreferenceSetAttribute) _(MatrixLayoutCreate) _(MatrixLayoutDestroy)
+  _(MatmulPreferenceSetAttribute) _(MatmulAlgoConfigGetAttribute) _(MatrixLayoutCreate) _(MatrixLayoutDestroy)
 #define MASK2FORMER_OPS_DECLARE(name) decltype(&cublasLt##name) name = nullptr;
 #define MASK2FORMER_OPS_FIND(name) \
   complete &= (name = reinterpret_cast<decltype(name)>(dlsym(file, "cublasLt" #name))) != nullptr;
@@ -122,6 +126,24 @@ struct Algorithm {
   size_t workspace;  // bytes
 };
 
+// Whether at most four thread blocks of it make a cluster; true if cuBLASLt does not say.
+bool has_small_clusters(const cublasLtMatmulAlgo_t& algorithm) {
+#if CUBLAS_VER_MAJOR >= 12
+  uint16_t shape = CUBLASLT_CLUSTER_SHAPE_AUTO;
+  size_t written = 0;
+  if (lt().MatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &shape, sizeof(shape),
+                                        &written) != CUBLAS_STATUS_SUCCESS)
+    return true;
+  for (const int small : {CUBLASLT_CLUSTER_SHAPE_AUTO, CUBLASLT_CLUSTER_SHAPE_1x1x1, CUBLASLT_CLUSTER_SHAPE_1x2x1,
+                          CUBLASLT_CLUSTER_SHAPE_1x4x1, CUBLASLT_CLUSTER_SHAPE_2x1x1, CUBLASLT_CLUSTER_SHAPE_2x2x1,
+                          CUBLASLT_CLUSTER_SHAPE_4x1x1})
+    if (shape == small) return true;
+  return false;
+#else
+  return true;
+#endif
+}
+
 // cuBLASLt stores columns one after the other. To it, y is y^T (N, M), x is x^T (K, M) and weight is weight^T (K, N),
 // so that y^T = (weight^T)^T x^T.
 class Product {
@@ -144,6 +166,7 @@ class Product {
   }
 
   // What cuBLASLt proposes, by its own estimate the fastest first; nothing if it cannot. alignment: of all addresses.
+  // Without those of large clusters, unless there are no others.
   std::vector<Algorithm> proposals(uint32_t alignment) const {
     cublasLtMatmulPreference_t created = nullptr;
     check(lt().MatmulPreferenceCreate(&created), "cublasLtMatmulPreferenceCreate");
@@ -158,11 +181,14 @@ class Product {
     const cublasStatus_t status = lt().MatmulAlgoGetHeuristic(
         handle_, operation_.get(), weight_layout_.get(), x_layout_.get(), y_layout_.get(), y_layout_.get(),
         preference.get(), kCandidates, results.data(), &count);
-    std::vector<Algorithm> found;
-    if (status != CUBLAS_STATUS_SUCCESS) return found;
-    for (int i = 0; i < count; ++i)
-      if (results[i].state == CUBLAS_STATUS_SUCCESS) found.push_back({results[i].algo, results[i].workspaceSize});
-    return found;
+    std::vector<Algorithm> safe, others;
+    if (status != CUBLAS_STATUS_SUCCESS) return safe;
+    for (const auto& result : results) {
+      if (--count < 0) break;
+      if (result.state != CUBLAS_STATUS_SUCCESS) continue;
+      (has_small_clusters(result.algo) ? safe : others).push_back({result.algo, result.workspaceSize});
+    }
+    return safe.empty() ? others : safe;
   }
 
   cublasStatus_t run(const Algorithm& how, at::Tensor& y) const {

@@ -94,7 +94,7 @@ def benchmark(cfg: CfgNode, iterations: int, warmup: int, profile_file: str | No
             runner.run_step()
             if comm.is_main_process():
                 waits.append(storage.latest()["data_time"][0])
-            storage.iter += 1
+            storage.iter = runner.iter = runner.iter + 1
         if on_gpu:
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / count, waits
@@ -138,6 +138,8 @@ def run(args: Namespace) -> None:
     adapt_to_machine(cfg)
     use_scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes)
     cfg.DATASETS.TRAIN = ("psg_shapes_train",)
+    # Where a run begins. The full rate, which warm-up leads to, spoils random weights within a few hundred steps.
+    cfg.SOLVER.BASE_LR *= cfg.SOLVER.WARMUP_FACTOR
     columns = {}
     for num_gpus, batch_size in itertools.product(args.num_gpus, args.batch_size):
         cfg.SOLVER.IMS_PER_BATCH = num_gpus * batch_size
