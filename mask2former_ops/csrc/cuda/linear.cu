@@ -181,14 +181,14 @@ class Product {
     const cublasStatus_t status = lt().MatmulAlgoGetHeuristic(
         handle_, operation_.get(), weight_layout_.get(), x_layout_.get(), y_layout_.get(), y_layout_.get(),
         preference.get(), kCandidates, results.data(), &count);
-    std::vector<Algorithm> safe, others;
-    if (status != CUBLAS_STATUS_SUCCESS) return safe;
-    for (const auto& result : results) {
-      if (--count < 0) break;
-      if (result.state != CUBLAS_STATUS_SUCCESS) continue;
-      (has_small_clusters(result.algo) ? safe : others).push_back({result.algo, result.workspaceSize});
+    if (status != CUBLAS_STATUS_SUCCESS) return {};
+    std::vector<Algorithm> small, large;
+    for (int i = 0; i < count; ++i) {
+      if (results[i].state != CUBLAS_STATUS_SUCCESS) continue;
+      auto& found = has_small_clusters(results[i].algo) ? small : large;
+      found.push_back({results[i].algo, results[i].workspaceSize});
     }
-    return safe.empty() ? others : safe;
+    return small.empty() ? large : small;
   }
 
   cublasStatus_t run(const Algorithm& how, at::Tensor& y) const {
