@@ -114,14 +114,30 @@ def test_gradients_that_are_not_finite_skip_the_update_and_are_counted():
 
 
 def test_training_stops_after_too_many_skipped_steps():
+    """In a row: step 1 is a good one. The error names the parameter."""
     model = tiny_model()
     runner = make_runner(model)
     runner.SKIP_LIMIT = 2
-    model.class_head.register_forward_hook(lambda module, inputs, output: Exploding.apply(output))
-    with EventStorage(), pytest.raises(FloatingPointError, match="2 steps in a row"):
+    weight = model.class_head.projection.layers[-1].weight
+    weight.register_hook(lambda grad: grad * (float("nan") if runner.iter != 1 else 1.0))
+    message = (
+        "^2 steps in a row, up to iteration 3, .*: of 1 of [0-9]+ parameters, class_head.projection.layers.2.weight$"
+    )
+    with EventStorage(), pytest.raises(FloatingPointError, match=message):
         for runner.iter in range(5):
             runner.run_step()
-    assert runner.iter == 2
+
+
+def test_a_norm_beyond_float32_counts_as_not_finite():
+    model = tiny_model()
+    runner = make_runner(model)
+    runner.SKIP_LIMIT = 2
+    before = weights(model)
+    model.class_head.projection.layers[-1].weight.register_hook(lambda grad: torch.full_like(grad, 1e30))
+    with EventStorage(), pytest.raises(FloatingPointError, match="up to iteration 1, .*: by their norm alone$"):
+        for runner.iter in range(5):
+            runner.run_step()
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 def test_a_step_draws_the_same_numbers_whatever_was_drawn_before():

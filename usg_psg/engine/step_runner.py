@@ -146,6 +146,7 @@ class StepRunner:
         self.exchange()
         values = to_host.get()
         self._check_finite(names, values, batches)
+        self._check_gradients(values)
         self.update()
         self.samples_seen += sum(map(len, batches)) * comm.get_world_size()
         self._write(names, values)
@@ -224,6 +225,21 @@ class StepRunner:
         comm.synchronize()  # the first process to fail ends the others, which may still be writing
         raise FloatingPointError(str(report))
 
+    def _check_gradients(self, values: Tensor) -> None:
+        """Stop at the last of SKIP_LIMIT steps in a row whose updates are left out."""
+        skipped = values[:, EXTRA.index("skipped_in_a_row") - len(EXTRA)].max()
+        if skipped + 1 < self.SKIP_LIMIT:
+            return
+        given = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        bad = [name for name, grad in given.items() if not grad.isfinite().all()]
+        if not bad and torch.stack([grad.norm() for grad in given.values()]).norm().isfinite():
+            return
+        first = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        which = f"of {len(bad)} of {len(given)} parameters, {first}" if bad else "by their norm alone"
+        raise FloatingPointError(
+            f"{self.SKIP_LIMIT} steps in a row, up to iteration {self.iter}, had gradients that are not finite: {which}"
+        )
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a scalar loss."""
         self.grad_scaler.scale(loss).backward()
@@ -258,10 +274,6 @@ class StepRunner:
         """Losses averaged over processes, the longest wait for data; counters and norm are those before this step."""
         extra = dict(zip(EXTRA, values[:, len(names) :].amax(dim=0).tolist(), strict=True))
         self.stop_status = int(extra["stop"])
-        if extra["skipped_in_a_row"] >= self.SKIP_LIMIT:
-            raise FloatingPointError(
-                f"{self.SKIP_LIMIT} steps in a row, up to iteration {self.iter}, had gradients that are not finite"
-            )
         if not comm.is_main_process():
             return
         storage = get_event_storage()
