@@ -177,7 +177,8 @@ def ops(parser: ArgumentParser) -> None:
     The floor is the time that a plain copy takes to move the bytes that must be moved once: every input read, every
     output written. Two kinds of samples are timed: "encoder", every token looking around its own place with the offsets
     that the layer starts training with plus noise, and "uniform", samples anywhere in the image, the worst case for
-    caches. Backends take turns within one run, and medians are shown.
+    caches. Backends take turns within one run, and medians are shown; of a GPU's memory, what the backward pass takes
+    at its peak, gradients included.
     """
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")

@@ -107,6 +107,15 @@ def variants(args: Namespace, call: dict[str, Tensor], dtype: torch.dtype) -> di
     return found
 
 
+def extra_memory(function: Callable[[], object]) -> float:
+    """MiB of GPU memory at the peak of a call, beside what is in use before it; its results count."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def run(args: Namespace) -> None:
     """Time everything; each row is shown at once."""
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,7 +129,7 @@ def run(args: Namespace) -> None:
     copy = 2 * source.nbytes / copied  # bytes per millisecond, read and written ones counted
     name = device_name(args.device) if gpu else f"{device_name(args.device)}, {torch.get_num_threads()} threads"
     print(f"{name}; copy {copy / 1e9:.3f} TB/s; levels {args.levels}; milliseconds")
-    head = "images samples  type  backend           forward   floor  backward   floor"
+    head = "images samples  type  backend           forward   floor  backward   floor" + "  extra MiB" * gpu
     print(head + "\n" + "-" * len(head))
     rows = []
     for batch in args.batch or ([16, 1] if gpu else [1]):
@@ -135,6 +144,9 @@ def run(args: Namespace) -> None:
                     names = ("forward_ms", "forward_floor_ms", "backward_ms", "backward_floor_ms")
                     rows.append({**row, "backend": key, **dict(zip(names, times, strict=True))})
                     figures = "{:9.3f} {:7.3f} {:9.3f} {:7.3f}".format(*times)
+                    if gpu:
+                        rows[-1]["backward_extra_mib"] = extra_memory(variant.backward)
+                        figures += f" {rows[-1]['backward_extra_mib']:10.0f}"
                     print(f"{batch:6} {samples:8} {dtype:5} {key:15} {figures}", flush=True)
     if args.json:
         machine = {"device": name, "torch": torch.__version__, "copy_bytes_per_ms": copy, "levels": args.levels}
