@@ -166,6 +166,9 @@ def test_commands_are_understood(block, command, monkeypatch):
         case [program, *rest] if program.endswith("_train.sh"):
             assert os.access(ROOT / program, os.X_OK)
             check_program("tools/train_net.py", [] if rest == ["..."] else rest, monkeypatch)
+        case ["tools/measure_gpu.sh" as program, _, *parts]:
+            assert os.access(ROOT / program, os.X_OK)
+            assert all(f"\n{part}() {{" in (ROOT / program).read_text() for part in parts), command
         case ["sbatch", *rest]:
             script = next(word for word in rest if word.endswith(".sh"))
             assert (ROOT / script).is_file()
@@ -185,7 +188,7 @@ def test_commands_are_understood(block, command, monkeypatch):
             assert all(word in targets for word in rest if "=" not in word), command
         case ["pip", "install", *rest]:
             check_pip(rest)
-        case ["export" | "cd" | "git" | "pre-commit" | "source" | "chromium" | "compute-sanitizer", *_] | []:
+        case ["export" | "cd" | "git" | "pre-commit" | "source" | "chromium", *_] | []:
             pass
         case _:
             raise AssertionError(f"nothing is known of this command: {command}")

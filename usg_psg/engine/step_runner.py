@@ -226,14 +226,19 @@ class StepRunner:
         raise FloatingPointError(str(report))
 
     def _check_gradients(self, values: Tensor) -> None:
-        """Stop at the last of SKIP_LIMIT steps in a row whose updates are left out."""
+        """FloatingPointError in the last of SKIP_LIMIT steps in a row whose updates are left out.
+
+        values: (W, losses + EXTRA), see `_gather`, of the steps before this one; gradients are not clipped yet.
+        """
         skipped = values[:, EXTRA.index("skipped_in_a_row") - len(EXTRA)].max()
         if skipped + 1 < self.SKIP_LIMIT:
             return
         given = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         bad = [name for name, grad in given.items() if not grad.isfinite().all()]
-        if not bad and torch.stack([grad.norm() for grad in given.values()]).norm().isfinite():
-            return
+        if not bad:
+            kind = self.clipper.norm_type
+            if torch.stack([grad.norm(kind) for grad in given.values()]).norm(kind).isfinite():
+                return
         first = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         which = f"of {len(bad)} of {len(given)} parameters, {first}" if bad else "by their norm alone"
         raise FloatingPointError(

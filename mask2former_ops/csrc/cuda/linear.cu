@@ -14,8 +14,8 @@
 // numbers. With made-up ones it has not been timed yet.
 //
 // Proposals whose thread blocks run in clusters of more than four are left out. Beside other processes on one GPU, those
-// of 2x4 blocks ended with "unspecified launch failure" on an H100 and an H200 (docs/performance.md has the numbers),
-// the first proposals among them, and no other is slower for it: a step takes as long without them.
+// of 2x4 blocks ended with "unspecified launch failure" on an H100 and an H200, the first proposal for a product among
+// them (docs/performance.md has the numbers). A step takes as long without them.
 
 #include "linear.h"
 

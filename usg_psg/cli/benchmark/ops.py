@@ -109,7 +109,6 @@ def variants(args: Namespace, call: dict[str, Tensor], dtype: torch.dtype) -> di
 
 def extra_memory(function: Callable[[], object]) -> float:
     """MiB of GPU memory at the peak of a call, beside what is in use before it; its results count."""
-    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     function()
@@ -129,7 +128,7 @@ def run(args: Namespace) -> None:
     copy = 2 * source.nbytes / copied  # bytes per millisecond, read and written ones counted
     name = device_name(args.device) if gpu else f"{device_name(args.device)}, {torch.get_num_threads()} threads"
     print(f"{name}; copy {copy / 1e9:.3f} TB/s; levels {args.levels}; milliseconds")
-    head = "images samples  type  backend           forward   floor  backward   floor" + "  extra MiB" * gpu
+    head = "images samples  type  backend           forward   floor  backward   floor" + ("  extra MiB" if gpu else "")
     print(head + "\n" + "-" * len(head))
     rows = []
     for batch in args.batch or ([16, 1] if gpu else [1]):
