@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.backends.cuda import cudnn_sdp_enabled
 
 from usg_psg.config import build_cfg
 from usg_psg.modeling import MaskDecoder, OpenCLIPConvNeXt, OpenVocabularyHead, RelationProposalConstructor
@@ -118,6 +120,55 @@ def test_attention_is_that_of_pytorch():
     keep[..., 0] = True
     expected = theirs(query, memory, memory, attn_mask=~keep.repeat_interleave(4, dim=0))[0]
     torch.testing.assert_close(ours(query, memory, memory, keep), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_asks_cudnn_for_no_gradients_of_half_a_tile(training, monkeypatch):
+    """Tensors without values are on a GPU that need not be there."""
+    calls, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(q, k, v, attn_mask=None):
+        calls.append((k.shape[2], None if attn_mask is None else attn_mask.shape[-1], cudnn_sdp_enabled()))
+        return attend(q, k, v, attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            attention = MultiheadAttention(16, 4).train(training)
+        for keys in (64, 128, 1600):
+            query, memory = (torch.empty(2, n, 16, device="cuda") for n in (5, keys))
+            keep = torch.empty(2, 5, keys, dtype=torch.bool, device="cuda")
+            assert attention(query, memory, memory, keep).shape == attention(query, memory, memory).shape == (2, 5, 16)
+    padded = (128, 128, 1664) if training else (64, 128, 1600)
+    assert calls[::2] == [(n, n, True) for n in padded]
+    assert calls[1::2] == [(64, None, not training), (128, None, True), (1600, None, not training)]
+
+
+@needs_gpu
+@pytest.mark.parametrize("has_mask", [True, False])
+@pytest.mark.parametrize("keys", [64, 400, 1600, 6400])
+def test_gradients_of_attention_are_finite_where_all_scores_are_low(keys, has_mask):
+    """Every score is -120, and exp(120) is beyond float32; as float64 has them on the CPU."""
+    dim, heads = 64, 2
+    attention = MultiheadAttention(dim, heads)
+    with torch.no_grad():
+        attention.in_proj_weight.copy_(torch.eye(dim).repeat(3, 1))
+    query, memory, value = (0.1 * torch.randn(2, n, dim).bfloat16() for n in (100, keys, keys))
+    query[..., :: dim // heads] = 1
+    memory[..., :: dim // heads] = -120 * math.sqrt(dim / heads)
+    keep = torch.rand(2, 100, keys) < 0.5
+    keep[..., 0] = True
+    found = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        attention.to(device, dtype)
+        inputs = [x.to(device, dtype).requires_grad_() for x in (query, memory, value)]
+        out = attention(*inputs, keep.to(device) if has_mask else None)
+        of_query, *others = torch.autograd.grad(out[..., 1].sum(), inputs)
+        of_query[..., :: dim // heads] = 0  # sums of the memory's large channel that cancel, but for rounding
+        found.append([out, of_query, *others])
+    for expected, actual in zip(*found, strict=True):
+        error = (actual.cpu().double() - expected).norm() / expected.norm()
+        assert error < 0.05, error
 
 
 @pytest.mark.parametrize("layer_order", ["self_first", "cross_first"])

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mask2former_ops import add_layer_norm, linear, linear_relu
 
@@ -20,6 +21,8 @@ from ..utils.allowed import ABOVE_ZERO, BETWEEN_ZERO_AND_ONE, one_of
 from ..utils.autocast import to_autocast_dtype
 
 LOGIT_SCALES = one_of("learnable", "fixed")
+TILE = 128  # keys of which cuDNN's attention takes gradients at a time
+OTHERS_THAN_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class MLP(nn.Module):
@@ -75,8 +78,24 @@ class MultiheadAttention(nn.Module):
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if keep is None else keep[:, None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = (attend_in_training if self.training else F.scaled_dot_product_attention)(q, k, v, mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def attend_in_training(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`F.scaled_dot_product_attention` with finite gradients.
+
+    Where half a tile of keys is left, as of the 1600 of a square image of 640 pixels, cuDNN's gradients are not finite
+    for queries whose scores are all below -88, masked or not (https://github.com/pytorch/pytorch/issues/196678).
+    Another tile's half of hidden keys mends that, and takes less time than the other kernels for masks.
+    """
+    if not k.is_cuda or k.shape[2] % TILE != TILE // 2:
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    if mask is None:
+        with sdpa_kernel(OTHERS_THAN_CUDNN):
+            return F.scaled_dot_product_attention(q, k, v)
+    more = 0, TILE // 2
+    return F.scaled_dot_product_attention(q, F.pad(k, (0, 0, *more)), F.pad(v, (0, 0, *more)), F.pad(mask, more))
 
 
 class AttentionBlock(nn.Module):
