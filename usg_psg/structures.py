@@ -108,12 +108,6 @@ class ObjectPredictions:
         """Q."""
         return self.queries.shape[2]
 
-    def of_image(self, image: int) -> ObjectPredictions:
-        """The last layer of one image, L = B = 1."""
-        own = slice(image, image + 1)
-        queries, logits, embeddings = (x[-1:, own] for x in (self.queries, self.class_logits, self.mask_embeddings))
-        return ObjectPredictions(queries, logits, embeddings, self.mask_features[own])
-
     def mask_logits(self, image: int) -> Tensor:
         """(Q, h, w) float32 of the last layer, for one image of the batch."""
         logits = (self.mask_embeddings[-1, image] @ self.mask_features[image].flatten(1)).float()

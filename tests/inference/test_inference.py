@@ -159,3 +159,19 @@ def test_what_is_no_relation_comes_last_and_changes_nothing():
         expected = valid.nonzero()[:, 0][pair], predicate, score
         for one, other in zip(marked, expected, strict=True):
             assert torch.equal(one[:count], other)
+
+
+def test_images_of_a_batch_have_what_each_has_alone():
+    scores = torch.rand(3, 30, 6)
+    kept_area, classes, is_candidate = (
+        torch.randint(0, 9, (3, 12)),
+        torch.randint(0, 3, (3, 12)),
+        torch.rand(3, 12) < 0.8,
+    )
+    of_batch = kept_area, kept_area + 2, is_candidate, classes, classes > 1
+    numbers = number_segments(*of_batch, 0.5)
+    assert numbers.max() > 3
+    for i, ranking in enumerate(zip(*rank_relations(scores, 10), strict=True)):
+        assert torch.equal(numbers[i], number_segments(*(x[i] for x in of_batch), 0.5))
+        for one, other in zip(ranking, rank_relations(scores[i], 10), strict=True):
+            assert torch.equal(one, other)

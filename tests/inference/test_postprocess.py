@@ -161,6 +161,30 @@ class FromTheHost(TorchDispatchMode):
         return operator(*args, **kwargs or {})
 
 
+class Counted(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += 1
+        return operator(*args, **kwargs or {})
+
+
+def test_operators_run_once_for_all_images_but_for_their_pixels():
+    """Launching them is most of the time on a GPU."""
+
+    def operators(images: int) -> int:
+        post, (objects, relations) = Postprocessor(), predictions(images)
+        with Counted() as counted:
+            found = post.detected_objects(objects, IS_THING, (64, 96), *([[(64, 96)] * images] * 2))
+            post.scene_graphs(found, relations)
+        return counted.count
+
+    one, three, nine = map(operators, (1, 3, 9))
+    assert (nine - three) / 6 < one / 2
+
+
 @pytest.mark.parametrize("images", [1, 2])
 def test_nothing_waits_for_a_gpu(images):
     """Tensors without values are on a GPU that need not be there: whoever asks for a value of theirs fails."""
@@ -172,9 +196,10 @@ def test_nothing_waits_for_a_gpu(images):
         copies.found.clear()
         found = post.detected_objects(ObjectPredictions(**cuda), is_thing, (64, 96), sizes, [(131, 177)] * images)
         priority = instance_pairs(found)
-        ends = torch.empty((2, PAIRS), dtype=torch.int64, device="cuda")
-        pair_logits, predicate_logits = (torch.empty(s, device="cuda") for s in ((QUERIES, QUERIES), (PAIRS, 4)))
-        own = found[0].query_scores, found[0].mask_of_query
+        ends = torch.empty((2, images, PAIRS), dtype=torch.int64, device="cuda")
+        sizes = (images, QUERIES, QUERIES), (images, PAIRS, 4)
+        pair_logits, predicate_logits = (torch.empty(size, device="cuda") for size in sizes)
+        own = (torch.stack([getattr(x, name) for x in found]) for name in ("query_scores", "mask_of_query"))
         ranked = post.rank(*ends, pair_logits, predicate_logits, None, *own, 20)
         runs = post.runs(found[0].panoptic, 16)
         with pytest.raises(Exception, match="nonzero"):
@@ -182,4 +207,4 @@ def test_nothing_waits_for_a_gpu(images):
     assert not copies.found
     assert priority.shape == (images, QUERIES, QUERIES) and found[0].masks.shape == (QUERIES, 131, 177)
     assert runs.shape == (2, 16 * 177) and runs.is_cuda
-    assert [x.shape for x in ranked] == [(3, PAIRS), (3, 20 + 20)] and ranked[0].is_cuda
+    assert [x.shape for x in ranked] == [(images, 3, PAIRS), (images, 3, 20 + 20)] and ranked[0].is_cuda

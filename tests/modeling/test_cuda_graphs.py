@@ -240,7 +240,7 @@ def test_postprocessing_is_recorded_for_single_images(device, recorder, monkeypa
     batches = [[first], [second], [large], [first, second], [larger], [first]]
     found = [recorded(batch) for batch in batches]  # compared when all are there: none lies where another came to lie
     assert len(recorded.postprocessor.segment._recordings) == 2, "not of batches, nor of the larger image"
-    assert len(recorded.postprocessor.rank._recordings) == 3, "one for each place where objects lie"
+    assert len(recorded.postprocessor.rank._recordings) == 2, "one for each number of images"
     for batch, outputs in zip(batches, found, strict=True):
         for output, expected in zip(outputs, plain(batch), strict=True):
             for name in ("pred_classes", "segment_ids"):

@@ -80,22 +80,22 @@ def number_segments(
     are_things: Tensor,
     overlap_threshold: float,
 ) -> Tensor:
-    """Which queries become segments of the panoptic map: (Q,) int64 numbers from 1, in order; 0 for none.
+    """Which queries become segments of the panoptic map: (..., Q) int64 numbers from 1, in order; 0 for none.
 
     Args:
-        kept_area, area: (Q,) int64 pixels that each query owns, and that its mask has.
-        is_candidate: (Q,) bool, queries that may own pixels.
-        classes, are_things: (Q,) int64 and bool; candidates of one class that is no thing share a segment.
+        kept_area, area: (..., Q) int64 pixels that each query owns, and that its mask has.
+        is_candidate: (..., Q) bool, queries that may own pixels.
+        classes, are_things: (..., Q) int64 and bool; candidates of one class that is no thing share a segment.
         overlap_threshold: least fraction of its mask that a query must keep.
 
     Source: MaskFormer (Cheng et al. 2021), section 3.4, and the filtering of Panoptic FPN.
     """
     keep = is_candidate & (kept_area > 0) & (kept_area >= overlap_threshold * area)
     merges = keep & ~are_things
-    together = merges[:, None] & merges & (classes[:, None] == classes)
-    opens = keep & ~together.tril(-1).any(dim=1)  # the first of those that share a segment
-    number = opens.cumsum(0) * opens
-    return torch.maximum(number, (together * number).amax(dim=1))
+    together = merges[..., None] & merges[..., None, :] & (classes[..., None] == classes[..., None, :])
+    opens = keep & ~together.tril(-1).any(dim=-1)  # the first of those that share a segment
+    number = opens.cumsum(-1) * opens
+    return torch.maximum(number, (together * number[..., None, :]).amax(dim=-1))
 
 
 def panoptic_map(owner: Tensor, segment_ids: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ Letters: B images, Q queries, K pairs, P predicates, N objects of an image, H W 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
+from math import prod
 from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..losses.long_tail import log_share_of_names
-from ..structures import ImageObjects, ObjectPredictions, RelationPredictions, TextEmbeddings
+from ..structures import ImageObjects, ObjectPredictions, PairProposals, RelationPredictions, TextEmbeddings
 from ..training_counts import TrainingCounts
 from .panoptic import assign_pixels, is_at_hand, map_runs, number_segments, panoptic_map, segments_info
 from .triplets import TripletPrior, rank_relations, triplet_scores
@@ -98,52 +100,57 @@ class Postprocessor(nn.Module):
             padded_size: (H, W) of the batch.
             image_sizes, output_sizes: (H, W) of each image, as the network got it and as the original has it.
         """
-        thresholds, num_queries, found = (self.object_threshold, self.overlap_threshold), objects.num_queries, []
-        for i, sizes in enumerate(zip(image_sizes, output_sizes, strict=True)):
-            alone = len(image_sizes) == 1 and num_queries * sizes[1][0] * sizes[1][1] <= RECORDED_PIXELS
-            segment = self._recordable("segment", alone)
-            masks, columns, owner, segment_ids, *of_queries = segment(
-                objects.of_image(i), is_thing, (padded_size, *sizes), thresholds
-            )
-            found.append(ImageObjects(masks, columns, panoptic_map(owner, segment_ids), *of_queries))
-        return found
+        thresholds = self.object_threshold, self.overlap_threshold
+        sizes = tuple(padded_size), tuple(image_sizes), tuple(output_sizes)
+        # A recording for the sizes of several images would be used once.
+        alone = len(output_sizes) == 1 and objects.num_queries * prod(output_sizes[0]) <= RECORDED_PIXELS
+        segment = self._recordable("segment", alone)
+        masks, owners, columns, segment_ids, *of_queries = segment(objects, is_thing, sizes, thresholds)
+        maps = map(panoptic_map, owners, segment_ids)  # which no later call overwrites
+        return [ImageObjects(*of_image) for of_image in zip(masks, columns, maps, *of_queries, strict=True)]
 
     def recordable(self) -> list[tuple[nn.Module, str]]:
         """Methods of tensors and constants, which never wait for the device, for `compile_parts`."""
         return [(self, "segment"), (self, "rank"), (self, "runs")]
 
-    def _recordable(self, name: str, alone: bool) -> Callable:
-        """The method as the model runs it; as it is where images share a batch, whose results must not share memory."""
-        return getattr(self, name) if alone else MethodType(getattr(type(self), name), self)
+    def _recordable(self, name: str, recorded: bool) -> Callable:
+        """The method as the model runs it, or as it is."""
+        return getattr(self, name) if recorded else MethodType(getattr(type(self), name), self)
 
     def segment(
         self,
         objects: ObjectPredictions,
         is_thing: Tensor,
-        sizes: tuple[Sequence[int], tuple[int, int], tuple[int, int]],
+        sizes: tuple[Sequence[int], Sequence[tuple[int, int]], Sequence[tuple[int, int]]],
         thresholds: tuple[float, float],
-    ) -> tuple[Tensor, ...]:
-        """Masks of the queries of one image, the queries that own its pixels, and the segments that they become.
+    ) -> tuple[Any, ...]:
+        """Masks of the queries of each image, the queries that own its pixels, and the segments that they become.
 
         Args:
-            objects: of the last layer and one image.
+            objects: predictions, of which the last layer's count.
             is_thing: (C,) bool.
-            sizes: (H, W) of the batch, of the image in it, and of the original.
+            sizes: (H, W) of the batch, of each image in it, and of each original.
             thresholds: of object and overlap.
 
         Returns:
-            masks, columns: as `ImageObjects` has them.
-            owner, segment_ids: of `panoptic_map`, which makes a map that no later call overwrites.
-            query_scores, query_classes, mask_of_query: as there.
+            masks, owners: B of `assign_pixels`.
+            columns: (B, 5, Q), as `ImageObjects` has them.
+            segment_ids: (B, Q) of `number_segments`.
+            query_scores, query_classes, mask_of_query: (B, Q), as there.
         """
-        scores, classes = objects.class_logits[-1, 0].sigmoid().max(dim=-1)
+        scores, classes = objects.class_logits[-1].sigmoid().max(dim=-1)
         is_candidate, are_things = scores >= thresholds[0], is_thing[classes]
-        masks, owner, area, kept_area = assign_pixels(objects.mask_logits(0), scores, is_candidate, sizes)
+        assigned = (
+            assign_pixels(objects.mask_logits(i), scores[i], is_candidate[i], (sizes[0], *of_image))
+            for i, of_image in enumerate(zip(*sizes[1:], strict=True))
+        )
+        masks, owners, *areas = zip(*assigned, strict=True)
+        area, kept_area = map(torch.stack, areas)
         segment_ids = number_segments(kept_area, area, is_candidate, classes, are_things, thresholds[1])
         is_object = area > 0
-        mask_of_query = torch.arange(len(area), device=area.device).masked_fill_(~is_object, -1)
+        mask_of_query = torch.arange(area.shape[1], device=area.device).where(is_object, -1)
         columns = _columns(is_object, classes, are_things, scores, segment_ids)
-        return masks, columns, owner, segment_ids, scores, classes, mask_of_query
+        return masks, owners, columns, segment_ids, scores, classes, mask_of_query
 
     def scene_graphs(
         self, objects: Sequence[ImageObjects], relations: RelationPredictions, on_host: bool = False
@@ -172,19 +179,24 @@ class Postprocessor(nn.Module):
         predicate_logits, proposals = relations.predicate_logits, relations.proposals
         if self.predicate_logit_adjustment:
             predicate_logits = predicate_logits - self.predicate_shift().to(predicate_logits.device)
-        rank, tables = self._recordable("rank", len(objects) == 1), []
-        pairs = zip(proposals.subject_index, proposals.object_index, proposals.pair_logits, strict=True)
-        for found, (subject, object_, pair_logits), logits in zip(objects, pairs, predicate_logits, strict=True):
-            classes, own = found.query_classes, (found.query_scores, found.mask_of_query)
-            factor = None if self.prior is None else self.prior(classes[subject], classes[object_])
-            ranked = rank(subject, object_, pair_logits, logits, factor, *own, self.relations_per_image)
-            tables.append([found.columns, *ranked])
-        if on_host and not is_at_hand(proposals.pair_logits):
+        scores, classes, mask_of_query = (
+            torch.stack([getattr(found, name) for found in objects])
+            for name in ("query_scores", "query_classes", "mask_of_query")
+        )
+        subject, object_, pair_logits = proposals.subject_index, proposals.object_index, proposals.pair_logits
+        factor = (
+            None if self.prior is None else self.prior(*(classes.gather(1, queries) for queries in (subject, object_)))
+        )
+        pairs, ranked = self.rank(
+            subject, object_, pair_logits, predicate_logits, factor, scores, mask_of_query, self.relations_per_image
+        )
+        tables: list[Iterable[Tensor]] = [[found.columns for found in objects], pairs, ranked]
+        if on_host and not is_at_hand(pair_logits):
             runs = self._recordable("runs", len(objects) == 1 and objects[0].masks.numel() <= RECORDED_PIXELS)
-            for found, of_image in zip(objects, tables, strict=True):
-                of_image.append(runs(found.panoptic, RUNS_OF_COLUMN))
+            tables.append([runs(found.panoptic, RUNS_OF_COLUMN) for found in objects])
         arrays = iter(_to_host(list(chain(*tables))))
-        return [_output(found, on_host, *islice(arrays, len(x))) for found, x in zip(objects, tables, strict=True)]
+        of_images = zip(*([*islice(arrays, len(objects))] for _ in tables), strict=True)
+        return [_output(found, on_host, *x) for found, x in zip(objects, of_images, strict=True)]
 
     def runs(self, panoptic: Tensor, of_column: int) -> Tensor:
         """`map_runs` of a map (H, W), of_column times W at most."""
@@ -201,31 +213,32 @@ class Postprocessor(nn.Module):
         mask_of_query: Tensor,
         per_image: int,
     ) -> tuple[Tensor, Tensor]:
-        """Proposals and ranked relations of one image, in float64.
+        """Proposals and ranked relations, in float64.
 
         Args:
-            subject, object_: (K,) int64 queries.
-            pair_logits, predicate_logits: (Q, Q), (K, P).
-            factor: (K, P) of the triplet scores; None for 1.
-            scores, mask_of_query: (Q,) as `ImageObjects` has them.
+            subject, object_: (B, K) int64 queries.
+            pair_logits, predicate_logits: (B, Q, Q), (B, K, P).
+            factor: (B, K, P) of the triplet scores; None for 1.
+            scores, mask_of_query: (B, Q) as `ImageObjects` has them.
             per_image: see `rank_relations`.
 
         Returns:
-            pairs: (3, K) mask of the subject, that of the object, -1 for none; score.
-            ranked: (3, R) as `rank_relations` gives them.
+            pairs: (B, 3, K) mask of the subject, that of the object, -1 for none; score.
+            ranked: (B, 3, R) as `rank_relations` gives them.
         """
-        subject_mask, object_mask = mask_of_query[subject], mask_of_query[object_]
-        pair_score = pair_logits[subject, object_].sigmoid()
-        triplets = triplet_scores(scores[subject], scores[object_], pair_score, predicate_logits.sigmoid()).float()
+        subject_mask, object_mask = (mask_of_query.gather(1, queries) for queries in (subject, object_))
+        pair_score = PairProposals(pair_logits, subject, object_).selected_logits().sigmoid()
+        of_pair = scores.gather(1, subject), scores.gather(1, object_), pair_score
+        triplets = triplet_scores(*of_pair, predicate_logits.sigmoid()).float()
         if factor is not None:
             triplets = triplets * factor
-        triplets = triplets.masked_fill(((subject_mask < 0) | (object_mask < 0))[:, None], -1)
+        triplets = triplets.masked_fill(((subject_mask < 0) | (object_mask < 0))[..., None], -1)
         return _columns(subject_mask, object_mask, pair_score), _columns(*rank_relations(triplets, per_image))
 
 
 def _columns(*columns: Tensor) -> Tensor:
-    """(n, N) float64, which holds numbers of all kinds as they are."""
-    return torch.stack([x.double() for x in columns])
+    """(..., n, N) float64 of n columns (..., N): it holds numbers of all kinds as they are."""
+    return torch.stack([x.double() for x in columns], dim=-2)
 
 
 def _to_host(tables: Sequence[Tensor]) -> list[np.ndarray]:

@@ -20,8 +20,8 @@ UNSEEN_SHARE = 1e-3  # added to every share, so that a triplet that training lac
 
 
 def triplet_scores(subject_score: Tensor, object_score: Tensor, pair_score: Tensor, predicate_score: Tensor) -> Tensor:
-    """Product of the four scores: (K,), (K,), (K,), (K, P) to (K, P)."""
-    return (subject_score * object_score * pair_score)[:, None] * predicate_score
+    """Product of the four scores: (..., K), (..., K), (..., K), (..., K, P) to (..., K, P)."""
+    return (subject_score * object_score * pair_score)[..., None] * predicate_score
 
 
 class TripletPrior:
@@ -48,8 +48,8 @@ class TripletPrior:
         ).to(device)
 
     def __call__(self, subject_class: Tensor, object_class: Tensor) -> Tensor:
-        """(K, P) float32 of pairs of classes (K,)."""
-        return self._table[self._classes[subject_class], self._classes[object_class]][:, self._predicates]
+        """(..., K, P) float32 of pairs of classes (..., K)."""
+        return self._table[self._classes[subject_class], self._classes[object_class]][..., self._predicates]
 
 
 def _positions(kind: str, known: Sequence[str], names: Sequence[str] | None, number: int) -> Tensor:
@@ -72,21 +72,22 @@ def rank_relations(scores: Tensor, per_image: int) -> tuple[Tensor, Tensor, Tens
     pair, in order, is the ranking with it.
 
     Args:
-        scores: (K, P) triplet scores; below 0 for what is no relation.
+        scores: (..., K, P) triplet scores; below 0 for what is no relation.
         per_image: rows of either ranking.
 
     Returns:
-        pair, predicate, score: (R,) each, best first. R depends on the arguments' sizes alone, so that nothing waits
-            for the device: rows behind the last relation have a score below 0.
+        pair, predicate, score: (..., R) each, best first. R depends on the arguments' sizes alone, so that nothing
+            waits for the device: rows behind the last relation have a score below 0.
     """
-    num_pairs, num_predicates = scores.shape
-    flat = scores.flatten()
-    best_entries = flat.topk(min(per_image, flat.numel())).indices
-    best_score, best_predicate = scores.max(dim=1) if num_pairs else (flat, flat.long())
+    num_pairs, num_predicates = scores.shape[-2:]
+    flat = scores.flatten(-2)
+    best_entries = flat.topk(min(per_image, flat.shape[-1])).indices
+    best_score, best_predicate = scores.max(dim=-1) if num_pairs else (flat, flat.long())
     best_pairs = best_score.topk(min(per_image, num_pairs)).indices
-    entries = torch.cat([best_entries, best_pairs * num_predicates + best_predicate[best_pairs]]).sort().values
-    score = flat[entries]
-    score[1:].masked_fill_(entries[1:] == entries[:-1], -1)  # stands in the list already
+    of_pairs = best_pairs * num_predicates + best_predicate.gather(-1, best_pairs)
+    entries = torch.cat([best_entries, of_pairs], dim=-1).sort().values
+    score = flat.gather(-1, entries)
+    score[..., 1:].masked_fill_(entries[..., 1:] == entries[..., :-1], -1)  # stands in the list already
     score, order = score.sort(descending=True, stable=True)
-    entries = entries[order]
+    entries = entries.gather(-1, order)
     return entries // num_predicates, entries % num_predicates, score
