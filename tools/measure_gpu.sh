@@ -45,12 +45,13 @@ ops() {
     python3 tools/benchmark.py ops
 }
 sanitize() {
-    local tool exclude=
-    for tool in memcheck racecheck; do # the latter without cuBLAS's own kernels, of which it reports hundreds of races
-        [ $tool = racecheck ] && exclude="--kernel-name-exclude kernel_substring=nvjet"
-        compute-sanitizer --tool $tool $exclude --error-exitcode 9 python3 -m pytest --noconftest -q tests/ops \
-            -k "not cpu and not float64 and not opcheck and not gradcheck and not graph and not process" || return
-    done
+    local others="cpu or float64 or opcheck or gradcheck or graph or process or without_compiled"
+    local tests=(python3 -m pytest --noconftest -q tests/ops -k "not ($others)")
+    compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" || return
+    # It reports kernels of cuBLAS and PyTorch, too, and ends in an error of its own if told to leave them out.
+    compute-sanitizer --tool racecheck "${tests[@]}" > "$out/racecheck.txt" 2>&1
+    tail -n 2 "$out/racecheck.txt"
+    ! grep -E "(Read|Write) access at .*mask2former_ops" "$out/racecheck.txt"
 }
 train() {
     for mode in $modes; do
