@@ -50,8 +50,9 @@ sanitize() {
     compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" || return
     # It reports kernels of cuBLAS and PyTorch, too, and ends in an error of its own if told to leave them out.
     compute-sanitizer --tool racecheck "${tests[@]}" > "$out/racecheck.txt" 2>&1
+    local status=$?
     tail -n 2 "$out/racecheck.txt"
-    ! grep -E "(Read|Write) access at .*mask2former_ops" "$out/racecheck.txt"
+    ! grep -E "(Read|Write) access at .*mask2former_ops" "$out/racecheck.txt" && return $status
 }
 train() {
     for mode in $modes; do
