@@ -237,7 +237,7 @@ def test_postprocessing_is_recorded_for_single_images(device, recorder, monkeypa
     first, second = tiny_input(1), tiny_input(1)
     large, larger = ({**first, "height": side, "width": 2 * side} for side in (131, 200))
     monkeypatch.setattr("usg_psg.inference.postprocess.RECORDED_PIXELS", 12 * 131 * 262)
-    batches = [[first], [second], [large], [first, second], [larger], [first]]
+    batches = [[first], [second], [large], [first, second], [larger], [first], [second, first]]
     found = [recorded(batch) for batch in batches]  # compared when all are there: none lies where another came to lie
     assert len(recorded.postprocessor.segment._recordings) == 2, "not of batches, nor of the larger image"
     assert len(recorded.postprocessor.rank._recordings) == 2, "one for each number of images"
