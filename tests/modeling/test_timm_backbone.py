@@ -52,6 +52,22 @@ def test_four_levels_without_gradient_of_a_frozen_trunk(name):
     assert all(x.requires_grad == (made.pyramid is not None) for x in features.values())
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_transformer_that_is_trained_asks_cudnn_for_no_gradients(freeze, monkeypatch):
+    allowed, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args, **kwargs):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    made = backbone(freeze=freeze)
+    for mode in (True, False):
+        made.train(mode)(torch.randn(1, 3, 64, 64))
+    half = len(allowed) // 2
+    assert half and allowed == [freeze] * half + [True] * half
+
+
 @pytest.mark.parametrize("patch", [8, 14, 16, 32])
 def test_plain_transformers_of_any_patch(patch):
     options = {"features_only": True, "out_indices": 1, "dynamic_img_size": True}

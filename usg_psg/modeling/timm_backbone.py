@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 from ..utils.lazy_module import LazyModule
+from .layers import OTHERS_THAN_CUDNN
 from .openclip import takes_checkpoint_weights, weights_identity
 from .timm_models import STRIDES, channels_first, load_timm
 
@@ -146,7 +149,9 @@ class TimmBackbone(Backbone):
         Returns:
             "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+        trains = self.training and not self.freeze
+        attention = sdpa_kernel(OTHERS_THAN_CUDNN) if trains else nullcontext()  # see `attend_in_training`
+        with attention, torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             if self.patch != PATCH:
                 size = [side // PATCH * self.patch for side in image.shape[-2:]]
                 image = F.interpolate(image, size, mode="bilinear", antialias=True)
