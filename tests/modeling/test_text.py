@@ -1,7 +1,9 @@
 """Text embeddings: cache hit, miss, damage; names; OpenCLIP loading by tag, path and nothing."""
 
+import errno
 import logging
 import multiprocessing
+import os
 
 import numpy as np
 import open_clip
@@ -78,6 +80,19 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert embed(blocked / "sub").shape[0] == 3
     assert "could not be written" in caplog.text
+
+
+def test_a_cache_that_is_away_for_a_moment_is_no_damaged_one(tmp_path, monkeypatch, caplog):
+    """Another process removes it before it is opened, and a third one makes it again at once."""
+    expected = embed(tmp_path)
+
+    def too_late(path, **_):
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: {os.strerror(errno.ENOENT)} (2)")
+
+    monkeypatch.setattr(module, "safe_open", too_late)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(embed(tmp_path), expected)
+    assert "unusable" not in caplog.text
 
 
 def _use_cache(path, seed, expected, pipe):

@@ -5,10 +5,12 @@ Letters: N names, T text width.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +275,8 @@ def _read_cache(path: Path, key: str, num_names: int) -> Tensor | None:
         OSError,
         RuntimeError,
     ) as error:  # the last is torch's, which opens the file too
-        if path.is_file():  # else another process has taken it away
+        # Another process may have taken it away, and even made it again since. Not all of these errors have a number.
+        if path.is_file() and os.strerror(errno.ENOENT) not in str(error):
             logger.warning("text cache %s is unusable and will be computed again: %s", path, error)
         return None
     return embeddings
