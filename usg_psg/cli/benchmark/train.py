@@ -138,7 +138,7 @@ def run(args: Namespace) -> None:
     adapt_to_machine(cfg)
     use_scenes(args.data, cfg.INPUT.USG.IMAGE_SIZE, args.num_scenes)
     cfg.DATASETS.TRAIN = ("psg_shapes_train",)
-    # Where a run begins. The full rate, which warm-up leads to, spoils random weights within a few hundred steps.
+    # Where a run begins: as many steps as are timed here are few of its warm-up.
     cfg.SOLVER.BASE_LR *= cfg.SOLVER.WARMUP_FACTOR
     columns = {}
     for num_gpus, batch_size in itertools.product(args.num_gpus, args.batch_size):
