@@ -67,6 +67,23 @@ def test_values_and_gradients_follow_arguments_and_weights(device, recorder):
     assert part.calls == calls, "nothing but the first calls runs the module itself"
 
 
+@pytest.mark.parametrize("mode", ["none", "graphs"])
+def test_cudnn_computes_attention_outside_of_training_where_it_is_recorded_alone(mode, device, recorder, monkeypatch):
+    model = tiny_model().to(device).eval()
+    allowed, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    compile_parts(model, "none", mode, recorder)
+    with torch.no_grad():
+        model([tiny_input()])
+    assert allowed and any(allowed) == (mode == "graphs")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_an_output_without_a_gradient_counts_as_zero(device, recorder):
     function = graphed(Part().to(device), recorder)
     for use_both in (True, False, True):

@@ -123,7 +123,7 @@ def test_attention_is_that_of_pytorch():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_asks_cudnn_for_no_gradients_of_half_a_tile(training, monkeypatch):
+def test_attention_asks_cudnn_for_gradients_alone_and_for_none_of_half_a_tile(training, monkeypatch):
     """Tensors without values are on a GPU that need not be there."""
     calls, attend = [], torch.nn.functional.scaled_dot_product_attention
 
@@ -139,9 +139,11 @@ def test_attention_asks_cudnn_for_no_gradients_of_half_a_tile(training, monkeypa
             query, memory = (torch.empty(2, n, 16, device="cuda") for n in (5, keys))
             keep = torch.empty(2, 5, keys, dtype=torch.bool, device="cuda")
             assert attention(query, memory, memory, keep).shape == attention(query, memory, memory).shape == (2, 5, 16)
+        attention(query[:1], memory[:1], memory[:1], keep[:1])
     padded = (128, 128, 1664) if training else (64, 128, 1600)
-    assert calls[::2] == [(n, n, True) for n in padded]
-    assert calls[1::2] == [(64, None, not training), (128, None, True), (1600, None, not training)]
+    assert calls[:6:2] == [(n, n, training) for n in padded]
+    assert calls[1:6:2] == [(64, None, False), (128, None, training), (1600, None, False)]
+    assert calls[6:] == [(padded[2], padded[2], True)], "with a mask, one image leaves it to the caller"
 
 
 @needs_gpu

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .layers import MultiheadAttention
+from .layers import ALL_ATTENTION, MultiheadAttention
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class _Recording:
                 return function(arguments)
 
             inputs = [*self.tensors, *(stand_ins[p] for p in self.parameters)]
-            self._record(of_present_weights, inputs, [*self.tensors, *self.parameters], recorder)
+            with sdpa_kernel(ALL_ATTENTION):  # what is planned for this shape is used again and again
+                self._record(of_present_weights, inputs, [*self.tensors, *self.parameters], recorder)
         self.passes = 0  # each pass writes over what the one before has left
         fixed.update(x.untyped_storage().data_ptr() for x in self.outputs)
 

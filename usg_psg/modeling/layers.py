@@ -23,6 +23,7 @@ from ..utils.autocast import to_autocast_dtype
 LOGIT_SCALES = one_of("learnable", "fixed")
 TILE = 128  # keys of which cuDNN's attention takes gradients at a time
 OTHERS_THAN_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+ALL_ATTENTION = [SDPBackend.CUDNN_ATTENTION, *OTHERS_THAN_CUDNN]
 
 
 class MLP(nn.Module):
@@ -78,8 +79,20 @@ class MultiheadAttention(nn.Module):
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if keep is None else keep[:, None]
-        out = (attend_in_training if self.training else F.scaled_dot_product_attention)(q, k, v, mask)
+        out = (attend_in_training if self.training else attend)(q, k, v, mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`F.scaled_dot_product_attention` without gradients.
+
+    cuDNN takes 0.05 s and more to plan for every new size, in every thread. With masks, it then takes a third of the
+    others' time, which is worth that where one image is asked for at a time; without, or for many images, it is not.
+    """
+    if not k.is_cuda or (mask is not None and len(q) == 1):
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    with sdpa_kernel(OTHERS_THAN_CUDNN):
+        return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def attend_in_training(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

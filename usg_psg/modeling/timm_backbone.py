@@ -149,8 +149,8 @@ class TimmBackbone(Backbone):
         Returns:
             "res2" to "res5": (B, c, H/s, W/s) for strides s of 4, 8, 16, 32.
         """
-        trains = self.training and not self.freeze
-        attention = sdpa_kernel(OTHERS_THAN_CUDNN) if trains else nullcontext()  # see `attend_in_training`
+        # See `attend` and `attend_in_training`: cuDNN's attention needs images of one size and no gradients.
+        attention = nullcontext() if self.training and self.freeze else sdpa_kernel(OTHERS_THAN_CUDNN)
         with attention, torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             if self.patch != PATCH:
                 size = [side // PATCH * self.patch for side in image.shape[-2:]]

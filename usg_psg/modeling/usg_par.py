@@ -13,6 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Size, Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 from ..inference import Postprocessor, given_objects, instance_pairs
 from ..losses import Counting, MatchedTargets, USGCriterion, loss_normalizers, predicate_targets
@@ -20,6 +21,7 @@ from ..structures import ImageObjects, ObjectPredictions, PixelDecoderOutput, Sc
 from ..training_counts import TrainingCounts
 from .build import build_class_head, build_mask_decoder, build_pixel_decoder, build_relation_head
 from .clip_ensemble import build_clip_ensemble
+from .layers import OTHERS_THAN_CUDNN
 from .mask_pilot import PREDCLS_QUERIES, MaskPilot
 from .network import SceneGraphNetwork
 from .text_embeddings import configured_vocabulary, embed_vocabulary
@@ -138,9 +140,15 @@ class USGPar(SceneGraphNetwork):
             return self._losses_and_look_ahead(batched_inputs, normalizers, upcoming)
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
-        padded_size = images.tensor.shape[-2:]
         if self.training:
-            return self._losses(batched_inputs, padded_size, features, normalizers)
+            return self._losses(batched_inputs, images.tensor.shape[-2:], features, normalizers)
+        with sdpa_kernel(OTHERS_THAN_CUDNN):  # see `attend`; graphs are recorded with all
+            return self._infer(batched_inputs, images, features, on_host)
+
+    def _infer(
+        self, batched_inputs: list[dict], images: ImageList, features: dict[str, Tensor], on_host: bool
+    ) -> list[dict]:
+        padded_size = images.tensor.shape[-2:]
         pixel_features = self.pixel_decoder(features)
         are_given = "original_masks" in batched_inputs[0]
         if are_given and self.predcls_queries == "given":

@@ -35,7 +35,7 @@ def stand_in_objects(model: Any, count: int) -> None:
         generator = torch.Generator().manual_seed(0)
         centres = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
         place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()
-        region = torch.cdist(place, centres).argmin(1).view(height, width)
+        region = torch.cdist(place, centres).argmin(1).view(height, width).to(model.device)
         features = 20 * F.one_hot(region, channels).movedim(-1, 0) - 10
         query = torch.arange(queries).clamp(max=count)  # the last region is that of no pixel
         logits = torch.full((queries, classes), -8.0)
@@ -87,18 +87,20 @@ def run(args: Namespace) -> None:
 
 
 def throughput(predictor: SceneGraphPredictor, args: Namespace) -> None:
-    """Print images per second of a folder's second pass, by batch size."""
+    """Print images per second of two passes over a folder, by batch size: in the first, sizes of images are new."""
     files = find_inputs([str(args.folder)])
     rows = []
     for batch_size in args.batch_size:
-        for _ in range(2):  # at first, each size of images is new
+        seconds = []
+        for _ in range(2):
             begin = time.perf_counter()
             results = predictor.stream(files, batch_size, args.threads)
             done = sum(bool(parsed.graph and parsed.graph.to_json()) for parsed in results)
-            seconds = time.perf_counter() - begin
-        rows.append((batch_size, done, seconds, done / seconds))
+            seconds.append(time.perf_counter() - begin)
+        rows.append((batch_size, done, *seconds, *(done / each for each in seconds)))
     print(f"{len(files)} files, {args.threads} threads decode")
-    print(tabulate(rows, ("batch size", "images", "seconds", "images per second"), tablefmt="pipe", floatfmt=".2f"))
+    names = ("batch size", "images", "first pass, s", "second pass, s", "first, images/s", "second, images/s")
+    print(tabulate(rows, names, tablefmt="pipe", floatfmt=".2f"))
 
 
 def latency(predictor: SceneGraphPredictor, args: Namespace) -> None:
