@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 OF_PRODUCTS = (nn.Linear, nn.Conv2d, MultiheadAttention)  # exactly: derived ones may do other things with their weights
 WEIGHTS = ("weight", "bias", "in_proj_weight", "in_proj_bias")  # not what `weight_norm` makes them of
-WARMUP = 3  # runs before recording, in which libraries choose their kernels and make their workspaces
+WARMUP = 3  # runs before recording, in which libraries choose their kernels (ours in the third) and make workspaces
 
 
 class CudaRecorder:
