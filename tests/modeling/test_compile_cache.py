@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -81,8 +83,15 @@ def test_the_compiler_is_imported_for_the_folder_and_for_the_device_of_this_proc
     monkeypatch.setattr(cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(cuda, "current_device", lambda: 3)
     monkeypatch.setattr(cuda, "set_device", lambda device: found.append(device))
-    folder = lambda name: found.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))  # noqa: E731
-    monkeypatch.setattr(compile_module.importlib, "import_module", folder)
+
+    def noted(name):
+        found.append((name, os.environ.get("TORCHINDUCTOR_CACHE_DIR"), threading.current_thread()))
+        return MagicMock()
+
+    monkeypatch.setattr(compile_module.importlib, "import_module", noted)
+    interval = sys.getswitchinterval()
     with compile_module.importing_compiler("kernels+graphs"):
-        pass
-    assert found[:2] == [3, f"{tmp_path}/compiled"]
+        assert found[0] == ("timm", f"{tmp_path}/compiled", threading.main_thread()), "before the thread begins"
+        assert sys.getswitchinterval() == pytest.approx(compile_module.SHORT_INTERVAL)
+    assert sys.getswitchinterval() == interval
+    assert found[1] == 3 and found[2][0].startswith("torch._inductor") and found[2][2] != threading.main_thread()

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 import sysconfig
 import tempfile
 import threading
@@ -33,6 +34,7 @@ MODES = one_of("none", "kernels", "graphs", "kernels+graphs")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_CHOICE = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
 CACHE_RESULTS = ("hit", "miss", "bypass")  # of torch.compile's counters
+SHORT_INTERVAL = 2e-4  # seconds
 
 
 def missing_for_kernels() -> str:
@@ -48,18 +50,26 @@ def missing_for_kernels() -> str:
 
 @contextmanager
 def importing_compiler(mode: str) -> Iterator[None]:
-    """Import what "kernels" needs while a model is built inside, most of which leaves Python's lock to others."""
+    """Import what "kernels" needs in a thread while a model is built inside, most of which leaves Python's lock to it.
+
+    A thread that wants the lock back waits until the other one has had it for the switch interval, by default 5 ms. An
+    import lets go of it for each file that it looks at, so timm's, which the model needs at once, comes before.
+    """
     if "kernels" not in mode:
         yield
         return
     _choose_folder()  # PyTorch 2.4 and processes that compile look at it when they start
+    importlib.import_module("timm")
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     thread = threading.Thread(target=_import_compiler, args=(device,), daemon=True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SHORT_INTERVAL)
     thread.start()
     try:
         yield
     finally:
         thread.join()  # processes that are forked while modules are imported could wait for them for ever
+        sys.setswitchinterval(interval)
 
 
 def _import_compiler(device: int | None) -> None:
