@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .layers import ALL_ATTENTION, MultiheadAttention
+from .layers import USUAL_ATTENTION, MultiheadAttention
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class _Recording:
                 return function(arguments)
 
             inputs = [*self.tensors, *(stand_ins[p] for p in self.parameters)]
-            with sdpa_kernel(ALL_ATTENTION):  # what is planned for this shape is used again and again
+            # `attend` leaves cuDNN out where sizes change. Here, what it plans is used again and again.
+            with nullcontext() if torch.is_grad_enabled() else sdpa_kernel(USUAL_ATTENTION):
                 self._record(of_present_weights, inputs, [*self.tensors, *self.parameters], recorder)
         self.passes = 0  # each pass writes over what the one before has left
         fixed.update(x.untyped_storage().data_ptr() for x in self.outputs)

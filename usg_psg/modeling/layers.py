@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.backends.cuda import cudnn_sdp_enabled
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mask2former_ops import add_layer_norm, linear, linear_relu
@@ -23,7 +24,7 @@ from ..utils.autocast import to_autocast_dtype
 LOGIT_SCALES = one_of("learnable", "fixed")
 TILE = 128  # keys of which cuDNN's attention takes gradients at a time
 OTHERS_THAN_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-ALL_ATTENTION = [SDPBackend.CUDNN_ATTENTION, *OTHERS_THAN_CUDNN]
+USUAL_ATTENTION = [*OTHERS_THAN_CUDNN, *[SDPBackend.CUDNN_ATTENTION] * cudnn_sdp_enabled()]  # PyTorch 2.4 leaves it off
 
 
 class MLP(nn.Module):

@@ -142,7 +142,7 @@ class USGPar(SceneGraphNetwork):
         features = self.backbone(images.tensor)
         if self.training:
             return self._losses(batched_inputs, images.tensor.shape[-2:], features, normalizers)
-        with sdpa_kernel(OTHERS_THAN_CUDNN):  # see `attend`; graphs are recorded with all
+        with sdpa_kernel(OTHERS_THAN_CUDNN):  # see `attend`; graphs are recorded without this
             return self._infer(batched_inputs, images, features, on_host)
 
     def _infer(
