@@ -90,7 +90,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     cuDNN takes 0.05 s and more to plan for every new size, in every thread. With masks, it then takes a third of the
     others' time, which is worth that where one image is asked for at a time; without, or for many images, it is not.
     """
-    if not k.is_cuda or (mask is not None and len(q) == 1):
+    # Outside of recordings the whole model already goes without it, see `USGPar.forward`.
+    has_cudnn = torch.compiler.is_compiling() or cudnn_sdp_enabled()
+    if not k.is_cuda or not has_cudnn or (mask is not None and len(q) == 1):
         return F.scaled_dot_product_attention(q, k, v, mask)
     with sdpa_kernel(OTHERS_THAN_CUDNN):
         return F.scaled_dot_product_attention(q, k, v, mask)
