@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the GPU tables of docs/: builds the operators, checks them, times everything. Random weights, generated data.
 #
-#   tools/measure_gpu.sh OUTPUT_FOLDER [build scenes ops sanitize train inference folders scaling resume ...]   default: all
+#   tools/measure_gpu.sh OUTPUT_FOLDER [build scenes ops sanitize train start inference folders scaling resume ...]   default: all
 #
 # Each part writes OUTPUT_FOLDER/<part>.txt; one that fails does not keep the others from running, and the status tells.
 # LIMIT (seconds, default 900) ends a part that takes longer. BUILD_ARGS go to pip, for example --target FOLDER. SCENES is the
@@ -23,8 +23,13 @@ export workers=${WORKERS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
 
 # No weights to download; one prompt a name, since random text towers gain nothing from more.
 with_opts() {
-    "$@" MODEL.CLIP.PRETRAINED "" MODEL.CLIP.OBJECT_TEMPLATES '["{}"]' MODEL.CLIP.PREDICATE_TEMPLATES '["{}"]' \
+    "$@" MODEL.CLIP.PRETRAINED "${PRETRAINED:-}" MODEL.CLIP.OBJECT_TEMPLATES '["{}"]' MODEL.CLIP.PREDICATE_TEMPLATES '["{}"]' \
         DATALOADER.NUM_WORKERS "${NUM_WORKERS:-$workers}"
+}
+# train_net FOLDER WORDS...: a training on the generated scenes, whose settings do not follow the number of GPUs.
+train_net() {
+    DETECTRON2_DATASETS=$scenes/full with_opts python3 tools/train_net.py --config-file $full "${@:2}" OUTPUT_DIR "$1" SEED 1 \
+        DATASETS.TRAIN '("psg_shapes_train",)' DATASETS.TEST '()' SOLVER.REFERENCE_WORLD_SIZE 0 TEST.EVAL_PERIOD 0
 }
 build() {
     local arch
@@ -61,6 +66,30 @@ train() {
             --iterations $steps $([ "$mode" = none ] && echo --profile "$out/kernels.txt") \
             --opts MODEL.USG.COMPILE $mode || return
     done
+}
+# Seconds from the command to the end of the first step: kernels compile in the first of three. The backbone is in a file.
+start() {
+    local mode n begin
+    python3 -c "
+import torch
+from usg_psg.config import build_cfg
+from usg_psg.modeling.openclip import load_openclip
+torch.save(load_openclip(build_cfg('$full').MODEL.CLIP.NAME).state_dict(), '$out/clip.pt')" || return
+    for mode in $modes; do
+        for n in 1 2 3; do
+            rm -rf "$out/start"
+            begin=${EPOCHREALTIME/./}
+            PRETRAINED=$out/clip.pt train_net "$out/start" MODEL.USG.COMPILE "$mode" SOLVER.IMS_PER_BATCH ${BATCH:-16} \
+                SOLVER.MAX_ITER 3 > "$out/start_log.txt" 2>&1 &
+            until [ -s "$out/start/losses.jsonl" ]; do
+                kill -0 $! 2> /dev/null || { cat "$out/start_log.txt" && return 1; }
+                sleep 0.02
+            done
+            echo "MODEL.USG.COMPILE $mode, start $n: $(((${EPOCHREALTIME/./} - begin) / 1000)) ms"
+            wait $! || return
+        done
+    done
+    rm -rf "$out/start" "$out/clip.pt"
 }
 inference() {
     with_opts python3 tools/benchmark.py inference --config-file $full --opts &&
@@ -109,12 +138,9 @@ folders() {
 resume() {
     local gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')} n
     rm -rf "$out/resume" && mkdir "$out/resume"
-    export DETECTRON2_DATASETS=$scenes/full
     go() { # FOLDER PROCESSES PARTS WORDS...
-        with_opts python3 tools/train_net.py --config-file $full --num-gpus "$2" "${@:4}" OUTPUT_DIR "$out/resume/$1" SEED 1 \
-            DATASETS.TRAIN '("psg_shapes_train",)' DATASETS.TEST '()' MODEL.USG.COMPILE none SOLVER.ACCUMULATION_STEPS "$3" \
-            SOLVER.REFERENCE_WORLD_SIZE 0 \
-            SOLVER.IMS_PER_BATCH $((gpus * ${RESUME_BATCH:-4})) SOLVER.MAX_ITER 100 SOLVER.CHECKPOINT_PERIOD 40 TEST.EVAL_PERIOD 0
+        train_net "$out/resume/$1" --num-gpus "$2" "${@:4}" MODEL.USG.COMPILE none SOLVER.ACCUMULATION_STEPS "$3" \
+            SOLVER.IMS_PER_BATCH $((gpus * ${RESUME_BATCH:-4})) SOLVER.MAX_ITER 100 SOLVER.CHECKPOINT_PERIOD 40
     }
     go whole "$gpus" 1 &&
         rm -f "$out"/resume/whole/*.pth || return
@@ -150,14 +176,14 @@ convergence() {
 }
 
 status=0
-for part in "${@:-build scenes ops sanitize train inference folders amp amp_long scaling resume convergence}"; do
+for part in "${@:-build scenes ops sanitize train start inference folders amp amp_long scaling resume convergence}"; do
     for name in $part; do
         if ! declare -F "$name" > /dev/null; then
             echo "there is no part $name" >&2
             exit 2
         fi
         echo "== $name $(date +%T)"
-        export -f "${name?}" with_opts
+        export -f "${name?}" with_opts train_net
         {
             nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
             time timeout -k 10 "$LIMIT" bash -c "$name"
