@@ -30,7 +30,8 @@ def saved(kind):
         return file.getvalue()
     if kind in ("gamma", "transparent"):
         info = PngImagePlugin.PngInfo()
-        added = {"gamma": (b"gAMA", (100000).to_bytes(4, "big")), "transparent": (b"tRNS", bytes(6))}[kind]
+        colour = b"".join(bytes([0, value]) for value in picture()[30, 40].tolist())
+        added = {"gamma": (b"gAMA", (100000).to_bytes(4, "big")), "transparent": (b"tRNS", colour)}[kind]
         info.add(*added)
         image.save(file, "PNG", pnginfo=info)
         return file.getvalue()
@@ -40,7 +41,6 @@ def saved(kind):
         return file.getvalue()
     options = {
         "png": {"format": "PNG"},
-        "jpeg": {"format": "JPEG"},
         "full": {"format": "JPEG", "subsampling": 0, "quality": 97},
         "progressive": {"format": "JPEG", "progressive": True},
         "untransformed": {"format": "JPEG", "keep_rgb": True},
@@ -48,7 +48,6 @@ def saved(kind):
             "format": "JPEG",
             "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
         },
-        "trailing": {"format": "JPEG"},
     }
     kinds = {"gray": image.convert("L"), "cmyk": image.convert("CMYK")}
     kinds.get(kind, image).save(file, **options.get(kind, {"format": "JPEG"}))
@@ -84,7 +83,8 @@ def test_pixels_are_those_of_pillow(kind, tmp_path, monkeypatch, by_pillow_alone
     if Image.open(path).mode == "RGB":
         monkeypatch.setattr(cv2, "imdecode", lambda *args: calls.append(1) or decode(*args))
         assert np.array_equal(decoded(path), by_pillow_alone(decoded, path))
-        assert bool(calls) == (kind in USUAL or kind == "turned"), "what it decodes, and nothing else, is OpenCV's"
+        is_usual = hasattr(cv2, "IMREAD_COLOR_RGB") and (kind in USUAL or kind == "turned")
+        assert bool(calls) == is_usual, "what it decodes, and nothing else, is OpenCV's"
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
