@@ -9,12 +9,11 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO
 
-import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn, a quarter of a gigabyte as RGB
 TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; shrink it first"
@@ -38,7 +37,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 class ImageError(ValueError):
@@ -101,11 +99,10 @@ def read_image(
         raise ValueError(f"image_format: expected 'RGB' or 'BGR', got {image_format!r}")
     with opened_image(file_name, image_id) as image:
         turn = _needed_turn(image, file_name, size, image_id)
-        if turn is None and image.mode == "RGB":
-            pixels = decode_rgb(image)
-        else:
-            image.load()
-            pixels = np.array(_to_rgb(image if turn is None else image.transpose(turn)))
+        image.load()
+        if turn is not None:
+            image = image.transpose(turn)
+        pixels = np.array(_to_rgb(image))
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
@@ -160,42 +157,6 @@ def opened_image(file_name: str | IO[bytes] | Image.Image, image_id: str) -> Ite
         # Pillow's decoders meet damaged files with errors of many types.
         text = str(error) or type(error).__name__
         raise image_error("unreadable", file_name, image_id, f"not a readable image ({text})") from error
-
-
-def decode_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels of an opened picture of mode RGB as they are stored, (H, W, 3) uint8.
-
-    OpenCV's decoders give the pixels of Pillow's in four fifths of the time. They have the usual kinds of JPEG and PNG;
-    other files, and those that they refuse, are Pillow's to read, or to refuse in words.
-
-    Raises:
-        Exception: of any type that Pillow's decoders raise; `opened_image` makes one of this module's errors of it.
-    """
-    content = _usual_content(image)
-    if content is not None:
-        with suppress(cv2.error):
-            pixels = cv2.imdecode(
-                np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            )
-            if pixels is not None and pixels.shape == (image.height, image.width, 3):
-                return pixels
-    image.load()
-    return np.array(image)
-
-
-def _usual_content(image: Image.Image) -> bytes | None:
-    """The file of a picture that is not decoded yet, if nothing in it is another picture to OpenCV."""
-    if not hasattr(cv2, "IMREAD_COLOR_RGB") or not isinstance(image, ImageFile.ImageFile) or not image.tile:
-        return None
-    is_deep = image.format == "PNG" and image.tile[0][3] != "RGB"  # 16 bits
-    if image.fp is None or image.format not in _ENDS or is_deep or getattr(image, "is_animated", False):
-        return None
-    place = image.fp.tell()
-    image.fp.seek(0)
-    content = image.fp.read()
-    image.fp.seek(place)
-    # Of a file that is cut off, old versions of OpenCV give what is there.
-    return content if content.endswith(_ENDS[image.format]) else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from usg_psg.data import decode_panoptic_png, encode_panoptic, segment_index_map
-from usg_psg.images import check_image, read_image
+from usg_psg.images import ImageError, check_image, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +26,16 @@ def test_decode_uses_all_three_channels(tmp_path):
     assert ids.dtype == np.int32
     assert ids.tolist() == [[256**3 - 1, 1 + 2 * 256 + 3 * 65536], [200 + 250 * 256, 0]]
     assert np.array_equal(encode_panoptic(ids), pixels)
+
+
+def test_a_photograph_with_another_beginning_in_the_middle_is_refused(tmp_path):
+    """Other decoders, such as OpenCV's, give the part above, and gray."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)).save(file, "JPEG")
+    content, middle = file.getvalue(), len(file.getvalue()) // 2
+    (tmp_path / "picture.jpg").write_bytes(content[:middle] + b"\xff\xd8" + content[middle:])
+    with pytest.raises(ImageError, match=r"picture.jpg \(image_id '7'\): not a readable image"):
+        read_image(str(tmp_path / "picture.jpg"), image_id="7")
 
 
 def test_index_map():
