@@ -89,6 +89,7 @@ def test_compiled_losses_are_the_losses(monkeypatch):
     assert compare(label_maps=True) == 3
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")  # newer versions of PyTorch warn of options that they ignore
 def test_only_training_with_kernels_compiles_formulas():
     model = tiny_model()
     criterion = model.criterion

@@ -67,7 +67,7 @@ def _check_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install usg_psg[onnx]")
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    if torch.__version__ < "2.6":
         raise ValueError(f"--format onnx needs PyTorch 2.6 or newer, this is {torch.__version__}")
 
 

@@ -188,7 +188,7 @@ def _prepare(method: MethodType, mode: str, fixed: set[int], recorder_type: Call
     if "kernels" in mode:
         _keep_what_is_compiled()
         # PyTorch 2.4 would else use the weights it was traced with, which are not those of another recording.
-        if not getattr(torch._dynamo.config, "inline_inbuilt_nn_modules", True):
+        if torch.__version__ < "2.5":  # a TorchVersion, which compares numbers
             torch._dynamo.config.inline_inbuilt_nn_modules = True
         function = torch.compile(method)
     if "graphs" in mode:
