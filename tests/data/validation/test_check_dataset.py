@@ -351,19 +351,23 @@ def test_edited_json(whole, edits):
 
 
 def edit(value, place, action, new):
-    for key in place[:-1]:
+    *outer, last = place
+    for key in outer:
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
             return  # an earlier edit took it away
-    if not isinstance(value, dict | list) or (isinstance(value, list) and not place[-1] < len(value)):
+    if isinstance(value, list):
+        if not isinstance(last, int) or last >= len(value):
+            return
+    elif not isinstance(value, dict):
         return
     if action == "set":
-        value[place[-1]] = new
+        value[last] = new
     elif action == "del":
-        value.pop(place[-1], None) if isinstance(value, dict) else value.pop(place[-1])
+        value.pop(last, None) if isinstance(value, dict) else value.pop(last)
     elif isinstance(value, list):
-        value.append(value[place[-1]])
+        value.append(value[last])
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True, "quality": 20}])
