@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import usg_psg  # noqa: F401  selects the engine
 
@@ -19,6 +20,9 @@ torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST
 # A shell has its background jobs ignore Ctrl-C, and programs started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has them ignore the end of a terminal
+# Other work may have the cores: an example over a fifth of a second would else fail.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 # A browser, compiled operators, built packages, the folder in which the commands of the documents run, engines anew.

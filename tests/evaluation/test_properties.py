@@ -34,7 +34,7 @@ from .samples import (
 KS = (1, 2, 5, 10)
 NAMES = ("R", "mR", "NgR", "NgmR", "PR")
 seeds = st.integers(0, 2**32 - 1)
-bounded = settings(max_examples=40, deadline=None)
+bounded = settings(max_examples=40)
 
 
 def new_metrics(ks: tuple[int, ...] = KS, **options) -> SGDetMetrics:
@@ -75,7 +75,7 @@ def test_recall_grows_with_k_and_is_a_percentage(seed: int):
                 assert 0.0 <= values[0] and values[-1] <= 100.0 + 1e-9
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seeds)
 def test_no_order_of_images_and_no_sharding_changes_a_bit(seed: int):
     images = samples(seed, 7)

@@ -31,7 +31,7 @@ from ..psg_files import content, record, write_images, write_json
 from .bad_cases import MENDED, RECORDS, WARNINGS, build
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "prepare_psg.py"
-FUZZ = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def many(folder, number):
