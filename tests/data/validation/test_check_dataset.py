@@ -357,10 +357,7 @@ def edit(value, place, action, new):
             value = value[key]
         except (KeyError, IndexError, TypeError):
             return  # an earlier edit took it away
-    if isinstance(value, list):
-        if not isinstance(last, int) or last >= len(value):
-            return
-    elif not isinstance(value, dict):
+    if not isinstance(value, dict) and not (isinstance(value, list) and last in range(len(value))):
         return
     if action == "set":
         value[last] = new
